@@ -1,0 +1,63 @@
+# Everything runs in .venv, which is made once and updated when the lock file changes.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+# Progress shows at once, also where the output goes to a file.
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lab run run-gpu benchmark lock clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "daitir needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+book test run: export DAITIR_PROFILE = classroom
+
+book: $(READY)   ## set up, execute what is stale, build the book into _build/html
+	$(BIN)/python -m daitir.provenance run
+	$(BIN)/jupyter-book build . -n -W --keep-going
+
+test: $(READY)   ## set up, run every check, the notebooks included
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest
+	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 $(NOTEBOOKS))
+	$(BIN)/jupyter-book build . -n -W --keep-going
+
+lab: $(READY)    ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+run: $(READY)    ## execute all notebooks under the classroom profile
+	$(BIN)/python -m daitir.provenance run --all
+
+run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu, resumable
+	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.provenance run --out _build/gpu
+
+benchmark: $(READY) ## run the scripts in benchmarks/
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+# A fresh environment holds nothing but what daitir needs, so its freeze is the lock. What only
+# exists for Linux gets a marker so that the lock installs on a Mac too.
+lock:            ## renew requirements.lock with the newest versions
+	rm -rf .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --upgrade pip ".[book,test]"
+	.lock-venv/bin/python -m pip freeze --all --exclude pip --exclude daitir \
+	  | sed -E 's/^((nvidia|cuda|triton).*)$$/\1 ; sys_platform == "linux"/' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .lock-venv build
+
+clean:           ## remove the built book and the caches; .venv and _build/gpu stay
+	rm -rf _build/html _build/.doctrees _build/.jupyter_cache _build/jupyter_execute
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,212 @@
+"""The `daitir` command. Heavy imports stand inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.dialogues import TEXT_CONVENTIONS, read_dialogues
+from daitir.errors import DataError
+from daitir.files import atomic_write
+
+if TYPE_CHECKING:
+    from daitir.evaluation import Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(format="daitir: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("daitir").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does. Python would complain once more when it
+        # flushes at exit, so the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (DataError, OSError) as error:
+        print(f"daitir: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("daitir: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each function in COMMANDS adds its own."""
+    parser = argparse.ArgumentParser(
+        prog="daitir", description="Diffusion-augmented interactive text-to-image retrieval."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add_command in COMMANDS:
+        add_command(commands)
+    return parser
+
+
+def _add_command(commands, name: str, *, help: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr")
+    return parser
+
+
+def _add_evaluate(commands) -> None:
+    parser = _add_command(
+        commands,
+        "evaluate",
+        help="Rank a gallery after every round of every dialogue, and tabulate the metrics.",
+        example="daitir evaluate --dialogues dialogues.json --images images/ --views views/ "
+        "--encoder mini --fusion dar --out dar.csv",
+    )
+    parser.set_defaults(run=_evaluate)
+    add = parser.add_argument
+    add("--dialogues", required=True, type=Path, metavar="FILE",
+        help='ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, ...]}')
+    add("--images", required=True, type=Path, metavar="DIR",
+        help="folder that the image paths are relative to")
+    add("--gallery", type=Path, metavar="FILE",
+        help="JSON list of the image paths to rank (default: all images below --images)")
+    add("--views", type=Path, metavar="DIR",
+        help="folder of views {dialogue}_{round}.jpg|.jpeg|.webp|.png, for --fusion view or dar")
+    add("--encoder", required=True, metavar="SPEC",
+        help="mini, or open_clip:NAME[@PRETRAINED-or-file]")
+    add("--fusion", required=True, choices=("text", "view", "dar"),
+        help="how the query is made; view and dar also tabulate text alone, to compare with")
+    add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
+        help="how the query text is made from the rounds (default: %(default)s)")
+    add("--missing-views", choices=("error", "exclude"), default="error",
+        help="what to do with dialogues that lack a view (default: %(default)s)")
+    add("--skip-unreadable", action="store_true",
+        help="leave out gallery images that cannot be decoded, and the dialogues about them")
+    add("--allow-duplicate-targets", action="store_true",
+        help="accept several dialogues about one image")
+    add("--num-dialogues", type=_positive, metavar="N", help="evaluate the first N dialogues only")
+    add("--benchmark", metavar="NAME", help="label (default: the dialogue file's name)")
+    add("--method", metavar="NAME", help="label (default: the fusion)")
+    add("--seed", type=int, default=0, metavar="N",
+        help="label: the seed that made the views or the encoder (default: %(default)s)")
+    add("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
+    add("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
+
+
+COMMANDS = (_add_evaluate,)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.fusion != "text" and arguments.views is None:
+        raise DataError(f"--fusion {arguments.fusion} needs --views DIR")
+    if arguments.fusion != "text" and arguments.method == "text":
+        raise DataError("--method text is the name of text alone; choose another")
+    _check_output(arguments.out)
+    from daitir.gallery import list_images, read_gallery
+
+    if arguments.gallery:
+        gallery = read_gallery(arguments.gallery)
+    else:
+        gallery = list_images(arguments.images)
+    dialogues = read_dialogues(
+        arguments.dialogues,
+        gallery=gallery,
+        allow_duplicate_targets=arguments.allow_duplicate_targets,
+    )
+    if arguments.num_dialogues:
+        if arguments.num_dialogues > len(dialogues):
+            raise DataError(
+                f"{arguments.dialogues}: has {len(dialogues):,} dialogues, fewer than "
+                f"--num-dialogues {arguments.num_dialogues:,}"
+            )
+        dialogues = dialogues[: arguments.num_dialogues]
+
+    from daitir.encoders import load_encoder
+    from daitir.evaluation import evaluate
+
+    _check_device(arguments.device)
+    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    benchmark = arguments.benchmark or arguments.dialogues.stem
+    found = evaluate(
+        dialogues,
+        images_dir=arguments.images,
+        gallery=gallery,
+        encoder=encoder,
+        fusion=arguments.fusion,
+        views_dir=arguments.views,
+        text_convention=arguments.text,
+        benchmark=benchmark,
+        method=arguments.method,
+        seed=arguments.seed,
+        missing_views=arguments.missing_views,
+        skip_unreadable=arguments.skip_unreadable,
+        progress=True,
+    )
+    with atomic_write(arguments.out) as temporary:
+        found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    print(
+        f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
+        f"(context {encoder.context_length})"
+    )
+    print(_table(found))
+    print(f"written to {arguments.out}")
+
+
+def _check_output(path: Path) -> None:
+    """Raises DataError unless a file can be written at `path`, before anything long begins."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise DataError(f"--device {name}: not available here; use cpu") from error
+
+
+def _table(found: Evaluation) -> str:
+    """R@10, Hits@10 and MRR of each method per round, in percent."""
+    columns = {"recall_at_10": "R@10", "hits_at_10": "Hits@10", "mrr": "MRR"}
+    rows = found.rows[found.rows["metric"].isin(columns)]
+    table = rows.pivot(index="round", columns=["method", "metric"], values="value") * 100
+    header, lines = "round", {t: f"{t:>5}" for t in table.index}
+    for method in found.ranks:
+        for metric, label in columns.items():
+            title = f"{method} {label}"
+            header += f"  {title}"
+            for t in table.index:
+                lines[t] += f"  {table.at[t, (method, metric)]:>{len(title)}.2f}"
+    return "\n".join([f"{header}   (percent)", *lines.values()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Dialogues in the ChatIR JSON format: read, check, write, and turn into query texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import posixpath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+from daitir.errors import DataError
+from daitir.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One user's dialogue about one target image.
+
+    `image` is the target's name in the gallery; `rounds[0]` is the caption and every later
+    round is `"question? answer"`. Format: ChatIR, the released dialogue files.
+    """
+
+    image: str
+    rounds: tuple[str, ...]
+
+
+class Problem(NamedTuple):
+    """One thing wrong in a dialogue file; `dialogue` is None where it concerns the whole file."""
+
+    dialogue: int | None
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        where = "" if self.dialogue is None else f"dialogue {self.dialogue}: "
+        return where + self.message
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a UTF-8 JSON file (a byte-order mark is accepted).
+
+    Raises DataError when the file cannot be read, is not UTF-8 or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from error
+    except (RecursionError, MemoryError) as error:
+        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: the JSON cannot be read ({error})") from error
+
+
+def image_name(name: object) -> str:
+    """`name` in its normal form, as a relative path with forward slashes.
+
+    Raises DataError when it is not a string, absolute, or leaves the image folder.
+
+    >>> image_name("./unlabeled2017/000000185565.jpg")
+    'unlabeled2017/000000185565.jpg'
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"the image path must be a non-empty string, found {_short(name)}")
+    if "\\" in name or "\0" in name or not _is_utf8(name):
+        raise DataError(
+            f"the image path {_short(name)} holds a backslash or a character that no path may "
+            "hold; write it with forward slashes"
+        )
+    normal = posixpath.normpath(name)
+    if normal.startswith("/") or PureWindowsPath(normal).drive:
+        raise DataError(
+            f"the image path {_short(name)} is absolute; make it relative to the image folder"
+        )
+    if normal in (".", "..") or normal.startswith("../"):
+        raise DataError(f"the image path {_short(name)} leaves the image folder")
+    return normal
+
+
+def read_dialogues(
+    path: str | Path,
+    *,
+    gallery: Sequence[str] | None = None,
+    allow_duplicate_targets: bool = False,
+) -> list[Dialogue]:
+    """Read a ChatIR file: a JSON list of `{"img": path, "dialog": [caption, round, …]}`.
+
+    Any number of rounds from 1 on, and a different one for each dialogue, is fine. Other keys
+    are left out. Where `gallery` is given every target must be in it. The field's protocol has
+    one dialogue per target: a second one is an error unless `allow_duplicate_targets`, and then
+    their number is logged. Source: ChatIR's released files.
+
+    Raises DataError with the first problem and the number of problems; `lint_dialogues`
+    returns all of them.
+    """
+    dialogues, problems = _parse(read_json(path), gallery, allow_duplicate_targets)
+    if problems:
+        more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}")
+    repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
+    if repeated:
+        logger.warning(
+            "%s: %d of %d dialogues share the target of an earlier one",
+            path, repeated, len(dialogues),
+        )
+    return dialogues
+
+
+def lint_dialogues(
+    path: str | Path,
+    *,
+    gallery: Sequence[str] | None = None,
+    allow_duplicate_targets: bool = False,
+) -> list[Problem]:
+    """Everything that is wrong in a dialogue file, in the file's order; empty when it is sound.
+
+    The rules are those of `read_dialogues`. `Counter(problem.kind for problem in …)` counts them.
+    """
+    try:
+        content = read_json(path)
+    except DataError as error:
+        return [Problem(None, "unreadable", str(error))]
+    return _parse(content, gallery, allow_duplicate_targets)[1]
+
+
+def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
+    """Write dialogues as a ChatIR file, one dialogue a line; `read_dialogues` gives them back.
+
+    Raises DataError, and writes nothing, when `read_dialogues` would refuse the result
+    (duplicate targets aside).
+    """
+    entries = [{"img": d.image, "dialog": list(d.rounds)} for d in dialogues]
+    problems = _parse(entries, None, True)[1]
+    if problems:
+        raise DataError(f"{path}: not written, {problems[0]}")
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    with atomic_write(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8", newline="\n")
+
+
+def _joined(rounds: Sequence[str], t: int) -> str:
+    return ", ".join(rounds[: t + 1])
+
+
+def _current(rounds: Sequence[str], t: int) -> str:
+    return rounds[t]
+
+
+TEXT_CONVENTIONS: dict[str, Callable[[Sequence[str], int], str]] = {
+    "current_rewrite": _current,
+    "raw_dialogue": _joined,
+    "all_rewrites": _joined,
+}
+"""How the text of the query at round t is made from a dialogue's strings.
+
+| name | text at round t | used by | expects |
+|---|---|---|---|
+| `current_rewrite` | string t alone | ADaFuSE | each round rewritten into one cumulative caption |
+| `raw_dialogue` | strings 0…t joined by `", "` | ChatIR, DMCL | the raw dialogue |
+| `all_rewrites` | strings 0…t joined by `", "` | DAR's released evaluation | rewritten captions |
+
+`raw_dialogue` and `all_rewrites` are one rule on two kinds of file. On rewritten captions it
+repeats what each caption already says, and the newest words are the ones that a context length
+cuts off. That DAR joins with ChatIR's separator is our assumption.
+"""
+
+
+def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[str]]:
+    """The query text of every round, as `texts[dialogue][round]`, by one of `TEXT_CONVENTIONS`.
+
+    Raises ValueError when the convention is unknown.
+
+    >>> dialogue = Dialogue("a.png", ("a dog on a beach", "is it sunny? yes"))
+    >>> query_texts([dialogue], convention="raw_dialogue")
+    [['a dog on a beach', 'a dog on a beach, is it sunny? yes']]
+    """
+    if convention not in TEXT_CONVENTIONS:
+        raise ValueError(
+            f"unknown text convention {convention!r}; choose one of {', '.join(TEXT_CONVENTIONS)}"
+        )
+    text = TEXT_CONVENTIONS[convention]
+    return [[text(d.rounds, t) for t in range(len(d.rounds))] for d in dialogues]
+
+
+def _parse(
+    content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
+) -> tuple[list[Dialogue], list[Problem]]:
+    """The sound dialogues and the problems of a parsed file."""
+    if not isinstance(content, list):
+        message = f"must be a JSON list of dialogues, found {_short(content)}"
+        return [], [Problem(None, "not_a_list", message)]
+    if not content:
+        return [], [Problem(None, "empty", "the list has no dialogues")]
+    known = None if gallery is None else set(gallery)
+    dialogues: list[Dialogue] = []
+    problems: list[Problem] = []
+    first_with: dict[str, int] = {}
+    extra_keys: set[str] = set()
+    for index, entry in enumerate(content):
+        if not isinstance(entry, dict) or not {"img", "dialog"} <= entry.keys():
+            message = f'must be an object with "img" and "dialog", found {_short(entry)}'
+            problems.append(Problem(index, "not_a_dialogue", message))
+            continue
+        extra_keys |= entry.keys() - {"img", "dialog"}
+        found = _round_problems(index, entry["dialog"])
+        try:
+            name = image_name(entry["img"])
+        except DataError as error:
+            found.append(Problem(index, "image_path", str(error)))
+        else:
+            if known is not None and name not in known:
+                message = f"the image {_short(name)} is not in the gallery of {len(known):,} images"
+                found.append(Problem(index, "not_in_gallery", message))
+            earlier = first_with.setdefault(name, index)
+            if earlier != index and not allow_duplicate_targets:
+                message = f"same target as dialogue {earlier}, {_short(name)}; targets must differ"
+                found.append(Problem(index, "duplicate_target", message))
+        problems += found
+        if not found:
+            dialogues.append(Dialogue(name, tuple(entry["dialog"])))
+    if extra_keys:
+        logger.debug("left out the keys %s", ", ".join(map(_short, sorted(extra_keys))))
+    return dialogues, problems
+
+
+def _round_problems(index: int, rounds: object) -> list[Problem]:
+    if not isinstance(rounds, list) or not rounds:
+        message = f'"dialog" must be a non-empty list of strings, found {_short(rounds)}'
+        return [Problem(index, "no_rounds", message)]
+    problems = []
+    for t, text in enumerate(rounds):
+        if not isinstance(text, str):
+            message = f"round {t} must be a string, found {_short(text)}"
+            problems.append(Problem(index, "round_not_text", message))
+        elif not text.strip():
+            problems.append(Problem(index, "blank_round", f"round {t} is blank"))
+        elif not _is_utf8(text):
+            message = f"round {t} holds half of a surrogate pair, which is no character"
+            problems.append(Problem(index, "round_not_utf8", message))
+    return problems
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: object, limit: int = 60) -> str:
+    """`value` on one line, as an error message quotes it."""
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    text = ascii(value) if isinstance(value, str) and not _is_utf8(value) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

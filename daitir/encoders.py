@@ -1,0 +1,214 @@
+"""Dual encoders: one interface over open_clip models, the shipped mini model and folders.
+
+A *spec* names an encoder:
+
+- `mini`: the dual encoder that comes with the package;
+- `open_clip:NAME`: an architecture of open_clip with random weights;
+- `open_clip:NAME@PRETRAINED`: with a pretrained tag of open_clip or a weights file;
+- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from daitir.errors import DataError
+from daitir.gallery import read_image
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).parent
+MINI_FOLDER = _PACKAGE / "assets" / "clip"
+OWN_ARCHITECTURES = tuple(sorted(path.stem for path in (_PACKAGE / "configs").glob("*.json")))
+
+if not set(OWN_ARCHITECTURES) <= set(open_clip.list_models()):
+    open_clip.add_model_config(_PACKAGE / "configs")
+
+
+class Encoder:
+    """A dual encoder: texts and images to unit vectors of one space.
+
+    Attributes:
+        spec: the spec it was loaded from.
+        model: the open_clip model, in eval mode.
+        dim: length of the feature vectors.
+        image_size: side of the square that the vision tower sees, in pixels.
+        context_length: tokens that the text tower reads, start and end tokens included.
+    """
+
+    def __init__(self, spec: str, model, preprocess: Callable, tokenizer, device: str | torch.device):
+        self.spec = spec
+        self.model = model.to(device).eval()
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.context_length = tokenizer.context_length
+        size = model.visual.image_size
+        self.image_size = size[0] if isinstance(size, tuple) else size
+        with torch.no_grad():
+            self.dim = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosine similarities that the model was trained with."""
+        return self.model.logit_scale.exp().item()
+
+    def count_truncated(self, texts: Iterable[str]) -> int:
+        """How many texts have more tokens than the text tower reads."""
+        return sum(length > self.context_length for length in self._token_counts(list(texts)))
+
+    def _token_counts(self, texts: list[str]) -> list[int]:
+        if hasattr(self.tokenizer, "tokenizer"):  # open_clip's wrapper of a Hugging Face tokeniser
+            cleaned = [self.tokenizer.clean_fn(text) for text in texts]
+            return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
+        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+
+    @torch.no_grad()
+    def encode_texts(
+        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
+    ) -> Tensor:
+        """Features of texts, (num_texts, dim) float32 on the CPU, each of length 1.
+
+        Texts that occur more than once are encoded once.
+        """
+        unique = list(dict.fromkeys(texts))
+        features = []
+        for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
+            tokens = self.tokenizer(batch)
+            used = int((tokens != 0).sum(dim=1).max())  # padding is 0
+            with shortened_context(self.model, used) as length:
+                features.append(_unit(self.model.encode_text(tokens[:, :length].to(self.device))))
+        table = dict(zip(unique, range(len(unique)), strict=True))
+        return torch.cat(features)[[table[text] for text in texts]]
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        images: Iterable[Image.Image | Path | np.ndarray],
+        *,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> Tensor:
+        """Features of images, (num_images, dim) float32 on the CPU, each of length 1.
+
+        Args:
+            images: pictures, paths of pictures, or uint8 arrays (height, width, 3).
+
+        Raises DataError, naming the file, where a path is no readable image.
+        """
+        total = len(images) if isinstance(images, Sequence | np.ndarray) else None
+        features = []
+        for batch in _batches(images, batch_size, total, "encoding images", progress):
+            pixels = torch.stack([self.preprocess(_as_image(image)) for image in batch])
+            features.append(_unit(self.model.encode_image(pixels.to(self.device))))
+        return torch.cat(features) if features else torch.empty(0, self.dim)
+
+
+@contextmanager
+def shortened_context(model, length: int) -> Iterator[int]:
+    """Let a text tower read `length` tokens at most, so that padding costs no time.
+
+    Yields the length to cut tokens to: `length` where the tower can do it (open_clip's separate
+    causal text tower), its full context elsewhere. The features stay the same, since in a causal
+    tower no token looks at the padding behind it.
+    """
+    tower = getattr(model, "text", None)
+    mask = getattr(tower, "attn_mask", None)
+    if mask is None or mask.ndim != 2:
+        yield getattr(model, "context_length", length)
+        return
+    tower.attn_mask = mask[:length, :length]
+    try:
+        yield length
+    finally:
+        tower.attn_mask = mask
+
+
+def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder of a spec (see the module's description).
+
+    Raises DataError for an unknown spec, architecture or pretrained tag, a missing file, and
+    weights that do not fit the architecture.
+    """
+    if spec == "mini":
+        return _load_folder(spec, MINI_FOLDER, device)
+    kind, _, rest = spec.partition(":")
+    if kind != "open_clip" or not rest:
+        raise DataError(
+            f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED "
+            "or open_clip:FOLDER"
+        )
+    name, _, pretrained = rest.partition("@")
+    if not pretrained and Path(name).is_dir():
+        return _load_folder(spec, Path(name), device)
+    if name not in open_clip.list_models():
+        raise DataError(
+            f"unknown encoder {spec!r}: {name} is neither a folder nor an open_clip architecture; "
+            "open_clip.list_models() lists those"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
+        raise DataError(
+            f"unknown weights {pretrained!r} for {name}: neither a file nor one of its tags "
+            f"({', '.join(tags) or 'it has none'})"
+        )
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained or None
+        )
+        tokenizer = (
+            open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER}")
+            if name in OWN_ARCHITECTURES
+            else open_clip.get_tokenizer(name)
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(f"{spec}: could not be loaded ({_first_line(error)})") from error
+    if not pretrained:
+        logger.warning("%s: no weights named, the encoder is random", spec)
+    return Encoder(spec, model, preprocess, tokenizer, device)
+
+
+def _load_folder(spec: str, folder: Path, device: str | torch.device) -> Encoder:
+    if not (folder / "open_clip_config.json").is_file():
+        raise DataError(f"{folder}: no open_clip_config.json; `daitir pretrain clip` writes one")
+    name = f"local-dir:{folder}"
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(name)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(f"{folder}: could not be loaded ({_first_line(error)})") from error
+    return Encoder(spec, model, preprocess, tokenizer, device)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1).cpu()
+
+
+def _as_image(image: Image.Image | Path | np.ndarray) -> Image.Image:
+    if isinstance(image, Path):
+        return read_image(image)
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
+def _batches(items: Iterable, size: int, total: int | None, label: str, progress: bool):
+    iterator = iter(items)
+    with tqdm(total=total, desc=label, unit="item", disable=not progress) as bar:
+        while batch := list(islice(iterator, size)):
+            yield batch
+            bar.update(len(batch))

@@ -1,0 +1,256 @@
+"""Evaluation: from dialogues, images and an encoder to ranks and a tidy table of results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from daitir import metrics
+from daitir.dialogues import Dialogue, query_texts
+from daitir.errors import DataError
+from daitir.fusion import dar_fusion
+from daitir.gallery import check_images, examples
+from daitir.retrieval import target_ranks
+from daitir.views import find_views
+
+if TYPE_CHECKING:
+    from daitir.encoders import Encoder
+
+logger = logging.getLogger(__name__)
+
+FUSIONS = ("text", "view", "dar")
+RESULT_COLUMNS = (
+    "benchmark", "method", "seed", "round", "metric", "value", "ci_low", "ci_high", "num_queries",
+)
+NORM_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    `rows` is the tidy table. `ranks` maps a method to its 0-based ranks `(num_queries,
+    num_rounds)`, -1 beyond the end of a dialogue; `lengths` `(num_queries,)` is the number of
+    rounds of each; `dialogue_indices` `(num_queries,)` tells which of the given dialogues the
+    queries are.
+    `num_truncated` of `num_texts` query texts were cut off at the encoder's context length.
+    """
+
+    rows: pd.DataFrame
+    ranks: Mapping[str, np.ndarray]
+    lengths: np.ndarray
+    dialogue_indices: np.ndarray
+    num_images: int
+    num_texts: int
+    num_truncated: int
+
+
+def result_rows(
+    ranks: np.ndarray | Tensor,
+    *,
+    benchmark: str,
+    method: str,
+    seed: int,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    baseline_ranks: np.ndarray | Tensor | None = None,
+    num_samples: int = 1000,
+) -> pd.DataFrame:
+    """The results of one method as tidy rows with the columns RESULT_COLUMNS.
+
+    `ranks` `(num_queries, num_rounds)` are 0-based; `lengths` `(num_queries,)` is the number of
+    rounds of each dialogue where they differ. Metrics `hits_at_10`, `recall_at_10`, `recall_at_1`,
+    `mrr` per round, as fractions; `bri` at the last round, in natural logarithms; with
+    `baseline_ranks`, the ranks of text alone, also `degradation_rate` per round. `ci_low` and
+    `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and does not
+    touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all of them.
+    `book/notation.md`, Metrics. Raises as the functions of `daitir.metrics` do.
+    """
+    values = {
+        "hits_at_10": metrics.hit_values(ranks, 10, lengths=lengths),
+        "recall_at_10": metrics.recall_values(ranks, 10, lengths=lengths),
+        "recall_at_1": metrics.recall_values(ranks, 1, lengths=lengths),
+        "mrr": metrics.reciprocal_rank_values(ranks, lengths=lengths),
+        "bri": metrics.best_log_rank_integral_values(ranks, lengths=lengths)[:, None],
+    }
+    if baseline_ranks is not None:
+        values["degradation_rate"] = metrics.degradation_values(
+            ranks, baseline_ranks, lengths=lengths
+        )
+    last = values["mrr"].shape[1] - 1
+    tables = []
+    for metric, columns in values.items():
+        low, high = metrics.bootstrap_interval(columns, num_samples=num_samples)
+        columns = pd.DataFrame(columns)  # its mean and count leave NaN out, as the metrics do
+        table = {
+            "benchmark": benchmark,
+            "method": method,
+            "seed": seed,
+            "round": [last] if metric == "bri" else np.arange(last + 1),
+            "metric": metric,
+            "value": columns.mean(),
+            "ci_low": low,
+            "ci_high": high,
+            "num_queries": columns.count(),
+        }
+        tables.append(pd.DataFrame(table, columns=list(RESULT_COLUMNS)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(
+    dialogues: Sequence[Dialogue],
+    *,
+    images_dir: str | Path,
+    gallery: Sequence[str],
+    encoder: Encoder,
+    fusion: str = "text",
+    views_dir: str | Path | None = None,
+    text_convention: str = "current_rewrite",
+    benchmark: str,
+    method: str | None = None,
+    seed: int = 0,
+    missing_views: str = "error",
+    skip_unreadable: bool = False,
+    num_samples: int = 1000,
+    progress: bool = False,
+) -> Evaluation:
+    """Rank the gallery after every round of every dialogue, and tabulate the metrics.
+
+    `gallery` names images below `images_dir` and holds every dialogue's target. `fusion` is how
+    the query is made: `text`, `view` (the generated view alone) or `dar`; the latter two need
+    `views_dir`, and the ranks of text alone are computed and tabulated beside them. `method` is
+    their name in the table, by default `fusion`; `benchmark` and `seed` are labels.
+
+    With `missing_views="exclude"` dialogues that lack a view, and with `skip_unreadable` gallery
+    images that cannot be decoded and the dialogues that look for them, are left out and counted in
+    warnings; otherwise both raise DataError. All files are checked before the encoder starts.
+    Raises DataError too for features that are not finite unit vectors of the encoder's dimension.
+    """
+    name = method or fusion
+    if fusion not in FUSIONS:
+        raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(FUSIONS)}")
+    if fusion == "text":
+        views_dir = None
+    elif views_dir is None:
+        raise DataError(f"fusion {fusion!r} needs a folder of views; name it, or use 'text'")
+    elif name == "text":
+        raise ValueError("the method's name 'text' is taken by text alone; choose another")
+    texts = query_texts(dialogues, convention=text_convention)
+    kept, gallery, views = _checked_files(
+        dialogues, images_dir, gallery, views_dir, missing_views, skip_unreadable
+    )
+
+    # From here on queries are flat, (dialogue, round) after (dialogue, round): dialogues may differ
+    # in length, and no padding has to be encoded.
+    lengths = np.array([len(texts[i]) for i in kept])
+    rows, rounds = np.nonzero(np.arange(lengths.max()) < lengths[:, None])
+    query_text = [text for i in kept for text in texts[i]]
+    num_truncated = encoder.count_truncated(query_text)
+
+    def encode(what: str, encoding: Callable, items: list) -> Tensor:
+        features = encoding(items, progress=progress)
+        _check_features(what, features, (len(items), encoder.dim))
+        return features
+
+    queries = {name if views is None else "text": encode("texts", encoder.encode_texts, query_text)}
+    if views is not None:
+        view_features = encode("views", encoder.encode_images, views)
+        queries[name] = (
+            view_features
+            if fusion == "view"
+            else dar_fusion(queries["text"], view_features, round=torch.from_numpy(rounds))
+        )
+    image_paths = [Path(images_dir) / image for image in gallery]
+    gallery_features = encode("images", encoder.encode_images, image_paths)
+
+    index_of = {image: index for index, image in enumerate(gallery)}
+    targets = torch.tensor([index_of[dialogues[i].image] for i in kept])[rows]
+    ranks = {}
+    for query, features in queries.items():
+        ranks[query] = np.full((len(kept), lengths.max()), -1)
+        ranks[query][rows, rounds] = target_ranks(features, gallery_features, targets).numpy()
+    tables = [
+        result_rows(
+            ranks[query],
+            benchmark=benchmark,
+            method=query,
+            seed=seed,
+            lengths=lengths,
+            baseline_ranks=None if views is None or query == "text" else ranks["text"],
+            num_samples=num_samples,
+        )
+        for query in ranks
+    ]
+    return Evaluation(
+        rows=pd.concat(tables, ignore_index=True),
+        ranks=ranks,
+        lengths=lengths,
+        dialogue_indices=np.array(kept),
+        num_images=len(gallery),
+        num_texts=len(query_text),
+        num_truncated=num_truncated,
+    )
+
+
+def _checked_files(
+    dialogues: Sequence[Dialogue],
+    images_dir: str | Path,
+    gallery: Sequence[str],
+    views_dir: str | Path | None,
+    missing_views: str,
+    skip_unreadable: bool,
+) -> tuple[list[int], list[str], list[Path] | None]:
+    """Indices of the dialogues to evaluate, the gallery, and the views in the order of queries."""
+    known = set(gallery)
+    if len(known) < len(gallery):
+        raise DataError("the gallery names an image twice; name each once")
+    absent = [dialogue.image for dialogue in dialogues if dialogue.image not in known]
+    if absent or not dialogues:
+        raise DataError(
+            f"{len(absent):,} of {len(dialogues):,} dialogues have a target outside the gallery: "
+            f"{examples(absent)}"
+            if absent
+            else "no dialogues to evaluate"
+        )
+    kept = list(range(len(dialogues)))
+    views = None
+    if views_dir is not None:
+        found = find_views(views_dir, [len(d.rounds) for d in dialogues], missing=missing_views)
+        kept = [i for i in kept if found[i] is not None]
+    gallery = check_images(images_dir, gallery, skip_unreadable=skip_unreadable)
+    readable = set(gallery)
+    lost = [dialogues[i].image for i in kept if dialogues[i].image not in readable]
+    if lost:
+        summary = f"{len(lost):,} of {len(kept):,} dialogues have an unreadable target"
+        kept = [i for i in kept if dialogues[i].image in readable]
+        if not kept:
+            raise DataError(f"{images_dir}: {summary}, none is left")
+        logger.warning("excluded, %s: %s", summary, examples(lost))
+    if views_dir is not None:
+        views = [path for i in kept for path in found[i]]
+        check_images(views_dir, [path.name for path in views])
+    return kept, gallery, views
+
+
+def _check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
+    """Raises DataError unless `features` are finite unit vectors of the expected shape."""
+    if tuple(features.shape) != shape:
+        raise DataError(
+            f"the encoder gave features of shape {tuple(features.shape)} for {shape[0]:,} {what} "
+            f"of dimension {shape[1]}; use an encoder whose weights fit its configuration"
+        )
+    norms = features.norm(dim=1)
+    bad = ~((norms - 1).abs() <= NORM_TOLERANCE)  # NaN is bad as well
+    if bad.any():
+        raise DataError(
+            f"the encoder gave NaN, infinite or unnormalised features for {int(bad.sum()):,} of "
+            f"{len(features):,} {what}, the first is number {int(bad.nonzero()[0])}; "
+            "check its weights"
+        )

@@ -1,0 +1,73 @@
+"""Writing files whole or not at all, and joining names that come from a file."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from daitir.errors import DataError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
+
+    The temporary name keeps the suffix, since many writers choose the format by it. Folders that
+    are missing are made. On any exception, an interrupt included, the temporary file is removed
+    and an older `path` stays as it was. Raises DataError when the disk is full.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
+    >>> with atomic_write(target) as temporary:
+    ...     _ = temporary.write_text("rank")
+    >>> target.read_text(), sorted(p.name for p in target.parent.iterdir())
+    ('rank', ['ranks.csv'])
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except Exception as error:
+        if _disk_is_full(error):
+            raise DataError(f"{path}: not written, the disk is full; free some space") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def safe_join(folder: str | os.PathLike, name: str) -> Path:
+    """Return `folder / name` for a name read from a file, only if it lies inside `folder`.
+
+    Raises DataError for absolute names, `..` or symbolic links that leave the folder,
+    backslashes, drive letters, NUL, and the folder itself.
+
+    >>> safe_join("images", "unlabeled/0001.jpg").as_posix()
+    'images/unlabeled/0001.jpg'
+    >>> safe_join("images", "../secret.jpg")
+    Traceback (most recent call last):
+    daitir.errors.DataError: '../secret.jpg' does not lie inside images; use a relative name in it
+    """
+    refusal = DataError(f"{name!r} does not lie inside {folder}; use a relative name in it")
+    # A backslash or a drive letter is harmless here but leaves the folder on another system.
+    if "\\" in name or "\0" in name or PureWindowsPath(name).drive:
+        raise refusal
+    if PurePosixPath(name).is_absolute():
+        raise refusal
+    path = Path(folder) / name
+    try:
+        root, target = Path(folder).resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unencodable name
+        raise refusal from error
+    if target == root or not target.is_relative_to(root):
+        raise refusal
+    return path
+
+
+def _disk_is_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)  # safetensors hides the number in its text

@@ -1,0 +1,76 @@
+"""Fuse the text view and the generated view of a round into one query."""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+UNIT_TOLERANCE = 1e-2  # half-precision features are this far from unit norm
+
+
+def dar_weights(round: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """Weights of text and view in DAR: 0.8 and 0.2 at rounds 0 and 1, one half each from round 2.
+
+    An integer gives two floats, an integer tensor two tensors of its shape. DAR (arXiv
+    2501.15379, released code). Raises ValueError for a negative round and TypeError for one that
+    is not an integer.
+
+    >>> dar_weights(1), dar_weights(2)
+    ((0.8, 0.2), (0.5, 0.5))
+    """
+    if isinstance(round, Tensor):
+        if round.dtype == torch.bool or round.is_floating_point() or round.is_complex():
+            raise TypeError(f"round must be an integer tensor, not {round.dtype}")
+        if (round < 0).any():
+            raise ValueError(f"rounds are counted from 0; the lowest here is {int(round.min())}")
+        early = round < 2
+        return torch.where(early, 0.8, 0.5), torch.where(early, 0.2, 0.5)
+    if operator.index(round) < 0:
+        raise ValueError(f"rounds are counted from 0, not {round}")
+    return (0.8, 0.2) if round < 2 else (0.5, 0.5)
+
+
+def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Tensor) -> Tensor:
+    """DAR's query: the weighted sum of text and view features, scaled to unit norm.
+
+    Ranking by it is ranking by the weighted sum of the two scores. `text_features` and
+    `view_features` `(..., dim)` are unit vectors; `round` is an integer or an integer tensor that
+    broadcasts to their shape without dim, such as `torch.arange(num_rounds)` for `(num_queries,
+    num_rounds, dim)`. Gives `(..., dim)`. DAR (arXiv 2501.15379, released code). Raises
+    ValueError for two shapes or vectors that are not unit vectors, a missing view filled with
+    zeros for instance, or that cancel out, and as `dar_weights` does.
+
+    >>> text, view = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    >>> dar_fusion(text, view, round=2)
+    tensor([0.7071, 0.7071])
+    """
+    if text_features.shape != view_features.shape:
+        raise ValueError(
+            f"text_features {tuple(text_features.shape)} and view_features "
+            f"{tuple(view_features.shape)} must have one shape"
+        )
+    _check_unit("text_features", text_features)
+    _check_unit("view_features", view_features)
+    text_weight, view_weight = dar_weights(round)
+    if isinstance(round, Tensor):
+        shape = text_features.shape[:-1]
+        try:
+            round.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
+            ) from error
+        text_weight = text_weight.to(text_features)[..., None]
+        view_weight = view_weight.to(view_features)[..., None]
+    fused = text_weight * text_features + view_weight * view_features
+    if (fused == 0).all(dim=-1).any():
+        raise ValueError("a text and a view cancel out: their weighted sum has no direction")
+    return F.normalize(fused, dim=-1)
+
+
+def _check_unit(name: str, features: Tensor) -> None:
+    norms = features.norm(dim=-1)
+    num_bad = int((~((norms - 1).abs() <= UNIT_TOLERANCE)).sum())  # NaN is bad as well
+    if num_bad:
+        raise ValueError(f"{name} must be unit vectors; {num_bad} of {norms.numel()} are not")

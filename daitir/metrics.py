@@ -1,0 +1,324 @@
+"""Metrics of interactive retrieval, and bootstrap intervals over queries.
+
+Every metric is the mean over queries of a per-query array, which its `*_values` twin returns, so
+that intervals resample those values and no formula exists twice. Ranks are 0-based integers
+`(num_queries, num_rounds)`: NumPy array, tensor or nested list. Where dialogues differ in length,
+`lengths` `(num_queries,)` gives the rounds of each; entries beyond them are ignored, and the
+per-query arrays are NaN there.
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLE_ENTRIES = 2**22  # weights held at once while bootstrapping, 64 MB with their float copy
+
+
+def recall_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
+    """Share of the dialogues with a round t whose rank at that round is below k (R@K).
+
+    `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`, NaN where no dialogue has
+    the round. `book/notation.md`, Metrics. Raises ValueError or TypeError for ranks that are not
+    a non-empty rectangle of non-negative integers, and for k below 1.
+
+    >>> recall_at_k([[12, 3, 20], [0, 5, 1]], 10)
+    array([0.5, 1. , 0.5])
+    """
+    return _mean(recall_values(ranks, k, lengths=lengths))
+
+
+def recall_values(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
+    """1 where the rank is below k, else 0: `(num_queries, num_rounds)`; see `recall_at_k`."""
+    ranks, present = _checked_ranks(ranks, lengths)
+    return np.where(present, ranks < _checked_k(k), np.nan)
+
+
+def hits_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
+    """Share of all dialogues whose rank was below k at any round up to t (Hits@K).
+
+    Cumulative, so it never falls: a dialogue keeps its hit when the target is lost again, and
+    when it has ended. `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`.
+    ChatIR (Levy et al., NeurIPS 2023). Raises as `recall_at_k` does.
+
+    >>> hits_at_k([[12, 3, 20], [0, 5, 1]], 10)
+    array([0.5, 1. , 1. ])
+    """
+    return _mean(hit_values(ranks, k, lengths=lengths))
+
+
+def hit_values(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
+    """1 from the first round with a rank below k on: `(num_queries, num_rounds)`, never NaN."""
+    ranks, present = _checked_ranks(ranks, lengths)
+    return np.logical_or.accumulate((ranks < _checked_k(k)) & present, axis=1).astype(float)
+
+
+def best_log_rank_integral(ranks: Any, *, lengths: Any = None) -> float:
+    r"""Area under the logarithm of the best rank so far, per round (BRI); lower is better.
+
+    With m_t the lowest rank up to round t and T the last round of a dialogue, its value is
+    (1/T) Σ_{t<T} ½[ln(m_t + 1) + ln(m_{t+1} + 1)]. A dialogue of one round has no area: it counts
+    with ln(m_0 + 1), the value of a dialogue whose best rank never changes. `ranks`
+    `(num_queries, num_rounds)` gives one number, in natural logarithms of ranks. PlugIR (Lee et
+    al., ACL 2024). Raises as `recall_at_k` does.
+
+    In the example the best ranks are 12, 3, 3 and 0, 0, 0, so that the two dialogues count
+    ½[½(ln 13 + ln 4) + ln 4] = 1.6810 and 0.
+
+    >>> round(best_log_rank_integral([[12, 3, 20], [0, 5, 1]]), 4)
+    0.8405
+    """
+    return float(_mean(best_log_rank_integral_values(ranks, lengths=lengths)))
+
+
+def best_log_rank_integral_values(ranks: Any, *, lengths: Any = None) -> np.ndarray:
+    """BRI of each dialogue over its own rounds: `(num_queries,)`; see `best_log_rank_integral`."""
+    ranks, present = _checked_ranks(ranks, lengths)
+    log_best = np.log1p(np.minimum.accumulate(ranks, axis=1))
+    areas = np.where(present[:, 1:], (log_best[:, :-1] + log_best[:, 1:]) / 2, 0.0)
+    num_areas = present[:, 1:].sum(axis=1)
+    return np.where(num_areas > 0, areas.sum(axis=1) / np.maximum(num_areas, 1), log_best[:, 0])
+
+
+def mean_reciprocal_rank(ranks: Any, *, lengths: Any = None) -> np.ndarray:
+    """Mean of 1 / (rank + 1) over the dialogues with a round t (MRR).
+
+    `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`. `book/notation.md`,
+    Metrics. Raises as `recall_at_k` does.
+
+    >>> mean_reciprocal_rank([[3, 1, 9], [0, 4, 1]])
+    array([0.625, 0.35 , 0.3  ])
+    """
+    return _mean(reciprocal_rank_values(ranks, lengths=lengths))
+
+
+def reciprocal_rank_values(ranks: Any, *, lengths: Any = None) -> np.ndarray:
+    """1 / (rank + 1): `(num_queries, num_rounds)`; see `mean_reciprocal_rank`."""
+    ranks, present = _checked_ranks(ranks, lengths)
+    return np.where(present, 1.0 / (ranks + 1), np.nan)
+
+
+def degradation_rate(
+    ranks: Any, baseline_ranks: Any, *, margin: float = 0.0, lengths: Any = None
+) -> np.ndarray:
+    """Share of the dialogues with a round t that rank worse there than under the baseline.
+
+    Worse means ln(rank + 1) − ln(baseline rank + 1) > margin. With a margin of 0 the loss of one
+    place counts, so pure noise comes near one half; ln 2 asks that rank + 1 more than doubles.
+    Both arguments `(num_queries, num_rounds)` give fractions `(num_rounds,)`. ADaFuSE
+    (arXiv 2603.21886). Raises as `recall_at_k` does, and ValueError for two shapes or a margin
+    that is negative or not finite.
+
+    >>> degradation_rate([[12, 3, 20], [0, 5, 1]], [[11, 9, 2], [0, 3, 0]])
+    array([0.5, 0.5, 1. ])
+    >>> degradation_rate([[12, 3, 20], [0, 5, 1]], [[11, 9, 2], [0, 3, 0]], margin=1.0)
+    array([0. , 0. , 0.5])
+    """
+    return _mean(degradation_values(ranks, baseline_ranks, margin=margin, lengths=lengths))
+
+
+def degradation_values(
+    ranks: Any, baseline_ranks: Any, *, margin: float = 0.0, lengths: Any = None
+) -> np.ndarray:
+    """1 where the rank is worse than the baseline's: `(num_queries, num_rounds)`."""
+    ranks, baseline_ranks, present = _checked_pair(ranks, baseline_ranks, lengths)
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin must be a finite number of at least 0, not {margin}")
+    return np.where(present, np.log1p(ranks) - np.log1p(baseline_ranks) > margin, np.nan)
+
+
+class RankDrop(NamedTuple):
+    """Places lost by the degraded dialogues, `(num_rounds,)` each, NaN where none is degraded."""
+
+    mean: np.ndarray
+    median: np.ndarray
+
+
+def rank_drop(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) -> RankDrop:
+    """Mean and median number of places lost against the baseline, over degraded dialogues only.
+
+    Both arguments `(num_queries, num_rounds)` give two arrays `(num_rounds,)`, in places.
+    ADaFuSE (arXiv 2603.21886). Raises as `degradation_rate` does.
+
+    >>> drop = rank_drop([[12, 3, 20], [0, 5, 1]], [[11, 9, 2], [0, 3, 0]])
+    >>> drop.mean, drop.median
+    (array([1. , 2. , 9.5]), array([1. , 2. , 9.5]))
+    """
+    values = rank_drop_values(ranks, baseline_ranks, lengths=lengths)
+    median = np.full(values.shape[1], np.nan)
+    degraded = ~np.isnan(values).all(axis=0)
+    median[degraded] = np.nanmedian(values[:, degraded], axis=0)
+    return RankDrop(_mean(values), median)
+
+
+def rank_drop_values(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) -> np.ndarray:
+    """Places lost where the dialogue is degraded, else NaN: `(num_queries, num_rounds)`."""
+    ranks, baseline_ranks, present = _checked_pair(ranks, baseline_ranks, lengths)
+    return np.where(present & (ranks > baseline_ranks), ranks - baseline_ranks, np.nan)
+
+
+def bootstrap_interval(
+    values: Any, *, num_samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[Any, Any]:
+    """Percentile interval of the mean over queries, resampling queries with replacement.
+
+    `values` `(num_queries,)` gives two floats; `(num_queries, num_columns)`, whose columns share
+    their samples, gives two arrays `(num_columns,)`. NaN entries are left out of the means. Efron
+    (1979). Raises ValueError for an empty or infinite input, another number of dimensions, no
+    samples, or a level outside (0, 1).
+
+    >>> low, high = bootstrap_interval([0.0, 1.0] * 50, seed=0)
+    >>> low < 0.5 < high, round(high - low, 1)
+    (True, 0.2)
+    """
+    columns, is_single = _checked_values(values, "values")
+    low, high = _interval(_resampled_means(columns, num_samples, seed), level)
+    return (float(low[0]), float(high[0])) if is_single else (low, high)
+
+
+@dataclass(frozen=True)
+class PairedBootstrap:
+    """Mean of b − a, its percentile interval, and the share of samples in which b ≤ a."""
+
+    difference: Any
+    low: Any
+    high: Any
+    share_b_not_above_a: Any
+
+
+def paired_bootstrap(
+    values_a: Any, values_b: Any, *, num_samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> PairedBootstrap:
+    """Compare two methods on the same queries: mean of b − a, resampling queries in pairs.
+
+    Both `(num_queries,)` give floats; both `(num_queries, num_columns)` give arrays
+    `(num_columns,)`. A query where either value is NaN is left out. The share of samples in which
+    b ≤ a is a one-sided bootstrap p-value for "b is greater". Raises as `bootstrap_interval`
+    does, and ValueError for two shapes.
+
+    >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], num_samples=200, seed=0).difference
+    0.6666666666666666
+    """
+    columns_a, is_single = _checked_values(values_a, "values_a")
+    columns_b, _ = _checked_values(values_b, "values_b")
+    if np.shape(values_a) != np.shape(values_b):
+        raise ValueError(
+            f"values_a and values_b must have one shape, not {np.shape(values_a)} "
+            f"and {np.shape(values_b)}"
+        )
+    differences = columns_b - columns_a
+    samples = _resampled_means(differences, num_samples, seed)
+    low, high = _interval(samples, level)
+    share = _mean(np.where(np.isnan(samples), np.nan, samples <= 0))
+    results = (_mean(differences), low, high, share)
+    return PairedBootstrap(*(float(result[0]) if is_single else result for result in results))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over queries without NaN entries; NaN, silently, where no entry is left."""
+    with np.errstate(invalid="ignore"):
+        return np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
+
+
+def _resampled_means(columns: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
+    """Means `(num_samples, num_columns)` of resampled queries, as products with their counts."""
+    if operator.index(num_samples) < 1:
+        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+    rng = np.random.default_rng(seed)
+    num_queries = len(columns)
+    present = ~np.isnan(columns)
+    filled = np.where(present, columns, 0.0)
+    chunk_size = max(1, RESAMPLE_ENTRIES // num_queries)
+    means = []
+    for start in range(0, num_samples, chunk_size):
+        size = min(chunk_size, num_samples - start)
+        counts = rng.multinomial(num_queries, np.full(num_queries, 1 / num_queries), size=size)
+        counts = counts.astype(float)  # a product of floats is a fast matrix product
+        with np.errstate(invalid="ignore"):  # a sample may miss every present entry of a column
+            means.append((counts @ filled) / (counts @ present.astype(float)))
+    return np.concatenate(means)
+
+
+def _interval(samples: np.ndarray, level: float) -> np.ndarray:
+    """Percentiles `(2, num_columns)` of samples, NaN for a column without any."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {level}")
+    bounds = np.full((2, samples.shape[1]), np.nan)
+    seen = ~np.isnan(samples).all(axis=0)
+    bounds[:, seen] = np.nanquantile(samples[:, seen], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return bounds
+
+
+def _to_numpy(values: Any, name: str) -> np.ndarray:
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        message = f"{name} have rows of different lengths: pad them and pass lengths"
+        raise ValueError(message) from error
+
+
+def _checked_ranks(ranks: Any, lengths: Any, name: str = "ranks") -> tuple[np.ndarray, np.ndarray]:
+    """Ranks as int64 and a mask of the rounds that exist, `(num_queries, num_rounds)` both."""
+    ranks = _to_numpy(ranks, name)
+    if ranks.ndim != 2 or ranks.size == 0:
+        raise ValueError(
+            f"{name} must be (num_queries, num_rounds) and not empty, not of shape {ranks.shape}"
+        )
+    if not np.issubdtype(ranks.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, not {ranks.dtype}")
+    present = np.ones(ranks.shape, dtype=bool)
+    if lengths is not None:
+        present = np.arange(ranks.shape[1]) < _checked_lengths(lengths, ranks.shape)[:, None]
+    num_negative = int(np.sum((ranks < 0) & present))
+    if num_negative:
+        raise ValueError(f"{name} are 0-based and cannot be negative; {num_negative} are")
+    return np.where(present, ranks, 0).astype(np.int64), present
+
+
+def _checked_lengths(lengths: Any, shape: tuple[int, int]) -> np.ndarray:
+    lengths = _to_numpy(lengths, "lengths")
+    if lengths.shape != shape[:1]:
+        raise ValueError(f"lengths must be of shape ({shape[0]},), not {lengths.shape}")
+    if not np.issubdtype(lengths.dtype, np.integer):
+        raise TypeError(f"lengths must be integers, not {lengths.dtype}")
+    if lengths.min() < 1 or lengths.max() > shape[1]:
+        raise ValueError(
+            f"lengths must lie between 1 and the {shape[1]} rounds of ranks, "
+            f"not between {lengths.min()} and {lengths.max()}"
+        )
+    return lengths
+
+
+def _checked_pair(
+    ranks: Any, baseline_ranks: Any, lengths: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ranks, present = _checked_ranks(ranks, lengths)
+    baseline_ranks = _to_numpy(baseline_ranks, "baseline_ranks")
+    if ranks.shape != baseline_ranks.shape:
+        raise ValueError(
+            f"ranks and baseline_ranks must have one shape, not {ranks.shape} "
+            f"and {baseline_ranks.shape}"
+        )
+    return ranks, _checked_ranks(baseline_ranks, lengths, "baseline_ranks")[0], present
+
+
+def _checked_k(k: int) -> int:
+    if operator.index(k) < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    return k
+
+
+def _checked_values(values: Any, name: str) -> tuple[np.ndarray, bool]:
+    """Values as float64 columns `(num_queries, num_columns)`, and whether they were one column."""
+    values = _to_numpy(values, name).astype(float)
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise ValueError(
+            f"{name} must be (num_queries,) or (num_queries, num_columns) and not empty, "
+            f"not of shape {values.shape}"
+        )
+    if np.isinf(values).any():
+        raise ValueError(f"{name} must not be infinite")
+    return values.reshape(len(values), -1), values.ndim == 1

@@ -1,0 +1,57 @@
+"""The embedded world: small composed scenes whose every fact is known."""
+
+from daitir.scenes import world
+from daitir.scenes.controlled import ControlledView, controlled_view
+from daitir.scenes.datasets import render_scenes, sample_scenes
+from daitir.scenes.dialogues import (
+    NUM_QUESTIONS,
+    SOURCES,
+    Question,
+    Turn,
+    answer,
+    best_question,
+    dialogue,
+    merge_facts,
+    rewrites,
+)
+from daitir.scenes.language import describe, short_caption
+from daitir.scenes.render import Rendered, render
+from daitir.scenes.scene import (
+    SPLITS,
+    Fact,
+    Scene,
+    SceneObject,
+    counterfactual,
+    holds,
+    sample_scene,
+    split_of,
+)
+
+__all__ = [
+    "NUM_QUESTIONS",
+    "SOURCES",
+    "SPLITS",
+    "ControlledView",
+    "Fact",
+    "Question",
+    "Rendered",
+    "Scene",
+    "SceneObject",
+    "Turn",
+    "answer",
+    "best_question",
+    "controlled_view",
+    "counterfactual",
+    "describe",
+    "dialogue",
+    "holds",
+    "merge_facts",
+    "render",
+    "render_scenes",
+    "rewrites",
+    "sample_scene",
+    "sample_scenes",
+    "short_caption",
+    "split_of",
+    "world",
+]

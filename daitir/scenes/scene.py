@@ -1,0 +1,338 @@
+"""Scenes: what a picture shows, as data. Sampling, splits, facts and counterfactuals."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from daitir.scenes import world
+
+SPLITS = ("train", "val", "test", "heldout")
+_SPLIT_SHARES = {"train": 60, "val": 20, "test": 20}
+
+
+class Fact(NamedTuple):
+    """One thing that can be said of a scene, true or false.
+
+    `subject` is `"scene"`, a category or a group of categories; `attribute` one of `place`,
+    `time`, `weather`, `count`, `present`, `colour`, `size`, `column`, `row`, `left of`,
+    `in front of`; for the last two the value is another category.
+    """
+
+    subject: str
+    attribute: str
+    value: str | int | bool
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: its category, colour (None where the category has none), size and cell.
+
+    `jitter` is the offset in 64ths of the picture's width, a nuisance that no fact mentions.
+    """
+
+    category: str
+    colour: str | None
+    size: str
+    column: str
+    row: str
+    jitter: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A place, a time, a weather and objects of different categories in different cells."""
+
+    place: str
+    time: str
+    weather: str
+    objects: tuple[SceneObject, ...]
+
+    def object(self, category: str) -> SceneObject | None:
+        """The object of a category, or None where the scene has none."""
+        return next((item for item in self.objects if item.category == category), None)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """Every affirmative fact: the scene's, each object's, then the relations."""
+        facts = [
+            Fact("scene", "place", self.place),
+            Fact("scene", "time", self.time),
+            Fact("scene", "weather", self.weather),
+            Fact("scene", "count", len(self.objects)),
+        ]
+        for item in self.objects:
+            facts.append(Fact(item.category, "present", True))
+            if item.colour is not None:
+                facts.append(Fact(item.category, "colour", item.colour))
+            for attribute in ("size", "column", "row"):
+                facts.append(Fact(item.category, attribute, getattr(item, attribute)))
+        for a, b in itertools.permutations(self.objects, 2):
+            facts += [
+                Fact(a.category, relation, b.category)
+                for relation in ("left of", "in front of")
+                if related(a, relation, b)
+            ]
+        return tuple(facts)
+
+
+def related(a: SceneObject, relation: str, b: SceneObject) -> bool:
+    """Whether `a` stands in the relation (`left of` or `in front of`) to `b`."""
+    if relation == "left of":
+        return world.COLUMNS.index(a.column) < world.COLUMNS.index(b.column)
+    return a.column == b.column and (a.row, b.row) == ("front", "back")
+
+
+def holds(fact: Fact, scene: Scene) -> bool:
+    """Whether a fact is true of a scene; a fact about an absent object is false.
+
+    >>> scene = Scene("beach", "day", "clear", (SceneObject("dog", None, "small", "left", "back"),))
+    >>> holds(Fact("people", "present", False), scene), holds(Fact("dog", "row", "front"), scene)
+    (True, False)
+    """
+    subject, attribute, value = fact
+    if subject == "scene":
+        truth = len(scene.objects) if attribute == "count" else getattr(scene, attribute)
+        return truth == value
+    if attribute == "present":
+        members = world.MEMBERS.get(subject, (subject,))
+        return any(scene.object(name) for name in members) == value
+    item = scene.object(subject)
+    if item is None:
+        return False
+    if attribute in ("left of", "in front of"):
+        other = scene.object(str(value))
+        return other is not None and related(item, attribute, other)
+    return getattr(item, attribute) == value
+
+
+def split_of(scene: Scene) -> str:
+    """The split that a scene belongs to, by its facts alone.
+
+    A scene with a held-out combination is `heldout`; any other goes to `train`, `val` or `test`
+    by a hash of its facts, so that the same facts never stand in two splits.
+    """
+    for item in scene.objects:
+        if (item.colour, item.category) in world.HELD_OUT_COLOURS:
+            return "heldout"
+        if (item.category, scene.place) in world.HELD_OUT_PLACES:
+            return "heldout"
+    plain = [(o.category, o.colour, o.size, o.column, o.row) for o in scene.objects]
+    key = repr((scene.place, scene.time, scene.weather, sorted(plain, key=str)))
+    bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") % 100
+    for split, share in _SPLIT_SHARES.items():
+        if bucket < share:
+            return split
+        bucket -= share
+    raise AssertionError("the shares of the splits sum to 100")
+
+
+def sample_scene(seed: int, split: str, index: int) -> Scene:
+    """The scene number `index` of a split: the same for any order, process count or machine.
+
+    Raises ValueError for an unknown split or a negative index.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if index < 0:
+        raise ValueError(f"a scene's index is 0 or more, not {index}")
+    rng = random.Random(f"scene/{seed}/{split}/{index}")
+    while True:
+        scene = complete((), rng, allow_held_out=split == "heldout")
+        if split_of(scene) == split:
+            return scene
+
+
+def choose(rng: random.Random, options: Sequence, weights: Sequence[float]):
+    """One of the options, drawn with probability proportional to its weight."""
+    return rng.choices(options, weights)[0]
+
+
+def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool = False) -> Scene:
+    """A scene drawn from the world's prior, given some facts: the rest is made up plausibly.
+
+    Without facts this is the prior itself. With facts it is an ideal generator: what is stated
+    is drawn, what is not stated is invented from the co-occurrence statistics. Facts that cannot
+    hold together (a relation in a circle, more objects than cells) hold as far as they can.
+    `allow_held_out` lets the invented rest contain combinations that training never shows.
+    """
+    known: dict[str, dict[str, str | int | bool]] = {"scene": {}}
+    absent: set[str] = set()
+    relations: list[Fact] = []
+    wanted_groups: list[str] = []
+    for fact in facts:
+        subject, attribute, value = fact
+        if attribute == "present" and subject in world.GROUPS:
+            if value:
+                wanted_groups.append(subject)
+            else:
+                absent.update(world.MEMBERS[subject])
+        elif attribute == "present" and not value:
+            absent.add(subject)
+        elif attribute in ("left of", "in front of"):
+            relations.append(fact)
+            known.setdefault(subject, {})
+            known.setdefault(str(value), {})
+        else:
+            known.setdefault(subject, {})[attribute] = value
+    stated = known.pop("scene")
+    categories = list(known)[: len(world.CELLS)]
+
+    place = stated.get("place") or _sample_place(categories, rng, allow_held_out)
+    time = stated.get("time") or choose(rng, world.TIMES, world.TIME_WEIGHTS[place])
+    weather = stated.get("weather") or choose(rng, world.WEATHERS, world.WEATHER_WEIGHTS[place])
+    for group in wanted_groups:
+        members = [name for name in world.MEMBERS[group] if name not in absent]
+        if members and not set(members) & set(categories):
+            categories += _sample_categories(place, members, 1, rng, allow_held_out)
+    count = stated.get("count") or choose(
+        rng, list(world.COUNT_WEIGHTS), list(world.COUNT_WEIGHTS.values())
+    )
+    others = [n for n in world.CATEGORIES if n not in absent and n not in categories]
+    categories += _sample_categories(
+        place, others, int(count) - len(categories), rng, allow_held_out
+    )
+    categories = categories[: len(world.CELLS)]
+    if relations or any("column" in k or "row" in k for k in known.values()):
+        cells = _sample_cells(categories, known, relations, rng)
+    else:
+        cells = tuple(rng.sample(world.CELLS, len(categories)))
+    objects = []
+    for category, (column, row) in zip(categories, cells, strict=True):
+        attributes = known.get(category, {})
+        colour = attributes.get("colour") or _sample_colour(category, rng, allow_held_out)
+        size = attributes.get("size") or choose(rng, world.SIZES, world.SIZE_WEIGHTS)
+        jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
+        objects.append(SceneObject(category, colour, size, column, row, jitter))
+    return Scene(place, time, weather, tuple(objects))
+
+
+def _sample_place(categories: list[str], rng: random.Random, allow_held_out: bool) -> str:
+    weights = []
+    for place in world.PLACES:
+        weight = 1.0
+        for name in categories:
+            if allow_held_out or (name, place) not in world.HELD_OUT_PLACES:
+                weight *= world.OBJECT_WEIGHTS[place][name]
+            else:
+                weight *= 1e-6  # stated objects may leave no place that training has shown
+        weights.append(weight)
+    return choose(rng, world.PLACES, weights)
+
+
+def _sample_categories(
+    place: str, options: list[str], number: int, rng: random.Random, allow_held_out: bool
+) -> list[str]:
+    if not allow_held_out:
+        options = [name for name in options if (name, place) not in world.HELD_OUT_PLACES]
+    options, chosen = list(options), []
+    for _ in range(min(number, len(options))):
+        weights = [world.OBJECT_WEIGHTS[place][name] for name in options]
+        name = choose(rng, options, weights)
+        options.remove(name)
+        chosen.append(name)
+    return chosen
+
+
+def _sample_colour(category: str, rng: random.Random, allow_held_out: bool) -> str | None:
+    if not world.CATEGORIES[category].has_colour:
+        return None
+    weights = [
+        0.0 if not allow_held_out and (colour, category) in world.HELD_OUT_COLOURS else weight
+        for colour, weight in zip(world.COLOURS, world.COLOUR_WEIGHTS[category], strict=True)
+    ]
+    return choose(rng, world.COLOURS, weights)
+
+
+def _sample_cells(
+    categories: list[str], known: dict[str, dict], relations: list[Fact], rng: random.Random
+) -> tuple[tuple[str, str], ...]:
+    """A cell for each object, uniform among the placements that break the fewest statements."""
+    relations = [r for r in relations if r.subject in categories and r.value in categories]
+
+    def fits(cell: tuple[str, str], stated: dict) -> bool:
+        return stated.get("column", cell[0]) == cell[0] and stated.get("row", cell[1]) == cell[1]
+
+    def broken_relations(placement: tuple[tuple[str, str], ...]) -> int:
+        where = {
+            name: SceneObject(name, None, "small", *cell)
+            for name, cell in zip(categories, placement, strict=True)
+        }
+        return sum(not related(where[s], r, where[str(o)]) for s, r, o in relations)
+
+    stated = [known.get(name, {}) for name in categories]
+    cells = [[cell for cell in world.CELLS if fits(cell, facts)] for facts in stated]
+    placements = [p for p in itertools.product(*cells) if len(set(p)) == len(p)]
+    if not placements:  # two objects were said to stand in one cell
+        every = list(itertools.permutations(world.CELLS, len(categories)))
+        faults = [sum(not fits(c, f) for c, f in zip(p, stated, strict=True)) for p in every]
+        placements = [p for p, fault in zip(every, faults, strict=True) if fault == min(faults)]
+    if relations:
+        faults = [broken_relations(placement) for placement in placements]
+        fewest = min(faults)
+        placements = [p for p, fault in zip(placements, faults, strict=True) if fault == fewest]
+    return rng.choice(placements)
+
+
+def counterfactual(scene: Scene, fact: Fact) -> Scene:
+    """The same scene with one fact made true and nothing else changed.
+
+    Place, time and weather repaint the background only; `present` False removes an object;
+    colour, size, column and row change one object. A column or row that is taken swaps nothing:
+    the move must lead to a free cell.
+
+    Raises ValueError where the fact holds already, the object is absent, the cell is taken, the
+    value is unknown, or the fact is of another kind (to add an object give
+    `Fact(category, "present", True)`: it takes the first free cell).
+    """
+    subject, attribute, value = fact
+    if holds(fact, scene):
+        raise ValueError(f"{fact} holds in the scene already")
+    options = {
+        "place": world.PLACES,
+        "time": world.TIMES,
+        "weather": world.WEATHERS,
+        "colour": world.COLOURS,
+        "size": world.SIZES,
+        "column": world.COLUMNS,
+        "row": world.ROWS,
+        "present": (True, False),
+    }
+    if value not in options.get(attribute, ()):
+        raise ValueError(f"{fact} is no change that one object or the background can make")
+    if subject == "scene":
+        return replace(scene, **{attribute: value})
+    if attribute == "present":
+        return _with_object(scene, subject) if value else _without_object(scene, subject)
+    item = scene.object(subject)
+    if item is None:
+        raise ValueError(f"the scene has no {subject} whose {attribute} could change")
+    if attribute == "colour" and item.colour is None:
+        raise ValueError(f"a {subject} has no colour to change")
+    changed = replace(item, **{attribute: value})
+    others = tuple(other for other in scene.objects if other is not item)
+    if any((other.column, other.row) == (changed.column, changed.row) for other in others):
+        raise ValueError(f"the cell for {fact} is taken by another object")
+    return replace(
+        scene, objects=tuple(changed if other is item else other for other in scene.objects)
+    )
+
+
+def _without_object(scene: Scene, category: str) -> Scene:
+    return replace(scene, objects=tuple(o for o in scene.objects if o.category != category))
+
+
+def _with_object(scene: Scene, category: str) -> Scene:
+    if category not in world.CATEGORIES:
+        raise ValueError(f"unknown category {category!r}")
+    taken = {(other.column, other.row) for other in scene.objects}
+    free = [cell for cell in world.CELLS if cell not in taken]
+    if not free:
+        raise ValueError("the scene has no free cell for another object")
+    rng = random.Random(f"added/{category}/{scene!r}")
+    added = SceneObject(category, _sample_colour(category, rng, False), "small", *free[0])
+    return replace(scene, objects=(*scene.objects, added))

@@ -1,0 +1,1 @@
+"""Training recipes: one resumable loop, one file per model."""

@@ -1,0 +1,197 @@
+"""The recipe of the dual encoder: contrastive training on short captions of scenes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.encoders import OWN_ARCHITECTURES, shortened_context
+from daitir.errors import DataError
+from daitir.files import atomic_write
+from daitir.objectives import info_nce
+from daitir.profiles import ClipRecipe
+from daitir.scenes import SOURCES, dialogue, render_scenes, sample_scenes, short_caption
+from daitir.training.loop import LoopConfig, train
+
+MAX_LOGIT_SCALE = 100.0
+MEAN = STD = 0.5
+
+
+def train_clip(
+    recipe: ClipRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a dual encoder from scratch and write it as an open_clip folder.
+
+    The pictures are `recipe.num_scenes` training scenes, rendered once; each step takes a random
+    batch of them with captions written anew, so that a scene is seldom described twice alike.
+
+    Args:
+        recipe: architecture, data and optimiser.
+        folder: gets checkpoint and log, and at the end the model folder that
+            `load_encoder("open_clip:FOLDER")` reads. A run that was interrupted continues.
+        seed: of weights, data and captions.
+        device: where to train.
+        num_workers: processes that render the scenes.
+
+    Raises DataError for an unknown architecture or a checkpoint of another run.
+    """
+    if recipe.model not in OWN_ARCHITECTURES:
+        known = ", ".join(OWN_ARCHITECTURES)
+        raise DataError(f"{recipe.model!r} has no config in daitir/configs; choose one of {known}")
+    config = LoopConfig(
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=recipe.clip_norm,
+        seed=seed,
+    )
+    architecture = open_clip.get_model_config(recipe.model)
+    tokenizer = train_tokenizer(architecture["text_cfg"]["vocab_size"])
+    torch.manual_seed(seed)
+    model = open_clip.create_model(recipe.model).to(device)
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    size = model.visual.image_size[0]
+    images = render_scenes(scenes, size=size, num_workers=num_workers, progress=progress)
+
+    mixed_precision = torch.autocast(torch.device(device).type, torch.bfloat16)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen = np.random.default_rng([seed, step]).choice(
+            len(scenes), recipe.batch_size, replace=False
+        )
+        captions = [
+            short_caption(scenes[i], random.Random(f"caption/{seed}/{step}/{i}")) for i in chosen
+        ]
+        pixels = augment(torch.from_numpy(images[chosen]).to(device))
+        tokens = torch.tensor([e.ids for e in tokenizer.encode_batch(captions)], device=device)
+        with shortened_context(model, tokens.shape[1]), mixed_precision:
+            image_features, text_features, logit_scale = model(pixels, tokens)
+        loss = info_nce(image_features.float(), text_features.float(), logit_scale)
+        return {"loss": loss, "logit_scale": logit_scale}
+
+    def clamp_logit_scale() -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
+
+    began = time.perf_counter()
+    train(model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress)
+    seconds = time.perf_counter() - began
+    export(model, architecture, tokenizer, folder)
+    card = {
+        "model": recipe.model,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training_scenes": recipe.num_scenes,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "hardware": hardware(device),
+        "hours_of_last_run": round(seconds / 3600, 2),
+        "torch": torch.__version__,
+        "licence": "CC BY-SA 4.0",
+    }
+    with atomic_write(folder / "card.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def augment(images: Tensor) -> Tensor:
+    """Pixels (batch, size, size, 3) uint8 to a normalised (batch, 3, size, size) float batch.
+
+    Brightness and contrast vary by a tenth, half of the batches are blurred by scaling down and
+    up, and a little noise is added, so that the encoder also reads pictures that are not crisp.
+    """
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    shape = (len(pixels), 1, 1, 1)
+    gain = 1 + 0.1 * (2 * torch.rand(shape, device=pixels.device) - 1)
+    shift = 0.1 * (2 * torch.rand(shape, device=pixels.device) - 1)
+    pixels = ((pixels - 0.5) * gain + 0.5 + shift).clamp(0, 1)
+    if torch.rand(()).item() < 0.5:
+        size = pixels.shape[-1]
+        smaller = int(size * (0.6 + 0.4 * torch.rand(()).item()))
+        pixels = F.interpolate(pixels, smaller, mode="bilinear", antialias=True)
+        pixels = F.interpolate(pixels, size, mode="bilinear")
+    pixels = pixels + 0.02 * torch.randn_like(pixels)
+    return (pixels - MEAN) / STD
+
+
+def train_tokenizer(vocab_size: int, *, num_scenes: int = 3000) -> Tokenizer:
+    """A byte-level BPE tokeniser, learned from captions and dialogues of training scenes.
+
+    Every text encodes, since unknown words fall back to their bytes. Padding is 0, the end token
+    has the highest number: open_clip's text towers read their feature where it stands.
+    """
+    texts = []
+    for index, scene in enumerate(sample_scenes(0, "train", num_scenes)):
+        texts.append(short_caption(scene, random.Random(f"tokenizer/{index}")))
+        source = SOURCES[index % len(SOURCES)]
+        texts += [turn.text for turn in dialogue(source, scene)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=["<pad>", "<start>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<end>"])
+    end = tokenizer.token_to_id("<end>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", end)]
+    )
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
+    return tokenizer
+
+
+def export(model, architecture: dict, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a model as the folder that open_clip reads, weights in half precision."""
+    from transformers import PreTrainedTokenizerFast
+
+    settings = {
+        "model_cfg": architecture,
+        "preprocess_cfg": {
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
+    weights = {n: t.detach().cpu().half().contiguous() for n, t in model.state_dict().items()}
+    with atomic_write(folder / "open_clip_model.safetensors") as temporary:
+        save_file(weights, temporary)
+    tokenizer.no_padding()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<start>",
+        eos_token="<end>",
+        pad_token="<pad>",
+        padding_side="right",
+    ).save_pretrained(folder)
+    with atomic_write(folder / "open_clip_config.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def hardware(device: str) -> str:
+    """The device in words, such as `NVIDIA H200` or `x86_64, 2 threads`."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,216 @@
+"""One training loop for every model of the book: seeded, logged, resumable, interruptible.
+
+The data of step t depend on the seed and on t alone, so a run that is killed and started again
+gives the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from daitir.errors import DataError
+from daitir.files import atomic_write
+
+logger = logging.getLogger(__name__)
+CHECKPOINT_NAME = "checkpoint.safetensors"
+LOG_NAME = "log.csv"
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Optimisation of one run: AdamW, linear warm-up, cosine decay to zero, gradient clipping."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 100
+    betas: tuple[float, float] = (0.9, 0.98)
+
+
+def learning_rate_at(step: int, config: LoopConfig) -> float:
+    """The learning rate of a step: linear warm-up from 0, then a cosine down to 0.
+
+    >>> config = LoopConfig(steps=10, learning_rate=1.0, weight_decay=0, warmup_steps=2, clip_norm=1)
+    >>> [round(learning_rate_at(step, config), 2) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for matrices only: not for gains, biases and the logit scale."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def train(
+    model: nn.Module,
+    step_loss: Callable[[int], dict[str, Tensor]],
+    config: LoopConfig,
+    folder: Path,
+    *,
+    after_step: Callable[[], None] | None = None,
+    progress: bool = True,
+) -> None:
+    """Train a model in place, or continue where the folder's checkpoint stopped.
+
+    Args:
+        model: what is trained; it stays on its device.
+        step_loss: maps a step number to named scalar losses; `"loss"` is minimised. Its data must
+            depend on the step number alone.
+        config: the optimisation.
+        folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
+        after_step: called after each update, for example to clamp a logit scale.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: the folder's checkpoint is unreadable or of another model or configuration.
+        FloatingPointError: a loss is not finite; the last checkpoint is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
+    )
+    checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
+    start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
+    _trim_log(log, start)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    model.train()
+    bar = tqdm(
+        range(start, config.steps),
+        initial=start,
+        total=config.steps,
+        desc=f"training {folder.name}",
+        unit="step",
+        disable=not progress,
+    )
+    began = time.perf_counter()
+    for step in bar:
+        rate = learning_rate_at(step, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        losses = step_loss(step)
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step}; the last good checkpoint is "
+                f"{checkpoint}: lower the learning rate or raise the warm-up"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
+            row |= {name: value.item() for name, value in losses.items()}
+            row["seconds"] = time.perf_counter() - began
+            _append_row(log, row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            save_checkpoint(checkpoint, model, optimizer, config, done)
+    model.eval()
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, step: int
+) -> None:
+    """Weights, AdamW state and step number in one safetensors file, written atomically."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"step": str(step), "config": json.dumps(asdict(config))}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
+) -> int:
+    """Restore model and optimiser in place; returns the number of steps done.
+
+    Raises DataError where the file is damaged, or of another model or configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a readable checkpoint ({error}); delete it") from error
+    saved, wanted = json.loads(metadata["config"]), json.loads(json.dumps(asdict(config)))
+    differing = [name for name in wanted if saved.get(name) != wanted[name]]
+    if differing:
+        raise DataError(
+            f"{path}: written with another {', '.join(differing)}; choose another folder"
+        )
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"{path}: the checkpoint is of another model; choose another folder") from (
+            error
+        )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    logger.info("%s: continuing after step %s", path, metadata["step"])
+    return int(metadata["step"])
+
+
+def _trim_log(path: Path, step: int) -> None:
+    """Drop rows that a killed run logged after its last checkpoint."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if int(row["step"]) <= step]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(rows):
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+def _append_row(path: Path, row: dict) -> None:
+    new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(
+            {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()}
+        )

@@ -1,0 +1,204 @@
+"""Reading, checking and writing ChatIR dialogue files."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daitir.dialogues import (
+    TEXT_CONVENTIONS,
+    Dialogue,
+    image_name,
+    lint_dialogues,
+    query_texts,
+    read_dialogues,
+    write_dialogues,
+)
+from daitir.errors import DataError
+from daitir.files import safe_join
+
+VISDIAL = Path(__file__).parents[1] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
+quick = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def _file(folder, content, name="dialogues.json"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def _entry(img="a.png", dialog=("a dog", "is it big? yes")):
+    return {"img": img, "dialog": list(dialog)}
+
+
+def test_reads_rounds_of_any_number_and_leaves_extra_keys_out(tmp_path):
+    path = _file(tmp_path, [_entry() | {"id": 7}, _entry("./b/c.png", ["one round"])])
+    assert read_dialogues(path, gallery=["a.png", "b/c.png"]) == [
+        Dialogue("a.png", ("a dog", "is it big? yes")),
+        Dialogue("b/c.png", ("one round",)),
+    ]
+
+
+def test_accepts_a_byte_order_mark(tmp_path):
+    path = _file(tmp_path, b"\xef\xbb\xbf" + json.dumps([_entry()]).encode())
+    assert len(read_dialogues(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b'[{"img": "a.png", "dialog": ["x"]}', "not JSON"),
+        (b'["\xff\xfe"]', "not UTF-8"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"[" + b"9" * 10_000 + b"]", "cannot be read"),
+        ({}, "must be a JSON list of dialogues, found an object of 0"),
+        (None, "must be a JSON list"),
+        ([], "no dialogues"),
+        (["a.png"], "dialogue 0: must be an object"),
+        ([_entry(), {"img": "b.png"}], "dialogue 1: must be an object"),
+        ([_entry(dialog=[])], "dialogue 0: \"dialog\" must be a non-empty list"),
+        ([{"img": "a.png", "dialog": "a dog"}], "must be a non-empty list"),
+        ([_entry(dialog=["a dog", 3])], "dialogue 0: round 1 must be a string, found 3"),
+        ([_entry(dialog=["a dog", None])], "round 1 must be a string, found None"),
+        ([_entry(dialog=["a dog", " \t"])], "dialogue 0: round 1 is blank"),
+        ([_entry(dialog=["\ud83d"])], "half of a surrogate pair"),
+        ([_entry("/etc/passwd")], "absolute"),
+        ([_entry("C:/a.png")], "absolute"),
+        ([_entry("../a.png")], "leaves the image folder"),
+        ([_entry("a/../../b.png")], "leaves the image folder"),
+        ([_entry("..\\a.png")], "backslash"),
+        ([_entry("a\0.png")], "no path may hold"),
+        ([_entry("")], "non-empty string"),
+        ([_entry(5)], "must be a non-empty string, found 5"),
+        ([_entry("other.png")], "not in the gallery of 2 images"),
+        ([_entry("a.png"), _entry("./a.png")], "dialogue 1: same target as dialogue 0"),
+    ],
+)
+def test_refuses_with_one_line_that_names_the_file(tmp_path, content, message):
+    path = _file(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_dialogues(path, gallery=["a.png", "b.png"])
+    text = str(caught.value)
+    assert message in text and text.startswith(str(path)) and "\n" not in text
+    assert lint_dialogues(path, gallery=["a.png", "b.png"])
+
+
+def test_refuses_what_is_no_file(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.json"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_dialogues(path)
+
+
+def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
+    content = [_entry(), _entry("../b.png", ["x", "", 1]), 5, _entry(), _entry("c.png")]
+    path = _file(tmp_path, content)
+    problems = lint_dialogues(path, gallery=["a.png"])
+    assert Counter(p.kind for p in problems) == {
+        "blank_round": 1, "round_not_text": 1, "image_path": 1, "not_a_dialogue": 1,
+        "duplicate_target": 1, "not_in_gallery": 1,
+    }
+    assert [p.dialogue for p in problems] == [1, 1, 1, 2, 3, 4]
+    with pytest.raises(DataError, match=r"dialogue 1: round 1 is blank \(6 problems in all\)"):
+        read_dialogues(path, gallery=["a.png"])
+    assert lint_dialogues(_file(tmp_path, [_entry()])) == []
+
+
+def test_duplicate_targets_are_counted_when_they_are_allowed(tmp_path, caplog):
+    path = _file(tmp_path, [_entry(), _entry(), _entry()])
+    assert len(read_dialogues(path, allow_duplicate_targets=True)) == 3
+    assert "2 of 3 dialogues share the target" in caplog.text
+    assert lint_dialogues(path, allow_duplicate_targets=True) == []
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["img", "dialog"]) | st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+ENTRIES = st.fixed_dictionaries({"img": st.text() | JSON_VALUES, "dialog": JSON_VALUES})
+
+
+@quick
+@given(JSON_VALUES | st.lists(ENTRIES | JSON_VALUES, max_size=4))
+def test_any_json_gives_dialogues_or_a_data_error(tmp_path, value):
+    _dialogues_or_data_error(_file(tmp_path, value))
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_any_bytes_give_dialogues_or_a_data_error(tmp_path, content):
+    _dialogues_or_data_error(_file(tmp_path, content))
+
+
+def _dialogues_or_data_error(path):
+    problems = lint_dialogues(path)
+    try:
+        dialogues = read_dialogues(path)
+    except DataError as error:
+        assert problems and "\n" not in str(error)
+    else:
+        assert not problems and dialogues
+        assert all(d.rounds and all(r.strip() for r in d.rounds) for d in dialogues)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+NAMES = st.from_regex(r"[a-z]{1,4}(/[a-z0-9 é日]{1,6}){0,2}\.(png|jpg)", fullmatch=True)
+
+
+@quick
+@given(st.lists(st.tuples(NAMES, st.lists(TEXTS, min_size=1, max_size=4)), min_size=1, max_size=4))
+def test_write_then_read_gives_the_same(tmp_path, pairs):
+    dialogues = [Dialogue(name, tuple(rounds)) for name, rounds in pairs]
+    path = tmp_path / "round_trip.json"
+    write_dialogues(path, dialogues)
+    assert read_dialogues(path, allow_duplicate_targets=True) == dialogues
+
+
+@pytest.mark.parametrize(
+    "dialogue",
+    [Dialogue("a.png", ("\ud800",)), Dialogue("\udcff.png", ("x",)), Dialogue("a.png", ()),
+     Dialogue("../a.png", ("x",)), Dialogue("a.png", (" ",))],
+)
+def test_does_not_write_what_it_would_not_read(tmp_path, dialogue):
+    path = tmp_path / "out.json"
+    path.write_text("older")
+    with pytest.raises(DataError, match="not written, dialogue 0"):
+        write_dialogues(path, [dialogue])
+    assert path.read_text() == "older"
+
+
+@quick
+@given(st.text(st.sampled_from("abc./\\: ~\0é"), max_size=12))
+def test_an_accepted_image_name_never_leaves_the_folder(tmp_path, name):
+    try:
+        normal = image_name(name)
+    except DataError:
+        return
+    assert image_name(normal) == normal
+    assert safe_join(tmp_path, normal).resolve().is_relative_to(tmp_path.resolve())
+
+
+def test_query_texts_follow_the_three_conventions():
+    dialogues = [Dialogue("a", ("x", "y? yes", "z? no")), Dialogue("b", ("w",))]
+    assert query_texts(dialogues, convention="current_rewrite") == [["x", "y? yes", "z? no"], ["w"]]
+    joined = [["x", "x, y? yes", "x, y? yes, z? no"], ["w"]]
+    assert query_texts(dialogues, convention="raw_dialogue") == joined
+    assert query_texts(dialogues, convention="all_rewrites") == joined
+    with pytest.raises(ValueError, match=", ".join(TEXT_CONVENTIONS)):
+        query_texts(dialogues, convention="latest")
+
+
+@pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
+def test_the_real_file_reads_and_round_trips(tmp_path):
+    dialogues = read_dialogues(VISDIAL)
+    assert len(dialogues) == 2064
+    assert {len(d.rounds) for d in dialogues} == {11}
+    write_dialogues(tmp_path / "copy.json", dialogues)
+    assert read_dialogues(tmp_path / "copy.json") == dialogues

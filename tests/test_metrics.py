@@ -1,0 +1,311 @@
+"""Metrics against plain-loop twins and numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daitir import metrics
+
+RANKS = [[12, 3, 20], [0, 5, 1], [7, 7, 7]]
+BASELINE = [[11, 9, 2], [0, 3, 0], [7, 7, 6]]
+
+
+# Naive twins: each takes one dialogue's ranks, as long as the dialogue.
+def naive_bri(ranks):
+    best = [min(ranks[: t + 1]) for t in range(len(ranks))]
+    if len(best) == 1:
+        return math.log(best[0] + 1)
+    area = 0.0
+    for t in range(len(best) - 1):
+        area += 0.5 * (math.log(best[t] + 1) + math.log(best[t + 1] + 1))
+    return area / (len(best) - 1)
+
+
+def naive_mean(values):
+    return sum(values) / len(values) if values else math.nan
+
+
+def by_round(dialogues, num_rounds, value):
+    """Mean of value(dialogue, t) over the dialogues that have a round t."""
+    return [naive_mean([value(d, t) for d in dialogues if t < len(d)]) for t in range(num_rounds)]
+
+
+@st.composite
+def ragged_ranks(draw, num_methods=1):
+    """Rank arrays padded with -1, and the lengths of the dialogues."""
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    num_rounds = max(lengths) + draw(st.integers(0, 1))
+    arrays = []
+    for _ in range(num_methods):
+        ranks = np.full((len(lengths), num_rounds), -1)
+        for row, length in zip(ranks, lengths, strict=True):
+            row[:length] = draw(st.lists(st.integers(0, 30), min_size=length, max_size=length))
+        arrays.append(ranks)
+    return *arrays, np.array(lengths)
+
+
+def dialogues_of(ranks, lengths):
+    return [row[:length].tolist() for row, length in zip(ranks, lengths, strict=True)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(ragged_ranks(), st.integers(1, 12))
+def test_ranks_match_naive_twins(case, k):
+    ranks, lengths = case
+    num_rounds = ranks.shape[1]
+    dialogues = dialogues_of(ranks, lengths)
+    expected = by_round(dialogues, num_rounds, lambda d, t: d[t] < k)
+    np.testing.assert_allclose(metrics.recall_at_k(ranks, k, lengths=lengths), expected)
+    expected = by_round(dialogues, num_rounds, lambda d, t: 1 / (d[t] + 1))
+    np.testing.assert_allclose(metrics.mean_reciprocal_rank(ranks, lengths=lengths), expected)
+    expected = [
+        naive_mean([any(rank < k for rank in d[: t + 1]) for d in dialogues])
+        for t in range(num_rounds)
+    ]
+    np.testing.assert_allclose(metrics.hits_at_k(ranks, k, lengths=lengths), expected)
+    expected = naive_mean([naive_bri(d) for d in dialogues])
+    assert metrics.best_log_rank_integral(ranks, lengths=lengths) == pytest.approx(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ragged_ranks(num_methods=2), st.sampled_from([0.0, 0.1, 0.5, 1.5]))
+def test_degradation_matches_naive_twins(case, margin):
+    ranks, baseline, lengths = case
+    num_rounds = ranks.shape[1]
+    pairs = [
+        list(zip(d, b, strict=True))
+        for d, b in zip(dialogues_of(ranks, lengths), dialogues_of(baseline, lengths), strict=True)
+    ]
+    expected = by_round(
+        pairs, num_rounds, lambda d, t: math.log((d[t][0] + 1) / (d[t][1] + 1)) > margin
+    )
+    rate = metrics.degradation_rate(ranks, baseline, margin=margin, lengths=lengths)
+    np.testing.assert_allclose(rate, expected)
+
+    drop = metrics.rank_drop(ranks, baseline, lengths=lengths)
+    for t in range(num_rounds):
+        lost = sorted(d[t][0] - d[t][1] for d in pairs if t < len(d) and d[t][0] > d[t][1])
+        middle = [lost[(len(lost) - 1) // 2], lost[len(lost) // 2]] if lost else []
+        np.testing.assert_allclose(drop.mean[t], naive_mean(lost))
+        np.testing.assert_allclose(drop.median[t], naive_mean(middle))
+
+
+@settings(max_examples=50, deadline=None)
+@given(ragged_ranks(), st.integers(1, 12))
+def test_hits_never_fall_and_never_lie_below_recall(case, k):
+    ranks, lengths = case
+    hits = metrics.hit_values(ranks, k, lengths=lengths)
+    recall = metrics.recall_values(ranks, k, lengths=lengths)
+    assert (np.diff(hits, axis=1) >= 0).all()
+    assert (hits >= np.nan_to_num(recall)).all()
+    np.testing.assert_array_equal(hits[:, 0], recall[:, 0])
+
+
+def test_numbers_worked_by_hand():
+    np.testing.assert_allclose(metrics.recall_at_k(RANKS, 6), [1 / 3, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(metrics.hits_at_k(RANKS, 6), [1 / 3, 2 / 3, 2 / 3])
+    np.testing.assert_allclose(
+        metrics.mean_reciprocal_rank(RANKS),
+        [(1 / 13 + 1 + 1 / 8) / 3, (1 / 4 + 1 / 6 + 1 / 8) / 3, (1 / 21 + 1 / 2 + 1 / 8) / 3],
+    )
+    first = (math.log(13) + math.log(4)) / 4 + math.log(4) / 2
+    assert metrics.best_log_rank_integral(RANKS) == pytest.approx((first + 0 + math.log(8)) / 3)
+    np.testing.assert_allclose(metrics.degradation_rate(RANKS, BASELINE), [1 / 3, 1 / 3, 1])
+    np.testing.assert_allclose(
+        metrics.degradation_rate(RANKS, BASELINE, margin=0.5), [0, 0, 2 / 3]
+    )
+    drop = metrics.rank_drop(RANKS, BASELINE)
+    np.testing.assert_allclose(drop.mean, [1, 2, 20 / 3])
+    np.testing.assert_allclose(drop.median, [1, 2, 1])
+
+
+def test_a_rank_of_k_is_no_hit():
+    np.testing.assert_array_equal(metrics.recall_at_k([[9, 10]], 10), [1, 0])
+    np.testing.assert_array_equal(metrics.hits_at_k([[10, 9]], 10), [0, 1])
+
+
+def test_equal_ranks_are_not_degraded():
+    assert metrics.degradation_rate(RANKS, RANKS).tolist() == [0, 0, 0]
+    assert np.isnan(metrics.rank_drop(RANKS, RANKS).mean).all()
+    assert np.isnan(metrics.rank_drop(RANKS, RANKS).median).all()
+
+
+def test_a_dialogue_of_one_round_counts_with_its_log_rank():
+    assert metrics.best_log_rank_integral([[4]]) == pytest.approx(math.log(5))
+    # the limit of a longer dialogue whose best rank never changes
+    assert metrics.best_log_rank_integral([[4, 4, 4]]) == pytest.approx(math.log(5))
+    values = metrics.best_log_rank_integral_values([[4, 0], [3, 1]], lengths=[1, 2])
+    np.testing.assert_allclose(values, [math.log(5), (math.log(4) + math.log(2)) / 2])
+
+
+def test_ended_dialogues_keep_hits_and_leave_the_other_means():
+    ranks, lengths = [[0, 99, 99], [50, 0, 60]], [1, 3]
+    np.testing.assert_array_equal(metrics.hits_at_k(ranks, 10, lengths=lengths), [0.5, 1, 1])
+    np.testing.assert_array_equal(metrics.recall_at_k(ranks, 10, lengths=lengths), [0.5, 1, 0])
+    values = metrics.reciprocal_rank_values(ranks, lengths=lengths)
+    np.testing.assert_array_equal(np.isnan(values), [[False, True, True], [False] * 3])
+
+
+def test_a_round_that_no_dialogue_has_is_nan():
+    ranks = [[0, 1], [2, 3]]
+    assert np.isnan(metrics.recall_at_k(ranks, 1, lengths=[1, 1])[1])
+    assert metrics.hits_at_k(ranks, 1, lengths=[1, 1]).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "convert", [np.array, torch.tensor, np.uint8, lambda r: torch.tensor(r, dtype=torch.int32)]
+)
+def test_arrays_tensors_and_lists_agree(convert):
+    ranks, lengths = convert(RANKS), convert([3, 2, 1])
+    for metric in (metrics.mean_reciprocal_rank, metrics.best_log_rank_integral):
+        np.testing.assert_array_equal(
+            metric(ranks, lengths=lengths), metric(RANKS, lengths=[3, 2, 1])
+        )
+    rate = metrics.degradation_rate(ranks, convert(BASELINE))
+    np.testing.assert_array_equal(rate, metrics.degradation_rate(RANKS, BASELINE))
+    assert rate.dtype == np.float64
+    assert isinstance(metrics.best_log_rank_integral(ranks), float)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "error", "message"),
+    [
+        ([1, 2], ValueError, r"ranks must be \(num_queries, num_rounds\)"),
+        ([], ValueError, "not empty"),
+        (np.zeros((0, 3), int), ValueError, "not empty"),
+        ([[1.0, 2.0]], TypeError, "integers, not float64"),
+        ([[True, False]], TypeError, "integers, not bool"),
+        ([[3, -1], [-2, 0]], ValueError, "cannot be negative; 2 are"),
+        ([[1, 2], [3]], ValueError, "rows of different lengths"),
+    ],
+)
+def test_bad_ranks_are_refused(ranks, error, message):
+    for metric in (
+        metrics.best_log_rank_integral,
+        metrics.mean_reciprocal_rank,
+        lambda r: metrics.recall_at_k(r, 10),
+        lambda r: metrics.hits_at_k(r, 10),
+        lambda r: metrics.degradation_rate(r, r),
+        lambda r: metrics.rank_drop(r, r),
+    ):
+        with pytest.raises(error, match=message):
+            metric(ranks)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([1, 2], ValueError, r"of shape \(3,\)"),
+        ([1, 2, 0], ValueError, "between 1 and the 3 rounds"),
+        ([1, 2, 4], ValueError, "between 1 and the 3 rounds"),
+        ([1.0, 2.0, 3.0], TypeError, "lengths must be integers"),
+    ],
+)
+def test_bad_lengths_are_refused(lengths, error, message):
+    with pytest.raises(error, match=message):
+        metrics.mean_reciprocal_rank(RANKS, lengths=lengths)
+
+
+def test_other_bad_arguments_are_refused():
+    for k, error in ((0, ValueError), (-1, ValueError), (2.5, TypeError)):
+        with pytest.raises(error):
+            metrics.recall_at_k(RANKS, k)
+        with pytest.raises(error):
+            metrics.hits_at_k(RANKS, k)
+    for margin in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="margin"):
+            metrics.degradation_rate(RANKS, BASELINE, margin=margin)
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.degradation_rate(RANKS, [[1, 2, 3]])
+    with pytest.raises(ValueError, match="baseline_ranks are 0-based"):
+        metrics.rank_drop(RANKS, [[-1, 2, 3]] * 3)
+
+
+def naive_bootstrap_means(values, num_samples, seed):
+    """The same counts, but every sample written out as the list of its drawn values."""
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(num_samples):
+        counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)))
+        drawn = np.repeat(values, counts)
+        means.append(np.mean(drawn[~np.isnan(drawn)]))
+    return means
+
+
+def test_interval_matches_naive_resampling():
+    values = np.random.default_rng(0).random(60)
+    values[:7] = np.nan
+    means = naive_bootstrap_means(values, 300, seed=5)
+    low, high = metrics.bootstrap_interval(values, num_samples=300, seed=5, level=0.9)
+    np.testing.assert_allclose([low, high], np.quantile(means, [0.05, 0.95]))
+
+
+def test_interval_covers_what_theory_says():
+    values = np.random.default_rng(1).random(500) < 0.3
+    low, high = metrics.bootstrap_interval(values, num_samples=2000)
+    error = math.sqrt(values.mean() * (1 - values.mean()) / len(values))
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_columns_share_samples_and_chunks_change_nothing(monkeypatch):
+    values = np.random.default_rng(2).random((50, 3))
+    values[3:, 1], values[:, 2] = np.nan, np.nan
+    low, high = metrics.bootstrap_interval(values, num_samples=200, seed=3)
+    single = metrics.bootstrap_interval(torch.tensor(values[:, 0]), num_samples=200, seed=3)
+    np.testing.assert_allclose([low[0], high[0]], single)
+    assert np.isfinite([low[1], high[1]]).all()  # three values left, and some samples without any
+    assert np.isnan([low[2], high[2]]).all()
+    monkeypatch.setattr(metrics, "RESAMPLE_ENTRIES", 70)
+    chunked = metrics.bootstrap_interval(values, num_samples=200, seed=3)
+    np.testing.assert_allclose(chunked, (low, high))
+    assert metrics.bootstrap_interval(values[:, 0], num_samples=200, seed=4) != single
+
+
+def test_paired_bootstrap():
+    rng = np.random.default_rng(4)
+    a = rng.random(100)
+    b = a + 0.05 + 0.01 * rng.standard_normal(100)  # far less noise in pairs than between queries
+    result = metrics.paired_bootstrap(a, b, num_samples=500, seed=1)
+    assert result.difference == pytest.approx(np.mean(b) - np.mean(a))
+    assert 0.04 < result.low < result.difference < result.high < 0.06
+    assert result.share_b_not_above_a == 0
+    assert metrics.paired_bootstrap(b, a, num_samples=500, seed=1).share_b_not_above_a == 1
+    assert metrics.paired_bootstrap(a, a, num_samples=50, seed=1).share_b_not_above_a == 1
+    means = naive_bootstrap_means(a[::-1] - a, 400, seed=2)
+    share = metrics.paired_bootstrap(a, a[::-1], num_samples=400, seed=2).share_b_not_above_a
+    assert share == pytest.approx(np.mean(np.array(means) <= 0), abs=0.01)
+
+
+def test_paired_bootstrap_by_column_leaves_out_incomplete_pairs():
+    a = np.array([[0.0, 1.0], [1.0, np.nan], [0.5, 0.0]])
+    b = np.array([[1.0, 1.0], [np.nan, 0.0], [0.5, 0.5]])
+    result = metrics.paired_bootstrap(a, b, num_samples=100, seed=0)
+    np.testing.assert_allclose(result.difference, [0.5, 0.25])
+    assert result.low.shape == result.share_b_not_above_a.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, "not empty"),
+        (np.zeros((2, 2, 2)), {}, "num_columns"),
+        ([1.0, math.inf], {}, "infinite"),
+        ([1.0], {"num_samples": 0}, "num_samples"),
+        ([1.0], {"level": 1.0}, "level"),
+    ],
+)
+def test_bad_bootstrap_arguments_are_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.bootstrap_interval(values, **options)
+    with pytest.raises(ValueError, match=message):
+        metrics.paired_bootstrap(values, values, **options)
+
+
+def test_unpaired_shapes_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.paired_bootstrap([1.0, 2.0], [1.0])

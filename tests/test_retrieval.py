@@ -1,0 +1,174 @@
+"""Ranks and search against plain loops, exact where the arithmetic is."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daitir import retrieval
+from daitir.retrieval import chunk_rows, search, target_ranks
+
+
+def naive_ranks(queries, gallery, targets):
+    ranks = []
+    for query, target in zip(queries.tolist(), targets.tolist(), strict=True):
+        scores = [sum(q * g for q, g in zip(query, row, strict=True)) for row in gallery.tolist()]
+        others = [score for i, score in enumerate(scores) if i != target]
+        ranks.append(sum(score >= scores[target] for score in others))
+    return torch.tensor(ranks)
+
+
+def integer_features(*shape, seed, high=3):
+    """Small integers, whose products are exact in floating point, with many ties."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-high, high + 1, shape, generator=generator).float()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 30), st.integers(1, 6), st.integers(0, 99),
+    st.one_of(st.none(), st.integers(1, 50)),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_ranks_match_the_naive_twin(num_queries, num_images, dim, seed, chunk_size, dtype):
+    queries = integer_features(num_queries, dim, seed=seed).to(dtype)
+    gallery = integer_features(num_images, dim, seed=seed + 1).to(dtype)
+    targets = torch.randint(num_images, (num_queries,))
+    ranks = target_ranks(queries, gallery, targets, chunk_size=chunk_size)
+    assert ranks.dtype == torch.int64
+    assert ranks.tolist() == naive_ranks(queries, gallery, targets).tolist()
+
+
+def test_ranks_match_a_sort_of_real_features():
+    queries = torch.nn.functional.normalize(torch.randn(50, 64, dtype=torch.float64), dim=1)
+    gallery = torch.nn.functional.normalize(torch.randn(700, 64, dtype=torch.float64), dim=1)
+    targets = torch.randint(700, (50,))
+    order = (queries @ gallery.T).argsort(dim=1, descending=True)
+    expected = (order == targets[:, None]).int().argmax(dim=1)
+    assert target_ranks(queries, gallery, targets).equal(expected)
+
+
+def test_rounds_keep_their_target():
+    queries = integer_features(7, 5, 4, seed=0)
+    gallery, targets = integer_features(20, 4, seed=1), torch.arange(7)
+    ranks = target_ranks(queries, gallery, targets, chunk_size=3)
+    assert ranks.shape == (7, 5)
+    for t in range(5):
+        assert ranks[:, t].equal(target_ranks(queries[:, t], gallery, targets))
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 5, 17, 300])
+def test_a_collapsed_encoder_ranks_last(num_queries):
+    feature = torch.nn.functional.normalize(torch.randn(64), dim=0)
+    gallery = feature.repeat(5003, 1)  # an odd size, whose last columns BLAS treats on their own
+    targets = torch.linspace(0, 5002, num_queries).long()
+    ranks = target_ranks(feature.repeat(num_queries, 1), gallery, targets)
+    assert (ranks == 5002).all()
+
+
+def test_the_query_that_equals_its_target_ranks_first():
+    gallery = torch.nn.functional.normalize(torch.randn(500, 32), dim=1)
+    assert (target_ranks(gallery, gallery, torch.arange(500)) == 0).all()
+
+
+def test_inputs_stay_as_they_were_and_need_no_gradient():
+    queries = integer_features(4, 3, seed=0).requires_grad_()
+    gallery, targets = integer_features(9, 3, seed=1), torch.arange(4, dtype=torch.int32)
+    copies = queries.detach().clone(), gallery.clone()
+    ranks = target_ranks(queries, gallery.T.contiguous().T, targets)
+    assert not ranks.requires_grad
+    assert queries.equal(copies[0])
+    assert gallery.equal(copies[1])
+
+
+def test_chunks_hold_the_limit_and_are_equal():
+    for num_queries, num_images in ((22_704, 50_000), (11_000, 5_000), (3, 10), (100, 10_000_000)):
+        rows = chunk_rows(num_queries, num_images)
+        assert rows <= max(retrieval.CHUNK_BYTES // (4 * num_images), retrieval.MIN_CHUNK_ROWS)
+        num_chunks = -(-num_queries // rows)
+        assert num_chunks * rows - num_queries < max(num_chunks, retrieval.MIN_CHUNK_ROWS)
+    assert chunk_rows(100, 50, chunk_size=1) == 1
+    assert chunk_rows(100, 50, chunk_size=70) == 50
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_ranks_on_a_gpu():
+    queries, gallery = integer_features(30, 5, seed=0), integer_features(40, 5, seed=1)
+    targets = torch.arange(30)
+    ranks = target_ranks(queries.cuda(), gallery.cuda(), targets)
+    assert ranks.is_cuda
+    assert ranks.cpu().equal(target_ranks(queries, gallery, targets))
+    scores, indices = search(queries.cuda(), gallery.cuda(), k=3)
+    assert scores.is_cuda
+    assert indices.is_cuda
+
+
+GALLERY = torch.eye(3)
+NAN_ROWS = torch.tensor([[0.0, 1.0, float("nan")], [0.0, 0.0, 1.0], [float("inf"), 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "targets", "error", "message"),
+    [
+        (torch.eye(3)[:, :2], GALLERY, [0, 1, 2], ValueError, "query_features have dim 2"),
+        (NAN_ROWS, GALLERY, [0, 1, 2], ValueError, "query_features hold NaN .* in 2 of 3 rows"),
+        (GALLERY, NAN_ROWS, [0, 1, 2], ValueError, "gallery_features hold NaN .* in 2 of 3 rows"),
+        (NAN_ROWS.expand(2, 3, 3), GALLERY, [0, 1], ValueError, "in 4 of 6 rows"),
+        (GALLERY.long(), GALLERY, [0, 1, 2], TypeError, "floating-point tensor, not torch.int64"),
+        (GALLERY.numpy(), GALLERY, [0, 1, 2], TypeError, "tensor, not ndarray"),
+        (GALLERY[0], GALLERY, [0], ValueError, "must be .num_queries, dim"),
+        (GALLERY, GALLERY[None], [0, 1, 2], ValueError, "num_images, dim"),
+        (GALLERY[:0], GALLERY, [], ValueError, "query_features are empty"),
+        (GALLERY, GALLERY[:0], [0, 1, 2], ValueError, "gallery_features are empty"),
+        (GALLERY, torch.zeros(1, 3).expand(2**24 + 1, 3), [0, 1, 2], ValueError, "above 16777216"),
+        (GALLERY, GALLERY.to("meta"), [0, 1, 2], ValueError, "move both to one device"),
+        (GALLERY, GALLERY, [0, 1, 3], ValueError, "1 of 3 target_indices lie outside the gallery"),
+        (GALLERY, GALLERY, [-1, 1, 3], ValueError, "2 of 3 target_indices"),
+        (GALLERY, GALLERY, [0, 1], ValueError, r"target_indices must be of shape \(3,\)"),
+        (GALLERY, GALLERY, [0.0, 1.0, 2.0], TypeError, "target_indices must be integers"),
+        (GALLERY, GALLERY, [True, True, True], TypeError, "target_indices must be integers"),
+    ],
+)
+def test_bad_input_is_refused(queries, gallery, targets, error, message):
+    with pytest.raises(error, match=message):
+        target_ranks(queries, gallery, torch.tensor(targets))
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="chunk_size"):
+        target_ranks(GALLERY, GALLERY, torch.arange(3), chunk_size=0)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match="k must lie between 1 and 3"):
+            search(GALLERY, GALLERY, k=k)
+    with pytest.raises(ValueError, match="query_features hold NaN"):
+        search(NAN_ROWS, GALLERY, k=1)
+    with pytest.raises(ValueError, match="must be .num_queries, dim"):
+        search(GALLERY[None], GALLERY, k=1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 60), st.integers(0, 99), st.data())
+def test_search_matches_a_sort(num_queries, num_images, seed, data):
+    k = data.draw(st.integers(1, num_images))
+    queries = integer_features(num_queries, 4, seed=seed)
+    gallery = integer_features(num_images, 4, seed=seed + 1)
+    scores, indices = search(queries, gallery, k=k)
+    all_scores = queries @ gallery.T
+    assert scores.shape == indices.shape == (num_queries, k)
+    assert scores.equal(all_scores.sort(dim=1, descending=True).values[:, :k])
+    assert scores.equal(all_scores.gather(1, indices))
+    for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True):
+        pairs = [(-score, index) for score, index in zip(row_scores, row_indices, strict=True)]
+        assert pairs == sorted(set(pairs))  # by score, ties by index, no image twice
+
+
+def test_search_and_ranks_agree():
+    gallery = torch.from_numpy(np.random.default_rng(0).standard_normal((300, 16))).float()
+    queries = gallery[:40] + 0.5 * torch.from_numpy(
+        np.random.default_rng(1).standard_normal((40, 16))
+    ).float()
+    ranks = target_ranks(queries, gallery, torch.arange(40))
+    _, indices = search(queries, gallery, k=10)
+    found = (indices == torch.arange(40)[:, None]).any(dim=1)
+    assert found.equal(ranks < 10)
