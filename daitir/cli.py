@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(format="daitir: %(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("daitir").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+    if arguments.verbose:
+        logging.getLogger("daitir").setLevel(logging.INFO)
     try:
         arguments.run(arguments)
         sys.stdout.flush()

@@ -248,8 +248,8 @@ def test_interval_covers_what_theory_says():
     values = np.random.default_rng(1).random(500) < 0.3
     low, high = metrics.bootstrap_interval(values, num_samples=2000)
     error = math.sqrt(values.mean() * (1 - values.mean()) / len(values))
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
 
 
 def test_columns_share_samples_and_chunks_change_nothing(monkeypatch):

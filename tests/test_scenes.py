@@ -1,8 +1,10 @@
 """The embedded world: deterministic, true to its own facts, and as rich as the book says."""
 
+import csv
 import itertools
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,13 @@ def test_a_scene_and_its_picture_are_the_same_on_every_machine():
     image = render(scene).image.astype(int)
     # Rasterisers may differ by a shade in an edge pixel, not by a picture.
     assert abs(image.mean() - IMAGE_MEAN) < 0.5
+
+
+def test_the_book_prints_the_co_occurrence_table():
+    path = Path(__file__).parents[1] / "book" / "world.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        printed = list(csv.reader(file))
+    assert printed == world.co_occurrence_table(), "write the table to book/world.csv again"
 
 
 def test_workers_do_not_change_the_pictures():

@@ -181,3 +181,26 @@ HELD_OUT_COLOURS = frozenset(
 HELD_OUT_PLACES = frozenset(
     {("dog", "farm"), ("tent", "desert"), ("duck", "harbour"), ("cyclist", "park")}
 )
+
+
+def co_occurrence_table() -> list[list[str]]:
+    """The table of `book/world.csv`: a header, then a row for each category.
+
+    A row holds the category, its group, its favourite colours, and its weight in each place; a
+    combination that training never shows is marked as held out.
+    """
+    header = ["category", "group", "favourite colours", *PLACES]
+    rows = [
+        [
+            name,
+            category.group,
+            _FAVOURITE_COLOURS.get(name, "–"),
+            *(
+                "held out" if (name, place) in HELD_OUT_PLACES else f"{weights[name]:g}"
+                for place, weights in OBJECT_WEIGHTS.items()
+            ),
+        ]
+        for name, category in CATEGORIES.items()
+    ]
+    return [header, *rows]
+

@@ -1,0 +1,126 @@
+"""Encoders: the interface over open_clip keeps what open_clip does."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from daitir.encoders import MINI_FOLDER, OWN_ARCHITECTURES, load_encoder, shortened_context
+from daitir.errors import DataError
+from daitir.scenes import render, sample_scenes
+
+TEXTS = ["a red car at the beach", "a dog", "没有人 🙂", "", "word " * 300]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_encoder("mini")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [render(scene).image for scene in sample_scenes(0, "val", 6)]
+
+
+def test_own_architectures_are_registered_with_open_clip():
+    assert {"daitir-mini", "daitir-wide"} <= set(OWN_ARCHITECTURES) <= set(open_clip.list_models())
+
+
+def test_features_are_unit_vectors_and_those_of_open_clip(mini, pictures):
+    text_features = mini.encode_texts(TEXTS, batch_size=2)
+    image_features = mini.encode_images(pictures, batch_size=4)
+    assert text_features.shape == (len(TEXTS), mini.dim)
+    assert image_features.shape == (len(pictures), mini.dim)
+    for features in (text_features, image_features):
+        assert torch.allclose(features.norm(dim=-1), torch.ones(len(features)), atol=1e-5)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{MINI_FOLDER}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER}")
+    with torch.no_grad():
+        text = model.encode_text(tokenizer(TEXTS), normalize=True)
+        pixels = torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures])
+        image = model.encode_image(pixels, normalize=True)
+    assert torch.allclose(text_features, text, atol=1e-5)
+    assert torch.allclose(image_features, image, atol=1e-5)
+
+
+def test_order_batches_and_repetition_do_not_matter(mini):
+    texts = ["a dog", "a red car", "a dog"]
+    features = mini.encode_texts(texts)
+    assert torch.equal(features[0], features[2])
+    assert torch.allclose(mini.encode_texts(texts[::-1], batch_size=1).flip(0), features, atol=1e-5)
+
+
+def test_paths_and_arrays_give_the_same_features(mini, pictures, tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures[0]).save(path)
+    assert torch.allclose(mini.encode_images([path]), mini.encode_images(pictures[:1]), atol=1e-6)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match="empty.png"):
+        mini.encode_images([tmp_path / "empty.png"])
+
+
+def test_truncation_is_counted(mini):
+    assert mini.count_truncated(TEXTS) == 1
+    end = mini.tokenizer.tokenizer.eos_token_id
+    assert (mini.tokenizer(TEXTS) == end).sum(dim=1).tolist() == [1] * len(TEXTS)
+
+
+def test_any_text_encodes_and_decodes(mini):
+    for text in TEXTS[:4]:
+        ids = mini.tokenizer.tokenizer(text)["input_ids"]
+        assert mini.tokenizer.tokenizer.decode(ids[1:-1]) == text.lower()
+
+
+def test_shortening_leaves_the_model_as_it_was(mini):
+    before = mini.model.text.attn_mask
+    with pytest.raises(RuntimeError), shortened_context(mini.model, 5):
+        raise RuntimeError
+    assert mini.model.text.attn_mask is before
+
+
+def test_a_classic_clip_architecture_works_too():
+    encoder = load_encoder("open_clip:RN50")
+    texts = ["a dog", "a much longer text about a dog " * 20]
+    assert encoder.encode_texts(texts).shape == (2, encoder.dim)
+    assert encoder.count_truncated(texts) == 1
+    picture = np.zeros((50, 80, 3), dtype=np.uint8)
+    assert encoder.encode_images([picture]).shape == (1, encoder.dim)
+
+
+def test_a_weights_file_can_be_named(mini):
+    weights = MINI_FOLDER / "open_clip_model.safetensors"
+    other = load_encoder(f"open_clip:daitir-mini@{weights}")
+    assert torch.allclose(other.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
+    folder = load_encoder(f"open_clip:{MINI_FOLDER}")
+    assert torch.allclose(folder.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("clip", "unknown encoder 'clip'"),
+        ("open_clip:", "unknown encoder"),
+        ("open_clip:ViT-Z-99", "neither a folder nor an open_clip architecture"),
+        ("open_clip:RN50@nowhere", "unknown weights 'nowhere'"),
+        ("hf:", "unknown encoder"),
+    ],
+)
+def test_unknown_specs_are_refused(spec, message):
+    with pytest.raises(DataError, match=message):
+        load_encoder(spec)
+
+
+def test_folders_that_are_no_models_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no open_clip_config\.json"):
+        load_encoder(f"open_clip:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(DataError, match="could not be loaded"):
+        load_encoder(f"open_clip:{tmp_path}")
+
+
+def test_weights_of_another_architecture_are_refused():
+    weights = MINI_FOLDER / "open_clip_model.safetensors"
+    with pytest.raises(DataError, match="could not be loaded"):
+        load_encoder(f"open_clip:daitir-wide@{weights}")
