@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from daitir.dialogues import TEXT_CONVENTIONS, read_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write
+from daitir.profiles import get_profile
 
 if TYPE_CHECKING:
     from daitir.evaluation import Evaluation
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # flushes at exit, so the rest goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (DataError, OSError) as error:
+    except (DataError, FloatingPointError, OSError) as error:
         print(f"daitir: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -106,7 +107,86 @@ def _add_evaluate(commands) -> None:
     add("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
 
 
-COMMANDS = (_add_evaluate,)
+def _add_scenes(commands) -> None:
+    parser = _add_command(
+        commands,
+        "scenes",
+        help="Write pictures, dialogues and controlled views of the embedded world as files.",
+        example="daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15",
+    )
+    parser.set_defaults(run=_scenes)
+    add = parser.add_argument
+    add("folder", type=Path,
+        help="gets images/, gallery.json, dialogues.json, rewrites.json and views/")
+    add("--split", choices=("train", "val", "test", "heldout"), default="test",
+        help="(default: %(default)s)")
+    add("--source", choices=("human", "terse", "verbose", "degenerate", "unreliable"),
+        default="human", help="who asks and answers (default: %(default)s)")
+    add("--num-dialogues", type=_positive, default=100, metavar="N", help="(default: %(default)s)")
+    add("--num-gallery", type=_positive, default=5000, metavar="N", help="(default: %(default)s)")
+    add("--broken-share", type=float, metavar="P",
+        help="also write views in which this share of the stated facts is broken")
+    add("--size", type=_positive, default=64, metavar="PIXELS", help="(default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+
+
+def _add_pretrain(commands) -> None:
+    parser = _add_command(
+        commands,
+        "pretrain",
+        help="Train a model of the package from scratch; an interrupted run continues.",
+        example="daitir pretrain clip --out runs/clip",
+    )
+    parser.set_defaults(run=_pretrain)
+    add = parser.add_argument
+    add("model", choices=("clip",), help="which model: clip is the dual encoder")
+    add("--out", required=True, type=Path, metavar="DIR",
+        help="gets checkpoint, log.csv, and at the end the model and its card")
+    add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
+    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    _add_machine(parser)
+
+
+def _add_quality(commands) -> None:
+    parser = _add_command(
+        commands,
+        "quality",
+        help="Measure a model on the validation split, as its card in the book shows it.",
+        example="daitir quality clip --out results/quality.csv",
+    )
+    parser.set_defaults(run=_quality)
+    add = parser.add_argument
+    add("model", choices=("clip",), help="which model: clip is the dual encoder")
+    add("--encoder", metavar="SPEC", help="(default: the profile's)")
+    add("--profile", help="whose sizes (default: DAITIR_PROFILE or classroom)")
+    add("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
+    _add_machine(parser)
+
+
+def _add_benchmark(commands) -> None:
+    parser = _add_command(
+        commands,
+        "benchmark",
+        help="Measure every method on every source of dialogues; an interrupted run continues.",
+        example="daitir benchmark --work runs/benchmark",
+    )
+    parser.set_defaults(run=_benchmark)
+    add = parser.add_argument
+    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--work", type=Path, default=Path("runs/benchmark"), metavar="DIR",
+        help="keeps what is done (default: %(default)s)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR",
+        help="gets PROFILE.csv and PROFILE.json (default: %(default)s)")
+    _add_machine(parser)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="where models run (default: %(default)s)")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
+                        help="processes that draw scenes (default: one a core, %(default)s)")
+
+
+COMMANDS = (_add_evaluate, _add_scenes, _add_pretrain, _add_quality, _add_benchmark)
 
 
 def _positive(text: str) -> int:
@@ -171,6 +251,86 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     print(_table(found))
     print(f"written to {arguments.out}")
+
+
+def _scenes(arguments: argparse.Namespace) -> None:
+    if arguments.num_dialogues > arguments.num_gallery:
+        raise DataError(
+            f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
+            f"raise --num-gallery {arguments.num_gallery:,}"
+        )
+    if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
+        raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
+    _check_output(arguments.folder / "gallery.json")
+    from daitir.scenes.export import export_scenes
+
+    export_scenes(
+        arguments.folder,
+        split=arguments.split,
+        source=arguments.source,
+        num_dialogues=arguments.num_dialogues,
+        num_gallery=arguments.num_gallery,
+        broken_share=arguments.broken_share,
+        size=arguments.size,
+        seed=arguments.seed,
+        progress=True,
+    )
+    print(f"written to {arguments.folder}")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.out / "log.csv")
+    _check_device(arguments.device)
+    from daitir.training.clip import train_clip
+
+    train_clip(
+        profile.clip,
+        arguments.out,
+        seed=arguments.seed,
+        device=arguments.device,
+        num_workers=arguments.workers,
+    )
+    print(f"written to {arguments.out}; load it with --encoder open_clip:{arguments.out}")
+
+
+def _quality(arguments: argparse.Namespace) -> None:
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.out)
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.quality import clip_quality
+
+    encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
+    table = clip_quality(
+        encoder,
+        image_size=profile.image_size,
+        num_dialogues=profile.num_test_dialogues,
+        num_gallery=profile.num_gallery,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    with atomic_write(arguments.out) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    print(table.to_string(index=False))
+    print(f"written to {arguments.out}")
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}.csv")
+    _check_device(arguments.device)
+    from daitir.benchmark import run_benchmark
+
+    path = run_benchmark(
+        profile,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
 
 
 def _check_output(path: Path) -> None:

@@ -48,7 +48,9 @@ class Encoder:
         context_length: tokens that the text tower reads, start and end tokens included.
     """
 
-    def __init__(self, spec: str, model, preprocess: Callable, tokenizer, device: str | torch.device):
+    def __init__(
+        self, spec: str, model, preprocess: Callable, tokenizer, device: str | torch.device
+    ):
         self.spec = spec
         self.model = model.to(device).eval()
         self.preprocess = preprocess

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import torch
 
 from daitir import metrics
 from daitir.encoders import Encoder
-from daitir.files import atomic_write
 from daitir.retrieval import target_ranks
 from daitir.scenes import dialogue, render_scenes, rewrites, sample_scenes, short_caption
 
@@ -70,9 +68,3 @@ def clip_quality(
                 }
             )
     return pd.DataFrame(rows)
-
-
-def write_quality(table: pd.DataFrame, path: Path) -> None:
-    """Write a quality table as CSV, whole or not at all."""
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Dialogues about scenes: true where they should be, of five qualities, and a planner that helps."""
+"""Dialogues about scenes: true where they should be, five sources, a planner that helps."""
 
 import random
 from collections import Counter
@@ -50,7 +50,8 @@ def test_every_value_has_words():
 
 def test_no_two_values_share_a_phrase():
     tables = (NOUNS, PLACE_PHRASES, TIME_PHRASES, WEATHER_PHRASES, SIZE_WORDS, COLUMN_PHRASES)
-    phrases = [p for table in (*tables, ROW_PHRASES) for forms in table.values() for p in set(forms)]
+    values = [forms for table in (*tables, ROW_PHRASES) for forms in table.values()]
+    phrases = [phrase for forms in values for phrase in set(forms)]
     assert len(phrases) == len(set(phrases))
 
 
@@ -188,8 +189,8 @@ def test_describe_without_chance_is_plain_and_fixed():
         Fact("scene", "count", 2),
         Fact("people", "present", False),
     ]
-    text = "a red car and a dog at night, the dog to the left of the car, two things in all, no people"
-    assert describe(facts) == text
+    start = "a red car and a dog at night, the dog to the left of the car"
+    assert describe(facts) == f"{start}, two things in all, no people"
     assert describe([]) == ""
 
 

@@ -1,4 +1,4 @@
-"""The training loop: resumed equals uninterrupted; the recipe of the dual encoder runs end to end."""
+"""The training loop resumes exactly; the recipe of the dual encoder runs end to end."""
 
 import csv
 import dataclasses

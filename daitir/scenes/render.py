@@ -235,8 +235,9 @@ def _draw_beach(pen: _Pen) -> None:
 
 
 def _draw_city(pen: _Pen) -> None:
-    towers = ((0, 12, 9), (9, 6, 8), (17, 15, 9), (26, 9, 7), (33, 17, 9), (42, 11, 10), (52, 5, 12))
-    for number, (x, y, width) in enumerate(towers):
+    left_top_width = ((0, 12, 9), (9, 6, 8), (17, 15, 9), (26, 9, 7))
+    left_top_width += ((33, 17, 9), (42, 11, 10), (52, 5, 12))
+    for number, (x, y, width) in enumerate(left_top_width):
         pen.box((x, y, x + width, _HORIZON + 4), ("#7d6f86", "#93646a", "#5e7385")[number % 3])
         for wx in range(x + 1, x + width - 2, 3):
             for wy in range(y + 2, _HORIZON + 1, 4):

@@ -6,15 +6,26 @@ import json
 import platform
 import random
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from daitir.encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.errors import DataError
@@ -71,7 +82,9 @@ def train_clip(
     size = model.visual.image_size[0]
     images = render_scenes(scenes, size=size, num_workers=num_workers, progress=progress)
 
-    mixed_precision = torch.autocast(torch.device(device).type, torch.bfloat16)
+    kind = torch.device(device).type
+    # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if kind == "cpu" else nullcontext
 
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = np.random.default_rng([seed, step]).choice(
@@ -82,7 +95,11 @@ def train_clip(
         ]
         pixels = augment(torch.from_numpy(images[chosen]).to(device))
         tokens = torch.tensor([e.ids for e in tokenizer.encode_batch(captions)], device=device)
-        with shortened_context(model, tokens.shape[1]), mixed_precision:
+        with (
+            shortened_context(model, tokens.shape[1]),
+            torch.autocast(kind, torch.bfloat16),
+            attention(),
+        ):
             image_features, text_features, logit_scale = model(pixels, tokens)
         loss = info_nce(image_features.float(), text_features.float(), logit_scale)
         return {"loss": loss, "logit_scale": logit_scale}

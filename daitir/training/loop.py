@@ -47,7 +47,9 @@ class LoopConfig:
 def learning_rate_at(step: int, config: LoopConfig) -> float:
     """The learning rate of a step: linear warm-up from 0, then a cosine down to 0.
 
-    >>> config = LoopConfig(steps=10, learning_rate=1.0, weight_decay=0, warmup_steps=2, clip_norm=1)
+    >>> config = LoopConfig(
+    ...     steps=10, learning_rate=1.0, weight_decay=0, warmup_steps=2, clip_norm=1
+    ... )
     >>> [round(learning_rate_at(step, config), 2) for step in (0, 1, 2, 6, 10)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """

@@ -1,0 +1,134 @@
+"""Checks of the exercises: each takes a learner's function and compares it with the library's.
+
+A check returns `PASSED`, or raises AssertionError with a hint about what went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir import metrics
+from daitir.scenes import Fact, Scene, counterfactual, sample_scene
+
+PASSED = "Passed."
+
+_RANKS = np.array(
+    [[14, 6, 11, 3], [2, 25, 30, 40], [55, 18, 12, 9], [7, 9, 10, 0], [90, 80, 70, 60]]
+)
+
+
+def unit_vectors(function: Callable[[Tensor], Tensor]) -> str:
+    """Chapter 00: `function(features)` scales each row of `(num_rows, dim)` to length 1."""
+    features = torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.6, 0.8]])
+    kept = features.clone()
+    answer = function(features)
+    assert torch.equal(features, kept), "the features that were passed in must stay as they are"
+    _compare(answer, F.normalize(kept, dim=-1), "divide each row by its own length")
+    return PASSED
+
+
+def top_images(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Chapter 00: `function(query, gallery, k)` gives the `k` best images' indices, best first.
+
+    `query` is `(dim,)`, `gallery` `(num_images, dim)`, and the answer `(k,)`.
+    """
+    gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
+    _compare(
+        function(torch.tensor([1.0, 0.0]), gallery, 3),
+        [1, 3, 2],
+        "order the images by their inner product with the query, the highest first",
+    )
+    _compare(function(torch.tensor([0.0, 1.0]), gallery, 1), [0], "return k indices, not more")
+    return PASSED
+
+
+def nightfall(function: Callable[[Scene], Scene]) -> str:
+    """Chapter 00: `function(scene)` gives the same scene at night, and leaves a night as it is."""
+    for index in range(8):
+        scene = sample_scene(0, "val", index)
+        is_night = scene.time == "night"
+        expected = scene if is_night else counterfactual(scene, Fact("scene", "time", "night"))
+        answer = function(scene)
+        assert isinstance(answer, Scene), f"return a Scene, not {type(answer).__name__}"
+        assert answer.time == "night", f"the time of day is still {answer.time}"
+        assert answer == expected, "more than the time of day has changed"
+    return PASSED
+
+
+def lost_hits(function: Callable[[np.ndarray, int], Any]) -> str:
+    """Chapter 01: `function(ranks, k)` gives per round the share of hits that are lost again.
+
+    `ranks` is `(num_queries, num_rounds)`, 0-based, and the answer `(num_rounds,)`.
+    """
+    for k in (1, 10, 20):
+        expected = metrics.hits_at_k(_RANKS, k) - metrics.recall_at_k(_RANKS, k)
+        hint = f"for k = {k}, count who was below k at some round so far but is not now"
+        _compare(function(_RANKS.copy(), k), expected, hint)
+    return PASSED
+
+
+def best_log_rank_integral(function: Callable[[np.ndarray], float]) -> str:
+    """Chapter 01: `function(ranks)` gives PlugIR's BRI of ranks `(num_queries, num_rounds)`."""
+    one = np.array([[12, 3, 20]])
+    hint = "for the ranks 12, 3, 20 the best ranks so far are 12, 3, 3"
+    _compare(function(one), metrics.best_log_rank_integral(one), hint)
+    hint = "one dialogue is right; take the mean over dialogues, and divide by T, not by T + 1"
+    _compare(function(_RANKS.copy()), metrics.best_log_rank_integral(_RANKS), hint)
+    return PASSED
+
+
+def degradation_with_margin(function: Callable[[np.ndarray, np.ndarray, float], Any]) -> str:
+    """Chapter 01: `function(ranks, text_ranks, margin)` gives the degradation rate per round.
+
+    Both ranks are `(num_queries, num_rounds)`, the margin is one of log-rank, and the answer is
+    `(num_rounds,)`.
+    """
+    worse = _RANKS + np.array([0, 1, 5, 100])
+    for margin, hint in (
+        (0.0, "with a margin of 0, count every query whose rank is greater; equal ranks are not"),
+        (np.log(2), "with a margin, compare ln(rank + 1) - ln(text rank + 1) with it"),
+    ):
+        expected = metrics.degradation_rate(worse, _RANKS, margin=margin)
+        _compare(function(worse.copy(), _RANKS.copy(), margin), expected, hint)
+    return PASSED
+
+
+def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
+    """Chapter 01: `function(view_features)` gives every dialogue the views of another one.
+
+    `view_features` is `(num_queries, num_rounds, dim)`; the answer holds the same rows, none of
+    them in its own place, and each round keeps its round.
+    """
+    views = torch.arange(5 * 4 * 2, dtype=torch.float32).reshape(5, 4, 2)
+    answer = function(views.clone())
+    _shape(answer, views.shape)
+    assert not (answer == views).all(dim=-1).any(), "a dialogue has kept a view of its own"
+    _compare(
+        torch.as_tensor(answer).sort(dim=0).values,
+        views,
+        "every view must be used once, at the round that it was made for",
+    )
+    return PASSED
+
+
+def _compare(answer: Any, expected: Any, hint: str) -> None:
+    expected = np.asarray(expected, dtype=float)
+    _shape(answer, expected.shape)
+    values = np.asarray(answer, dtype=float)
+    assert np.allclose(values, expected, atol=1e-5), (
+        f"{hint}: expected {expected.round(4).tolist()}, got {values.round(4).tolist()}"
+    )
+
+
+def _shape(answer: Any, shape: tuple[int, ...]) -> None:
+    assert answer is not None and answer is not ..., (
+        "the function returns nothing yet; it must end in a return statement"
+    )
+    found = tuple(np.shape(answer))
+    assert found == tuple(shape), f"the answer must have the shape {tuple(shape)}, not {found}"

@@ -1,0 +1,119 @@
+"""The benchmark, the quality table and exported files: small sizes, the real encoder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from daitir import benchmark
+from daitir.cli import main
+from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
+from daitir.errors import DataError
+from daitir.evaluation import RESULT_COLUMNS
+from daitir.gallery import read_gallery
+from daitir.profiles import PROFILES
+from daitir.scenes.export import export_scenes
+
+SMALL = dataclasses.replace(
+    PROFILES["classroom"],
+    name="small",
+    num_test_dialogues=6,
+    num_gallery=20,
+    broken_shares=(0.15,),
+)
+VISDIAL = (
+    Path(__file__).parents[2] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Eight test dialogues with their gallery and controlled views, as files."""
+    folder = tmp_path_factory.mktemp("scenes")
+    export_scenes(folder, num_dialogues=8, num_gallery=40, broken_share=0.15)
+    return folder
+
+
+def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "BENCHMARKS", {"terse": ("terse", "test")})
+    folders = {"work_dir": tmp_path / "work", "results_dir": tmp_path / "results"}
+    path = benchmark.run_benchmark(SMALL, **folders)
+    table = pd.read_csv(path)
+    assert tuple(table.columns) == RESULT_COLUMNS
+    methods = set(table["method"])
+    assert methods == {*benchmark.TEXT_METHODS, "view_controlled_15", "dar_controlled_15"}
+    assert set(table["num_queries"]) == {6}
+    shares = table[table["metric"] != "bri"]
+    assert shares["value"].between(0, 1).all()
+    assert (table["ci_low"] <= table["value"]).all() and (table["value"] <= table["ci_high"]).all()
+    notes = json.loads(path.with_suffix(".json").read_text())
+    assert notes["truncated_query_texts"]["terse"]["text"] == 0
+
+    monkeypatch.setattr(benchmark, "_measure", None)  # whatever is done must not be done again
+    assert pd.read_csv(benchmark.run_benchmark(SMALL, **folders)).equals(table)
+    with pytest.raises(DataError, match="another profile or encoder"):
+        benchmark.run_benchmark(dataclasses.replace(SMALL, num_gallery=21), **folders)
+
+
+def test_exported_files_are_those_of_the_field(exported):
+    gallery = read_gallery(exported / "gallery.json")
+    dialogues = read_dialogues(exported / "dialogues.json", gallery=gallery)
+    refined = read_dialogues(exported / "rewrites.json", gallery=gallery)
+    assert len(gallery) == 40 and len(dialogues) == len(refined) == 8
+    assert [d.image for d in dialogues] == [r.image for r in refined] == gallery[:8]
+    assert all(len(d.rounds) == 11 for d in dialogues + refined)
+    assert len(list((exported / "views").iterdir())) == 8 * 11
+
+
+@pytest.mark.parametrize("fusion", ["text", "view", "dar"])
+def test_evaluate_runs_on_exported_files(exported, tmp_path, fusion, capsys):
+    out = tmp_path / "table.csv"
+    arguments = ["--dialogues", exported / "rewrites.json", "--images", exported / "images"]
+    arguments += ["--views", exported / "views", "--encoder", "mini", "--fusion", fusion]
+    assert main(["evaluate", *map(str, arguments), "--out", str(out)]) == 0
+    assert "truncated: 0 of 88 query texts" in capsys.readouterr().out
+    table = pd.read_csv(out)
+    last = table[(table["method"] == fusion) & (table["metric"] == "hits_at_10")]["value"]
+    assert last.iloc[-1] >= last.iloc[0] > 0
+
+
+@pytest.mark.skipif(not VISDIAL.is_file(), reason="the field's dialogue file is not here")
+@pytest.mark.parametrize("convention", ["raw_dialogue", "current_rewrite"])
+def test_real_peoples_words_pass(exported, tmp_path, convention, capsys):
+    """The first 100 VisDial dialogues over scenes: the ranks mean nothing, that it runs does."""
+    export_scenes(tmp_path, num_dialogues=1, num_gallery=100)
+    names = read_gallery(tmp_path / "gallery.json")
+    people = read_dialogues(VISDIAL)[:100]
+    spoken = [Dialogue(name, d.rounds) for name, d in zip(names, people, strict=True)]
+    write_dialogues(tmp_path / "visdial.json", spoken)
+    arguments = ["--dialogues", tmp_path / "visdial.json", "--images", tmp_path / "images"]
+    arguments += ["--encoder", "mini", "--fusion", "text", "--text", convention]
+    assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "table.csv")]) == 0
+    assert "of 1,100 query texts" in capsys.readouterr().out
+
+
+def test_the_quality_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "small", SMALL)
+    out = tmp_path / "quality.csv"
+    assert main(["quality", "clip", "--profile", "small", "--workers", "1", "--out", str(out)]) == 0
+    table = pd.read_csv(out)
+    assert table["value"].between(0, 1).all() and set(table["split"]) == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scenes", "{}", "--num-dialogues", "9", "--num-gallery", "5"], "raise --num-gallery"),
+        (["scenes", "{}", "--broken-share", "2"], "between 0 and 1"),
+        (["pretrain", "clip", "--out", "{}", "--profile", "cluster"], "unknown profile"),
+        (["quality", "clip", "--out", "{}/a.csv", "--encoder", "nothing"], "unknown encoder"),
+        (["benchmark", "--results", "{}", "--profile", "cluster"], "unknown profile"),
+        (["benchmark", "--results", "{}", "--device", "cuda:99"], "not available here"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments, message, tmp_path, capsys):
+    assert main([argument.format(tmp_path) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1

@@ -1,0 +1,95 @@
+"""Every exercise's checker passes a right answer and stops the usual wrong ones with a hint."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from daitir import checks, metrics
+from daitir.scenes import Fact, counterfactual
+
+
+def nightfall(scene):
+    if scene.time == "night":
+        return scene
+    return counterfactual(scene, Fact("scene", "time", "night"))
+
+
+def lost_hits(ranks, k):
+    return (ranks.min(axis=1, keepdims=True) < k).mean(axis=0) - (ranks < k).mean(axis=0)
+
+
+def in_place(features):
+    features /= features.norm(dim=-1, keepdim=True)
+    return features
+
+
+RIGHT = {
+    checks.unit_vectors: lambda f: f / f.norm(dim=-1, keepdim=True),
+    checks.top_images: lambda q, g, k: (g @ q).argsort(descending=True)[:k],
+    checks.nightfall: nightfall,
+    checks.lost_hits: lambda r, k: (
+        (np.minimum.accumulate(r, axis=1) < k).mean(axis=0) - (r < k).mean(axis=0)
+    ),
+    checks.best_log_rank_integral: metrics.best_log_rank_integral,
+    checks.degradation_with_margin: lambda r, t, m: metrics.degradation_rate(r, t, margin=m),
+    checks.placebo_views: lambda v: v.roll(1, dims=0),
+}
+WRONG = [
+    (checks.unit_vectors, lambda f: f / f.norm(), "divide each row"),
+    (checks.unit_vectors, lambda f: f / f.sum(dim=-1, keepdim=True), "divide each row"),
+    (checks.unit_vectors, in_place, "must stay as they are"),
+    (checks.top_images, lambda q, g, k: (g @ q).argsort()[:k], "the highest first"),
+    (checks.top_images, lambda q, g, k: (g @ q).argsort(descending=True), "shape"),
+    (checks.top_images, lambda q, g, k: (g @ q).sort(descending=True).values[:k], "highest"),
+    (checks.nightfall, lambda s: s, "still day"),
+    (checks.nightfall, lambda s: replace(nightfall(s), weather="rainy"), "more than the time"),
+    (checks.nightfall, lambda s: None, "return a Scene"),
+    (checks.lost_hits, lost_hits, "at some round so far"),
+    (checks.lost_hits, lambda r, k: metrics.hits_at_k(r, k), "but is not now"),
+    (checks.lost_hits, lambda r, k: 0.0, "shape"),
+    (
+        checks.best_log_rank_integral,
+        lambda r: np.log1p(r).mean(),
+        "best ranks so far are 12, 3, 3",
+    ),
+    (
+        checks.best_log_rank_integral,
+        lambda r: len(r) * metrics.best_log_rank_integral(r),
+        "mean over dialogues",
+    ),
+    (checks.degradation_with_margin, lambda r, t, m: (r >= t).mean(axis=0), "equal ranks are not"),
+    (checks.degradation_with_margin, lambda r, t, m: (r > t).mean(axis=0), "with a margin"),
+    (checks.degradation_with_margin, lambda r, t, m: (r - t > m).mean(axis=0), "with a margin"),
+    (checks.placebo_views, lambda v: v, "kept a view of its own"),
+    (checks.placebo_views, lambda v: v.roll(1, dims=1), "at the round"),
+    (checks.placebo_views, lambda v: v[[1, 2, 3, 4, 2]], "used once"),
+    (checks.placebo_views, lambda v: v[1:], "shape"),
+]
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+def test_a_right_answer_passes(check):
+    assert check(RIGHT[check]) == checks.PASSED
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
+def test_a_wrong_answer_fails_with_a_hint(check, answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check(answer)
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("nothing", [None, ...], ids=["None", "..."])
+def test_an_empty_stub_fails(check, nothing):
+    with pytest.raises(AssertionError, match="return"):
+        check(lambda *arguments: nothing)
+
+
+def test_lists_and_tensors_are_fine_as_answers():
+    def rate(ranks, text_ranks, margin):
+        return list(metrics.degradation_rate(ranks, text_ranks, margin=margin))
+
+    assert checks.degradation_with_margin(rate) == checks.PASSED
+    assert checks.placebo_views(lambda v: torch.cat([v[1:], v[:1]])) == checks.PASSED
