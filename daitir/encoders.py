@@ -5,7 +5,8 @@ A *spec* names an encoder:
 - `mini`: the dual encoder that comes with the package;
 - `open_clip:NAME`: an architecture of open_clip with random weights;
 - `open_clip:NAME@PRETRAINED`: with a pretrained tag of open_clip or a weights file;
-- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser.
+- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser, relative to
+  the working directory or to the checkout.
 """
 
 from __future__ import annotations
@@ -153,12 +154,13 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
             "or open_clip:FOLDER"
         )
     name, _, pretrained = rest.partition("@")
-    if not pretrained and Path(name).is_dir():
-        return _load_folder(spec, Path(name), device)
     if name not in open_clip.list_models():
+        for folder in (Path(name), _PACKAGE.parent / name):
+            if folder.is_dir() and not pretrained:
+                return _load_folder(spec, folder, device)
         raise DataError(
-            f"unknown encoder {spec!r}: {name} is neither a folder nor an open_clip architecture; "
-            "open_clip.list_models() lists those"
+            f"unknown encoder {spec!r}: {name} is neither a folder (`daitir pretrain clip` makes "
+            "one) nor an open_clip architecture (open_clip.list_models() lists those)"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in tags and not Path(pretrained).is_file():

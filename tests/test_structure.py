@@ -1,5 +1,6 @@
 """Every chapter keeps the book's form; each rule is seen failing on a small made-up chapter."""
 
+import base64
 import re
 import statistics
 from pathlib import Path
@@ -10,7 +11,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from daitir.provenance import is_stale
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CARD_WORDS = ("You will learn", "Prerequisites", "Run time", "Hardware")
 HEADINGS = ("What this does not show", "Exercises", "Takeaways")
 MAX_CELL_LINES, MAX_MEDIAN_LINES, MAX_SETUP_LINES, MAX_CODE_CELLS_IN_A_ROW = 30, 6, 8, 3
@@ -158,3 +160,11 @@ def test_an_expected_error_passes(chapter):
 
 def test_an_empty_notebook_is_no_chapter():
     assert len(problems(new_notebook())) > len(HEADINGS)
+
+
+def test_the_picture_in_the_readme_is_a_figure_of_the_chapter():
+    chapter = nbformat.read(ROOT / "notebooks" / "01_interactive_retrieval.ipynb", as_version=4)
+    outputs = [output for cell in chapter.cells for output in cell.get("outputs", [])]
+    figures = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    shown = (ROOT / "book" / "images" / "result.png").read_bytes()
+    assert shown in map(base64.b64decode, figures), "save the figure of the chapter there again"

@@ -98,6 +98,15 @@ def test_the_clip_recipe_trains_and_its_folder_loads(tmp_path):
         train_clip(dataclasses.replace(recipe, model="RN50"), tmp_path / "other")
 
 
+def test_the_gpu_recipe_runs_on_a_cpu_at_reduced_size(tmp_path):
+    recipe = dataclasses.replace(
+        PROFILES["gpu"].clip, num_scenes=8, steps=1, batch_size=2, warmup_steps=1
+    )
+    train_clip(recipe, tmp_path, progress=False)
+    encoder = load_encoder(f"open_clip:{tmp_path}")
+    assert (encoder.dim, encoder.image_size) == (256, PROFILES["gpu"].image_size)
+
+
 def test_the_tokenizer_is_deterministic_and_byte_level():
     one, two = (train_tokenizer(512, num_scenes=50) for _ in range(2))
     assert one.to_str() == two.to_str()
