@@ -139,7 +139,7 @@ def _add_pretrain(commands) -> None:
     )
     parser.set_defaults(run=_pretrain)
     add = parser.add_argument
-    add("model", choices=("clip",), help="which model: clip is the dual encoder")
+    add("model", choices=("tokenizer", "clip"), help="which: clip is the dual encoder")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
     add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
@@ -282,6 +282,12 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.out / "log.csv")
     _check_device(arguments.device)
+    if arguments.model == "tokenizer":
+        from daitir.training.tokenizer import train_tokenizer
+
+        train_tokenizer().save_pretrained(arguments.out)
+        print(f"written to {arguments.out}")
+        return
     from daitir.training.clip import train_clip
 
     train_clip(

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
 MINI_FOLDER = _PACKAGE / "assets" / "clip"
+TOKENIZER_FOLDER = _PACKAGE / "assets" / "tokenizer"
 OWN_ARCHITECTURES = tuple(sorted(path.stem for path in (_PACKAGE / "configs").glob("*.json")))
 
 if not set(OWN_ARCHITECTURES) <= set(open_clip.list_models()):
@@ -172,11 +174,11 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=pretrained or None
         )
-        tokenizer = (
-            open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER}")
-            if name in OWN_ARCHITECTURES
-            else open_clip.get_tokenizer(name)
-        )
+        if name in OWN_ARCHITECTURES:
+            context_length = open_clip.get_model_config(name)["text_cfg"]["context_length"]
+            tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=context_length)
+        else:
+            tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError) as error:
         raise DataError(f"{spec}: could not be loaded ({_first_line(error)})") from error
     if not pretrained:

@@ -29,6 +29,7 @@ from daitir.scenes.language import (
     COLUMN_PHRASES,
     NOUNS,
     PLACE_PHRASES,
+    RELATION_PHRASES,
     ROW_PHRASES,
     SIZE_WORDS,
     TIME_PHRASES,
@@ -45,6 +46,7 @@ def test_every_value_has_words():
     assert set(TIME_PHRASES) == set(world.TIMES)
     assert set(WEATHER_PHRASES) == set(world.WEATHERS)
     assert set(SIZE_WORDS) == set(world.SIZES)
+    assert set(RELATION_PHRASES) == set(world.RELATIONS)
     assert set(COLUMN_PHRASES) == set(world.COLUMNS) and set(ROW_PHRASES) == set(world.ROWS)
 
 

@@ -192,6 +192,8 @@ SCENE = Scene(
 def test_relations():
     assert holds(Fact("dog", "left of", "car"), SCENE)
     assert holds(Fact("dog", "in front of", "kite"), SCENE)
+    assert holds(Fact("car", "right of", "kite"), SCENE)
+    assert not holds(Fact("dog", "right of", "kite"), SCENE)
     assert not holds(Fact("kite", "in front of", "dog"), SCENE)
     assert not holds(Fact("car", "left of", "dog"), SCENE)
     assert not holds(Fact("dog", "left of", "cow"), SCENE)

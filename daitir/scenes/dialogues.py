@@ -109,10 +109,10 @@ def merge_facts(turns: Iterable[Turn]) -> tuple[Fact, ...]:
     """
     known: dict[tuple, Fact] = {}
     for fact in (fact for turn in turns for fact in turn.facts):
-        relational = fact.attribute in ("left of", "in front of")
+        relational = fact.attribute in world.RELATIONS
         known[(*fact[:2], fact.value) if relational else fact[:2]] = fact
     mentioned = {f.subject for f in known.values() if (f.attribute, f.value) != ("present", False)}
-    mentioned |= {str(f.value) for f in known.values() if f.attribute in ("left of", "in front of")}
+    mentioned |= {str(f.value) for f in known.values() if f.attribute in world.RELATIONS}
 
     def contradicted(fact: Fact) -> bool:
         if (fact.attribute, fact.value) == ("present", False):
@@ -165,7 +165,7 @@ def wrong(fact: Fact, rng: random.Random) -> Fact:
     subject, attribute, value = fact
     if attribute == "present":
         return Fact(subject, attribute, not value)
-    if attribute in ("left of", "in front of"):
+    if attribute in world.RELATIONS:
         return Fact(str(value), attribute, subject)
     options = {
         "place": world.PLACES,

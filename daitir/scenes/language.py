@@ -87,6 +87,7 @@ ROW_PHRASES = {
 }
 RELATION_PHRASES = {
     "left of": ["to the left of", "left of", "on the left side of"],
+    "right of": ["to the right of", "right of", "on the right side of"],
     "in front of": ["in front of", "before"],
 }
 GROUP_WORDS = {
@@ -225,7 +226,7 @@ def mention(
         ]
     if number > 1 and rng.random() < relation:
         a, b = chosen[0].category, chosen[1].category
-        possible = [Fact(x, r, y) for x, y in ((a, b), (b, a)) for r in RELATION_PHRASES]
+        possible = [Fact(x, r, y) for x, y in ((a, b), (b, a)) for r in world.RELATIONS]
         facts += [fact for fact in possible if holds(fact, scene)][:1]
     for name, probability in (("place", place), ("time", time), ("weather", weather)):
         if rng.random() < probability:

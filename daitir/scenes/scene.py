@@ -19,8 +19,8 @@ class Fact(NamedTuple):
     """One thing that can be said of a scene, true or false.
 
     `subject` is `"scene"`, a category or a group of categories; `attribute` one of `place`,
-    `time`, `weather`, `count`, `present`, `colour`, `size`, `column`, `row`, `left of`,
-    `in front of`; for the last two the value is another category.
+    `time`, `weather`, `count`, `present`, `colour`, `size`, `column`, `row`, or one of
+    `world.RELATIONS`, whose value is another category.
     """
 
     subject: str
@@ -74,16 +74,17 @@ class Scene:
         for a, b in itertools.permutations(self.objects, 2):
             facts += [
                 Fact(a.category, relation, b.category)
-                for relation in ("left of", "in front of")
+                for relation in world.RELATIONS
                 if related(a, relation, b)
             ]
         return tuple(facts)
 
 
 def related(a: SceneObject, relation: str, b: SceneObject) -> bool:
-    """Whether `a` stands in the relation (`left of` or `in front of`) to `b`."""
-    if relation == "left of":
-        return world.COLUMNS.index(a.column) < world.COLUMNS.index(b.column)
+    """Whether `a` stands in a relation of `world.RELATIONS` to `b`; in front: in one column."""
+    if relation != "in front of":
+        left, right = (a, b) if relation == "left of" else (b, a)
+        return world.COLUMNS.index(left.column) < world.COLUMNS.index(right.column)
     return a.column == b.column and (a.row, b.row) == ("front", "back")
 
 
@@ -104,7 +105,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
     item = scene.object(subject)
     if item is None:
         return False
-    if attribute in ("left of", "in front of"):
+    if attribute in world.RELATIONS:
         other = scene.object(str(value))
         return other is not None and related(item, attribute, other)
     return getattr(item, attribute) == value
@@ -173,7 +174,7 @@ def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool 
                 absent.update(world.MEMBERS[subject])
         elif attribute == "present" and not value:
             absent.add(subject)
-        elif attribute in ("left of", "in front of"):
+        elif attribute in world.RELATIONS:
             relations.append(fact)
             known.setdefault(subject, {})
             known.setdefault(str(value), {})

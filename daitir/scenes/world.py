@@ -16,6 +16,7 @@ SIZES = ("small", "large")
 COLUMNS = ("left", "middle", "right")
 ROWS = ("front", "back")
 CELLS = tuple(product(COLUMNS, ROWS))
+RELATIONS = ("left of", "right of", "in front of")
 GROUPS = ("people", "animals", "vehicles", "plants", "things")
 
 MAX_OBJECTS = 4

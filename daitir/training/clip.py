@@ -14,25 +14,17 @@ import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoTokenizer
 
-from daitir.encoders import OWN_ARCHITECTURES, shortened_context
+from daitir.encoders import OWN_ARCHITECTURES, TOKENIZER_FOLDER, shortened_context
 from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.objectives import info_nce
 from daitir.profiles import ClipRecipe
-from daitir.scenes import SOURCES, dialogue, render_scenes, sample_scenes, short_caption
+from daitir.scenes import render_scenes, sample_scenes, short_caption
 from daitir.training.loop import LoopConfig, train
 
 MAX_LOGIT_SCALE = 100.0
@@ -75,7 +67,7 @@ def train_clip(
         seed=seed,
     )
     architecture = open_clip.get_model_config(recipe.model)
-    tokenizer = train_tokenizer(architecture["text_cfg"]["vocab_size"])
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
     torch.manual_seed(seed)
     model = open_clip.create_model(recipe.model).to(device)
     scenes = sample_scenes(seed, "train", recipe.num_scenes)
@@ -94,7 +86,7 @@ def train_clip(
             short_caption(scenes[i], random.Random(f"caption/{seed}/{step}/{i}")) for i in chosen
         ]
         pixels = augment(torch.from_numpy(images[chosen]).to(device))
-        tokens = torch.tensor([e.ids for e in tokenizer.encode_batch(captions)], device=device)
+        tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"].to(device)
         with (
             shortened_context(model, tokens.shape[1]),
             torch.autocast(kind, torch.bfloat16),
@@ -148,41 +140,8 @@ def augment(images: Tensor) -> Tensor:
     return (pixels - MEAN) / STD
 
 
-def train_tokenizer(vocab_size: int, *, num_scenes: int = 3000) -> Tokenizer:
-    """A byte-level BPE tokeniser, learned from captions and dialogues of training scenes.
-
-    Every text encodes, since unknown words fall back to their bytes. Padding is 0, the end token
-    has the highest number: open_clip's text towers read their feature where it stands.
-    """
-    texts = []
-    for index, scene in enumerate(sample_scenes(0, "train", num_scenes)):
-        texts.append(short_caption(scene, random.Random(f"tokenizer/{index}")))
-        source = SOURCES[index % len(SOURCES)]
-        texts += [turn.text for turn in dialogue(source, scene)]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        special_tokens=["<pad>", "<start>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens(["<end>"])
-    end = tokenizer.token_to_id("<end>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", end)]
-    )
-    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
-    return tokenizer
-
-
-def export(model, architecture: dict, tokenizer: Tokenizer, folder: Path) -> None:
+def export(model, architecture: dict, tokenizer, folder: Path) -> None:
     """Write a model as the folder that open_clip reads, weights in half precision."""
-    from transformers import PreTrainedTokenizerFast
-
     settings = {
         "model_cfg": architecture,
         "preprocess_cfg": {
@@ -195,14 +154,7 @@ def export(model, architecture: dict, tokenizer: Tokenizer, folder: Path) -> Non
     weights = {n: t.detach().cpu().half().contiguous() for n, t in model.state_dict().items()}
     with atomic_write(folder / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
-    tokenizer.no_padding()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<start>",
-        eos_token="<end>",
-        pad_token="<pad>",
-        padding_side="right",
-    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     with atomic_write(folder / "open_clip_config.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
