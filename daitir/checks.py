@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir import metrics
+from daitir.objectives import info_nce
+from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, sample_scene
 
 PASSED = "Passed."
@@ -21,6 +23,10 @@ PASSED = "Passed."
 _RANKS = np.array(
     [[14, 6, 11, 3], [2, 25, 30, 40], [55, 18, 12, 9], [7, 9, 10, 0], [90, 80, 70, 60]]
 )
+_PAIRS = [  # features before scaling: images, then their texts, of which two are the same
+    [[1.0, 0.2, -0.3], [0.1, 0.9, 0.4], [-0.5, 0.3, 0.8]],
+    [[0.3, 0.8, 0.2], [0.3, 0.8, 0.2], [-0.6, 0.1, 0.7]],
+]
 
 
 def unit_vectors(function: Callable[[Tensor], Tensor]) -> str:
@@ -114,6 +120,59 @@ def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
         views,
         "every view must be used once, at the round that it was made for",
     )
+    return PASSED
+
+
+def chance_loss(function: Callable[[int], float]) -> str:
+    """Chapter 02: `function(batch_size)` is the contrastive loss when all pairs look alike."""
+    for batch_size in (2, 64, 1000):
+        same = torch.ones(batch_size, 1)
+        hint = f"each of {batch_size} candidates has the same probability; mind the logarithm"
+        _compare(function(batch_size), info_nce(same, same, 1.0), hint)
+    return PASSED
+
+
+def image_to_text_ranks(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Chapter 02: `function(image_features, text_features)` ranks each image's own text.
+
+    Both are `(num_pairs, dim)`, row i belongs to row i, and the answer `(num_pairs,)` is 0-based.
+    """
+    images, texts = (F.normalize(m, dim=-1) for m in torch.tensor(_PAIRS).unbind())
+    expected = target_ranks(images, texts, torch.arange(len(images)))
+    for wrong, hint in (
+        (target_ranks(texts, images, torch.arange(len(images))), "images look for texts"),
+        (expected + 1, "ranks count from 0: leave the image's own text out"),
+    ):
+        answer = function(images.clone(), texts.clone())
+        _shape(answer, expected.shape)
+        assert not np.array_equal(np.asarray(answer), wrong), hint
+    _compare(answer, expected, "count the other texts that score at least as high, ties too")
+    return PASSED
+
+
+def centred(function: Callable[[Tensor], Tensor]) -> str:
+    """Chapter 02: `function(features)` removes the mean row and scales rows to length 1 again."""
+    features = F.normalize(torch.tensor(_PAIRS[0]), dim=-1)
+    kept = features.clone()
+    answer = function(features)
+    assert torch.equal(features, kept), "the features that were passed in must stay as they are"
+    expected = F.normalize(kept - kept.mean(dim=0), dim=-1)
+    _compare(answer, expected, "subtract the mean over rows, then divide each row by its length")
+    return PASSED
+
+
+def similarity_gradient(function: Callable[[Tensor, float], Tensor]) -> str:
+    """Chapter 02: `function(similarity, logit_scale)` is the gradient of the contrastive loss.
+
+    It is with respect to the similarities, `(batch, batch)` as they are, pairs on the diagonal.
+    """
+    for logit_scale, hint in (
+        (1.0, "average the softmax by row and by column, less the diagonal, over the batch"),
+        (5.0, "at a scale of 1 it is right; the scale also multiplies the gradient"),
+    ):
+        similarity = torch.tensor(_PAIRS[0], requires_grad=True)
+        info_nce(similarity, torch.eye(3), logit_scale).backward()
+        _compare(function(similarity.detach(), logit_scale), similarity.grad, hint)
     return PASSED
 
 

@@ -25,15 +25,23 @@ FRAME = "#d55e00"
 
 
 def plot_rounds(
-    rows: pd.DataFrame, labels: Mapping[str, str], *, by: str = "method", ax: Axes | None = None
+    rows: pd.DataFrame,
+    labels: Mapping[str, str],
+    *,
+    by: str = "method",
+    skip: Collection[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """One curve per round and its interval as a band, for each value of the column `by`.
 
     Args:
         rows: result rows of one metric, with the columns `round`, `value`, `ci_low`, `ci_high` and
             `by`; fractions, drawn as percent.
-        labels: which values of `by` to draw, in which order, and what the legend calls them.
+        labels: which values of `by` to draw, in the order of their styles, and what the legend
+            calls them.
         by: the column that tells the curves apart.
+        skip: names in `labels` that are not drawn but keep their style, so that a method looks
+            the same in several figures.
         ax: where to draw; a new figure without it.
 
     Raises ValueError for a value of `by` without rows, two rows for one round of a curve, and
@@ -43,6 +51,8 @@ def plot_rounds(
         raise ValueError(f"{len(labels)} curves, but only {len(STYLES)} can be told apart")
     ax = ax or plt.subplots(figsize=(6, 3.6), layout="constrained")[1]
     for (name, label), (colour, line, marker) in zip(labels.items(), STYLES, strict=False):
+        if name in skip:
+            continue
         curve = rows[rows[by] == name].sort_values("round")
         if curve.empty or curve["round"].duplicated().any():
             found = "no row" if curve.empty else "several rows for a round"

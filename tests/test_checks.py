@@ -25,6 +25,24 @@ def in_place(features):
     return features
 
 
+def unit(features):
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def own_rank(similarity, beats):
+    return beats(similarity, similarity.diag()[:, None]).sum(dim=1)
+
+
+def text_ranks(image_features, text_features):
+    return own_rank(image_features @ text_features.T, torch.ge) - 1
+
+
+def similarity_gradient(similarity, scale):
+    logits = scale * similarity
+    guesses = logits.softmax(dim=1) + logits.softmax(dim=0)
+    return guesses / (2 * len(logits)) - torch.eye(len(logits)) / len(logits)
+
+
 RIGHT = {
     checks.unit_vectors: lambda f: f / f.norm(dim=-1, keepdim=True),
     checks.top_images: lambda q, g, k: (g @ q).argsort(descending=True)[:k],
@@ -35,6 +53,10 @@ RIGHT = {
     checks.best_log_rank_integral: metrics.best_log_rank_integral,
     checks.degradation_with_margin: lambda r, t, m: metrics.degradation_rate(r, t, margin=m),
     checks.placebo_views: lambda v: v.roll(1, dims=0),
+    checks.chance_loss: np.log,
+    checks.image_to_text_ranks: text_ranks,
+    checks.centred: lambda f: unit(f - f.mean(dim=0)),
+    checks.similarity_gradient: lambda s, scale: scale * similarity_gradient(s, scale),
 }
 WRONG = [
     (checks.unit_vectors, lambda f: f / f.norm(), "divide each row"),
@@ -66,6 +88,16 @@ WRONG = [
     (checks.placebo_views, lambda v: v.roll(1, dims=1), "at the round"),
     (checks.placebo_views, lambda v: v[[1, 2, 3, 4, 2]], "used once"),
     (checks.placebo_views, lambda v: v[1:], "shape"),
+    (checks.chance_loss, np.log2, "logarithm"),
+    (checks.chance_loss, lambda size: 1 / size, "same probability"),
+    (checks.image_to_text_ranks, lambda v, t: text_ranks(t, v), "images look for texts"),
+    (checks.image_to_text_ranks, lambda v, t: text_ranks(v, t) + 1, "count from 0"),
+    (checks.image_to_text_ranks, lambda v, t: own_rank(v @ t.T, torch.gt), "ties too"),
+    (checks.centred, lambda f: f - f.mean(dim=0), "divide each row by its length"),
+    (checks.centred, lambda f: unit(f - f.mean(dim=1, keepdim=True)), "mean over rows"),
+    (checks.centred, lambda f: unit(f.sub_(f.mean(dim=0))), "must stay as they are"),
+    (checks.similarity_gradient, similarity_gradient, "also multiplies"),
+    (checks.similarity_gradient, lambda s, scale: s.softmax(dim=1) - torch.eye(3), "by column"),
 ]
 
 

@@ -49,6 +49,13 @@ def test_draws_into_given_axes_and_by_another_column():
     assert plot_rounds(table, {"text": "text"}, by="benchmark", ax=ax) is ax
 
 
+def test_a_skipped_curve_leaves_its_style_unused():
+    both = {"text": "text", "dar": "sum"}
+    second = plot_rounds(rows("text", "dar"), both).lines[1]
+    (alone,) = plot_rounds(rows("dar"), both, skip=["text"]).lines
+    assert (alone.get_label(), alone.get_marker()) == ("sum", second.get_marker())
+
+
 def test_curves_differ_without_colour():
     names = [str(n) for n in range(len(STYLES))]
     lines = plot_rounds(rows(*names), dict.fromkeys(names, "curve")).lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import random
-import time
+import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -100,10 +100,10 @@ def train_clip(
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
 
-    began = time.perf_counter()
-    train(model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress)
-    seconds = time.perf_counter() - began
-    export(model, architecture, tokenizer, folder)
+    seconds = train(
+        model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress
+    )
+    export(model, architecture, folder)
     card = {
         "model": recipe.model,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -112,7 +112,7 @@ def train_clip(
         "batch_size": recipe.batch_size,
         "seed": seed,
         "hardware": hardware(device),
-        "hours_of_last_run": round(seconds / 3600, 2),
+        "hours": round(seconds / 3600, 2),
         "torch": torch.__version__,
         "licence": "CC BY-SA 4.0",
     }
@@ -140,7 +140,7 @@ def augment(images: Tensor) -> Tensor:
     return (pixels - MEAN) / STD
 
 
-def export(model, architecture: dict, tokenizer, folder: Path) -> None:
+def export(model, architecture: dict, folder: Path) -> None:
     """Write a model as the folder that open_clip reads, weights in half precision."""
     settings = {
         "model_cfg": architecture,
@@ -154,7 +154,9 @@ def export(model, architecture: dict, tokenizer, folder: Path) -> None:
     weights = {n: t.detach().cpu().half().contiguous() for n, t in model.state_dict().items()}
     with atomic_write(folder / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
-    tokenizer.save_pretrained(folder)
+    for path in TOKENIZER_FOLDER.glob("*.json"):
+        with atomic_write(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
     with atomic_write(folder / "open_clip_config.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 

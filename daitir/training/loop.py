@@ -76,7 +76,7 @@ def train(
     *,
     after_step: Callable[[], None] | None = None,
     progress: bool = True,
-) -> None:
+) -> float:
     """Train a model in place, or continue where the folder's checkpoint stopped.
 
     Args:
@@ -88,6 +88,9 @@ def train(
         after_step: called after each update, for example to clamp a logit scale.
         progress: show a progress bar on stderr.
 
+    Returns:
+        The seconds that all steps took, those before an interruption included.
+
     Raises:
         DataError: the folder's checkpoint is unreadable or of another model or configuration.
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
@@ -98,7 +101,7 @@ def train(
     )
     checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
     start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
-    _trim_log(log, start)
+    seconds_before = _trim_log(log, start)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()
     bar = tqdm(
@@ -109,7 +112,7 @@ def train(
         unit="step",
         disable=not progress,
     )
-    began = time.perf_counter()
+    began = time.perf_counter() - seconds_before
     for step in bar:
         rate = learning_rate_at(step, config)
         for group in optimizer.param_groups:
@@ -138,6 +141,7 @@ def train(
         if done % config.checkpoint_every == 0 or done == config.steps:
             save_checkpoint(checkpoint, model, optimizer, config, done)
     model.eval()
+    return time.perf_counter() - began
 
 
 def save_checkpoint(
@@ -191,10 +195,10 @@ def load_checkpoint(
     return int(metadata["step"])
 
 
-def _trim_log(path: Path, step: int) -> None:
-    """Drop rows that a killed run logged after its last checkpoint."""
+def _trim_log(path: Path, step: int) -> float:
+    """Drop rows that a killed run logged after its last checkpoint; the seconds logged before."""
     if not path.is_file():
-        return
+        return 0.0
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     kept = [row for row in rows if int(row["step"]) <= step]
@@ -205,6 +209,7 @@ def _trim_log(path: Path, step: int) -> None:
             writer = csv.DictWriter(file, fieldnames=list(kept[0]))
             writer.writeheader()
             writer.writerows(kept)
+    return float(kept[-1]["seconds"]) if kept else 0.0
 
 
 def _append_row(path: Path, row: dict) -> None:
