@@ -45,6 +45,7 @@ class Encoder:
 
     Attributes:
         spec: the spec it was loaded from.
+        folder: the folder with its weights, training log and card, None where it has none.
         model: the open_clip model, in eval mode.
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
@@ -52,9 +53,17 @@ class Encoder:
     """
 
     def __init__(
-        self, spec: str, model, preprocess: Callable, tokenizer, device: str | torch.device
+        self,
+        spec: str,
+        model,
+        preprocess: Callable,
+        tokenizer,
+        device: str | torch.device,
+        *,
+        folder: Path | None = None,
     ):
         self.spec = spec
+        self.folder = folder
         self.model = model.to(device).eval()
         self.preprocess = preprocess
         self.tokenizer = tokenizer
@@ -86,9 +95,12 @@ class Encoder:
     ) -> Tensor:
         """Features of texts, (num_texts, dim) float32 on the CPU, each of length 1.
 
-        Texts that occur more than once are encoded once.
+        Texts that occur more than once are encoded once. Raises ValueError without a text.
         """
-        unique = list(dict.fromkeys(texts))
+        # Texts of like length in one batch waste little on padding.
+        unique = sorted(dict.fromkeys(texts), key=len)
+        if not unique:
+            raise ValueError("no text to encode")
         features = []
         for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
             tokens = self.tokenizer(batch)
@@ -195,7 +207,7 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> Encoder
         tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError) as error:
         raise DataError(f"{folder}: could not be loaded ({_first_line(error)})") from error
-    return Encoder(spec, model, preprocess, tokenizer, device)
+    return Encoder(spec, model, preprocess, tokenizer, device, folder=folder)
 
 
 def _first_line(error: Exception) -> str:
