@@ -139,7 +139,8 @@ def _add_pretrain(commands) -> None:
     )
     parser.set_defaults(run=_pretrain)
     add = parser.add_argument
-    add("model", choices=("tokenizer", "clip"), help="which: clip is the dual encoder")
+    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion"),
+        help="which: clip is the dual encoder, diffusion the text-to-image pipeline")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
     add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
@@ -156,10 +157,14 @@ def _add_quality(commands) -> None:
     )
     parser.set_defaults(run=_quality)
     add = parser.add_argument
-    add("model", choices=("clip",), help="which model: clip is the dual encoder")
-    add("--encoder", metavar="SPEC", help="(default: the profile's)")
+    add("model", choices=("clip", "recogniser", "diffusion"),
+        help="which model: clip is the dual encoder, diffusion the text-to-image pipeline")
+    add("--encoder", metavar="SPEC", help="of clip (default: the profile's)")
+    add("--folder", type=Path, metavar="DIR",
+        help="of the recogniser or pipeline (default: the one that comes with the package)")
     add("--profile", help="whose sizes (default: DAITIR_PROFILE or classroom)")
-    add("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
+    add("--out", required=True, type=Path, metavar="FILE.csv",
+        help="table that gets the model's rows; those of other models stay")
     _add_machine(parser)
 
 
@@ -288,36 +293,54 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         train_tokenizer().save_pretrained(arguments.out)
         print(f"written to {arguments.out}")
         return
-    from daitir.training.clip import train_clip
+    if arguments.model == "clip":
+        from daitir.training.clip import train_clip as train
+    elif arguments.model == "recogniser":
+        from daitir.training.recogniser import train_recogniser as train
+    else:
+        from daitir.training.diffusion import train_diffusion as train
 
-    train_clip(
-        profile.clip,
+    train(
+        getattr(profile, arguments.model),
         arguments.out,
         seed=arguments.seed,
         device=arguments.device,
         num_workers=arguments.workers,
     )
-    print(f"written to {arguments.out}; load it with --encoder open_clip:{arguments.out}")
+    hint = f"; load it with --encoder open_clip:{arguments.out}" * (arguments.model == "clip")
+    print(f"written to {arguments.out}{hint}")
 
 
 def _quality(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.out)
     _check_device(arguments.device)
-    from daitir.encoders import load_encoder
-    from daitir.quality import clip_quality
+    from daitir import quality
 
-    encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
-    table = clip_quality(
-        encoder,
-        image_size=profile.image_size,
-        num_dialogues=profile.num_test_dialogues,
-        num_gallery=profile.num_gallery,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    with atomic_write(arguments.out) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    options = {"num_workers": arguments.workers, "progress": True}
+    if arguments.model == "clip":
+        from daitir.encoders import load_encoder
+
+        encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
+        table = quality.clip_quality(
+            encoder,
+            image_size=profile.image_size,
+            num_dialogues=profile.num_test_dialogues,
+            num_gallery=profile.num_gallery,
+            **options,
+        )
+    elif arguments.model == "recogniser":
+        from daitir.recogniser import load_recogniser
+        from daitir.training.recogniser import degraded
+
+        spec = str(arguments.folder or "mini")
+        recogniser = load_recogniser(spec, device=arguments.device)
+        table = quality.recogniser_quality(recogniser, degrade=degraded, **options)
+    else:
+        from daitir.training.diffusion import pipeline_quality
+
+        table = pipeline_quality(arguments.folder, device=arguments.device)
+    quality.update_table(arguments.out, table)
     print(table.to_string(index=False))
     print(f"written to {arguments.out}")
 

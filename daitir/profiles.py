@@ -26,6 +26,49 @@ class ClipRecipe:
 
 
 @dataclass(frozen=True)
+class RecogniserRecipe:
+    """How the recogniser is trained: channels of its first maps, data, optimiser."""
+
+    steps: int
+    num_scenes: int = 60_000
+    batch_size: int = 128
+    width: int = 32
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """How the diffusion pipeline is trained: an autoencoder, a text encoder, then a U-Net.
+
+    `unet_channels` are those of the levels of the U-Net, the first on the latents' grid. A step
+    of the U-Net sees each of `batch_size` / `num_noises` pictures at `num_noises` noise levels.
+    """
+
+    image_size: int
+    autoencoder_steps: int
+    text_steps: int
+    steps: int
+    autoencoder_channels: tuple[int, ...] = (16, 24, 48, 72)
+    latent_channels: int = 8
+    unet_channels: tuple[int, ...] = (96, 144)
+    autoencoder_batch_size: int = 16
+    autoencoder_scenes: int = 40_000
+    num_scenes: int = 60_000
+    batch_size: int = 64
+    num_noises: int = 2
+    text_batch_size: int = 128
+    autoencoder_learning_rate: float = 2e-3
+    text_learning_rate: float = 1e-3
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
 class Profile:
     """Sizes and names of one profile.
 
@@ -37,6 +80,8 @@ class Profile:
     image_size: int
     encoder: str
     clip: ClipRecipe
+    recogniser: RecogniserRecipe
+    diffusion: DiffusionRecipe
     num_train_dialogues: int
     num_test_dialogues: int
     num_gallery: int
@@ -49,6 +94,10 @@ PROFILES = {
         image_size=64,
         encoder="mini",
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
+        recogniser=RecogniserRecipe(steps=1000),
+        diffusion=DiffusionRecipe(
+            image_size=64, autoencoder_steps=2000, text_steps=500, steps=5000
+        ),
         num_train_dialogues=3000,
         num_test_dialogues=1000,
         num_gallery=5000,
@@ -64,6 +113,22 @@ PROFILES = {
             batch_size=512,
             learning_rate=5e-4,
             warmup_steps=500,
+        ),
+        recogniser=RecogniserRecipe(steps=6000, num_scenes=400_000),
+        diffusion=DiffusionRecipe(
+            image_size=128,
+            autoencoder_steps=20_000,
+            text_steps=10_000,
+            steps=200_000,
+            autoencoder_channels=(32, 64, 128, 256),
+            unet_channels=(192, 320, 448),
+            autoencoder_scenes=200_000,
+            num_scenes=400_000,
+            batch_size=256,
+            text_batch_size=512,
+            learning_rate=3e-4,
+            warmup_steps=1000,
+            ema_decay=0.9999,
         ),
         num_train_dialogues=20_000,
         num_test_dialogues=5000,

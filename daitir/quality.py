@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,40 @@ import torch
 
 from daitir import metrics
 from daitir.encoders import Encoder
+from daitir.errors import DataError
+from daitir.files import atomic_write
+from daitir.recogniser import Recogniser
 from daitir.retrieval import target_ranks
-from daitir.scenes import dialogue, render_scenes, rewrites, sample_scenes, short_caption
+from daitir.scenes import (
+    Scene,
+    dialogue,
+    holds,
+    render_scenes,
+    rewrites,
+    sample_scenes,
+    short_caption,
+    world,
+)
 
 SPLIT, SEED = "val", 0
+COLUMNS = ["model", "split", "measure", "value", "ci_low", "ci_high", "num_queries"]
+
+
+def update_table(path: Path, rows: pd.DataFrame) -> None:
+    """Put a model's rows into the table at `path`; the rows of other models stay.
+
+    Raises DataError where the file is no such table.
+    """
+    if path.is_file():
+        try:
+            table = pd.read_csv(path)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: no table of quality ({error}); delete it") from error
+        if list(table.columns) != COLUMNS:
+            raise DataError(f"{path}: no table of quality; its columns are {list(table.columns)}")
+        rows = pd.concat([table[~table["model"].isin(rows["model"])], rows])
+    with atomic_write(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def clip_quality(
@@ -68,3 +100,123 @@ def clip_quality(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def recogniser_quality(
+    recogniser: Recogniser,
+    *,
+    num_scenes: int = 2000,
+    degrade: Callable[[np.ndarray], np.ndarray] | None = None,
+    num_workers: int = 1,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How well a recogniser reads scenes of the validation split and of held-out combinations.
+
+    Each of the six cells counts for `category` (is it empty, what stands there), each object for
+    `colour` and `size`, which are wrong too where the object is overlooked. With `degrade`, which
+    maps uint8 images (num_scenes, size, size, 3) to worse ones, both splits are read once more.
+
+    Returns:
+        The columns of `clip_quality`; fractions, 95% bootstrap intervals over pictures.
+    """
+    tables = []
+    for split in (SPLIT, "heldout"):
+        scenes = sample_scenes(SEED, split, num_scenes)
+        images = render_scenes(scenes, num_workers=num_workers, progress=progress)
+        for suffix, worsen in (("", lambda x: x), (", degraded", degrade)):
+            if worsen is None:
+                continue
+            read = recogniser.read(worsen(images), progress=progress)
+            pairs = [(scene, r.scene) for scene, r in zip(scenes, read, strict=True)]
+            values = {
+                f"{name}{suffix}": [_share_read(name, *pair) for pair in pairs]
+                for name in ("place", "time", "weather", "category", "colour", "size")
+            }
+            tables.append(_rows(_name("recogniser", recogniser.spec), split, values))
+    return pd.concat(tables, ignore_index=True)
+
+
+def drawing_quality(
+    draw: Callable[[Sequence[str]], Sequence],
+    prompts: Sequence[str],
+    scenes: Sequence[Scene],
+    recogniser: Recogniser,
+    *,
+    model: str = "diffusion",
+    measure: str = "",
+) -> pd.DataFrame:
+    """How much of what prompts say of scenes a text-to-image model draws, as the recogniser reads.
+
+    Args:
+        draw: maps prompts to as many images.
+        prompts: one for each scene, stating all its facts.
+        scenes: what is to be seen.
+        model: name for the table.
+        measure: ends the name of each measure, such as ", 20 steps, guidance 3".
+
+    Returns:
+        The columns of `clip_quality`, with 95% bootstrap intervals over prompts. `object`: share
+        of the objects that are there, wherever; `colour`, `size`, `position` (its cell): share of
+        the stated values that hold, an absent object's not; `invented`: share of the objects seen
+        whose category was not asked for.
+    """
+    read = [reading.scene for reading in recogniser.read(draw(prompts))]
+    values: dict[str, list[float]] = {
+        name: [getattr(a, name) == getattr(b, name) for a, b in zip(scenes, read, strict=True)]
+        for name in ("place", "time", "weather")
+    }
+    for name, attributes in {
+        "object": ("present",), "colour": ("colour",), "size": ("size",),
+        "position": ("column", "row"),
+    }.items():  # fmt: skip
+        values[name] = [
+            _mean(
+                all(holds(f, drawn) for f in scene.facts if f.subject == item.category
+                    and f.attribute in attributes)
+                for item in scene.objects
+                if name != "colour" or item.colour is not None
+            )
+            for scene, drawn in zip(scenes, read, strict=True)
+        ]  # fmt: skip
+    values["invented"] = [
+        _mean(scene.object(item.category) is None for item in drawn.objects)
+        for scene, drawn in zip(scenes, read, strict=True)
+    ]
+    return _rows(model, SPLIT, {f"{name}{measure}": column for name, column in values.items()})
+
+
+def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
+    """1 or 0 for an attribute of the scene, else the share of cells or objects read right."""
+    if attribute in ("place", "time", "weather"):
+        return float(getattr(scene, attribute) == getattr(read, attribute))
+    there, seen = ({(o.column, o.row): o for o in s.objects} for s in (scene, read))
+    if attribute == "category":
+        return _mean(
+            getattr(there.get(cell), "category", None) == getattr(seen.get(cell), "category", None)
+            for cell in world.CELLS
+        )
+    return _mean(
+        getattr(item, attribute) == getattr(seen.get(cell), attribute, None)
+        for cell, item in there.items()
+        if getattr(item, attribute) is not None
+    )
+
+
+def _mean(values) -> float:
+    """The mean, or NaN of nothing, which the intervals leave out."""
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _name(kind: str, spec: str) -> str:
+    return kind if spec == "mini" else f"{kind} {spec}"
+
+
+def _rows(model: str, split: str, values: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    rows = []
+    for measure, column in values.items():
+        column = np.asarray(column, dtype=float)
+        low, high = metrics.bootstrap_interval(column)
+        counted = int((~np.isnan(column)).sum())
+        rows.append((model, split, measure, np.nanmean(column), low, high, counted))
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,0 +1,154 @@
+"""The recipe of the autoencoder: pictures to an eighth of their side and back, facts kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.profiles import DiffusionRecipe
+from daitir.recogniser import RecogniserNet, load_recogniser, to_pixels
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.loop import LoopConfig, train
+from daitir.training.recogniser import IGNORED, crowded_scene, targets
+
+PERCEPTUAL, READING, KL = 0.3, 0.03, 3e-3
+NUM_SCALING = 2048
+
+
+def build_autoencoder(recipe: DiffusionRecipe) -> AutoencoderKL:
+    """An untrained autoencoder of the recipe; each level but the last halves the side."""
+    levels = len(recipe.autoencoder_channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=recipe.autoencoder_channels,
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=8,
+        sample_size=recipe.image_size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+def train_autoencoder(
+    recipe: DiffusionRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> tuple[AutoencoderKL, float]:
+    """Train an autoencoder whose latents have mean 0 and deviation 1; it, and the seconds.
+
+    The loss is the absolute error of pixels, plus that of the recogniser's maps and the
+    cross-entropy of what it reads off the reconstruction, so that what a fact depends on is kept
+    first, plus a little Kullback–Leibler divergence, which keeps the latents smooth.
+
+    Args:
+        recipe: architecture, data and optimiser.
+        folder: gets checkpoint and log. A run that was interrupted continues.
+
+    Raises DataError for a checkpoint of another run.
+    """
+    config = LoopConfig(
+        steps=recipe.autoencoder_steps,
+        learning_rate=recipe.autoencoder_learning_rate,
+        weight_decay=0.0,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=1.0,
+        seed=seed,
+    )
+    torch.manual_seed(seed)
+    model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)
+    recogniser = load_recogniser("mini", device=device).model
+    recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
+    scenes = sample_scenes(seed, "train", recipe.autoencoder_scenes // 2)
+    scenes += [crowded_scene(seed, i) for i in range(recipe.autoencoder_scenes - len(scenes))]
+    images = render_scenes(
+        scenes, size=recipe.image_size, num_workers=num_workers, progress=progress
+    )
+    truth = targets(scenes)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen = np.random.default_rng([seed, step]).choice(
+            len(scenes), recipe.autoencoder_batch_size, replace=False
+        )
+        pixels = to_pixels(torch.from_numpy(images[chosen]).to(device))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        posterior = model.encode(pixels).latent_dist
+        decoded = model.decode(posterior.sample()).sample
+        facts = {name: values[chosen].to(device) for name, values in truth.items()}
+        return autoencoder_loss(pixels, decoded, posterior, recogniser, facts)
+
+    seconds = train(model, step_loss, config, folder, progress=progress)
+    few = range(min(NUM_SCALING, len(scenes)))
+    latents = encode(model, images[few], device)
+    _fold_scale(model, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
+    return model, seconds
+
+
+def autoencoder_loss(
+    pixels: Tensor, decoded: Tensor, posterior, recogniser: RecogniserNet, facts: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum."""
+    side = 64 / pixels.shape[-1]
+    seen, wanted = (
+        x if side == 1 else F.interpolate(x, scale_factor=side, mode="area")
+        for x in (decoded, pixels)
+    )
+    with torch.no_grad():
+        wanted_maps = recogniser.features(wanted)
+    maps = recogniser.features(seen)
+    perceptual = sum(
+        (a - b).abs().mean() / b.abs().mean() for a, b in zip(maps, wanted_maps, strict=True)
+    )
+    logits = recogniser.read_maps(maps)
+    reading = sum(
+        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=IGNORED)
+        for name, values in logits.items()
+    )
+    absolute = (decoded - pixels).abs().mean()
+    divergence = posterior.kl().mean() / posterior.mean[0].numel()
+    loss = absolute + PERCEPTUAL * perceptual + READING * reading + KL * divergence
+    return {
+        "loss": loss, "absolute": absolute, "perceptual": perceptual, "reading": reading,
+        "divergence": divergence,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKL, images: np.ndarray, device: str, batch_size: int = 128) -> Tensor:
+    """The latents (num_images, channels, height, width) of uint8 images, on the CPU."""
+    found = []
+    for start in range(0, len(images), batch_size):
+        pixels = to_pixels(torch.from_numpy(images[start : start + batch_size]).to(device))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        found.append(model.encode(pixels).latent_dist.mode().contiguous().cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _fold_scale(model: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
+    """Give the latents mean 0 and deviation 1 by the 1×1 convolutions on either side of them.
+
+    Pipelines know one scaling factor for all channels; this way each has its own.
+    """
+    mean = mean.to(model.device)
+    deviation = deviation.to(model.device)
+    inner, outer = model.quant_conv, model.post_quant_conv
+    means, logvars = inner.weight.chunk(2)[0], inner.bias.chunk(2)[1]
+    outer.bias.add_(outer.weight[:, :, 0, 0] @ mean)
+    outer.weight.mul_(deviation[None, :, None, None])
+    means.div_(deviation[:, None, None, None])
+    bias = inner.bias.chunk(2)[0]
+    bias.sub_(mean).div_(deviation)
+    logvars.sub_(2 * deviation.log())

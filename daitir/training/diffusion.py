@@ -1,0 +1,336 @@
+"""The recipe of the mini diffusion pipeline: autoencoder, text encoder, U-Net on latents.
+
+What comes out is a folder that `diffusers.AutoPipelineForText2Image.from_pretrained` loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoPipelineForText2Image,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPTextModel
+
+from daitir.errors import DataError
+from daitir.files import atomic_write
+from daitir.profiles import DiffusionRecipe
+from daitir.quality import SEED, SPLIT, drawing_quality
+from daitir.recogniser import load_recogniser
+from daitir.scenes import Scene, describe, render_scenes, sample_scenes
+from daitir.training.autoencoder import encode, train_autoencoder
+from daitir.training.clip import hardware
+from daitir.training.loop import LOG_NAME, LoopConfig, train
+from daitir.training.text_encoder import (
+    prompt_tokenizer,
+    stated_facts,
+    tokenize,
+    train_text_encoder,
+    write_prompt,
+)
+
+DIFFUSION_FOLDER = Path(__file__).parents[1] / "assets" / "diffusion"
+DROPPED_PROMPTS = 0.1
+MAX_SNR = 5.0
+LATENTS_NAME = "latents.safetensors"
+
+
+def train_diffusion(
+    recipe: DiffusionRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
+
+    Args:
+        recipe: architecture, data and optimiser of the three parts.
+        folder: gets `work/` with the checkpoints and logs of the three parts, and at the end the
+            pipeline. A run that was interrupted continues.
+        seed: of weights, data, prompts and noise.
+        device: where to train.
+        num_workers: processes that render the scenes.
+
+    Raises DataError for a checkpoint of another run.
+    """
+    work, options = folder / "work", {"seed": seed, "device": device, "progress": progress}
+    autoencoder, autoencoder_seconds = train_autoencoder(
+        recipe, work / "autoencoder", num_workers=num_workers, **options
+    )
+    autoencoder.requires_grad_(False)
+    text_encoder, text_seconds = train_text_encoder(recipe, work / "text_encoder", **options)
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    latents = cached_latents(
+        work / LATENTS_NAME, recipe, autoencoder, scenes, device, num_workers, progress
+    )
+    denoiser, seconds = train_unet(
+        recipe, work / "unet", latents, scenes, text_encoder, **options
+    )
+    card = {
+        "model": "daitir-diffusion",
+        "parameters": {
+            "autoencoder": _count(autoencoder),
+            "text_encoder": _count(text_encoder),
+            "unet": _count(denoiser.unet),
+        },
+        "training_scenes": recipe.num_scenes,
+        "autoencoder_steps": recipe.autoencoder_steps,
+        "text_steps": recipe.text_steps,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "hardware": hardware(device),
+        "hours": round((autoencoder_seconds + text_seconds + seconds) / 3600, 2),
+        "torch": torch.__version__,
+        "licence": "CC BY-SA 4.0",
+    }
+    export(folder, autoencoder, text_encoder, denoiser.average)
+    with atomic_write(folder / LOG_NAME) as temporary:
+        temporary.write_bytes((work / "unet" / LOG_NAME).read_bytes())
+    with atomic_write(folder / "card.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+class Denoiser(nn.Module):
+    """The U-Net that is trained, and the moving average of its weights that is used."""
+
+    def __init__(self, unet: UNet2DConditionModel, decay: float):
+        super().__init__()
+        self.unet, self.decay = unet, decay
+        self.average = copy.deepcopy(unet).requires_grad_(False)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the weights; early on faster, so that it forgets the start."""
+        self.updates += 1
+        count = self.updates.item()
+        decay = min(self.decay, (1 + count) / (10 + count))
+        averages, weights = list(self.average.parameters()), list(self.unet.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
+    """An untrained U-Net of the recipe, with cross-attention to the prompt on every level."""
+    levels = len(recipe.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=recipe.image_size // 2 ** (len(recipe.autoencoder_channels) - 1),
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=128,
+        attention_head_dim=4,  # the number of heads, by an old name of diffusers
+        addition_embed_type="text",  # the whole prompt also enters where the noise level does
+        addition_embed_type_num_heads=4,
+        norm_num_groups=8,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """A cosine schedule of 1,000 noise levels; the U-Net predicts velocity."""
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+
+
+def train_unet(
+    recipe: DiffusionRecipe,
+    folder: Path,
+    latents: Tensor,
+    scenes: list[Scene],
+    text_encoder: CLIPTextModel,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[Denoiser, float]:
+    """Train the U-Net on latents (num_scenes, channels, height, width); it, and the seconds.
+
+    Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
+    pipeline can be guided away from what it would draw without a prompt.
+    """
+    config = LoopConfig(
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=1.0,
+        seed=seed,
+        betas=(0.9, 0.99),
+    )
+    torch.manual_seed(seed)
+    model = Denoiser(build_unet(recipe), recipe.ema_decay)
+    model.to(device, memory_format=torch.channels_last)
+    text_encoder = text_encoder.to(device).eval()
+    tokenizer, schedule = prompt_tokenizer(), noise_schedule()
+    num_levels = schedule.config.num_train_timesteps
+    signal_to_noise = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+    weights = signal_to_noise.clamp(max=MAX_SNR) / (signal_to_noise + 1)  # of velocities
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        number = recipe.batch_size // recipe.num_noises
+        chosen = np.random.default_rng([seed, step]).choice(len(scenes), number, replace=False)
+        prompts = []
+        for index in chosen:
+            rng = random.Random(f"prompt/{seed}/{step}/{index}")
+            dropped = rng.random() < DROPPED_PROMPTS
+            prompts.append("" if dropped else write_prompt(scenes[index], rng))
+        with torch.no_grad():
+            states = text_encoder(tokenize(tokenizer, prompts).to(device)).last_hidden_state
+        states = states.repeat(recipe.num_noises, 1, 1)
+        clean = latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(device)
+        noise = torch.randn_like(clean)
+        # One level from each of equal slices of the schedule: the loss varies less.
+        slices = torch.randperm(len(clean)) + torch.rand(len(clean))
+        levels = (slices * (num_levels / len(clean))).long().clamp(max=num_levels - 1)
+        noisy = schedule.add_noise(clean, noise, levels.to(device))
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        velocity = schedule.get_velocity(clean, noise, levels.to(device))
+        predicted = model.unet(noisy, levels.to(device), encoder_hidden_states=states).sample
+        errors = F.mse_loss(predicted, velocity, reduction="none").mean(dim=(1, 2, 3))
+        loss = (errors * weights[levels].to(device)).mean() / weights.mean()
+        return {"loss": loss, "noisy": errors[levels.to(device) > 0.7 * num_levels].mean()}
+
+    seconds = train(
+        model, step_loss, config, folder, after_step=model.update_average, progress=progress
+    )
+    return model, seconds
+
+
+def cached_latents(
+    path: Path,
+    recipe: DiffusionRecipe,
+    autoencoder: AutoencoderKL,
+    scenes: list[Scene],
+    device: str,
+    num_workers: int,
+    progress: bool,
+) -> Tensor:
+    """The latents of all scenes in half precision, encoded once and kept in a file."""
+    if path.is_file():
+        latents = load_file(path)["latents"]
+        if len(latents) == len(scenes):
+            return latents
+    parts = []
+    for start in range(0, len(scenes), 10_000):
+        images = render_scenes(
+            scenes[start : start + 10_000],
+            size=recipe.image_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        parts.append(encode(autoencoder, images, device).half())
+    latents = torch.cat(parts)
+    with atomic_write(path) as temporary:
+        save_file({"latents": latents}, temporary)
+    return latents
+
+
+def export(
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+) -> None:
+    """Write the parts as a pipeline folder, weights in half precision."""
+    parts = [copy.deepcopy(p).cpu().half() for p in (autoencoder, text_encoder, unet)]
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        noise_schedule().config, timestep_spacing="trailing", steps_offset=1
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=parts[0],
+        text_encoder=parts[1],
+        unet=parts[2],
+        tokenizer=prompt_tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def load_pipeline(folder: Path | None = None, *, device: str = "cpu"):
+    """The text-to-image pipeline of a folder, in single precision and without progress bars.
+
+    Raises DataError, naming the folder, where a part is missing or damaged.
+    """
+    folder = folder or DIFFUSION_FOLDER
+    if not (folder / "model_index.json").is_file():
+        raise DataError(
+            f"{folder}: no model_index.json; `daitir pretrain diffusion --out {folder}` writes it"
+        )
+    try:
+        pipeline = AutoPipelineForText2Image.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise DataError(f"{folder}: no text-to-image pipeline ({line}); train it again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device, torch.float32)
+
+
+def pipeline_quality(
+    folder: Path | None = None,
+    *,
+    num_prompts: int = 500,
+    steps: int = 20,
+    guidance: float = 2.0,
+    batch_size: int = 50,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """How much of fully stated prompts of the validation split a pipeline draws.
+
+    See `daitir.quality.drawing_quality`; the seed of the noise is 0. Raises DataError as
+    `load_pipeline` does.
+    """
+    pipeline = load_pipeline(folder, device=device)
+    scenes = sample_scenes(SEED, SPLIT, num_prompts)
+    prompts = [
+        describe(stated_facts(scene), random.Random(f"quality/{index}"))
+        for index, scene in enumerate(scenes)
+    ]
+    generator = torch.Generator().manual_seed(SEED)
+
+    def draw(prompts: Sequence[str]) -> list[Image.Image]:
+        images = []
+        for start in tqdm(range(0, len(prompts), batch_size), desc="drawing", unit="batch"):
+            images += pipeline(
+                prompts[start : start + batch_size],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=generator,
+            ).images
+        return images
+
+    name = "diffusion" if folder is None else f"diffusion {folder}"
+    measure = f", {steps} steps, guidance {guidance:g}"
+    return drawing_quality(
+        draw, prompts, scenes, load_recogniser(device=device), model=name, measure=measure
+    )
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,215 @@
+"""The recipe of the diffusion pipeline: parts, resuming, and a folder that diffusers loads."""
+
+import dataclasses
+import functools
+import json
+import random
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from daitir.cli import main
+from daitir.encoders import MINI_FOLDER, shortened_context
+from daitir.errors import DataError
+from daitir.profiles import PROFILES
+from daitir.recogniser import VALUES, to_pixels
+from daitir.scenes import describe, render_scenes, sample_scenes
+from daitir.training import autoencoder, diffusion, text_encoder
+from daitir.training.loop import LoopConfig
+
+TINY = dataclasses.replace(
+    PROFILES["classroom"].diffusion,
+    autoencoder_steps=2,
+    text_steps=2,
+    steps=4,
+    autoencoder_channels=(8, 8, 8, 8),
+    latent_channels=4,
+    unet_channels=(16, 24),
+    autoencoder_batch_size=8,
+    autoencoder_scenes=16,
+    num_scenes=16,
+    batch_size=8,
+    text_batch_size=8,
+    warmup_steps=1,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diffusion")
+    diffusion.train_diffusion(TINY, folder, progress=False)
+    return folder
+
+
+def test_the_text_model_has_the_features_of_open_clips_tower():
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MINI_FOLDER}")
+    model.eval()
+    tokenizer = text_encoder.prompt_tokenizer()
+    tokens = text_encoder.tokenize(tokenizer, ["a red car at night", "", "凧 " * 200])
+    assert tokens.shape == (3, text_encoder.PROMPT_LENGTH)
+    mapped = text_encoder.clip_text_model().eval()
+    tower = model.text
+    tower.output_tokens, tower.text_projection = True, None
+    with torch.no_grad(), shortened_context(model, tokens.shape[1]):
+        _, states = tower(tokens)
+        wanted = tower.ln_final(states) if not _is_normalised(states, tower) else states
+        assert torch.allclose(mapped(tokens).last_hidden_state, wanted, atol=1e-4)
+
+
+def _is_normalised(states, tower):
+    """Whether this version of open_clip gives tokens after its last normalisation."""
+    plain = (states - tower.ln_final.bias) / tower.ln_final.weight
+    return bool(plain.mean(dim=-1).abs().max() < 1e-3)
+
+
+def test_prompts_fit_and_say_nothing_wrong():
+    tokenizer = text_encoder.prompt_tokenizer()
+    scenes = sample_scenes(0, "val", 300)
+    full = [describe(text_encoder.stated_facts(s), random.Random(i)) for i, s in enumerate(scenes)]
+    written = [text_encoder.write_prompt(s, random.Random(i)) for i, s in enumerate(scenes)]
+    lengths = [len(ids) for ids in tokenizer(full + written)["input_ids"]]
+    assert max(lengths) <= text_encoder.PROMPT_LENGTH - text_encoder.NUM_PLACES
+    assert sum(", no " in prompt for prompt in written) > 20
+    assert text_encoder.write_prompt(scenes[0], random.Random(0)) == written[0]
+
+
+def test_the_speller_reads_one_place_for_each_cell():
+    model = text_encoder.Speller(text_encoder.clip_text_model())
+    tokens = text_encoder.tokenize(text_encoder.prompt_tokenizer(), ["a dog", "a cat"])
+    logits = model(tokens)
+    assert {name: logits[name].shape for name in VALUES} == {
+        name: (2, len(values)) if name in ("place", "time", "weather") else (2, 6, len(values))
+        for name, values in VALUES.items()
+    }
+
+
+def test_folding_the_scale_changes_latents_and_nothing_else():
+    torch.manual_seed(0)
+    model = autoencoder.build_autoencoder(TINY).eval()
+    images = render_scenes(sample_scenes(0, "val", 8))
+    pixels = to_pixels(torch.from_numpy(images))
+    latents = autoencoder.encode(model, images, "cpu")
+    with torch.no_grad():
+        before = model.decode(latents).sample
+        spread = model.encode(pixels).latent_dist.std
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    autoencoder._fold_scale(model, mean, deviation)
+    scaled = autoencoder.encode(model, images, "cpu")
+    assert torch.allclose(scaled.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(scaled.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3)
+    with torch.no_grad():
+        assert torch.allclose(model.decode(scaled).sample, before, atol=1e-4)
+        posterior = model.encode(pixels).latent_dist
+    assert torch.allclose(posterior.std * deviation[:, None, None], spread, rtol=1e-3)
+
+
+def test_the_average_is_that_of_a_plain_loop():
+    torch.manual_seed(0)
+    model = diffusion.Denoiser(diffusion.build_unet(TINY), decay=0.5)
+    name, weight = next(iter(model.unet.named_parameters()))
+    expected = weight.detach().clone()
+    for count in range(1, 8):
+        with torch.no_grad():
+            weight.add_(count)
+        model.update_average()
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    assert torch.allclose(model.average.get_parameter(name), expected, rtol=1e-4)
+
+
+def test_the_folder_is_a_pipeline_that_draws(folder):
+    pipeline = AutoPipelineForText2Image.from_pretrained(folder, local_files_only=True)
+    assert type(pipeline) is StableDiffusionPipeline
+    ours = diffusion.load_pipeline(folder)
+    prompts = ["a red car at night", "", "没有人 🙂", "word " * 300]
+
+    def draw(prompts, seed=0, guidance=2.0):
+        generator = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        return np.stack(
+            ours(
+                prompts, num_inference_steps=3, guidance_scale=guidance, generator=generator,
+                output_type="np",
+            ).images
+        )  # fmt: skip
+
+    images = draw(prompts)
+    assert images.shape == (4, 64, 64, 3) and np.isfinite(images).all()
+    assert np.array_equal(images, draw(prompts))
+    assert np.allclose(images[:1], draw(prompts[:1]), atol=1e-3)
+    assert not np.array_equal(images, draw(prompts, seed=9))
+
+
+def test_the_folder_holds_half_precision_weights_a_card_and_a_log(folder):
+    files = [*folder.glob("*/*.safetensors")]
+    weights = [path for path in files if path.parent.name != "work"]
+    assert len(weights) == 3
+    for path in weights:
+        kinds = {t.dtype for t in load_file(path).values() if t.is_floating_point()}
+        assert kinds == {torch.float16}
+    card = json.loads((folder / "card.json").read_text())
+    assert set(card["parameters"]) == {"autoencoder", "text_encoder", "unet"}
+    assert (folder / "log.csv").is_file()
+
+
+def test_the_classroom_recipe_is_small():
+    recipe = PROFILES["classroom"].diffusion
+    parts = (
+        autoencoder.build_autoencoder(recipe), diffusion.build_unet(recipe),
+        text_encoder.clip_text_model(),
+    )  # fmt: skip
+    assert sum(diffusion._count(part) for part in parts) <= 7_000_000  # 14 MB in half precision
+
+
+@pytest.mark.parametrize("stage", ["write_prompt", "autoencoder_loss"])
+def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
+    """A kill in the middle of each trained part; both runs then give the same weights."""
+    often = functools.partial(LoopConfig, checkpoint_every=1)
+    for module in (autoencoder, text_encoder, diffusion):
+        monkeypatch.setattr(module, "LoopConfig", often)
+    module, stop = (diffusion, 9) if stage == "write_prompt" else (autoencoder, 2)
+    original, calls = getattr(module, stage), []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, stage, killed)
+    with pytest.raises(KeyboardInterrupt):
+        diffusion.train_diffusion(TINY, tmp_path, progress=False)
+    monkeypatch.setattr(module, stage, original)
+    diffusion.train_diffusion(TINY, tmp_path, progress=False)
+    for path in folder.glob("*/diffusion_pytorch_model.safetensors"):
+        again = load_file(tmp_path / path.relative_to(folder))
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, again[name]), (path, name)
+
+
+def test_folders_that_are_no_pipeline_are_refused(folder, tmp_path):
+    with pytest.raises(DataError, match=r"no model_index\.json"):
+        diffusion.load_pipeline(tmp_path)
+    for part in ("unet", "vae", "scheduler"):
+        broken = tmp_path / f"without-{part}"
+        shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("work"))
+        shutil.rmtree(broken / part)
+        with pytest.raises(DataError, match=f"without-{part}"):
+            diffusion.load_pipeline(broken)
+    broken = tmp_path / "damaged"
+    shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("work"))
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DataError, match="damaged"):
+        diffusion.load_pipeline(broken)
+
+
+def test_quality_of_a_folder(folder, tmp_path, monkeypatch):
+    small = functools.partial(diffusion.pipeline_quality, num_prompts=4, steps=2)
+    monkeypatch.setattr(diffusion, "pipeline_quality", small)
+    out = tmp_path / "quality.csv"
+    assert main(["quality", "diffusion", "--folder", str(folder), "--out", str(out)]) == 0
+    assert "object, 2 steps, guidance 2" in out.read_text()
