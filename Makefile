@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 book test run: export DAITIR_PROFILE = classroom
-# Threads that spin while they wait for each other are ten times slower beside another busy program.
+# Threads that spin while they wait are several times slower beside another busy program.
 book test run: export OMP_WAIT_POLICY = PASSIVE
 
 book: $(READY)   ## set up, execute what is stale, build the book into _build/html
