@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.dialogues import TEXT_CONVENTIONS, read_dialogues
+from daitir.dialogues import TEXT_CONVENTIONS, Dialogue, query_texts, read_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.profiles import get_profile
@@ -84,8 +85,9 @@ def _add_evaluate(commands) -> None:
         help="folder that the image paths are relative to")
     add("--gallery", type=Path, metavar="FILE",
         help="JSON list of the image paths to rank (default: all images below --images)")
-    add("--views", type=Path, metavar="DIR",
-        help="folder of views {dialogue}_{round}.jpg|.jpeg|.webp|.png, for --fusion view or dar")
+    add("--views", type=Path, metavar="DIR", nargs="+",
+        help="folder of views {dialogue}_{round}.jpg|.jpeg|.webp|.png, for --fusion view or dar; "
+        "the views of several folders are averaged")
     add("--encoder", required=True, metavar="SPEC",
         help="mini, or open_clip:NAME[@PRETRAINED-or-file]")
     add("--fusion", required=True, choices=("text", "view", "dar"),
@@ -128,6 +130,34 @@ def _add_scenes(commands) -> None:
         help="also write views in which this share of the stated facts is broken")
     add("--size", type=_positive, default=64, metavar="PIXELS", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+
+
+def _add_draw(commands) -> None:
+    parser = _add_command(
+        commands,
+        "draw",
+        help="Draw a view of every round of every dialogue; an interrupted run continues.",
+        example="daitir draw --dialogues rewrites.json --out views/",
+    )
+    parser.set_defaults(run=_draw)
+    add = parser.add_argument
+    add("--dialogues", required=True, type=Path, metavar="FILE", help="ChatIR file")
+    add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
+        help="how the prompt is made from the rounds (default: %(default)s)")
+    add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
+    add("--pipeline", default="mini", metavar="SPEC",
+        help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
+    add("--steps", type=int, default=20, metavar="N", help="(default: %(default)s)")
+    add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
+    add("--fixed-noise", action="store_true",
+        help="all rounds of a dialogue start from the same noise")
+    add("--batch-size", type=_positive, default=32, metavar="N", help="(default: %(default)s)")
+    add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+        help="keeps what is drawn (default: %(default)s)")
+    add("--device", default="cpu", help="where the pipeline runs (default: %(default)s)")
+    add("--out", required=True, type=Path, metavar="DIR",
+        help="gets {dialogue}_{round}.webp")
 
 
 def _add_pretrain(commands) -> None:
@@ -191,7 +221,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="processes that draw scenes (default: one a core, %(default)s)")
 
 
-COMMANDS = (_add_evaluate, _add_scenes, _add_pretrain, _add_quality, _add_benchmark)
+COMMANDS = (_add_evaluate, _add_draw, _add_scenes, _add_pretrain, _add_quality, _add_benchmark)
 
 
 def _positive(text: str) -> int:
@@ -213,19 +243,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         gallery = read_gallery(arguments.gallery)
     else:
         gallery = list_images(arguments.images)
-    dialogues = read_dialogues(
-        arguments.dialogues,
-        gallery=gallery,
-        allow_duplicate_targets=arguments.allow_duplicate_targets,
+    dialogues = _first_dialogues(
+        arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
-    if arguments.num_dialogues:
-        if arguments.num_dialogues > len(dialogues):
-            raise DataError(
-                f"{arguments.dialogues}: has {len(dialogues):,} dialogues, fewer than "
-                f"--num-dialogues {arguments.num_dialogues:,}"
-            )
-        dialogues = dialogues[: arguments.num_dialogues]
-
     from daitir.encoders import load_encoder
     from daitir.evaluation import evaluate
 
@@ -256,6 +276,34 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     print(_table(found))
     print(f"written to {arguments.out}")
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
+    _check_output(arguments.out / "0_0.webp")
+    _check_output(arguments.cache / "view.webp")
+    _check_device(arguments.device)
+    from daitir.views import load_view_generator, view_seed
+
+    generator = load_view_generator(
+        arguments.pipeline,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        device=arguments.device,
+    )
+    texts = query_texts(dialogues, convention=arguments.text)
+    rounds = [(i, t) for i, row in enumerate(texts) for t in range(len(row))]
+    paths = generator.generate(
+        [texts[i][t] for i, t in rounds],
+        [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds],
+        arguments.cache,
+        batch_size=arguments.batch_size,
+        progress=True,
+    )
+    for (i, t), path in zip(rounds, paths, strict=True):
+        with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
+            shutil.copyfile(path, temporary)
+    print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {arguments.out}")
 
 
 def _scenes(arguments: argparse.Namespace) -> None:
@@ -360,6 +408,18 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         progress=True,
     )
     print(f"written to {path}")
+
+
+def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
+    """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
+    dialogues = read_dialogues(arguments.dialogues, **options)
+    number = arguments.num_dialogues or len(dialogues)
+    if number > len(dialogues):
+        raise DataError(
+            f"{arguments.dialogues}: has {len(dialogues):,} dialogues, fewer than "
+            f"--num-dialogues {number:,}"
+        )
+    return dialogues[:number]
 
 
 def _check_output(path: Path) -> None:

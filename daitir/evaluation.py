@@ -16,7 +16,7 @@ from torch import Tensor
 from daitir import metrics
 from daitir.dialogues import Dialogue, query_texts
 from daitir.errors import DataError
-from daitir.fusion import dar_fusion
+from daitir.fusion import average_views, dar_fusion
 from daitir.gallery import check_images, examples
 from daitir.retrieval import target_ranks
 from daitir.views import find_views
@@ -111,7 +111,7 @@ def evaluate(
     gallery: Sequence[str],
     encoder: Encoder,
     fusion: str = "text",
-    views_dir: str | Path | None = None,
+    views_dir: str | Path | Sequence[str | Path] | None = None,
     text_convention: str = "current_rewrite",
     benchmark: str,
     method: str | None = None,
@@ -125,7 +125,8 @@ def evaluate(
 
     `gallery` names images below `images_dir` and holds every dialogue's target. `fusion` is how
     the query is made: `text`, `view` (the generated view alone) or `dar`; the latter two need
-    `views_dir`, and the ranks of text alone are computed and tabulated beside them. `method` is
+    `views_dir`, and the ranks of text alone are computed and tabulated beside them. Several
+    folders hold several views of each round, whose features are averaged. `method` is
     their name in the table, by default `fusion`; `benchmark` and `seed` are labels.
 
     With `missing_views="exclude"` dialogues that lack a view, and with `skip_unreadable` gallery
@@ -142,9 +143,10 @@ def evaluate(
         raise DataError(f"fusion {fusion!r} needs a folder of views; name it, or use 'text'")
     elif name == "text":
         raise ValueError("the method's name 'text' is taken by text alone; choose another")
+    folders = [views_dir] if isinstance(views_dir, str | Path) else list(views_dir or ())
     texts = query_texts(dialogues, convention=text_convention)
     kept, gallery, views = _checked_files(
-        dialogues, images_dir, gallery, views_dir, missing_views, skip_unreadable
+        dialogues, images_dir, gallery, folders, missing_views, skip_unreadable
     )
 
     # From here on queries are flat, (dialogue, round) after (dialogue, round): dialogues may differ
@@ -159,9 +161,11 @@ def evaluate(
         _check_features(what, features, (len(items), encoder.dim))
         return features
 
-    queries = {name if views is None else "text": encode("texts", encoder.encode_texts, query_text)}
-    if views is not None:
+    queries = {"text" if views else name: encode("texts", encoder.encode_texts, query_text)}
+    if views:
         view_features = encode("views", encoder.encode_images, views)
+        view_features = view_features.view(len(folders), len(query_text), encoder.dim)
+        view_features = average_views(view_features.transpose(0, 1))
         queries[name] = (
             view_features
             if fusion == "view"
@@ -183,7 +187,7 @@ def evaluate(
             method=query,
             seed=seed,
             lengths=lengths,
-            baseline_ranks=None if views is None or query == "text" else ranks["text"],
+            baseline_ranks=None if not views or query == "text" else ranks["text"],
             num_samples=num_samples,
         )
         for query in ranks
@@ -203,11 +207,14 @@ def _checked_files(
     dialogues: Sequence[Dialogue],
     images_dir: str | Path,
     gallery: Sequence[str],
-    views_dir: str | Path | None,
+    views_dirs: Sequence[str | Path],
     missing_views: str,
     skip_unreadable: bool,
-) -> tuple[list[int], list[str], list[Path] | None]:
-    """Indices of the dialogues to evaluate, the gallery, and the views in the order of queries."""
+) -> tuple[list[int], list[str], list[Path]]:
+    """Indices of the dialogues to evaluate, the gallery, and the views.
+
+    The views stand in the order of queries, one folder after the other.
+    """
     known = set(gallery)
     if len(known) < len(gallery):
         raise DataError("the gallery names an image twice; name each once")
@@ -220,10 +227,11 @@ def _checked_files(
             else "no dialogues to evaluate"
         )
     kept = list(range(len(dialogues)))
-    views = None
-    if views_dir is not None:
-        found = find_views(views_dir, [len(d.rounds) for d in dialogues], missing=missing_views)
-        kept = [i for i in kept if found[i] is not None]
+    lengths = [len(d.rounds) for d in dialogues]
+    found = [find_views(folder, lengths, missing=missing_views) for folder in views_dirs]
+    kept = [i for i in kept if all(views[i] is not None for views in found)]
+    if not kept:
+        raise DataError("no dialogue has its views in every folder")
     gallery = check_images(images_dir, gallery, skip_unreadable=skip_unreadable)
     readable = set(gallery)
     lost = [dialogues[i].image for i in kept if dialogues[i].image not in readable]
@@ -233,10 +241,11 @@ def _checked_files(
         if not kept:
             raise DataError(f"{images_dir}: {summary}, none is left")
         logger.warning("excluded, %s: %s", summary, examples(lost))
-    if views_dir is not None:
-        views = [path for i in kept for path in found[i]]
-        check_images(views_dir, [path.name for path in views])
-    return kept, gallery, views
+    paths = []
+    for folder, views in zip(views_dirs, found, strict=True):
+        paths += [path for i in kept for path in views[i]]
+        check_images(folder, [path.name for i in kept for path in views[i]])
+    return kept, gallery, paths
 
 
 def _check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:

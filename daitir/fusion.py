@@ -69,6 +69,23 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
     return F.normalize(fused, dim=-1)
 
 
+def average_views(view_features: Tensor) -> Tensor:
+    """One view feature out of several: their mean, scaled to unit norm.
+
+    `view_features` `(..., num_views, dim)` are unit vectors; gives `(..., dim)`. The order of the
+    views makes no difference. Raises ValueError for vectors that are not unit vectors or whose
+    mean has no direction.
+
+    >>> average_views(torch.eye(2))
+    tensor([0.7071, 0.7071])
+    """
+    _check_unit("view_features", view_features)
+    mean = view_features.mean(dim=-2)
+    if (mean == 0).all(dim=-1).any():
+        raise ValueError("the views of a round cancel out: their mean has no direction")
+    return F.normalize(mean, dim=-1)
+
+
 def _check_unit(name: str, features: Tensor) -> None:
     norms = features.norm(dim=-1)
     num_bad = int((~((norms - 1).abs() <= UNIT_TOLERANCE)).sum())  # NaN is bad as well

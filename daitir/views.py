@@ -1,18 +1,168 @@
-"""Views: finding the generated images that belong to each round of each dialogue."""
+"""Views: generating images from texts, and finding those of each round of each dialogue."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
 
 from daitir.errors import DataError
+from daitir.files import atomic_write
 from daitir.gallery import IMAGE_SUFFIXES, examples
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
 
+PIPELINE_FOLDER = Path(__file__).parent / "assets" / "diffusion"
+MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)")
+
+
+class ViewGenerator:
+    """A text-to-image pipeline whose images depend on prompt and seed, kept in a cache.
+
+    The cache is a folder with one WebP file for each image. A file's name is a hash of all that
+    decides the image (weights, scheduler, steps, guidance, prompt and seed), so a folder can
+    serve several models and several runs at once, and a run that was killed continues.
+
+    Attributes:
+        spec: the spec it was loaded from.
+        pipeline: the diffusers pipeline.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; 1 is none.
+    """
+
+    def __init__(
+        self, spec: str, pipeline: DiffusionPipeline, *, steps: int = 20, guidance: float = 2.0
+    ):
+        """Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100."""
+        if not 1 <= steps <= MAX_STEPS:
+            raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
+        if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too
+            raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
+        self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
+        pipeline.set_progress_bar_config(disable=True)
+        self._digest = _digest(pipeline)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        cache: Path,
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> list[Path]:
+        """The files of the images of prompts, one seed each, in their order.
+
+        Images that the cache holds are not drawn again; the same prompt with the same seed is
+        drawn once. What is drawn does not depend on what the cache held before. Prompts that the
+        text encoder cuts off are counted in a warning.
+
+        Raises DataError for an empty prompt, before anything is drawn, and where the disk is full.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
+        if empty:
+            raise DataError(
+                f"{len(empty):,} of {len(prompts):,} prompts are empty, the first is number "
+                f"{empty[0]}; leave those rounds out"
+            )
+        pairs = list(dict.fromkeys(zip(prompts, seeds, strict=True)))
+        truncated = self.count_truncated([prompt for prompt, _ in pairs])
+        if truncated:
+            logger.warning("%d of %d prompts are too long and cut off", truncated, len(pairs))
+        files = {pair: cache / f"{self._key(*pair)}.webp" for pair in pairs}
+        bar = tqdm(total=len(pairs), desc="drawing", unit="view", disable=not progress)
+        for start in range(0, len(pairs), batch_size):
+            # The last batch wraps around: batches of one shape and the same neighbours round alike.
+            batch = [pairs[i % len(pairs)] for i in range(start, start + batch_size)]
+            if not all(files[pair].is_file() for pair in batch):
+                for pair, image in zip(batch, self._draw(batch), strict=True):
+                    if not files[pair].is_file():
+                        with atomic_write(files[pair]) as temporary:
+                            image.save(temporary, quality=90, method=4)
+            bar.update(min(batch_size, len(pairs) - start))
+        bar.close()
+        return [files[pair] for pair in zip(prompts, seeds, strict=True)]
+
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts have more tokens than the pipeline's first text encoder reads."""
+        tokenizer = self.pipeline.tokenizer
+        lengths = (len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
+        return sum(length > tokenizer.model_max_length for length in lengths)
+
+    def _draw(self, batch: list[tuple[str, int]]) -> list[Image.Image]:
+        return self.pipeline(
+            [prompt for prompt, _ in batch],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            # Noise is drawn on the CPU, image by image, so that it is the same on every device.
+            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+        ).images
+
+    def _key(self, prompt: str, seed: int) -> str:
+        facts = [self._digest, self.steps, self.guidance, prompt, seed]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def load_view_generator(
+    spec: str = "mini",
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    device: str | torch.device = "cpu",
+) -> ViewGenerator:
+    """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
+
+    On a CPU it computes in single precision, elsewhere in half precision. Raises DataError where
+    a part of the folder is missing or damaged, and as `ViewGenerator` does.
+    """
+    from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
+
+    source = PIPELINE_FOLDER if spec == "mini" else spec
+    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    try:
+        pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype)
+    except Exception as error:  # a damaged folder raises nearly anything, deep in the library
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(
+            f"{source}: no text-to-image pipeline ({line}); `daitir pretrain diffusion` makes one"
+        ) from error
+    return ViewGenerator(spec, pipeline.to(device), steps=steps, guidance=guidance)
+
+
+def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:
+    """The seed of a view's noise: anew for each round, or, without a round, one for a dialogue.
+
+    >>> view_seed(0, 7, 1) == view_seed(0, 7, 2), view_seed(0, 7) == view_seed(0, 8)
+    (False, False)
+    """
+    digest = hashlib.sha256(f"view/{seed}/{dialogue}/{round}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _digest(pipeline: DiffusionPipeline) -> str:
+    """A hash of a pipeline's weights and of its scheduler's settings."""
+    digest = hashlib.sha256(repr(sorted(pipeline.scheduler.config.items(), key=str)).encode())
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, nn.Module):
+            for key, tensor in sorted(part.state_dict().items()):
+                digest.update(f"{name}.{key}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def find_views(

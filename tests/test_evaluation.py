@@ -1,5 +1,7 @@
 """The evaluation protocol on a small gallery, with encoders whose answers are known."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,6 +112,20 @@ def test_agrees_with_plain_loops(world, fusion):
     assert (found.num_texts, found.num_truncated, found.num_images) == (9, 9, NUM_IMAGES)
     has_rate = found.rows.query("metric == 'degradation_rate'").method.unique().tolist()
     assert has_rate == ([] if fusion == "text" else [fusion])
+
+
+def test_several_views_of_a_round_are_averaged(world, tmp_path):
+    dialogues, options = world
+    copied = shutil.copytree(options["views_dir"], tmp_path / "again")
+    once = evaluate(dialogues, fusion="dar", **options)
+    options["views_dir"] = [options["views_dir"], copied]
+    twice = evaluate(dialogues, fusion="dar", **options)
+    pd.testing.assert_frame_equal(once.rows, twice.rows)
+    (copied / "1_0.png").unlink()
+    with pytest.raises(DataError, match="again: 1 of 9 views are missing"):
+        evaluate(dialogues, fusion="dar", **options)
+    fewer = evaluate(dialogues, fusion="dar", missing_views="exclude", **options)
+    assert fewer.dialogue_indices.tolist() == [0, 2, 3]
 
 
 def test_the_table_is_tidy_and_agrees_with_the_metrics(world):

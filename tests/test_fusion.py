@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.fusion import dar_fusion, dar_weights
+from daitir.fusion import average_views, dar_fusion, dar_weights
 from daitir.retrieval import target_ranks
 
 
@@ -21,6 +21,17 @@ def test_weights_change_at_round_two():
     text, view = dar_weights(torch.arange(4))
     assert text.equal(torch.tensor([0.8, 0.8, 0.5, 0.5]))
     assert view.equal(torch.tensor([0.2, 0.2, 0.5, 0.5]))
+
+
+def test_views_are_averaged_in_any_order():
+    views = unit(5, 3, 8)
+    expected = torch.stack([sum(row) / (sum(row)).norm() for row in views])
+    assert torch.allclose(average_views(views), expected, atol=1e-6)
+    assert torch.allclose(average_views(views[:, [2, 0, 1]]), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="cancel out"):
+        average_views(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    with pytest.raises(ValueError, match="must be unit vectors"):
+        average_views(torch.zeros(2, 3))
 
 
 def test_number_worked_by_hand():
