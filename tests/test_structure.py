@@ -87,6 +87,13 @@ def test_stamp_is_fresh(path):
     assert not is_stale(path, profile="classroom"), f"{path.name} is stale; run `make book`"
 
 
+def test_no_directive_is_shown_as_text():
+    # A fence of backticks whose title holds backticks is no fence, and the build does not say so.
+    broken = re.compile(r"^\W*```+\{[^`\n]*`.*$", re.MULTILINE)
+    pages = [*(ROOT / "book").glob("*.md"), *NOTEBOOKS]
+    assert [line for page in pages for line in broken.findall(page.read_text("utf-8"))] == []
+
+
 # --- the checker itself ---------------------------------------------------------------------
 
 
