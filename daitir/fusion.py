@@ -1,10 +1,11 @@
 """Fuse the text view and the generated view of a round into one query."""
 
+import math
 import operator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 UNIT_TOLERANCE = 1e-2  # half-precision features are this far from unit norm
 
@@ -45,13 +46,7 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
     >>> dar_fusion(text, view, round=2)
     tensor([0.7071, 0.7071])
     """
-    if text_features.shape != view_features.shape:
-        raise ValueError(
-            f"text_features {tuple(text_features.shape)} and view_features "
-            f"{tuple(view_features.shape)} must have one shape"
-        )
-    _check_unit("text_features", text_features)
-    _check_unit("view_features", view_features)
+    _check_pair(text_features, view_features)
     text_weight, view_weight = dar_weights(round)
     if isinstance(round, Tensor):
         shape = text_features.shape[:-1]
@@ -84,6 +79,126 @@ def average_views(view_features: Tensor) -> Tensor:
     if (mean == 0).all(dim=-1).any():
         raise ValueError("the views of a round cancel out: their mean has no direction")
     return F.normalize(mean, dim=-1)
+
+
+class ADaFuSE(nn.Module):
+    """Adaptive fusion: a gate weighs text and view, a mixture of experts adds what is missing.
+
+    Equation `eq-adafuse` of `book/notation.md`; ADaFuSE (arXiv 2603.21886, released code). Every
+    linear layer has a bias, and the router is dense: no expert is left out.
+
+    Args:
+        dim: length of the features.
+        projection_dim: length of each projected feature.
+        hidden_dim: width of the gate and the experts; the router has a quarter of it.
+        num_experts: number of experts.
+        dropout: probability of dropout.
+
+    >>> sum(p.numel() for p in ADaFuSE(256).parameters())
+    11812614
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        projection_dim: int = 512,
+        hidden_dim: int = 2048,
+        num_experts: int = 4,
+        dropout: float = 0.2,
+    ):
+        super().__init__()
+        joint_dim = 2 * projection_dim
+        self.text_projection = nn.Linear(dim, projection_dim)
+        self.view_projection = nn.Linear(dim, projection_dim)
+        self.gate = nn.Sequential(
+            nn.Linear(joint_dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, 1),
+        )
+        self.experts = nn.ModuleList(nn.Linear(joint_dim, hidden_dim) for _ in range(num_experts))
+        self.router = nn.Sequential(
+            nn.Linear(joint_dim, hidden_dim // 4),
+            nn.GELU(),
+            nn.Linear(hidden_dim // 4, num_experts),
+        )
+        self.output = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+
+    def forward(
+        self, text_features: Tensor, view_features: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused query and how it was made.
+
+        `text_features` and `view_features` `(..., dim)` are unit vectors. Gives the fused features
+        `(..., dim)`, of unit norm, and the details `gate` `(..., 1)`, the weight of the text, and
+        `router` `(..., num_experts)`, probabilities. Raises ValueError for two shapes or vectors
+        that are not unit vectors.
+        """
+        _check_pair(text_features, view_features)
+        projected = [self.text_projection(text_features), self.view_projection(view_features)]
+        joint = self.dropout(F.gelu(torch.cat(projected, dim=-1)))
+        gate = self.gate(joint).sigmoid()
+        router = self.router(joint).softmax(dim=-1)
+        experts = torch.stack([expert(joint) for expert in self.experts], dim=-2)
+        mixture = (router[..., None] * self.dropout(F.gelu(experts))).sum(dim=-2)
+        residual = self.dropout(self.output(mixture))
+        fused = gate * text_features + (1 - gate) * view_features + residual
+        return F.normalize(fused, dim=-1), {"gate": gate, "router": router}
+
+
+class NRGR(nn.Module):
+    """The text as anchor plus a gated part of the view that is orthogonal to it.
+
+    Equation `eq-nrgr` of `book/notation.md`; NRGR (released code and figure). The gate has one
+    value for each dimension and starts almost closed. That the router is one linear layer is our
+    reading of the figure.
+
+    Args:
+        dim: length of the features.
+        num_experts: number of experts.
+    """
+
+    def __init__(self, dim: int, *, num_experts: int = 8):
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+            for _ in range(num_experts)
+        )
+        self.router = nn.Linear(2 * dim, num_experts)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        for expert in self.experts:
+            nn.init.constant_(expert[-1].bias, -2.0)
+
+    def forward(
+        self, text_features: Tensor, view_features: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused query and how it was made.
+
+        Shapes and errors as in `ADaFuSE`; the detail `gate` is `(..., dim)`, the share of each
+        dimension of the residual that enters.
+        """
+        _check_pair(text_features, view_features)
+        agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
+        residual = view_features - agreement * text_features
+        joint = torch.cat([text_features, residual], dim=-1)
+        router = self.router(joint).softmax(dim=-1)
+        experts = torch.stack([expert(joint) for expert in self.experts], dim=-2)
+        gate = (router[..., None] * experts).sum(dim=-2).sigmoid()
+        fused = F.normalize(text_features + gate * residual, dim=-1)
+        return fused, {"gate": gate, "router": router}
+
+
+def _check_pair(text_features: Tensor, view_features: Tensor) -> None:
+    if text_features.shape != view_features.shape:
+        raise ValueError(
+            f"text_features {tuple(text_features.shape)} and view_features "
+            f"{tuple(view_features.shape)} must have one shape"
+        )
+    _check_unit("text_features", text_features)
+    _check_unit("view_features", view_features)
 
 
 def _check_unit(name: str, features: Tensor) -> None:

@@ -1,8 +1,25 @@
 """Training objectives."""
 
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+DMCL_WEIGHTS = MappingProxyType(
+    {
+        "text_target": 1.0,
+        "view_target": 1.0,
+        "fused_target": 1.0,
+        "text_view": 0.5,
+        "agreement": 0.2,
+    }
+)
+"""The weights of DMCL's terms (released code)."""
+
+HARD_WEIGHT, HARD_K, HARD_MARGIN, HARD_TEMPERATURE = 0.1, 4, 0.1, 0.1
 
 
 def info_nce(
@@ -35,3 +52,137 @@ def info_nce(
         logits = logits.masked_fill(same, float("-inf"))
     diagonal = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
+
+
+def hard_negative_loss(
+    similarity: Tensor,
+    *,
+    k: int = HARD_K,
+    margin: float = HARD_MARGIN,
+    temperature: float = HARD_TEMPERATURE,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """Softplus of how close the hardest negatives of a batch come to the positive.
+
+    The mean of softplus((s_neg - s_pos + margin) / temperature) over the `k` most similar negatives
+    of each row, averaged over both directions. `similarity` `(batch, batch)` are cosines with the
+    pairs on the diagonal; `labels` are as in `info_nce`. Rows with fewer than `k` negatives use
+    all they have. DMCL (released code), equation `eq-hard`. Raises ValueError for another shape,
+    k below 1 or a batch without any negative.
+
+    >>> hard_negative_loss(torch.eye(2), k=1, margin=1.0, temperature=1.0)
+    tensor(0.6931)
+    """
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ValueError(f"similarity must be (batch, batch), not {tuple(similarity.shape)}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    negative = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    if labels is not None:
+        negative &= labels[:, None] != labels
+    if not negative.any():
+        raise ValueError("the batch holds no negative; use more than one target")
+    terms = []
+    for scores in (similarity, similarity.T):
+        hardest, found = scores.masked_fill(~negative, float("-inf")).topk(min(k, len(scores)))
+        losses = F.softplus((hardest - scores.diagonal()[:, None] + margin) / temperature)
+        terms.append(losses[negative.gather(1, found)].mean())
+    return (terms[0] + terms[1]) / 2
+
+
+def jensen_shannon(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """Mean Jensen–Shannon divergence of the softmaxes of two sets of logits, in nats.
+
+    Both are `(batch, num_classes)`; the result is a scalar between 0 and ln 2. Raises ValueError
+    for two shapes or an empty batch.
+
+    >>> jensen_shannon(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]))
+    tensor(0.6931)
+    """
+    if logits_p.ndim != 2 or logits_p.shape != logits_q.shape or len(logits_p) == 0:
+        raise ValueError(
+            f"the logits must both be (batch, num_classes) and not empty, not "
+            f"{tuple(logits_p.shape)} and {tuple(logits_q.shape)}"
+        )
+    log_p, log_q = logits_p.log_softmax(dim=-1), logits_q.log_softmax(dim=-1)
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    divergences = [
+        F.kl_div(log_mean, log, reduction="batchmean", log_target=True) for log in (log_p, log_q)
+    ]
+    return (divergences[0] + divergences[1]) / 2
+
+
+class DMCLLoss(nn.Module):
+    """DMCL's objective: text, view and their sum find the target, and the two views agree.
+
+    Equation `eq-dmcl` of `book/notation.md`; DMCL (arXiv 2601.20391, released code).
+
+    Args:
+        weights: of the terms named in `DMCL_WEIGHTS`; those that are left out are 0.
+        hard_negatives: add `HARD_WEIGHT` times `hard_negative_loss` to the three terms with the
+            target.
+        learnable_weights: train the weights through a softplus, as the released code does. Nothing
+            keeps them from growing on the smallest term.
+
+    Raises ValueError for an unknown term, a negative weight, or weights that are all 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float] = DMCL_WEIGHTS,
+        hard_negatives: bool = False,
+        learnable_weights: bool = False,
+    ):
+        super().__init__()
+        unknown = sorted(set(weights) - set(DMCL_WEIGHTS))
+        if unknown:
+            raise ValueError(f"unknown terms {unknown}; choose among {', '.join(DMCL_WEIGHTS)}")
+        chosen = torch.tensor([float(weights.get(name, 0.0)) for name in DMCL_WEIGHTS])
+        if (chosen < 0).any() or not chosen.any():
+            raise ValueError("the weights must not be negative, nor all 0")
+        self.hard_negatives, self.learnable_weights = hard_negatives, learnable_weights
+        if learnable_weights:
+            # The inverse of softplus, so that training starts at the given weights.
+            self.raw_weights = nn.Parameter(torch.log(torch.expm1(chosen.clamp(min=1e-6))))
+        else:
+            self.register_buffer("fixed_weights", chosen)
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights in force, `(num_terms,)`, in the order of `DMCL_WEIGHTS`."""
+        return F.softplus(self.raw_weights) if self.learnable_weights else self.fixed_weights
+
+    def forward(
+        self,
+        text_features: Tensor,
+        view_features: Tensor,
+        target_features: Tensor,
+        logit_scale: Tensor | float,
+        *,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted mean of the terms, and each term by name.
+
+        The features `(batch, dim)` are unit vectors, `logit_scale` is a factor; rows with the same
+        integer in `labels` `(batch,)`, the ids of their targets, are no negatives of each other.
+        Raises ValueError as `info_nce` does.
+        """
+        fused_features = F.normalize(text_features + view_features, dim=-1)
+        queries = {"text": text_features, "view": view_features, "fused": fused_features}
+        terms = {
+            f"{name}_target": info_nce(query, target_features, logit_scale, labels=labels)
+            for name, query in queries.items()
+        }
+        if self.hard_negatives:
+            for name, query in queries.items():
+                hard = hard_negative_loss(query @ target_features.T, labels=labels)
+                terms[f"{name}_target"] = terms[f"{name}_target"] + HARD_WEIGHT * hard
+        terms["text_view"] = info_nce(text_features, view_features, logit_scale, labels=labels)
+        terms["agreement"] = jensen_shannon(
+            logit_scale * text_features @ target_features.T,
+            logit_scale * view_features @ target_features.T,
+        )
+        values = torch.stack([terms[name] for name in DMCL_WEIGHTS])
+        weights = self.weights.to(values)
+        return (weights * values).sum() / weights.sum(), terms

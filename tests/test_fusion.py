@@ -1,4 +1,4 @@
-"""DAR's weighted sum against loops and numbers worked by hand."""
+"""Fusions against loops, equations written out, and numbers worked by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.fusion import average_views, dar_fusion, dar_weights
+from daitir.fusion import NRGR, ADaFuSE, average_views, dar_fusion, dar_weights
 from daitir.retrieval import target_ranks
 
 
@@ -111,3 +111,88 @@ def test_bad_rounds_are_refused(round, error):
 def test_bad_features_are_refused(text, view, round, message):
     with pytest.raises(ValueError, match=message):
         dar_fusion(text, view, round=round)
+
+
+# --- learned fusions --------------------------------------------------------------------------
+
+
+def gelu(x):
+    return torch.tensor([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()])
+
+
+def linear(layer, x):
+    return layer.weight @ x + layer.bias
+
+
+def naive_adafuse(model, text, view):
+    """Equation eq-adafuse for one query, dropout off."""
+    h = torch.cat(
+        [gelu(linear(model.text_projection, text)), gelu(linear(model.view_projection, view))]
+    )
+    gate = torch.sigmoid(linear(model.gate[3], gelu(linear(model.gate[0], h))))
+    router = torch.softmax(linear(model.router[2], gelu(linear(model.router[0], h))), dim=0)
+    mixture = sum(p * gelu(linear(e, h)) for p, e in zip(router, model.experts, strict=True))
+    fused = gate * text + (1 - gate) * view + linear(model.output, mixture)
+    return fused / fused.norm(), gate, router
+
+
+def naive_nrgr(model, text, view):
+    """Equation eq-nrgr for one query."""
+    residual = view - (text @ view) * text
+    u = torch.cat([text, residual])
+    router = torch.softmax(linear(model.router, u), dim=0)
+    experts = [linear(e[2], gelu(linear(e[0], u))) for e in model.experts]
+    gate = torch.sigmoid(sum(p * e for p, e in zip(router, experts, strict=True)))
+    fused = text + gate * residual
+    return fused / fused.norm(), gate, router
+
+
+SMALL = {"projection_dim": 6, "hidden_dim": 8, "num_experts": 3}
+
+
+@pytest.mark.parametrize(
+    ("build", "naive"),
+    [(lambda: ADaFuSE(5, **SMALL), naive_adafuse), (lambda: NRGR(5, num_experts=3), naive_nrgr)],
+)
+def test_learned_fusions_match_their_equations(build, naive):
+    torch.manual_seed(0)
+    model = build().eval()
+    text, view = unit(2, 4, 5, seed=1), unit(2, 4, 5, seed=2)
+    fused, details = model(text, view)
+    assert torch.allclose(fused.norm(dim=-1), torch.ones(2, 4))
+    for query in range(2):
+        for t in range(4):
+            expected = naive(model, text[query, t], view[query, t])
+            found = fused[query, t], details["gate"][query, t], details["router"][query, t]
+            for a, b in zip(found, expected, strict=True):
+                assert torch.allclose(a, b, atol=1e-5)
+    with pytest.raises(ValueError, match="must have one shape"):
+        model(text, view[:1])
+    with pytest.raises(ValueError, match="must be unit vectors"):
+        model(text, torch.zeros_like(view))
+
+
+def test_parameters_of_the_published_size():
+    model = ADaFuSE(256)
+    assert sum(p.numel() for p in model.parameters()) == 11_812_614
+    parts = {name.split(".")[0] for name, _ in model.named_parameters()}
+    assert parts == {
+        "text_projection", "view_projection", "gate", "experts", "router", "output", "logit_scale"
+    }  # fmt: skip
+    assert model.logit_scale.exp().item() == pytest.approx(50)
+
+
+def test_nrgr_starts_near_the_text():
+    torch.manual_seed(0)
+    text, view = unit(50, 16, seed=1), unit(50, 16, seed=2)
+    fused, details = NRGR(16)(text, view)
+    assert details["gate"].mean() < 0.25
+    assert ((fused * text).sum(-1) > (fused * view).sum(-1)).all()
+
+
+def test_dropout_is_for_training_only():
+    torch.manual_seed(0)
+    model, text, view = ADaFuSE(5, **SMALL), unit(3, 5, seed=1), unit(3, 5, seed=2)
+    assert not model(text, view)[0].equal(model(text, view)[0])
+    model.eval()
+    assert model(text, view)[0].equal(model(text, view)[0])

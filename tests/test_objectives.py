@@ -1,4 +1,4 @@
-"""InfoNCE against a float64 loop, a number worked by hand and numerical gradients."""
+"""Objectives against float64 loops, numbers worked by hand and numerical gradients."""
 
 import math
 
@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.objectives import info_nce
+from daitir.objectives import (
+    DMCL_WEIGHTS,
+    DMCLLoss,
+    hard_negative_loss,
+    info_nce,
+    jensen_shannon,
+)
 
 
 def naive_info_nce(a, b, logit_scale, labels):
@@ -84,3 +90,120 @@ def test_bad_arguments_are_refused():
             info_nce(a, b, 1.0)
     with pytest.raises(ValueError, match=r"labels must be of shape \(3,\)"):
         info_nce(eye, eye, 1.0, labels=torch.tensor([0, 1]))
+
+
+# --- DMCL -------------------------------------------------------------------------------------
+
+
+def softplus(x):
+    return math.log1p(math.exp(-abs(x))) + max(x, 0.0)
+
+
+def naive_hard_negatives(similarity, k, margin, temperature, labels):
+    total = 0.0
+    for scores in (similarity, similarity.T):
+        losses = []
+        for i, row in enumerate(scores):
+            negatives = sorted(row[j] for j in range(len(row)) if labels[j] != labels[i])[::-1]
+            losses += [softplus((s - row[i] + margin) / temperature) for s in negatives[:k]]
+        total += sum(losses) / len(losses) / 2
+    return total
+
+
+def naive_jensen_shannon(p_logits, q_logits):
+    total = 0.0
+    for a, b in zip(p_logits, q_logits, strict=True):
+        p, q = np.exp(a) / np.exp(a).sum(), np.exp(b) / np.exp(b).sum()
+        m = (p + q) / 2
+        total += 0.5 * (p * np.log(p / m)).sum() + 0.5 * (q * np.log(q / m)).sum()
+    return total / len(p_logits)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=9).filter(lambda x: len(set(x)) > 1),
+    st.integers(1, 12), st.floats(0.0, 0.5), st.floats(0.05, 2.0), st.integers(0, 99),
+)
+def test_hard_negatives_match_the_naive_twin(labels, k, margin, temperature, seed):
+    similarity = unit(len(labels), 5, seed) @ unit(len(labels), 5, seed + 1).T
+    loss = hard_negative_loss(
+        similarity, k=k, margin=margin, temperature=temperature, labels=torch.tensor(labels)
+    )
+    expected = naive_hard_negatives(similarity.numpy(), k, margin, temperature, labels)
+    assert loss.item() == pytest.approx(expected, abs=1e-8)  # softplus is linear from 20 on
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0.0, 50.0), st.integers(0, 99))
+def test_jensen_shannon_matches_the_naive_twin(batch, num_classes, scale, seed):
+    a, b = (scale * unit(batch, num_classes, s) for s in (seed, seed + 1))
+    expected = naive_jensen_shannon(a.numpy(), b.numpy())
+    assert jensen_shannon(a, b).item() == pytest.approx(expected, abs=1e-10)
+    assert jensen_shannon(a, b).item() == pytest.approx(jensen_shannon(b, a).item(), abs=1e-12)
+    assert jensen_shannon(a, a).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("hard_negatives", [False, True])
+def test_dmcl_matches_the_naive_twin(hard_negatives):
+    text, view, target = (unit(6, 4, seed) for seed in (1, 2, 3))
+    labels, scale = [0, 1, 2, 2, 3, 4], 7.0
+    loss, terms = DMCLLoss(hard_negatives=hard_negatives)(
+        text, view, target, scale, labels=torch.tensor(labels)
+    )
+    fused = (text + view) / (text + view).norm(dim=-1, keepdim=True)
+    expected = {}
+    for name, query in (("text", text), ("view", view), ("fused", fused)):
+        value = naive_info_nce(query, target, scale, labels)
+        if hard_negatives:
+            similarity = (query @ target.T).numpy()
+            value += 0.1 * naive_hard_negatives(similarity, 4, 0.1, 0.1, labels)
+        expected[f"{name}_target"] = value
+    expected["text_view"] = naive_info_nce(text, view, scale, labels)
+    logits = [(scale * query @ target.T).numpy() for query in (text, view)]
+    expected["agreement"] = naive_jensen_shannon(*logits)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected)
+    weights = {"text_target": 1, "view_target": 1, "fused_target": 1, "text_view": 0.5}
+    weights["agreement"] = 0.2
+    mean = sum(w * expected[name] for name, w in weights.items()) / sum(weights.values())
+    assert loss.item() == pytest.approx(mean)
+
+
+def test_dmcl_weights():
+    features = [unit(5, 4, seed) for seed in (1, 2, 3)]
+    fixed, learned = DMCLLoss(), DMCLLoss(learnable_weights=True)
+    assert learned.weights.tolist() == pytest.approx(list(DMCL_WEIGHTS.values()), rel=1e-5)
+    assert fixed(*features, 9.0)[0].item() == pytest.approx(learned(*features, 9.0)[0].item())
+    assert not list(fixed.parameters())
+    # Learning shifts weight to the smallest term: a step along the gradient raises its share.
+    loss, terms = learned(*features, 9.0)
+    loss.backward()
+    smallest = min(range(5), key=lambda i: list(terms.values())[i].item())
+    assert learned.raw_weights.grad[smallest] < 0
+    only_text, terms = DMCLLoss(weights={"text_target": 2.0})(*features, 9.0)
+    assert only_text.item() == pytest.approx(terms["text_target"].item())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({"texts": 1.0}, "unknown terms"), ({"text_target": -1.0}, "negative"), ({}, "all 0")],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        DMCLLoss(weights=weights)
+
+
+def test_bad_shapes_of_the_new_losses_are_refused():
+    with pytest.raises(ValueError, match=r"\(batch, batch\)"):
+        hard_negative_loss(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="k must be"):
+        hard_negative_loss(torch.eye(2), k=0)
+    with pytest.raises(ValueError, match="no negative"):
+        hard_negative_loss(torch.eye(2), labels=torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match="num_classes"):
+        jensen_shannon(torch.zeros(2, 3), torch.zeros(2, 2))
+
+
+def test_gradients_of_dmcl_are_numerically_right():
+    features = [unit(4, 3, seed).requires_grad_() for seed in (1, 2, 3)]
+    loss = DMCLLoss(hard_negatives=True)
+    assert torch.autograd.gradcheck(lambda *f: loss(*f, 3.0)[0], features)
