@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -84,19 +85,14 @@ def train_lm(
         # Windows of like length go together, so that little is computed on padding.
         windows.sort(key=lambda pair: len(pair[0]))
         size = -(-len(windows) // _NUM_CHUNKS)
-        losses, right, number = 0.0, 0, 0
-        for begin in range(0, len(windows), size):
-            ids, labels = _pad(windows[begin : begin + size], tokenizer.pad_token_id)
-            labels = labels[:, 1:].to(device)
-            # Padding stands behind the words, and no word looks there: no mask is needed.
-            states = model.model(ids.to(device)).last_hidden_state[:, :-1][labels != IGNORED]
-            logits, truth = model.lm_head(states), labels[labels != IGNORED]
-            losses = losses + F.cross_entropy(logits, truth, reduction="sum")
-            right += (logits.argmax(dim=-1) == truth).sum()
-            number += len(truth)
-        return {"loss": losses / number, "accuracy": right / number}
+        chunks = [windows[begin : begin + size] for begin in range(0, len(windows), size)]
+        return losses_of(
+            model,
+            [[part.to(device) for part in _pad(c, tokenizer.pad_token_id)] for c in chunks],
+        )
 
-    seconds = train(model, step_loss, config, folder, progress=progress)
+    # The head is the embedding's matrix once more: a checkpoint holds it once.
+    seconds = train(model.model, step_loss, config, folder, progress=progress)
     parameters = sum(p.numel() for p in model.parameters())
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -115,6 +111,26 @@ def train_lm(
     }
     with atomic_write(folder / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def losses_of(
+    model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]
+) -> dict[str, Tensor]:
+    """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
+
+    `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
+    where nothing is to be written. Padding stands behind the words, where no word looks, so that
+    no mask is needed.
+    """
+    loss, right, number = 0.0, 0, 0
+    for tokens, labels in chunks:
+        asked = labels[:, 1:] != IGNORED
+        truth = labels[:, 1:][asked]
+        logits = model.lm_head(model.model(tokens).last_hidden_state[:, :-1][asked])
+        loss = loss + F.cross_entropy(logits, truth, reduction="sum")
+        right = right + (logits.argmax(dim=-1) == truth).sum()
+        number += len(truth)
+    return {"loss": loss / number, "accuracy": right / number}
 
 
 def training_windows(
