@@ -79,8 +79,8 @@ class LmRecipe:
     width: int = 160
     layers: int = 4
     heads: int = 4
-    batch_size: int = 8
-    learning_rate: float = 3e-3
+    batch_size: int = 4
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 100
     clip_norm: float = 1.0
@@ -117,7 +117,7 @@ PROFILES = {
         diffusion=DiffusionRecipe(
             image_size=64, autoencoder_steps=2000, text_steps=500, steps=5000
         ),
-        lm=LmRecipe(steps=2000),
+        lm=LmRecipe(steps=4500),
         num_train_dialogues=3000,
         num_test_dialogues=1000,
         num_gallery=5000,

@@ -241,7 +241,9 @@ def lm_quality(
             _mean((index, t) in found.faults for t in range(len(turns)))
             for index, turns in enumerate(talks)
         ]
-    return _rows(_name("lm", reformulator.spec), SPLIT, values)
+    # A model of no use at all states nothing, so that nothing can be invented or true.
+    measured = {name: column for name, column in values.items() if not np.isnan(column).all()}
+    return _rows(_name("lm", reformulator.spec), SPLIT, measured)
 
 
 def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
