@@ -169,8 +169,9 @@ def _add_pretrain(commands) -> None:
     )
     parser.set_defaults(run=_pretrain)
     add = parser.add_argument
-    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion"),
-        help="which: clip is the dual encoder, diffusion the text-to-image pipeline")
+    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm"),
+        help="which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
+        "language model")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
     add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
@@ -187,11 +188,13 @@ def _add_quality(commands) -> None:
     )
     parser.set_defaults(run=_quality)
     add = parser.add_argument
-    add("model", choices=("clip", "recogniser", "diffusion"),
-        help="which model: clip is the dual encoder, diffusion the text-to-image pipeline")
+    add("model", choices=("clip", "recogniser", "diffusion", "lm"),
+        help="which model: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
+        "language model")
     add("--encoder", metavar="SPEC", help="of clip (default: the profile's)")
     add("--folder", type=Path, metavar="DIR",
-        help="of the recogniser or pipeline (default: the one that comes with the package)")
+        help="of the recogniser, pipeline or language model (default: the one that comes with "
+        "the package)")
     add("--profile", help="whose sizes (default: DAITIR_PROFILE or classroom)")
     add("--out", required=True, type=Path, metavar="FILE.csv",
         help="table that gets the model's rows; those of other models stay")
@@ -345,6 +348,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         from daitir.training.clip import train_clip as train
     elif arguments.model == "recogniser":
         from daitir.training.recogniser import train_recogniser as train
+    elif arguments.model == "lm":
+        from daitir.training.lm import train_lm as train
     else:
         from daitir.training.diffusion import train_diffusion as train
 
@@ -384,6 +389,12 @@ def _quality(arguments: argparse.Namespace) -> None:
         spec = str(arguments.folder or "mini")
         recogniser = load_recogniser(spec, device=arguments.device)
         table = quality.recogniser_quality(recogniser, degrade=degraded, **options)
+    elif arguments.model == "lm":
+        from daitir.reformulation import load_reformulator
+
+        spec = str(arguments.folder or "mini")
+        reformulator = load_reformulator(spec, device=arguments.device)
+        table = quality.lm_quality(reformulator, progress=True)
     else:
         from daitir.training.diffusion import pipeline_quality
 

@@ -69,6 +69,24 @@ class DiffusionRecipe:
 
 
 @dataclass(frozen=True)
+class LmRecipe:
+    """How the language model is trained: its width and layers, data, optimiser.
+
+    A step sees `batch_size` dialogues, each cut into windows of a few rounds.
+    """
+
+    steps: int
+    width: int = 160
+    layers: int = 4
+    heads: int = 4
+    batch_size: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
 class Profile:
     """Sizes and names of one profile.
 
@@ -82,6 +100,7 @@ class Profile:
     clip: ClipRecipe
     recogniser: RecogniserRecipe
     diffusion: DiffusionRecipe
+    lm: LmRecipe
     num_train_dialogues: int
     num_test_dialogues: int
     num_gallery: int
@@ -98,6 +117,7 @@ PROFILES = {
         diffusion=DiffusionRecipe(
             image_size=64, autoencoder_steps=2000, text_steps=500, steps=5000
         ),
+        lm=LmRecipe(steps=4500),
         num_train_dialogues=3000,
         num_test_dialogues=1000,
         num_gallery=5000,
@@ -130,6 +150,7 @@ PROFILES = {
             warmup_steps=1000,
             ema_decay=0.9999,
         ),
+        lm=LmRecipe(steps=20_000, width=256, layers=6, batch_size=64, learning_rate=1e-3),
         num_train_dialogues=20_000,
         num_test_dialogues=5000,
         num_gallery=20_000,

@@ -15,11 +15,16 @@ from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.recogniser import Recogniser
+from daitir.reformulation import Reformulator
 from daitir.retrieval import target_ranks
 from daitir.scenes import (
+    SOURCES,
     Scene,
     dialogue,
     holds,
+    implied,
+    merge_facts,
+    parse,
     render_scenes,
     rewrites,
     sample_scenes,
@@ -183,6 +188,62 @@ def drawing_quality(
         for scene, drawn in zip(scenes, read, strict=True)
     ]
     return _rows(model, SPLIT, {f"{name}{measure}": column for name, column in values.items()})
+
+
+def lm_quality(
+    reformulator: Reformulator,
+    *,
+    num_dialogues: int = 400,
+    rounds: Sequence[int] = (0, 2, 5, 10),
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How much of what dialogues of validation scenes say their refined captions still say.
+
+    Args:
+        num_dialogues: of each source, one for each of the first validation scenes.
+        rounds: after which the captions are measured.
+
+    Returns:
+        The columns of `clip_quality`, with 95% bootstrap intervals over dialogues. `kept`: share
+        of the facts stated so far (`merge_facts`) that the caption states; `invented`: share of
+        what the caption states that was not, a stretch that cannot be read counting as one
+        statement; an output of no use keeps nothing. `outputs of no use`: their share, over all
+        rounds. `stated facts that are true` and `caption facts that are true`, of the unreliable
+        source: share of the facts stated so far, and of those in the caption, that hold in the
+        scene.
+    """
+    scenes = sample_scenes(SEED, SPLIT, num_dialogues)
+    values: dict[str, list[float]] = {}
+    for source in SOURCES:
+        talks = [dialogue(source, scene, seed=SEED) for scene in scenes]
+        found = reformulator.refine(
+            [[turn.text for turn in turns] for turns in talks], progress=progress
+        )
+        values |= {
+            f"{name}, {source}, round {t}": [] for name in ("kept", "invented") for t in rounds
+        }
+        for index, (scene, turns) in enumerate(zip(scenes, talks, strict=True)):
+            for t in rounds:
+                stated = implied(merge_facts(turns[: t + 1]))
+                facts, unread = parse(found.captions[index][t])
+                told = set() if (index, t) in found.faults else set(facts)
+                number = len(told) + len(unread) if told else 0
+                values[f"kept, {source}, round {t}"].append(_mean(f in told for f in stated))
+                values[f"invented, {source}, round {t}"].append(
+                    1 - len(told & stated) / number if number else float("nan")
+                )
+                if source == "unreliable":
+                    for name, known in (("stated", stated), ("caption", told)):
+                        values.setdefault(
+                            f"{name} facts that are true, {source}, round {t}", []
+                        ).append(_mean(holds(fact, scene) for fact in known))
+        values[f"outputs of no use, {source}"] = [
+            _mean((index, t) in found.faults for t in range(len(turns)))
+            for index, turns in enumerate(talks)
+        ]
+    # A model of no use at all states nothing, so that nothing can be invented or true.
+    measured = {name: column for name, column in values.items() if not np.isnan(column).all()}
+    return _rows(_name("lm", reformulator.spec), SPLIT, measured)
 
 
 def _share_read(attribute: str, scene: Scene, read: Scene) -> float:

@@ -14,7 +14,7 @@ from daitir.scenes.dialogues import (
     merge_facts,
     rewrites,
 )
-from daitir.scenes.language import describe, short_caption
+from daitir.scenes.language import Parsed, describe, implied, parse, short_caption
 from daitir.scenes.render import Rendered, render
 from daitir.scenes.scene import (
     SPLITS,
@@ -33,6 +33,7 @@ __all__ = [
     "SPLITS",
     "ControlledView",
     "Fact",
+    "Parsed",
     "Question",
     "Rendered",
     "Scene",
@@ -45,7 +46,9 @@ __all__ = [
     "describe",
     "dialogue",
     "holds",
+    "implied",
     "merge_facts",
+    "parse",
     "render",
     "render_scenes",
     "rewrites",

@@ -1,9 +1,11 @@
-"""Facts in words: a small grammar with synonyms that writes captions and refined queries."""
+"""Facts in words: a small grammar with synonyms that writes and reads captions."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from daitir.scenes import world
 from daitir.scenes.scene import Fact, Scene, holds
@@ -188,6 +190,116 @@ def _listing(phrases: list[str], say: Wording) -> str:
     if len(phrases) == 1:
         return phrases[0]
     return ", ".join(phrases[:-1]) + say([" and ", " and ", " with ", ", "]) + phrases[-1]
+
+
+class Parsed(NamedTuple):
+    """What a caption says: its facts in the order of the words, and what was not understood."""
+
+    facts: tuple[Fact, ...]
+    unread: tuple[str, ...]
+
+
+def parse(caption: str) -> Parsed:
+    """The facts that a caption of this grammar states: the inverse of `describe`.
+
+    Any synonym is understood, and any order of the parts. Naming an object states that it is
+    there, in a relation too. Words outside of the grammar, and attributes of nothing, are
+    returned as unread.
+
+    >>> parse("a small dog at the beach, no people").facts[-1]
+    Fact(subject='people', attribute='present', value=False)
+    >>> parse("a dog and a unicorn at the beach").unread
+    ('unicorn',)
+    """
+    facts: dict[Fact, None] = {}  # a set that keeps the order
+    unread: list[str] = []
+    last_object, relation, negated = None, None, False
+    waiting: list[tuple[str, str, str]] = []  # colours and sizes before their noun
+    end = 0
+
+    def leave(words: str) -> None:
+        words = " ".join(words.strip(" ,.;:!?").split())
+        if words:
+            unread.append(words)
+
+    for match in _PHRASE.finditer(caption.lower()):
+        leave(caption.lower()[end : match.start()])
+        end = match.end()
+        words = match.group()
+        kind, value = _LEXICON[words]
+        if kind == "noun":
+            for _, attribute, word in waiting:
+                facts[Fact(value, attribute, word)] = None
+            facts[Fact(value, "present", not negated)] = None
+            if relation:
+                facts[Fact(*relation, value)] = None
+            last_object, relation, negated, waiting = None if negated else value, None, False, []
+            continue
+        if kind in ("colour", "size"):
+            waiting.append((words, kind, value))
+            continue
+        for lost, _, _ in waiting:
+            leave(lost)
+        waiting = []
+        if kind == "group":
+            facts[Fact(value, "present", not negated)] = None
+            last_object, negated = None, False
+        elif kind in ("column", "row", "relation") and last_object is None:
+            leave(words)
+        elif kind in ("column", "row"):
+            facts[Fact(last_object, kind, value)] = None
+        elif kind == "relation":
+            relation = (last_object, value)
+        elif kind == "no":
+            negated = True
+        elif kind != "filler":
+            facts[Fact("scene", kind, value)] = None
+    leave(caption.lower()[end:])
+    for lost, _, _ in waiting:
+        leave(lost)
+    return Parsed(tuple(facts), tuple(unread))
+
+
+def implied(facts: Iterable[Fact]) -> set[Fact]:
+    """The facts, and that whatever they say something of is there: what a caption of them says.
+
+    >>> len(implied([Fact("dog", "left of", "car")]))
+    3
+    """
+    found = set(facts)
+    for subject, attribute, value in tuple(found):
+        if subject != "scene" and attribute != "present":
+            found.add(Fact(subject, "present", True))
+            if attribute in world.RELATIONS:
+                found.add(Fact(str(value), "present", True))
+    return found
+
+
+def _lexicon() -> dict[str, tuple[str, str | int]]:
+    tables = {
+        "noun": NOUNS, "place": PLACE_PHRASES, "time": TIME_PHRASES, "weather": WEATHER_PHRASES,
+        "size": SIZE_WORDS, "column": COLUMN_PHRASES, "row": ROW_PHRASES,
+        "relation": RELATION_PHRASES, "group": GROUP_WORDS,
+    }  # fmt: skip
+    words: dict[str, tuple[str, str | int]] = {
+        form: (kind, value)
+        for kind, table in tables.items()
+        for value, forms in table.items()
+        for form in forms
+    }
+    words |= {colour: ("colour", colour) for colour in world.COLOURS}
+    words |= {f"{word} thing{'s' * (number != 1)} in all": ("count", number)
+              for number, word in NUMBERS.items()}  # fmt: skip
+    words |= {opening.strip(): ("filler", "") for opening in _OPENINGS if opening}
+    words |= dict.fromkeys(("a", "an", "the", "and", "with", "some"), ("filler", ""))
+    return words | {"no": ("no", "")}
+
+
+_LEXICON = _lexicon()
+# Longest first, so that "to the left of" is not read as "to the left".
+_PHRASE = re.compile(
+    rf"\b(?:{'|'.join(map(re.escape, sorted(_LEXICON, key=len, reverse=True)))})\b"
+)
 
 
 def mention(

@@ -1,0 +1,300 @@
+"""Reformulation: a language model refines a dialogue into one caption after every round.
+
+A *spec* names a language model: `mini`, the one that comes with the package, a folder, or a hub
+name. The mini model goes round by round: it reads the caption so far and what was newly said, and
+writes the next caption. Any other causal or encoder-decoder model is shown the whole dialogue so
+far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from daitir.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MINI_FOLDER = Path(__file__).parent / "assets" / "lm"
+WINDOW_ROUNDS = 3
+MAX_NEW_TOKENS = 96
+PROMPT = """Below is a dialogue about one picture: a caption, then questions with their answers.
+Write one caption of the picture that states everything that the dialogue tells of it, and nothing
+else. Where answers disagree, the last one counts. Reply with the caption alone.
+
+Dialogue:
+{dialogue}
+
+Caption:"""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Refined dialogues.
+
+    Attributes:
+        captions: `captions[dialogue][round]`, one caption of all that was said up to the round.
+        faults: (dialogue, round) to what was wrong with the model's output, where it was of no
+            use (`fault_of`, or `"unfinished"`: no end within `MAX_NEW_TOKENS`). There the caption
+            is the dialogue so far, joined by `", "`.
+        num_truncated: rounds whose input was longer than the model's context and lost its middle.
+    """
+
+    captions: list[list[str]]
+    faults: dict[tuple[int, int], str]
+    num_truncated: int
+
+
+def fault_of(text: str) -> str | None:
+    """What makes a model's output no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
+
+    A fragment has fewer than two words of letters, such as the "45." among DAR's released
+    captions. A loop says the same one to eight words three times in a row.
+
+    >>> [fault_of(text) for text in ("", "45.", "a dog, a dog, a dog", "a dog at night")]
+    ['empty', 'fragment', 'loop', None]
+    """
+    words = re.findall(r"\w+", text.lower())
+    if not words:
+        return "empty"
+    if sum(any(map(str.isalpha, word)) for word in words) < 2:
+        return "fragment"
+    for size in range(1, 9):
+        for begin in range(len(words) - 3 * size + 1):
+            first, second, third = (
+                words[begin + i * size : begin + (i + 1) * size] for i in range(3)
+            )
+            if first == second == third:
+                return "loop"
+    return None
+
+
+class Reformulator:
+    """Refines dialogues by a language model.
+
+    Attributes:
+        spec: the spec it was loaded from.
+        model: a causal or encoder-decoder model of transformers, in eval mode.
+        round_by_round: whether the model refines its own last caption (`window`), or is shown
+            the whole dialogue in `PROMPT`.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: str | torch.device = "cpu",
+    ):
+        self.spec = spec
+        self.model = model.to(device).eval()
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.round_by_round = bool(getattr(model.config, "refines_round_by_round", False))
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self._max_input = min(tokenizer.model_max_length, context)
+        if not model.config.is_encoder_decoder:
+            self._max_input -= MAX_NEW_TOKENS
+        if self._max_input < 1:
+            raise DataError(f"{spec}: its context of {context} tokens leaves no room for a caption")
+
+    def refine(
+        self,
+        dialogues: Sequence[Sequence[str]],
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Refinement:
+        """One caption for every round of every dialogue, decoded greedily.
+
+        Round 0 is refined as well: a caption can be as wordy as an answer.
+
+        Args:
+            dialogues: what was said in each round of each dialogue, of any number of rounds.
+            batch_size: dialogues that are refined together; it does not change the captions.
+
+        Raises DataError where there is no dialogue, or one without rounds.
+        """
+        if not dialogues:
+            raise DataError("no dialogues to refine; give at least one")
+        for index, said in enumerate(dialogues):
+            if isinstance(said, str) or not said or not all(isinstance(s, str) for s in said):
+                raise DataError(f"dialogue {index}: must be one or more strings, a round each")
+        captions: list[list[str]] = [[] for _ in dialogues]
+        faults: dict[tuple[int, int], str] = {}
+        num_truncated = 0
+        lengths = [len(said) for said in dialogues]
+        with tqdm(
+            total=sum(lengths), desc="refining", unit="caption", disable=not progress
+        ) as bar:
+            for t in range(max(lengths)):
+                inputs = {
+                    index: self._input(dialogues[index], captions[index], faults, index, t)
+                    for index, length in enumerate(lengths)
+                    if t < length
+                }
+                # Inputs of like length go together, so that little is computed on padding.
+                order = sorted(inputs, key=lambda index: len(inputs[index]))
+                for begin in range(0, len(order), batch_size):
+                    batch = order[begin : begin + batch_size]
+                    cut = [self._cut(inputs[index]) for index in batch]
+                    num_truncated += sum(len(inputs[i]) > self._max_input for i in batch)
+                    for index, (text, done) in zip(batch, self._generate(cut), strict=True):
+                        fault = fault_of(text) or (None if done else "unfinished")
+                        if fault:
+                            faults[index, t] = fault
+                            text = ", ".join(dialogues[index][: t + 1])
+                        captions[index].append(text)
+                    bar.update(len(batch))
+        if faults:
+            counted = ", ".join(f"{n} {kind}" for kind, n in Counter(faults.values()).items())
+            logger.warning(
+                "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
+                self.spec, len(faults), sum(lengths), counted,
+            )
+        if num_truncated:
+            logger.warning(
+                "%s: %d of %d inputs were longer than %d tokens and lost their middle",
+                self.spec, num_truncated, sum(lengths), self._max_input,
+            )
+        return Refinement(captions, dict(sorted(faults.items())), num_truncated)
+
+    def _input(
+        self, said: Sequence[str], captions: list[str], faults: dict, index: int, t: int
+    ) -> list[int]:
+        """The tokens that round t's caption is written after."""
+        if not self.round_by_round:
+            prompt = PROMPT.format(dialogue="\n".join(said[: t + 1]))
+            if self.tokenizer.chat_template:
+                return self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], add_generation_prompt=True,
+                    tokenize=True, return_dict=False,
+                )  # fmt: skip
+            return self.tokenizer.encode(prompt)
+        # A round whose output was of no use has no caption: its words wait for the next one.
+        rounds: list[tuple[str, str | None]] = []
+        waiting: list[str] = []
+        for number in range(t):
+            waiting.append(said[number])
+            if (index, number) not in faults:
+                rounds.append((", ".join(waiting), captions[number]))
+                waiting = []
+        rounds.append((", ".join([*waiting, said[t]]), None))
+        earlier, recent = rounds[:-WINDOW_ROUNDS], rounds[-WINDOW_ROUNDS:]
+        return window(self.tokenizer, earlier[-1][1] if earlier else "", recent)[0]
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """At most as many tokens as the model can read: the first and the last ones."""
+        surplus = len(ids) - self._max_input
+        if surplus <= 0:
+            return ids
+        head = self._max_input // 4
+        return ids[:head] + ids[head + surplus :]
+
+    @torch.no_grad()
+    def _generate(self, inputs: list[list[int]]) -> list[tuple[str, bool]]:
+        """What the model writes after each input, and whether it came to an end."""
+        longest = max(map(len, inputs))
+        pad, left = self.tokenizer.pad_token_id, not self.model.config.is_encoder_decoder
+        rows, mask = [], []
+        for ids in inputs:
+            gap = longest - len(ids)
+            rows.append([pad] * gap + ids if left else ids + [pad] * gap)
+            mask.append([0] * gap + [1] * len(ids) if left else [1] * len(ids) + [0] * gap)
+        written = self.model.generate(
+            torch.tensor(rows, device=self.device),
+            attention_mask=torch.tensor(mask, device=self.device),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=pad,
+        )
+        if left:
+            written = written[:, longest:]
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        # An instruction-tuned model may go on after its caption; a caption is one line.
+        lines = [next(iter(text.strip().splitlines()), "").strip(" \"'") for text in texts]
+        return [
+            (line, bool(ends & set(ids)) or "\n" in text.strip())
+            for line, text, ids in zip(lines, texts, written.tolist(), strict=True)
+        ]
+
+
+def window(
+    tokenizer: PreTrainedTokenizerBase, caption: str, rounds: Sequence[tuple[str, str | None]]
+) -> tuple[list[int], list[bool]]:
+    """Some rounds of a dialogue and of its refinement, as the mini model reads and writes them.
+
+    Every caption stands between `<start>` and `<end>`, the words of a round bare before it:
+    `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on.
+
+    Args:
+        tokenizer: the package's tokeniser.
+        caption: the caption before the first of the rounds; empty where there is none.
+        rounds: what was said, and the caption after it; None for a caption still to be written.
+
+    Returns:
+        Token numbers, and which of them the model has to write.
+    """
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def encode(text: str) -> list[int]:
+        # Words that spell a special token stay words.
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    ids = [start, *encode(caption), end]
+    written = [False] * len(ids)
+    for said, refined in rounds:
+        said_ids = [*encode(said), start]
+        refined_ids = [] if refined is None else [*encode(refined), end]
+        ids += said_ids + refined_ids
+        written += [False] * len(said_ids) + [True] * len(refined_ids)
+    return ids, written
+
+
+def load_reformulator(spec: str = "mini", *, device: str | torch.device = "cpu") -> Reformulator:
+    """The reformulator of a spec (see the module's description).
+
+    Raises DataError, naming the folder, where a part is missing or damaged.
+    """
+    folder = MINI_FOLDER if spec == "mini" else Path(spec)
+    if spec == "mini" or folder.is_dir():
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise DataError(
+                    f"{folder / name}: no such file; `daitir pretrain lm --out {folder}` writes it"
+                )
+    source = str(folder) if folder.is_dir() else spec
+    try:
+        config = AutoConfig.from_pretrained(source)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        # Half precision is slow on most processors; elsewhere the model's own is kept.
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{spec}: no language model that can be loaded ({line})") from error
+    if report["missing_keys"]:
+        raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
+    return Reformulator(spec, model, tokenizer, device)

@@ -1,0 +1,164 @@
+"""The recipe of the mini language model: dialogues of training scenes, refined round by round."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from daitir.encoders import TOKENIZER_FOLDER
+from daitir.files import atomic_write
+from daitir.profiles import LmRecipe
+from daitir.reformulation import WINDOW_ROUNDS, window
+from daitir.scenes import SOURCES, describe, dialogue, merge_facts, sample_scene
+from daitir.training.clip import hardware
+from daitir.training.loop import LoopConfig, train
+
+CONTEXT_LENGTH = 512
+IGNORED = -100
+_NUM_CHUNKS = 4
+
+
+def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained causal language model of the recipe's size."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.width * 8 // 3 // 16 * 16,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=CONTEXT_LENGTH,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            refines_round_by_round=True,
+        )
+    )
+
+
+def train_lm(
+    recipe: LmRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a language model from scratch and write the folder that `load_reformulator` reads.
+
+    Args:
+        recipe: size of the model, data and optimiser.
+        folder: gets checkpoint and log, and at the end weights, config, tokeniser and card. A run
+            that was interrupted continues.
+        seed: of weights and data.
+        device: where to train.
+        num_workers: not used; dialogues are written as they are needed.
+
+    Raises DataError for a checkpoint of another run.
+    """
+    config = LoopConfig(
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=recipe.clip_norm,
+        seed=seed,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    torch.manual_seed(seed)
+    model = build_lm(recipe, tokenizer).to(device)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        windows = []
+        for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
+            windows += training_windows(tokenizer, seed, index)
+        # Windows of like length go together, so that little is computed on padding.
+        windows.sort(key=lambda pair: len(pair[0]))
+        size = -(-len(windows) // _NUM_CHUNKS)
+        chunks = [windows[begin : begin + size] for begin in range(0, len(windows), size)]
+        return losses_of(
+            model,
+            [[part.to(device) for part in _pad(c, tokenizer.pad_token_id)] for c in chunks],
+        )
+
+    # The head is the embedding's matrix once more: a checkpoint holds it once.
+    seconds = train(model.model, step_loss, config, folder, progress=progress)
+    parameters = sum(p.numel() for p in model.parameters())
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card = {
+        "model": "daitir-lm",
+        "parameters": parameters,
+        "training_dialogues": recipe.steps * recipe.batch_size,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "hardware": hardware(device),
+        "hours": round(seconds / 3600, 2),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "licence": "CC BY-SA 4.0",
+    }
+    with atomic_write(folder / "card.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def losses_of(
+    model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]
+) -> dict[str, Tensor]:
+    """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
+
+    `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
+    where nothing is to be written. Padding stands behind the words, where no word looks, so that
+    no mask is needed.
+    """
+    loss, right, number = 0.0, 0, 0
+    for tokens, labels in chunks:
+        asked = labels[:, 1:] != IGNORED
+        truth = labels[:, 1:][asked]
+        logits = model.lm_head(model.model(tokens).last_hidden_state[:, :-1][asked])
+        loss = loss + F.cross_entropy(logits, truth, reduction="sum")
+        right = right + (logits.argmax(dim=-1) == truth).sum()
+        number += len(truth)
+    return {"loss": loss / number, "accuracy": right / number}
+
+
+def training_windows(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> list[tuple[list[int], list[bool]]]:
+    """Dialogue number `index` of a training run with the plainest true refinement, in windows.
+
+    The sources take turns. The first window is of one to `WINDOW_ROUNDS` rounds, so that later
+    ones begin at any round.
+    """
+    turns = dialogue(SOURCES[index % len(SOURCES)], sample_scene(seed, "train", index), seed=seed)
+    captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
+    rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
+    first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)
+    begins = [0, *range(first, len(rounds), WINDOW_ROUNDS)]
+    return [
+        window(tokenizer, captions[begin - 1] if begin else "", rounds[begin:end])
+        for begin, end in zip(begins, [*begins[1:], len(rounds)], strict=True)
+    ]
+
+
+def _pad(windows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[Tensor, Tensor]:
+    """Tokens and labels (num_windows, longest); `IGNORED` where the model writes nothing."""
+    longest = max(len(ids) for ids, _ in windows)
+    tokens = torch.full((len(windows), longest), pad)
+    labels = torch.full((len(windows), longest), IGNORED)
+    for row, (ids, written) in enumerate(windows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(ids)] = torch.where(torch.tensor(written), tokens[row, : len(ids)],
+                                              IGNORED)  # fmt: skip
+    return tokens, labels

@@ -1,0 +1,321 @@
+"""Refining dialogues: prompts, useless outputs, other models, real people's words, bad input."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from daitir.dialogues import read_dialogues
+from daitir.encoders import TOKENIZER_FOLDER
+from daitir.errors import DataError
+from daitir.quality import COLUMNS, lm_quality
+from daitir.reformulation import (
+    MAX_NEW_TOKENS,
+    MINI_FOLDER,
+    Reformulator,
+    fault_of,
+    load_reformulator,
+    window,
+)
+from daitir.scenes import (
+    SOURCES,
+    Fact,
+    describe,
+    dialogue,
+    implied,
+    merge_facts,
+    parse,
+    sample_scene,
+    sample_scenes,
+)
+
+VISDIAL = Path(__file__).parents[1] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
+TALK = ["a small dog at the beach", "what colour is the car? red", "are there any people? no"]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_reformulator()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+
+
+def untrained(tokenizer, *, eos=None, **options):
+    """A causal model with random weights that knows nothing of rounds."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, eos_token_id=tokenizer.eos_token_id if eos is None else eos,
+            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, **options,
+        )
+    )  # fmt: skip
+
+
+class Scripted(Reformulator):
+    """Writes what it is told to instead of generating; keeps the inputs as words."""
+
+    def __init__(self, tokenizer, outputs):
+        super().__init__(
+            "scripted", untrained(tokenizer, refines_round_by_round=True), tokenizer
+        )
+        self.outputs, self.inputs = iter(outputs), []
+
+    def _generate(self, inputs):
+        self.inputs += self.tokenizer.batch_decode(inputs)
+        return [next(self.outputs) for _ in inputs]
+
+
+@given(st.sampled_from(SOURCES), st.integers(0, 10**5), st.integers(0, 10), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_parse_is_the_inverse_of_describe(source, index, t, plain):
+    scene = sample_scene(0, "train", index)
+    for facts in (scene.facts, merge_facts(dialogue(source, scene)[: t + 1])):
+        found = parse(describe(facts, None if plain else random.Random(index)))
+        assert set(found.facts) == implied(facts) and found.unread == ()
+
+
+def test_parse_understands_groups_relations_and_negations():
+    facts = [
+        Fact("animals", "present", True),
+        Fact("dog", "left of", "cat"),
+        Fact("dog", "in front of", "cat"),
+        Fact("dog", "row", "front"),
+        Fact("things", "present", False),
+        Fact("scene", "count", 1),
+    ]
+    assert set(parse(describe(facts)).facts) == implied(facts)
+    assert len(implied(facts)) == len(facts) + 2
+
+
+@pytest.mark.parametrize(
+    ("caption", "unread"),
+    [
+        ("", ()),
+        ("a dog and a unicorn at night", ("unicorn",)),
+        ("red", ("red",)),
+        ("on the left, a dog", ("on the left",)),
+        ("is there a dog? yes", ("is there", "yes")),
+        ("a small at the beach", ("small",)),
+        ("ein Hund 🙂", ("ein hund 🙂",)),
+    ],
+)
+def test_parse_returns_what_it_does_not_understand(caption, unread):
+    assert parse(caption).unread == unread
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"), ("...", "empty"), ("🙂", "empty"), ("45.", "fragment"), ("dog", "fragment"),
+        ("a 45", "fragment"), ("no no no", "loop"), ("a dog and a dog and a dog and", "loop"),
+        ("a dog", None), ("a dog, a cat, a dog", None), ("a red dog and a red cat", None),
+        ("ein hund", None),
+    ],
+)  # fmt: skip
+def test_useless_outputs_are_told_from_captions(text, fault):
+    assert fault_of(text) == fault
+
+
+def test_the_window_has_roles_for_every_token(tokenizer):
+    ids, written = window(tokenizer, "a dog", [("what else? a cat", "a dog and a cat")])
+    text = "<start>a dog<end>what else? a cat<start>a dog and a cat<end>"
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([i for i, w in zip(ids, written, strict=True) if w]) == (
+        "a dog and a cat<end>"
+    )
+    spelled, _ = window(tokenizer, "", [("a <end> of <start>", None)])
+    assert spelled.count(tokenizer.eos_token_id) == 1
+    assert spelled.count(tokenizer.bos_token_id) == 2
+
+
+def test_what_a_useless_output_lost_is_said_again(tokenizer, caplog):
+    outputs = [("a dog", True), ("45.", True), ("a dog at night", False), ("a red dog", True)]
+    reformulator = Scripted(tokenizer, outputs)
+    talk = ["one dog", "night? yes", "cat? no", "red? yes"]
+    found = reformulator.refine([talk])
+    assert found.faults == {(0, 1): "fragment", (0, 2): "unfinished"}
+    assert found.captions == [
+        ["a dog", "one dog, night? yes", "one dog, night? yes, cat? no", "a red dog"]
+    ]
+    assert reformulator.inputs[-1] == (
+        "<start><end>one dog<start>a dog<end>night? yes, cat? no, red? yes<start>"
+    )
+    assert "2 of 4 outputs were of no use (1 fragment, 1 unfinished)" in caplog.text
+
+
+def test_the_window_slides(tokenizer):
+    reformulator = Scripted(tokenizer, [(f"a caption {t}", True) for t in range(5)])
+    reformulator.refine([[f"said {t}" for t in range(5)]])
+    assert reformulator.inputs[4] == (
+        "<start>a caption 1<end>said 2<start>a caption 2<end>said 3<start>a caption 3<end>"
+        "said 4<start>"
+    )
+
+
+def test_the_mini_model_refines_a_dialogue(mini):
+    turns = dialogue("human", sample_scene(0, "val", 0))
+    found = mini.refine([[turn.text for turn in turns]])
+    facts = set(parse(found.captions[0][-1]).facts)
+    stated = implied(merge_facts(turns))
+    assert len(facts & stated) >= 0.8 * len(stated) and not found.faults
+
+
+def test_captions_depend_neither_on_the_batch_nor_on_the_neighbours(mini):
+    talks = [
+        [turn.text for turn in dialogue(SOURCES[i % 5], scene)][: i + 1]
+        for i, scene in enumerate(sample_scenes(0, "val", 6))
+    ]
+    together = mini.refine(talks)
+    assert [len(captions) for captions in together.captions] == [1, 2, 3, 4, 5, 6]
+    assert together == mini.refine(talks, batch_size=2)
+    assert together.captions[3:4] == mini.refine(talks[3:4]).captions
+
+
+def test_over_long_and_foreign_words_pass_and_are_counted(mini):
+    long = "and then " * 2000
+    found = mini.refine([["a dog", long], ["没有人 🙂", "?"], ["  ", "\n"]])
+    assert found.num_truncated >= 1
+    for (index, t), kind in found.faults.items():
+        assert kind in ("empty", "fragment", "loop", "unfinished")
+        assert found.captions[index][t].startswith(["a dog", "没有人 🙂", "  "][index])
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_instruction_model_sees_the_whole_dialogue(tmp_path, tokenizer, chat, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    if chat:
+        tokenizer.chat_template = "{% for m in messages %}USER {{ m.content }} REPLY{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    untrained(tokenizer, max_position_embeddings=2048).save_pretrained(tmp_path)
+    reformulator = load_reformulator(str(tmp_path))
+    assert not reformulator.round_by_round
+    seen = []
+
+    def spy(inputs):
+        seen.extend(reformulator.tokenizer.batch_decode(inputs))
+        return Reformulator._generate(reformulator, inputs)
+
+    monkeypatch.setattr(reformulator, "_generate", spy)
+    found = reformulator.refine([TALK])
+    assert [len(captions) for captions in found.captions] == [3]
+    assert "\n".join(TALK) in seen[2] and TALK[2] not in seen[1]
+    assert seen[0].startswith("user" if chat else "<start>below")
+    assert found == reformulator.refine([TALK])
+
+
+def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
+        pad_token_id=0, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=0,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    found = load_reformulator(str(tmp_path)).refine([TALK])
+    assert len(found.captions[0]) == 3 and found.num_truncated == 0
+
+
+def test_only_the_first_line_of_an_output_counts(tokenizer, monkeypatch):
+    reformulator = Reformulator("x", untrained(tokenizer), tokenizer)
+    ids = tokenizer.encode(' "a dog at night"\nexplanation: it', add_special_tokens=False)
+
+    def generate(tokens, **options):
+        assert options["max_new_tokens"] == MAX_NEW_TOKENS and not options["do_sample"]
+        return torch.cat([tokens, torch.tensor([ids] * len(tokens))], dim=1)
+
+    monkeypatch.setattr(reformulator.model, "generate", generate)
+    found = reformulator.refine([["a dog"]])
+    assert found.captions == [["a dog at night"]] and not found.faults
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "message"),
+    [
+        ([], "no dialogues to refine"),
+        ([["a dog"], []], "dialogue 1: must be one or more strings"),
+        (["a dog"], "dialogue 0: must be one or more strings"),
+        ([["a dog", None]], "dialogue 0: must be one or more strings"),
+    ],
+)
+def test_dialogues_that_are_none_are_refused(mini, dialogues, message):
+    with pytest.raises(DataError, match=message):
+        mini.refine(dialogues)
+
+
+def test_folders_with_a_missing_part_are_refused(tmp_path):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        folder = tmp_path / name.split(".")[0]
+        shutil.copytree(MINI_FOLDER, folder)
+        (folder / name).unlink()
+        with pytest.raises(DataError, match=folder.name):
+            load_reformulator(str(folder))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(MINI_FOLDER, damaged)
+    (damaged / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DataError, match="damaged"):
+        load_reformulator(str(damaged))
+    shutil.copy(MINI_FOLDER / "model.safetensors", damaged)
+    settings = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 9}))
+    with pytest.raises(DataError, match="weights are missing"):
+        load_reformulator(str(damaged))
+    (damaged / "config.json").write_text("[]")
+    with pytest.raises(DataError, match="damaged"):
+        load_reformulator(str(damaged))
+
+
+@pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
+def test_real_peoples_dialogues_pass(mini):
+    """The mini model knows nothing of such pictures; what it cannot use is counted."""
+    talks = [list(dialogue.rounds) for dialogue in read_dialogues(VISDIAL)[:20]]
+    found = mini.refine(talks)
+    for index, (said, captions) in enumerate(zip(talks, found.captions, strict=True)):
+        assert len(captions) == len(said)
+        for t, caption in enumerate(captions):
+            assert ((index, t) in found.faults) == (caption == ", ".join(said[: t + 1]))
+
+
+def test_quality_of_a_perfect_and_of_a_useless_model(tokenizer):
+    truth = {
+        tuple(turn.text for turn in turns[: t + 1]): describe(merge_facts(turns[: t + 1]))
+        for source in SOURCES
+        for scene in sample_scenes(0, "val", 5)
+        for turns in [dialogue(source, scene)]
+        for t in range(len(turns))
+    }
+
+    class Known(Scripted):
+        def _input(self, said, captions, faults, index, t):
+            self.outputs = self.outputs or {}
+            return [*said[: t + 1]]
+
+        def _generate(self, inputs):
+            return [(truth[tuple(said)] if self.knows else "45.", True) for said in inputs]
+
+    reformulator = Known(tokenizer, [])
+    for knows, kept, useless in ((True, 1, 0), (False, 0, 1)):
+        reformulator.knows = knows
+        table = lm_quality(reformulator, num_dialogues=5, rounds=(0, 10))
+        assert list(table.columns) == COLUMNS
+        value = table.set_index("measure")["value"]
+        for source in SOURCES:
+            assert value[f"kept, {source}, round 10"] == kept
+            assert value[f"outputs of no use, {source}"] == useless
+            if knows:
+                assert value[f"invented, {source}, round 10"] == 0
+    assert 0.6 < value["stated facts that are true, unreliable, round 10"] < 1
