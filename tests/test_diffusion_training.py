@@ -165,6 +165,20 @@ def test_the_classroom_recipe_is_small():
     assert sum(diffusion._count(part) for part in parts) <= 7_000_000  # 14 MB in half precision
 
 
+def test_the_gpu_recipe_has_parts_that_fit_together():
+    recipe = PROFILES["gpu"].diffusion
+    slim = dataclasses.replace(
+        recipe, autoencoder_channels=(8,) * len(recipe.autoencoder_channels),
+        unet_channels=(16,) * len(recipe.unet_channels),
+    )  # fmt: skip
+    unet, coder = diffusion.build_unet(slim), autoencoder.build_autoencoder(slim)
+    images = render_scenes(sample_scenes(0, "val", 2), size=recipe.image_size)
+    latents = autoencoder.encode(coder.eval(), images, "cpu")
+    assert latents.shape[-1] == unet.config.sample_size
+    states = torch.zeros(2, text_encoder.PROMPT_LENGTH, 128)
+    assert unet(latents, 3, encoder_hidden_states=states).sample.shape == latents.shape
+
+
 @pytest.mark.parametrize("stage", ["write_prompt", "autoencoder_loss"])
 def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
     """A kill in the middle of each trained part; both runs then give the same weights."""
@@ -174,11 +188,11 @@ def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
     module, stop = (diffusion, 9) if stage == "write_prompt" else (autoencoder, 2)
     original, calls = getattr(module, stage), []
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         calls.append(arguments)
         if len(calls) == stop:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(module, stage, killed)
     with pytest.raises(KeyboardInterrupt):

@@ -12,18 +12,22 @@ from torch.nn import functional as F
 
 from daitir.profiles import DiffusionRecipe
 from daitir.recogniser import RecogniserNet, load_recogniser, to_pixels
-from daitir.scenes import render_scenes, sample_scenes
+from daitir.scenes import Scene, render_scenes, sample_scenes
+from daitir.scenes.render import background
 from daitir.training.loop import LoopConfig, train
 from daitir.training.recogniser import IGNORED, crowded_scene, targets
 
-PERCEPTUAL, READING, KL = 0.3, 0.03, 3e-3
+SQUARED, PERCEPTUAL, READING, KL = 2.0, 0.1, 0.005, 1e-4
+OBJECT_WEIGHT = 5.0
+RAMP_STEPS = 500  # until a picture is roughly there, the recogniser's view of it is no help
+FIRST_LOG_VARIANCE = -5.0  # else the noise of the first latents drowns them
 NUM_SCALING = 2048
 
 
 def build_autoencoder(recipe: DiffusionRecipe) -> AutoencoderKL:
     """An untrained autoencoder of the recipe; each level but the last halves the side."""
     levels = len(recipe.autoencoder_channels)
-    return AutoencoderKL(
+    model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -36,6 +40,10 @@ def build_autoencoder(recipe: DiffusionRecipe) -> AutoencoderKL:
         scaling_factor=1.0,
         mid_block_add_attention=False,
     )
+    with torch.no_grad():
+        model.quant_conv.weight.chunk(2)[1].zero_()
+        model.quant_conv.bias.chunk(2)[1].fill_(FIRST_LOG_VARIANCE)
+    return model
 
 
 def train_autoencoder(
@@ -49,9 +57,10 @@ def train_autoencoder(
 ) -> tuple[AutoencoderKL, float]:
     """Train an autoencoder whose latents have mean 0 and deviation 1; it, and the seconds.
 
-    The loss is the absolute error of pixels, plus that of the recogniser's maps and the
-    cross-entropy of what it reads off the reconstruction, so that what a fact depends on is kept
-    first, plus a little Kullback–Leibler divergence, which keeps the latents smooth.
+    The loss is the absolute and squared error of pixels, objects first, plus, after a while, that
+    of the recogniser's maps and the cross-entropy of what it reads off the reconstruction, so
+    that what a fact depends on is kept, plus a little Kullback–Leibler divergence, which keeps
+    the latents smooth.
 
     Args:
         recipe: architecture, data and optimiser.
@@ -78,6 +87,9 @@ def train_autoencoder(
     )
     truth = targets(scenes)
 
+    def key(scene: Scene) -> tuple[str, str, str, int]:
+        return scene.place, scene.time, scene.weather, recipe.image_size
+
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = np.random.default_rng([seed, step]).choice(
             len(scenes), recipe.autoencoder_batch_size, replace=False
@@ -87,7 +99,12 @@ def train_autoencoder(
         posterior = model.encode(pixels).latent_dist
         decoded = model.decode(posterior.sample()).sample
         facts = {name: values[chosen].to(device) for name, values in truth.items()}
-        return autoencoder_loss(pixels, decoded, posterior, recogniser, facts)
+        ramp = min(1.0, step / RAMP_STEPS)
+        stages = [background(*key(scenes[i])) for i in chosen]
+        in_front = torch.from_numpy((images[chosen] != np.stack(stages)).any(axis=-1)).to(device)
+        return autoencoder_loss(
+            pixels, decoded, posterior, recogniser, facts, in_front=in_front, ramp=ramp
+        )
 
     seconds = train(model, step_loss, config, folder, progress=progress)
     few = range(min(NUM_SCALING, len(scenes)))
@@ -97,9 +114,20 @@ def train_autoencoder(
 
 
 def autoencoder_loss(
-    pixels: Tensor, decoded: Tensor, posterior, recogniser: RecogniserNet, facts: dict[str, Tensor]
+    pixels: Tensor,
+    decoded: Tensor,
+    posterior,
+    recogniser: RecogniserNet,
+    facts: dict[str, Tensor],
+    *,
+    in_front: Tensor,
+    ramp: float = 1.0,
 ) -> dict[str, Tensor]:
-    """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum."""
+    """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum.
+
+    `facts` are the `targets` of the scenes; `in_front` (batch, size, size) tells which pixels
+    show an object, which are few and weigh more; `ramp` is the weight of the recogniser's part.
+    """
     side = 64 / pixels.shape[-1]
     seen, wanted = (
         x if side == 1 else F.interpolate(x, scale_factor=side, mode="area")
@@ -116,12 +144,15 @@ def autoencoder_loss(
         F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=IGNORED)
         for name, values in logits.items()
     )
-    absolute = (decoded - pixels).abs().mean()
+    weights = (1 + (OBJECT_WEIGHT - 1) * in_front.float())[:, None]
+    errors = (decoded - pixels) * weights / weights.mean()
+    absolute, squared = errors.abs().mean(), (errors * (decoded - pixels)).mean()
     divergence = posterior.kl().mean() / posterior.mean[0].numel()
-    loss = absolute + PERCEPTUAL * perceptual + READING * reading + KL * divergence
+    recognised = PERCEPTUAL * perceptual + READING * reading
+    loss = absolute + SQUARED * squared + ramp * recognised + KL * divergence
     return {
-        "loss": loss, "absolute": absolute, "perceptual": perceptual, "reading": reading,
-        "divergence": divergence,
+        "loss": loss, "absolute": absolute, "squared": squared, "perceptual": perceptual,
+        "reading": reading, "divergence": divergence,
     }  # fmt: skip
 
 
