@@ -190,7 +190,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "read_dialogues", interrupted)
+    monkeypatch.setattr(cli.commands, "read_dialogues", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 
@@ -199,7 +199,7 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
         "import sys; from daitir import cli\n"
-        "cli._evaluate = lambda arguments: print('line\\n' * 100_000)\n"
+        "cli.commands.evaluate = lambda arguments: print('line\\n' * 100_000)\n"
         f"sys.exit(cli.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(

@@ -17,7 +17,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from daitir.dialogues import read_dialogues
+from daitir.cli import main
+from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.encoders import TOKENIZER_FOLDER
 from daitir.errors import DataError
 from daitir.quality import COLUMNS, lm_quality
@@ -319,3 +320,12 @@ def test_quality_of_a_perfect_and_of_a_useless_model(tokenizer):
             if knows:
                 assert value[f"invented, {source}, round 10"] == 0
     assert 0.6 < value["stated facts that are true, unreliable, round 10"] < 1
+
+
+def test_the_command_writes_a_chatir_file(tmp_path, capsys):
+    write_dialogues(tmp_path / "talks.json", [Dialogue("a.png", tuple(TALK))] * 2)
+    command = ["refine", "--dialogues", str(tmp_path / "talks.json"), "--num-dialogues", "1"]
+    assert main([*command, "--out", str(tmp_path / "rewrites.json")]) == 0
+    assert "3 captions of 1 dialogues" in capsys.readouterr().out
+    (refined,) = read_dialogues(tmp_path / "rewrites.json")
+    assert refined.image == "a.png" and len(refined.rounds) == len(TALK)

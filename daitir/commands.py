@@ -1,0 +1,284 @@
+"""What each command of `daitir` does; `daitir.cli` reads its arguments.
+
+Each function checks all that can be checked at once, and imports what is heavy only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
+from daitir.errors import DataError
+from daitir.files import atomic_write
+from daitir.profiles import get_profile
+
+if TYPE_CHECKING:
+    from daitir.evaluation import Evaluation
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Rank a gallery for dialogues, print the main metrics, write the table."""
+    if arguments.fusion != "text" and arguments.views is None:
+        raise DataError(f"--fusion {arguments.fusion} needs --views DIR")
+    if arguments.fusion != "text" and arguments.method == "text":
+        raise DataError("--method text is the name of text alone; choose another")
+    _check_output(arguments.out)
+    from daitir.gallery import list_images, read_gallery
+
+    if arguments.gallery:
+        gallery = read_gallery(arguments.gallery)
+    else:
+        gallery = list_images(arguments.images)
+    dialogues = _first_dialogues(
+        arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
+    )
+    from daitir.encoders import load_encoder
+    from daitir.evaluation import evaluate
+
+    _check_device(arguments.device)
+    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    benchmark = arguments.benchmark or arguments.dialogues.stem
+    found = evaluate(
+        dialogues,
+        images_dir=arguments.images,
+        gallery=gallery,
+        encoder=encoder,
+        fusion=arguments.fusion,
+        views_dir=arguments.views,
+        text_convention=arguments.text,
+        benchmark=benchmark,
+        method=arguments.method,
+        seed=arguments.seed,
+        missing_views=arguments.missing_views,
+        skip_unreadable=arguments.skip_unreadable,
+        progress=True,
+    )
+    with atomic_write(arguments.out) as temporary:
+        found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    print(
+        f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
+        f"(context {encoder.context_length})"
+    )
+    print(_table(found))
+    print(f"written to {arguments.out}")
+
+
+def refine(arguments: argparse.Namespace) -> None:
+    """Refine dialogues by a language model into a ChatIR file of captions."""
+    dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
+    _check_output(arguments.out)
+    _check_device(arguments.device)
+    from daitir.reformulation import load_reformulator
+
+    reformulator = load_reformulator(arguments.model, device=arguments.device)
+    found = reformulator.refine(
+        [dialogue.rounds for dialogue in dialogues],
+        batch_size=arguments.batch_size,
+        progress=True,
+    )
+    pairs = zip(dialogues, found.captions, strict=True)
+    write_dialogues(arguments.out, [Dialogue(d.image, tuple(captions)) for d, captions in pairs])
+    number = sum(len(captions) for captions in found.captions)
+    print(
+        f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
+        f"{len(found.faults):,} outputs were of no use and are the joined dialogue, "
+        f"{found.num_truncated:,} inputs were cut"
+    )
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    """Draw a view of every round of every dialogue."""
+    dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
+    _check_output(arguments.out / "0_0.webp")
+    _check_output(arguments.cache / "view.webp")
+    _check_device(arguments.device)
+    from daitir.views import load_view_generator, view_seed
+
+    generator = load_view_generator(
+        arguments.pipeline,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        device=arguments.device,
+    )
+    texts = query_texts(dialogues, convention=arguments.text)
+    rounds = [(i, t) for i, row in enumerate(texts) for t in range(len(row))]
+    paths = generator.generate(
+        [texts[i][t] for i, t in rounds],
+        [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds],
+        arguments.cache,
+        batch_size=arguments.batch_size,
+        progress=True,
+    )
+    for (i, t), path in zip(rounds, paths, strict=True):
+        with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
+            shutil.copyfile(path, temporary)
+    print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {arguments.out}")
+
+
+def scenes(arguments: argparse.Namespace) -> None:
+    """Write a part of the embedded world as files."""
+    if arguments.num_dialogues > arguments.num_gallery:
+        raise DataError(
+            f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
+            f"raise --num-gallery {arguments.num_gallery:,}"
+        )
+    if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
+        raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
+    _check_output(arguments.folder / "gallery.json")
+    from daitir.scenes.export import export_scenes
+
+    export_scenes(
+        arguments.folder,
+        split=arguments.split,
+        source=arguments.source,
+        num_dialogues=arguments.num_dialogues,
+        num_gallery=arguments.num_gallery,
+        broken_share=arguments.broken_share,
+        size=arguments.size,
+        seed=arguments.seed,
+        progress=True,
+    )
+    print(f"written to {arguments.folder}")
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Train a model of the package from scratch."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.out / "log.csv")
+    _check_device(arguments.device)
+    if arguments.model == "tokenizer":
+        from daitir.training.tokenizer import train_tokenizer
+
+        train_tokenizer().save_pretrained(arguments.out)
+        print(f"written to {arguments.out}")
+        return
+    if arguments.model == "clip":
+        from daitir.training.clip import train_clip as train
+    elif arguments.model == "recogniser":
+        from daitir.training.recogniser import train_recogniser as train
+    elif arguments.model == "lm":
+        from daitir.training.lm import train_lm as train
+    else:
+        from daitir.training.diffusion import train_diffusion as train
+
+    train(
+        getattr(profile, arguments.model),
+        arguments.out,
+        seed=arguments.seed,
+        device=arguments.device,
+        num_workers=arguments.workers,
+    )
+    hint = f"; load it with --encoder open_clip:{arguments.out}" * (arguments.model == "clip")
+    print(f"written to {arguments.out}{hint}")
+
+
+def quality(arguments: argparse.Namespace) -> None:
+    """Measure a model on the validation split."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.out)
+    _check_device(arguments.device)
+    from daitir import quality as measures
+
+    options = {"num_workers": arguments.workers, "progress": True}
+    if arguments.model == "clip":
+        from daitir.encoders import load_encoder
+
+        encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
+        table = measures.clip_quality(
+            encoder,
+            image_size=profile.image_size,
+            num_dialogues=profile.num_test_dialogues,
+            num_gallery=profile.num_gallery,
+            **options,
+        )
+    elif arguments.model == "recogniser":
+        from daitir.recogniser import load_recogniser
+        from daitir.training.recogniser import degraded
+
+        spec = str(arguments.folder or "mini")
+        recogniser = load_recogniser(spec, device=arguments.device)
+        table = measures.recogniser_quality(recogniser, degrade=degraded, **options)
+    elif arguments.model == "lm":
+        from daitir.reformulation import load_reformulator
+
+        spec = str(arguments.folder or "mini")
+        reformulator = load_reformulator(spec, device=arguments.device)
+        table = measures.lm_quality(reformulator, progress=True)
+    else:
+        from daitir.training.diffusion import pipeline_quality
+
+        table = pipeline_quality(arguments.folder, device=arguments.device)
+    measures.update_table(arguments.out, table)
+    print(table.to_string(index=False))
+    print(f"written to {arguments.out}")
+
+
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Measure every method on every source of dialogues."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}.csv")
+    _check_device(arguments.device)
+    from daitir.benchmark import run_benchmark
+
+    path = run_benchmark(
+        profile,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
+def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
+    """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
+    dialogues = read_dialogues(arguments.dialogues, **options)
+    number = arguments.num_dialogues or len(dialogues)
+    if number > len(dialogues):
+        raise DataError(
+            f"{arguments.dialogues}: has {len(dialogues):,} dialogues, fewer than "
+            f"--num-dialogues {number:,}"
+        )
+    return dialogues[:number]
+
+
+def _check_output(path: Path) -> None:
+    """Raises DataError unless a file can be written at `path`, before anything long begins."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise DataError(f"--device {name}: not available here; use cpu") from error
+
+
+def _table(found: Evaluation) -> str:
+    """R@10, Hits@10 and MRR of each method per round, in percent."""
+    columns = {"recall_at_10": "R@10", "hits_at_10": "Hits@10", "mrr": "MRR"}
+    rows = found.rows[found.rows["metric"].isin(columns)]
+    table = rows.pivot(index="round", columns=["method", "metric"], values="value") * 100
+    header, lines = "round", {t: f"{t:>5}" for t in table.index}
+    for method in found.ranks:
+        for metric, label in columns.items():
+            title = f"{method} {label}"
+            header += f"  {title}"
+            for t in table.index:
+                lines[t] += f"  {table.at[t, (method, metric)]:>{len(title)}.2f}"
+    return "\n".join([f"{header}   (percent)", *lines.values()])
