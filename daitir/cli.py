@@ -13,8 +13,6 @@ from daitir import commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 
-logger = logging.getLogger(__name__)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
