@@ -62,9 +62,18 @@ def safe_join(folder: str | os.PathLike, name: str) -> Path:
         root, target = Path(folder).resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unencodable name
         raise refusal from error
-    if target == root or not target.is_relative_to(root):
+    if target == root or not target.is_relative_to(root) or _is_loop(path):
         raise refusal
     return path
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether links lead nowhere but back; from Python 3.13 on, resolving them does not tell."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _disk_is_full(error: Exception) -> bool:
