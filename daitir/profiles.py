@@ -51,15 +51,15 @@ class DiffusionRecipe:
     autoencoder_steps: int
     text_steps: int
     steps: int
-    autoencoder_channels: tuple[int, ...] = (16, 24, 48, 72)
+    autoencoder_channels: tuple[int, ...] = (16, 24, 64, 128)
     latent_channels: int = 8
     unet_channels: tuple[int, ...] = (64, 128)
     autoencoder_batch_size: int = 16
     autoencoder_scenes: int = 40_000
-    num_scenes: int = 40_000
+    num_scenes: int = 60_000
     batch_size: int = 64
     num_noises: int = 2
-    text_batch_size: int = 128
+    text_batch_size: int = 64
     autoencoder_learning_rate: float = 2e-3
     text_learning_rate: float = 1e-3
     learning_rate: float = 1.5e-3
@@ -115,7 +115,7 @@ PROFILES = {
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
         recogniser=RecogniserRecipe(steps=1000),
         diffusion=DiffusionRecipe(
-            image_size=64, autoencoder_steps=2600, text_steps=400, steps=4500
+            image_size=64, autoencoder_steps=6000, text_steps=2600, steps=20_000
         ),
         lm=LmRecipe(steps=4500),
         num_train_dialogues=3000,

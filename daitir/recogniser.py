@@ -74,7 +74,7 @@ class RecogniserNet(nn.Module):
         self.top = nn.Sequential(
             _down(2 * width, 4 * width), _Block(4 * width), _Block(4 * width)
         )
-        self.windows = nn.Parameter(_starting_windows())
+        self.windows = nn.Parameter(starting_windows())
         self.cell = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())
         sizes = {name: len(values) for name, values in VALUES.items()}
         self.scene_heads = nn.ModuleDict(
@@ -123,7 +123,7 @@ def _down(narrow: int, wide: int) -> nn.Sequential:
     )
 
 
-def _starting_windows() -> Tensor:
+def starting_windows() -> Tensor:
     """Logits (6 cells, 4 windows, 8·8 places): bells around the quarters of each cell's object."""
     places = torch.arange(8) * 8 + 4.0
     windows = []

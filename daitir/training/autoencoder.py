@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.profiles import DiffusionRecipe
-from daitir.recogniser import RecogniserNet, load_recogniser, to_pixels
+from daitir.recogniser import (
+    SCENE_ATTRIBUTES,
+    VALUES,
+    RecogniserNet,
+    load_recogniser,
+    starting_windows,
+    to_pixels,
+)
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.scenes.render import background
 from daitir.training.loop import LoopConfig, train
 from daitir.training.recogniser import IGNORED, crowded_scene, targets
 
-SQUARED, PERCEPTUAL, READING, KL = 2.0, 0.1, 0.005, 1e-4
+SQUARED, PERCEPTUAL, READING, SPELLING, KL = 2.0, 0.1, 0.005, 0.01, 1e-4
 OBJECT_WEIGHT = 5.0
 RAMP_STEPS = 500  # until a picture is roughly there, the recogniser's view of it is no help
 FIRST_LOG_VARIANCE = -5.0  # else the noise of the first latents drowns them
@@ -46,6 +54,35 @@ def build_autoencoder(recipe: DiffusionRecipe) -> AutoencoderKL:
     return model
 
 
+class LatentReader(nn.Module):
+    """Reads the facts of a scene off latents by one linear map for each attribute.
+
+    It is trained with the autoencoder and thrown away. An encoder that is asked for facts finds
+    the objects long before the decoder can draw them, and latents that tell facts plainly are
+    easily drawn from words.
+    """
+
+    def __init__(self, latent_channels: int):
+        super().__init__()
+        self.windows = nn.Parameter(starting_windows())
+        width = self.windows.shape[1] * latent_channels
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Linear(width * (6 if name in SCENE_ATTRIBUTES else 1), len(values))
+                for name, values in VALUES.items()
+            }
+        )
+
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        """Logits as `RecogniserNet` gives them, of latents (batch, channels, height, width)."""
+        grid = F.adaptive_avg_pool2d(latents, 8).flatten(2)
+        seen = torch.einsum("bcp,kwp->bkwc", grid, self.windows.softmax(dim=-1)).flatten(2)
+        return {
+            name: head(seen.flatten(1) if name in SCENE_ATTRIBUTES else seen)
+            for name, head in self.heads.items()
+        }
+
+
 def train_autoencoder(
     recipe: DiffusionRecipe,
     folder: Path,
@@ -59,8 +96,8 @@ def train_autoencoder(
 
     The loss is the absolute and squared error of pixels, objects first, plus, after a while, that
     of the recogniser's maps and the cross-entropy of what it reads off the reconstruction, so
-    that what a fact depends on is kept, plus a little Kullback–Leibler divergence, which keeps
-    the latents smooth.
+    that what a fact depends on is kept; the cross-entropy of what `LatentReader` reads off the
+    latents; and a little Kullback–Leibler divergence, which keeps the latents smooth.
 
     Args:
         recipe: architecture, data and optimiser.
@@ -78,14 +115,19 @@ def train_autoencoder(
     )
     torch.manual_seed(seed)
     model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)
+    both = nn.ModuleDict({"coder": model, "reader": LatentReader(recipe.latent_channels)})
+    both.to(device)
     recogniser = load_recogniser("mini", device=device).model
     recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
     scenes = sample_scenes(seed, "train", recipe.autoencoder_scenes // 2)
     scenes += [crowded_scene(seed, i) for i in range(recipe.autoencoder_scenes - len(scenes))]
-    images = render_scenes(
-        scenes, size=recipe.image_size, num_workers=num_workers, progress=progress
-    )
     truth = targets(scenes)
+
+    @cache
+    def images() -> np.ndarray:  # a finished run that is started again needs none
+        return render_scenes(
+            scenes, size=recipe.image_size, num_workers=num_workers, progress=progress
+        )
 
     def key(scene: Scene) -> tuple[str, str, str, int]:
         return scene.place, scene.time, scene.weather, recipe.image_size
@@ -94,21 +136,24 @@ def train_autoencoder(
         chosen = np.random.default_rng([seed, step]).choice(
             len(scenes), recipe.autoencoder_batch_size, replace=False
         )
-        pixels = to_pixels(torch.from_numpy(images[chosen]).to(device))
+        pixels = to_pixels(torch.from_numpy(images()[chosen]).to(device))
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         posterior = model.encode(pixels).latent_dist
-        decoded = model.decode(posterior.sample()).sample
+        latents = posterior.sample()
+        decoded = model.decode(latents).sample
         facts = {name: values[chosen].to(device) for name, values in truth.items()}
         ramp = min(1.0, step / RAMP_STEPS)
         stages = [background(*key(scenes[i])) for i in chosen]
-        in_front = torch.from_numpy((images[chosen] != np.stack(stages)).any(axis=-1)).to(device)
-        return autoencoder_loss(
+        in_front = torch.from_numpy((images()[chosen] != np.stack(stages)).any(axis=-1)).to(device)
+        losses = autoencoder_loss(
             pixels, decoded, posterior, recogniser, facts, in_front=in_front, ramp=ramp
         )
+        spelling = cross_entropy(both["reader"](latents), facts)
+        return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
 
-    seconds = train(model, step_loss, config, folder, progress=progress)
-    few = range(min(NUM_SCALING, len(scenes)))
-    latents = encode(model, images[few], device)
+    seconds = train(both, step_loss, config, folder, progress=progress)
+    few = render_scenes(scenes[:NUM_SCALING], size=recipe.image_size)
+    latents = encode(model, few, device)
     _fold_scale(model, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
     return model, seconds
 
@@ -139,11 +184,7 @@ def autoencoder_loss(
     perceptual = sum(
         (a - b).abs().mean() / b.abs().mean() for a, b in zip(maps, wanted_maps, strict=True)
     )
-    logits = recogniser.read_maps(maps)
-    reading = sum(
-        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=IGNORED)
-        for name, values in logits.items()
-    )
+    reading = cross_entropy(recogniser.read_maps(maps), facts)
     weights = (1 + (OBJECT_WEIGHT - 1) * in_front.float())[:, None]
     errors = (decoded - pixels) * weights / weights.mean()
     absolute, squared = errors.abs().mean(), (errors * (decoded - pixels)).mean()
@@ -154,6 +195,14 @@ def autoencoder_loss(
         "loss": loss, "absolute": absolute, "squared": squared, "perceptual": perceptual,
         "reading": reading, "divergence": divergence,
     }  # fmt: skip
+
+
+def cross_entropy(logits: dict[str, Tensor], facts: dict[str, Tensor]) -> Tensor:
+    """The sum over attributes of the cross-entropy of logits and `targets`."""
+    return sum(
+        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=IGNORED)
+        for name, values in logits.items()
+    )
 
 
 @torch.no_grad()

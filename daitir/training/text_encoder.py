@@ -33,6 +33,7 @@ from daitir.training.loop import LoopConfig, train
 from daitir.training.recogniser import IGNORED, targets
 
 PROMPT_LENGTH = 80
+FULLY_STATED = 0.75  # what is not said cannot be learned
 NUM_PLACES = 1 + len(world.CELLS)
 
 
@@ -150,7 +151,7 @@ def train_text_encoder(
         size = recipe.text_batch_size
         scenes = sample_scenes(seed, "train", size, start=step * size)
         prompts = [
-            write_prompt(scene, random.Random(f"spell/{seed}/{step}/{i}"))
+            write_prompt(scene, random.Random(f"spell/{seed}/{step}/{i}"), full=FULLY_STATED)
             for i, scene in enumerate(scenes)
         ]
         logits = model(tokenize(tokenizer, prompts).to(device))
@@ -171,19 +172,18 @@ def stated_facts(scene: Scene) -> list:
     return [fact for fact in scene.facts if fact.attribute not in world.RELATIONS]
 
 
-def write_prompt(scene: Scene, rng: random.Random) -> str:
+def write_prompt(scene: Scene, rng: random.Random, *, full: float = 0.5) -> str:
     """A prompt as the book's methods write them about a scene.
 
-    Half are fully stated, the rest are refined dialogues after a random round, negations
+    A share `full` is fully stated, the rest are refined dialogues after a random round, negations
     included, and short captions.
     """
-    chance = rng.random()
-    if chance < 0.5:
+    if rng.random() < full:
         facts = stated_facts(scene)
         order = rng.sample(range(len(scene.objects)), len(scene.objects))
         rank = {scene.objects[i].category: place for place, i in enumerate(order)}
         return describe(sorted(facts, key=lambda f: rank.get(f.subject, -1)), rng)
-    if chance < 0.85:
+    if rng.random() < 0.7:
         turns = dialogue("human", scene, seed=rng.randrange(1 << 30))
         return describe(merge_facts(turns[: rng.randint(1, len(turns))]), rng)
     return short_caption(scene, rng)
