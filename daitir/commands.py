@@ -210,9 +210,12 @@ def quality(arguments: argparse.Namespace) -> None:
         reformulator = load_reformulator(spec, device=arguments.device)
         table = measures.lm_quality(reformulator, progress=True)
     else:
-        from daitir.training.diffusion import pipeline_quality
+        from daitir.recogniser import load_recogniser
+        from daitir.views import load_view_generator
 
-        table = pipeline_quality(arguments.folder, device=arguments.device)
+        generator = load_view_generator(str(arguments.folder or "mini"), device=arguments.device)
+        recogniser = load_recogniser(device=arguments.device)
+        table = measures.pipeline_quality(generator, recogniser, progress=True)
     measures.update_table(arguments.out, table)
     print(table.to_string(index=False))
     print(f"written to {arguments.out}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 from daitir import metrics
 from daitir.encoders import Encoder
@@ -20,6 +22,7 @@ from daitir.retrieval import target_ranks
 from daitir.scenes import (
     SOURCES,
     Scene,
+    describe,
     dialogue,
     holds,
     implied,
@@ -31,6 +34,7 @@ from daitir.scenes import (
     short_caption,
     world,
 )
+from daitir.views import ViewGenerator
 
 SPLIT, SEED = "val", 0
 COLUMNS = ["model", "split", "measure", "value", "ci_low", "ci_high", "num_queries"]
@@ -188,6 +192,42 @@ def drawing_quality(
         for scene, drawn in zip(scenes, read, strict=True)
     ]
     return _rows(model, SPLIT, {f"{name}{measure}": column for name, column in values.items()})
+
+
+def pipeline_quality(
+    generator: ViewGenerator,
+    recogniser: Recogniser,
+    *,
+    num_prompts: int = 500,
+    batch_size: int = 50,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How much of fully stated prompts of the validation split a pipeline draws.
+
+    See `drawing_quality`; prompt number i is drawn with the seed i.
+    """
+    scenes = sample_scenes(SEED, SPLIT, num_prompts)
+    prompts = [
+        describe(scene.own_facts, random.Random(f"quality/{index}"))
+        for index, scene in enumerate(scenes)
+    ]
+
+    def draw(prompts: Sequence[str]) -> list[Image.Image]:
+        images = []
+        starts = range(0, len(prompts), batch_size)
+        for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
+            batch = prompts[start : start + batch_size]
+            images += generator.draw(batch, range(start, start + len(batch)))
+        return images
+
+    return drawing_quality(
+        draw,
+        prompts,
+        scenes,
+        recogniser,
+        model=_name("diffusion", generator.spec),
+        measure=f", {generator.steps} steps, guidance {generator.guidance:g}",
+    )
 
 
 def lm_quality(

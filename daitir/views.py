@@ -90,7 +90,8 @@ class ViewGenerator:
             # The last batch wraps around: batches of one shape and the same neighbours round alike.
             batch = [pairs[i % len(pairs)] for i in range(start, start + batch_size)]
             if not all(files[pair].is_file() for pair in batch):
-                for pair, image in zip(batch, self._draw(batch), strict=True):
+                images = self.draw(*zip(*batch, strict=True))
+                for pair, image in zip(batch, images, strict=True):
                     if not files[pair].is_file():
                         with atomic_write(files[pair]) as temporary:
                             image.save(temporary, quality=90, method=4)
@@ -98,20 +99,21 @@ class ViewGenerator:
         bar.close()
         return [files[pair] for pair in zip(prompts, seeds, strict=True)]
 
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """The images of prompts, one seed each, drawn in one batch and kept nowhere."""
+        return self.pipeline(
+            list(prompts),
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            # Noise is drawn on the CPU, image by image, so that it is the same on every device.
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        ).images
+
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts have more tokens than the pipeline's first text encoder reads."""
         tokenizer = self.pipeline.tokenizer
         lengths = (len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
         return sum(length > tokenizer.model_max_length for length in lengths)
-
-    def _draw(self, batch: list[tuple[str, int]]) -> list[Image.Image]:
-        return self.pipeline(
-            [prompt for prompt, _ in batch],
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            # Noise is drawn on the CPU, image by image, so that it is the same on every device.
-            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-        ).images
 
     def _key(self, prompt: str, seed: int) -> str:
         facts = [self._digest, self.steps, self.guidance, prompt, seed]
@@ -133,6 +135,10 @@ def load_view_generator(
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
     source = PIPELINE_FOLDER if spec == "mini" else spec
+    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
+        raise DataError(
+            f"{source}: no model_index.json; `daitir pretrain diffusion --out {source}` writes it"
+        )
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype)

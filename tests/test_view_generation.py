@@ -127,7 +127,7 @@ def test_a_killed_run_continues_with_the_same_images(generator, tmp_path, monkey
 
 def test_what_is_cached_is_not_drawn_again(generator, tmp_path, monkeypatch):
     generator.generate(PROMPTS, SEEDS, tmp_path)
-    monkeypatch.setattr(generator, "_draw", lambda batch: pytest.fail("drawn again"))
+    monkeypatch.setattr(generator, "draw", lambda *batch: pytest.fail("drawn again"))
     generator.generate(PROMPTS[::-1], SEEDS[::-1], tmp_path)
 
 
@@ -175,11 +175,18 @@ def test_settings_out_of_range_are_refused(generator, settings, message):
         ViewGenerator("x", generator.pipeline, **settings)
 
 
-@pytest.mark.parametrize("part", ["model_index.json", "unet", "tokenizer", "vae"])
+@pytest.mark.parametrize("part", ["unet", "tokenizer", "vae", "scheduler"])
 def test_a_folder_with_a_missing_part_is_refused(folder, tmp_path, part):
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    path = copy / part
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(DataError, match="no text-to-image pipeline"):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / part)
+    with pytest.raises(DataError, match="copy: no text-to-image pipeline"):
         load_view_generator(str(copy))
+
+
+def test_damaged_and_foreign_folders_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "damaged")
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DataError, match="damaged: no text-to-image pipeline"):
+        load_view_generator(str(copy))
+    with pytest.raises(DataError, match=r"no model_index\.json"):
+        load_view_generator(str(tmp_path))

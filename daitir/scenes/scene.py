@@ -57,8 +57,8 @@ class Scene:
         return next((item for item in self.objects if item.category == category), None)
 
     @property
-    def facts(self) -> tuple[Fact, ...]:
-        """Every affirmative fact: the scene's, each object's, then the relations."""
+    def own_facts(self) -> tuple[Fact, ...]:
+        """The affirmative facts of the scene and of each object; what relates two is left out."""
         facts = [
             Fact("scene", "place", self.place),
             Fact("scene", "time", self.time),
@@ -71,13 +71,17 @@ class Scene:
                 facts.append(Fact(item.category, "colour", item.colour))
             for attribute in ("size", "column", "row"):
                 facts.append(Fact(item.category, attribute, getattr(item, attribute)))
-        for a, b in itertools.permutations(self.objects, 2):
-            facts += [
-                Fact(a.category, relation, b.category)
-                for relation in world.RELATIONS
-                if related(a, relation, b)
-            ]
         return tuple(facts)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """Every affirmative fact: the scene's, each object's, then the relations."""
+        return self.own_facts + tuple(
+            Fact(a.category, relation, b.category)
+            for a, b in itertools.permutations(self.objects, 2)
+            for relation in world.RELATIONS
+            if related(a, relation, b)
+        )
 
 
 def related(a: SceneObject, relation: str, b: SceneObject) -> bool:

@@ -8,46 +8,35 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import (
     AutoencoderKL,
-    AutoPipelineForText2Image,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPTextModel
 
-from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.profiles import DiffusionRecipe
-from daitir.quality import SEED, SPLIT, drawing_quality
-from daitir.recogniser import load_recogniser
-from daitir.scenes import Scene, describe, render_scenes, sample_scenes
+from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.training.autoencoder import encode, train_autoencoder
 from daitir.training.clip import hardware
 from daitir.training.loop import LOG_NAME, LoopConfig, train
 from daitir.training.text_encoder import (
     prompt_tokenizer,
-    stated_facts,
     tokenize,
     train_text_encoder,
     write_prompt,
 )
 
-DIFFUSION_FOLDER = Path(__file__).parents[1] / "assets" / "diffusion"
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0
 LATENTS_NAME = "latents.safetensors"
@@ -275,65 +264,6 @@ def export(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-
-
-def load_pipeline(folder: Path | None = None, *, device: str = "cpu"):
-    """The text-to-image pipeline of a folder, in single precision and without progress bars.
-
-    Raises DataError, naming the folder, where a part is missing or damaged.
-    """
-    folder = folder or DIFFUSION_FOLDER
-    if not (folder / "model_index.json").is_file():
-        raise DataError(
-            f"{folder}: no model_index.json; `daitir pretrain diffusion --out {folder}` writes it"
-        )
-    try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no text-to-image pipeline ({line}); train it again") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device, torch.float32)
-
-
-def pipeline_quality(
-    folder: Path | None = None,
-    *,
-    num_prompts: int = 500,
-    steps: int = 20,
-    guidance: float = 2.0,
-    batch_size: int = 50,
-    device: str = "cpu",
-) -> pd.DataFrame:
-    """How much of fully stated prompts of the validation split a pipeline draws.
-
-    See `daitir.quality.drawing_quality`; the seed of the noise is 0. Raises DataError as
-    `load_pipeline` does.
-    """
-    pipeline = load_pipeline(folder, device=device)
-    scenes = sample_scenes(SEED, SPLIT, num_prompts)
-    prompts = [
-        describe(stated_facts(scene), random.Random(f"quality/{index}"))
-        for index, scene in enumerate(scenes)
-    ]
-    generator = torch.Generator().manual_seed(SEED)
-
-    def draw(prompts: Sequence[str]) -> list[Image.Image]:
-        images = []
-        for start in tqdm(range(0, len(prompts), batch_size), desc="drawing", unit="batch"):
-            images += pipeline(
-                prompts[start : start + batch_size],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generator,
-            ).images
-        return images
-
-    name = "diffusion" if folder is None else f"diffusion {folder}"
-    measure = f", {steps} steps, guidance {guidance:g}"
-    return drawing_quality(
-        draw, prompts, scenes, load_recogniser(device=device), model=name, measure=measure
-    )
 
 
 def _count(model: nn.Module) -> int:

@@ -167,11 +167,6 @@ def train_text_encoder(
     return model.encoder.requires_grad_(False), seconds
 
 
-def stated_facts(scene: Scene) -> list:
-    """The facts of a fully stated prompt: all but the relations, which follow from positions."""
-    return [fact for fact in scene.facts if fact.attribute not in world.RELATIONS]
-
-
 def write_prompt(scene: Scene, rng: random.Random, *, full: float = 0.5) -> str:
     """A prompt as the book's methods write them about a scene.
 
@@ -179,10 +174,9 @@ def write_prompt(scene: Scene, rng: random.Random, *, full: float = 0.5) -> str:
     included, and short captions.
     """
     if rng.random() < full:
-        facts = stated_facts(scene)
         order = rng.sample(range(len(scene.objects)), len(scene.objects))
         rank = {scene.objects[i].category: place for place, i in enumerate(order)}
-        return describe(sorted(facts, key=lambda f: rank.get(f.subject, -1)), rng)
+        return describe(sorted(scene.own_facts, key=lambda f: rank.get(f.subject, -1)), rng)
     if rng.random() < 0.7:
         turns = dialogue("human", scene, seed=rng.randrange(1 << 30))
         return describe(merge_facts(turns[: rng.randint(1, len(turns))]), rng)
