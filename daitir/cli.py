@@ -128,14 +128,14 @@ def _add_refine(subparsers) -> None:
         subparsers,
         "refine",
         help="Refine dialogues by a language model, into one caption after every round.",
-        example="daitir refine --dialogues dialogues.json --out rewrites.json",
+        example="daitir refine --dialogues dialogues.json --model runs/lm --out rewrites.json",
     )
     parser.set_defaults(run=commands.refine)
     add = parser.add_argument
     add("--dialogues", required=True, type=Path, metavar="FILE", help="ChatIR file")
     add("--num-dialogues", type=_positive, metavar="N", help="refine the first N dialogues only")
-    add("--model", default="mini", metavar="SPEC",
-        help="mini, a folder of a transformers model, or a hub's name (default: %(default)s)")
+    add("--model", required=True, metavar="SPEC",
+        help="a folder of a transformers model, as `daitir pretrain lm` writes it, or a hub's name")
     add("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
     add("--out", required=True, type=Path, metavar="FILE",
@@ -147,7 +147,7 @@ def _add_draw(subparsers) -> None:
         subparsers,
         "draw",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir draw --dialogues rewrites.json --out views/",
+        example="daitir draw --dialogues rewrites.json --pipeline runs/diffusion --out views/",
     )
     parser.set_defaults(run=commands.draw)
     add = parser.add_argument
@@ -155,8 +155,9 @@ def _add_draw(subparsers) -> None:
     add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
         help="how the prompt is made from the rounds (default: %(default)s)")
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
-    add("--pipeline", default="mini", metavar="SPEC",
-        help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
+    add("--pipeline", required=True, metavar="SPEC",
+        help="a folder of a diffusers pipeline, as `daitir pretrain diffusion` writes it, or a "
+        "hub's name")
     add("--steps", type=int, default=20, metavar="N", help="(default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
@@ -203,8 +204,8 @@ def _add_quality(subparsers) -> None:
         "language model")
     add("--encoder", metavar="SPEC", help="of clip (default: the profile's)")
     add("--folder", type=Path, metavar="DIR",
-        help="of the recogniser, pipeline or language model (default: the one that comes with "
-        "the package)")
+        help="of the recogniser, pipeline or language model (default: the package's, where it "
+        "has one)")
     add("--profile", help="whose sizes (default: DAITIR_PROFILE or classroom)")
     add("--out", required=True, type=Path, metavar="FILE.csv",
         help="table that gets the model's rows; those of other models stay")

@@ -233,7 +233,7 @@ def pipeline_quality(
 def lm_quality(
     reformulator: Reformulator,
     *,
-    num_dialogues: int = 400,
+    num_dialogues: int = 300,
     rounds: Sequence[int] = (0, 2, 5, 10),
     progress: bool = False,
 ) -> pd.DataFrame:
