@@ -134,14 +134,17 @@ def load_view_generator(
     """
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
-    source = PIPELINE_FOLDER if spec == "mini" else spec
-    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
+    source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
+    is_folder = spec == "mini" or source.is_dir()
+    if is_folder and not (source / "model_index.json").is_file():
         raise DataError(
             f"{source}: no model_index.json; `daitir pretrain diffusion --out {source}` writes it"
         )
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype)
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            source if is_folder else spec, dtype=dtype
+        )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(

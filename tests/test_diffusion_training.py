@@ -182,9 +182,8 @@ def test_the_gpu_recipe_has_parts_that_fit_together():
 @pytest.mark.parametrize("stage", ["write_prompt", "autoencoder_loss"])
 def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
     """A kill in the middle of each trained part; both runs then give the same weights."""
-    often = functools.partial(LoopConfig, checkpoint_every=1)
-    for module in (autoencoder, text_encoder, diffusion):
-        monkeypatch.setattr(module, "LoopConfig", often)
+    often = functools.partial(LoopConfig.of, checkpoint_every=1)
+    monkeypatch.setattr(LoopConfig, "of", staticmethod(often))
     module, stop = (diffusion, 9) if stage == "write_prompt" else (autoencoder, 2)
     original, calls = getattr(module, stage), []
 
@@ -211,3 +210,18 @@ def test_quality_of_a_folder(folder, tmp_path, monkeypatch):
     out = tmp_path / "quality.csv"
     assert main(["quality", "diffusion", "--folder", str(folder), "--out", str(out)]) == 0
     assert "object, 20 steps, guidance 2" in out.read_text()
+
+
+def test_latents_of_another_autoencoder_are_made_anew(tmp_path):
+    scenes = sample_scenes(0, "train", 3)
+    path = tmp_path / "latents.safetensors"
+
+    def latents(seed):
+        torch.manual_seed(seed)
+        model = autoencoder.build_autoencoder(TINY).eval()
+        return diffusion.cached_latents(path, TINY, model, scenes, "cpu", 1, False)
+
+    first = latents(0)
+    written = path.stat().st_mtime_ns
+    assert first.equal(latents(0)) and path.stat().st_mtime_ns == written
+    assert not first.equal(latents(1))

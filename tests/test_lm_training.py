@@ -80,7 +80,8 @@ def test_the_folder_loads_and_has_half_precision_weights_a_card_and_a_log(folder
 
 
 def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lm, "LoopConfig", functools.partial(LoopConfig, checkpoint_every=1))
+    often = functools.partial(LoopConfig.of, checkpoint_every=1)
+    monkeypatch.setattr(LoopConfig, "of", staticmethod(often))
     original, calls = lm.training_windows, []
 
     def killed(*arguments):

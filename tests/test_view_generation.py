@@ -14,6 +14,7 @@ from diffusers import (
 from PIL import Image
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
+from daitir import views
 from daitir.cli import main
 from daitir.dialogues import Dialogue, write_dialogues
 from daitir.encoders import TOKENIZER_FOLDER
@@ -82,8 +83,8 @@ def test_the_command_draws_what_evaluate_reads(folder, tmp_path, capsys):
     command += ["--pipeline", str(folder), "--cache", str(tmp_path / "cache"), "--out"]
     assert main([*command, str(tmp_path / "views")]) == 0
     assert "3 views of 2 dialogues" in capsys.readouterr().out
-    views = find_views(tmp_path / "views", [2, 1])
-    assert [len(rounds) for rounds in views] == [2, 1]
+    found = find_views(tmp_path / "views", [2, 1])
+    assert [len(rounds) for rounds in found] == [2, 1]
     assert main([*command, str(tmp_path / "x"), "--steps", "0"]) == 2
     assert "steps is 1 to 1000" in capsys.readouterr().err
 
@@ -183,10 +184,13 @@ def test_a_folder_with_a_missing_part_is_refused(folder, tmp_path, part):
         load_view_generator(str(copy))
 
 
-def test_damaged_and_foreign_folders_are_refused(folder, tmp_path):
+def test_damaged_and_foreign_folders_are_refused(folder, tmp_path, monkeypatch):
     copy = shutil.copytree(folder, tmp_path / "damaged")
     (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
     with pytest.raises(DataError, match="damaged: no text-to-image pipeline"):
         load_view_generator(str(copy))
     with pytest.raises(DataError, match=r"no model_index\.json"):
         load_view_generator(str(tmp_path))
+    monkeypatch.setattr(views, "PIPELINE_FOLDER", tmp_path / "not shipped")
+    with pytest.raises(DataError, match=r"not shipped: no model_index\.json"):
+        load_view_generator("mini")

@@ -105,13 +105,13 @@ def train_autoencoder(
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig(
+    config = LoopConfig.of(
+        recipe,
+        seed=seed,
         steps=recipe.autoencoder_steps,
         learning_rate=recipe.autoencoder_learning_rate,
         weight_decay=0.0,
-        warmup_steps=recipe.warmup_steps,
         clip_norm=1.0,
-        seed=seed,
     )
     torch.manual_seed(seed)
     model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import random
 import shutil
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from daitir.files import atomic_write
 from daitir.objectives import info_nce
 from daitir.profiles import ClipRecipe
 from daitir.scenes import render_scenes, sample_scenes, short_caption
+from daitir.training.card import write_card
 from daitir.training.loop import LoopConfig, train
 
 MAX_LOGIT_SCALE = 100.0
@@ -58,14 +58,7 @@ def train_clip(
     if recipe.model not in OWN_ARCHITECTURES:
         known = ", ".join(OWN_ARCHITECTURES)
         raise DataError(f"{recipe.model!r} has no config in daitir/configs; choose one of {known}")
-    config = LoopConfig(
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=recipe.clip_norm,
-        seed=seed,
-    )
+    config = LoopConfig.of(recipe, seed=seed)
     architecture = open_clip.get_model_config(recipe.model)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
     torch.manual_seed(seed)
@@ -104,20 +97,14 @@ def train_clip(
         model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress
     )
     export(model, architecture, folder)
-    card = {
+    facts = {
         "model": recipe.model,
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_scenes": recipe.num_scenes,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "seed": seed,
-        "hardware": hardware(device),
-        "hours": round(seconds / 3600, 2),
-        "torch": torch.__version__,
-        "licence": "CC BY-SA 4.0",
     }
-    with atomic_write(folder / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
 def augment(images: Tensor) -> Tensor:
@@ -159,10 +146,3 @@ def export(model, architecture: dict, folder: Path) -> None:
             shutil.copyfile(path, temporary)
     with atomic_write(folder / "open_clip_config.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
-def hardware(device: str) -> str:
-    """The device in words, such as `NVIDIA H200` or `x86_64, 2 threads`."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"

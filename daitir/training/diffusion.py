@@ -6,7 +6,7 @@ What comes out is a folder that `diffusers.AutoPipelineForText2Image.from_pretra
 from __future__ import annotations
 
 import copy
-import json
+import hashlib
 import random
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
@@ -28,7 +29,7 @@ from daitir.files import atomic_write
 from daitir.profiles import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.training.autoencoder import encode, train_autoencoder
-from daitir.training.clip import hardware
+from daitir.training.card import write_card
 from daitir.training.loop import LOG_NAME, LoopConfig, train
 from daitir.training.text_encoder import (
     prompt_tokenizer,
@@ -76,7 +77,10 @@ def train_diffusion(
     denoiser, seconds = train_unet(
         recipe, work / "unet", latents, scenes, text_encoder, **options
     )
-    card = {
+    export(folder, autoencoder, text_encoder, denoiser.average)
+    with atomic_write(folder / LOG_NAME) as temporary:
+        temporary.write_bytes((work / "unet" / LOG_NAME).read_bytes())
+    facts = {
         "model": "daitir-diffusion",
         "parameters": {
             "autoencoder": _count(autoencoder),
@@ -88,17 +92,9 @@ def train_diffusion(
         "text_steps": recipe.text_steps,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "seed": seed,
-        "hardware": hardware(device),
-        "hours": round((autoencoder_seconds + text_seconds + seconds) / 3600, 2),
-        "torch": torch.__version__,
-        "licence": "CC BY-SA 4.0",
     }
-    export(folder, autoencoder, text_encoder, denoiser.average)
-    with atomic_write(folder / LOG_NAME) as temporary:
-        temporary.write_bytes((work / "unet" / LOG_NAME).read_bytes())
-    with atomic_write(folder / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    seconds += autoencoder_seconds + text_seconds
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
 class Denoiser(nn.Module):
@@ -161,15 +157,7 @@ def train_unet(
     Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
     pipeline can be guided away from what it would draw without a prompt.
     """
-    config = LoopConfig(
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=1.0,
-        seed=seed,
-        betas=(0.9, 0.99),
-    )
+    config = LoopConfig.of(recipe, seed=seed, clip_norm=1.0, betas=(0.9, 0.99))
     torch.manual_seed(seed)
     model = Denoiser(build_unet(recipe), recipe.ema_decay)
     model.to(device, memory_format=torch.channels_last)
@@ -222,11 +210,18 @@ def cached_latents(
     num_workers: int,
     progress: bool,
 ) -> Tensor:
-    """The latents of all scenes in half precision, encoded once and kept in a file."""
+    """The latents of all scenes in half precision, encoded once and kept in a file.
+
+    The file names the autoencoder by a hash of its weights: with another one it is made anew.
+    """
+    weights = hashlib.sha256()
+    for tensor in autoencoder.state_dict().values():
+        weights.update(tensor.cpu().contiguous().numpy().tobytes())
+    maker = {"autoencoder": weights.hexdigest(), "scenes": str(len(scenes))}
     if path.is_file():
-        latents = load_file(path)["latents"]
-        if len(latents) == len(scenes):
-            return latents
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() == maker:
+                return file.get_tensor("latents")
     parts = []
     for start in range(0, len(scenes), 10_000):
         images = render_scenes(
@@ -238,7 +233,7 @@ def cached_latents(
         parts.append(encode(autoencoder, images, device).half())
     latents = torch.cat(parts)
     with atomic_write(path) as temporary:
-        save_file({"latents": latents}, temporary)
+        save_file({"latents": latents}, temporary, metadata=maker)
     return latents
 
 

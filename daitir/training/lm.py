@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from daitir.encoders import TOKENIZER_FOLDER
-from daitir.files import atomic_write
 from daitir.profiles import LmRecipe
 from daitir.reformulation import WINDOW_ROUNDS, window
 from daitir.scenes import SOURCES, describe, dialogue, merge_facts, sample_scene
-from daitir.training.clip import hardware
+from daitir.training.card import write_card
 from daitir.training.loop import LoopConfig, train
 
 CONTEXT_LENGTH = 512
@@ -66,14 +64,7 @@ def train_lm(
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig(
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=recipe.clip_norm,
-        seed=seed,
-    )
+    config = LoopConfig.of(recipe, seed=seed)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
     torch.manual_seed(seed)
     model = build_lm(recipe, tokenizer).to(device)
@@ -96,21 +87,15 @@ def train_lm(
     parameters = sum(p.numel() for p in model.parameters())
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    card = {
+    facts = {
         "model": "daitir-lm",
         "parameters": parameters,
         "training_dialogues": recipe.steps * recipe.batch_size,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "seed": seed,
-        "hardware": hardware(device),
-        "hours": round(seconds / 3600, 2),
-        "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "licence": "CC BY-SA 4.0",
     }
-    with atomic_write(folder / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
 def losses_of(

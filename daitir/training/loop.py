@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -42,6 +42,12 @@ class LoopConfig:
     log_every: int = 20
     checkpoint_every: int = 100
     betas: tuple[float, float] = (0.9, 0.98)
+
+    @classmethod
+    def of(cls, recipe: object, *, seed: int, **changes) -> LoopConfig:
+        """The optimisation of a recipe: its fields of the same names, save for the changes."""
+        given = {f.name: getattr(recipe, f.name) for f in fields(cls) if hasattr(recipe, f.name)}
+        return cls(**(given | {"seed": seed} | changes))
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:

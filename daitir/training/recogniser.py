@@ -33,7 +33,7 @@ from daitir.scenes import (
     split_of,
     world,
 )
-from daitir.training.clip import hardware
+from daitir.training.card import write_card
 from daitir.training.loop import LoopConfig, train
 
 IGNORED = -100
@@ -64,14 +64,7 @@ def train_recogniser(
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig(
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=recipe.clip_norm,
-        seed=seed,
-    )
+    config = LoopConfig.of(recipe, seed=seed)
     torch.manual_seed(seed)
     model = RecogniserNet(recipe.width).to(device, memory_format=torch.channels_last)
     scenes = sample_scenes(seed, "train", recipe.num_scenes // 2)
@@ -102,21 +95,16 @@ def train_recogniser(
     with atomic_write(folder / WEIGHTS_NAME) as temporary:
         save_file(weights, temporary)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
-    card = {
+    with atomic_write(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    facts = {
         "model": "daitir-recogniser",
         "parameters": sum(p.numel() for p in model.parameters()),
         "training_scenes": recipe.num_scenes,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
-        "seed": seed,
-        "hardware": hardware(device),
-        "hours": round(seconds / 3600, 2),
-        "torch": torch.__version__,
-        "licence": "CC BY-SA 4.0",
     }
-    for name, content in ((CONFIG_NAME, settings), ("card.json", card)):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
 def crowded_scene(seed: int, index: int, *, split: str = "train") -> Scene:

@@ -135,13 +135,12 @@ def train_text_encoder(
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig(
+    config = LoopConfig.of(
+        recipe,
+        seed=seed,
         steps=recipe.text_steps,
         learning_rate=recipe.text_learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
         clip_norm=1.0,
-        seed=seed,
     )
     torch.manual_seed(seed)
     model = Speller(clip_text_model()).to(device)
