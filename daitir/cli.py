@@ -128,14 +128,14 @@ def _add_refine(subparsers) -> None:
         subparsers,
         "refine",
         help="Refine dialogues by a language model, into one caption after every round.",
-        example="daitir refine --dialogues dialogues.json --model runs/lm --out rewrites.json",
+        example="daitir refine --dialogues dialogues.json --out rewrites.json",
     )
     parser.set_defaults(run=commands.refine)
     add = parser.add_argument
     add("--dialogues", required=True, type=Path, metavar="FILE", help="ChatIR file")
     add("--num-dialogues", type=_positive, metavar="N", help="refine the first N dialogues only")
-    add("--model", required=True, metavar="SPEC",
-        help="a folder of a transformers model, as `daitir pretrain lm` writes it, or a hub's name")
+    add("--model", default="mini", metavar="SPEC",
+        help="mini, a folder of a transformers model, or a hub's name (default: %(default)s)")
     add("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
     add("--out", required=True, type=Path, metavar="FILE",
@@ -147,7 +147,7 @@ def _add_draw(subparsers) -> None:
         subparsers,
         "draw",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir draw --dialogues rewrites.json --pipeline runs/diffusion --out views/",
+        example="daitir draw --dialogues rewrites.json --out views/",
     )
     parser.set_defaults(run=commands.draw)
     add = parser.add_argument
@@ -155,9 +155,8 @@ def _add_draw(subparsers) -> None:
     add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
         help="how the prompt is made from the rounds (default: %(default)s)")
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
-    add("--pipeline", required=True, metavar="SPEC",
-        help="a folder of a diffusers pipeline, as `daitir pretrain diffusion` writes it, or a "
-        "hub's name")
+    add("--pipeline", default="mini", metavar="SPEC",
+        help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
     add("--steps", type=int, default=20, metavar="N", help="(default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
@@ -212,6 +211,25 @@ def _add_quality(subparsers) -> None:
     _add_machine(parser)
 
 
+def _add_queries(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "queries",
+        help="Refine and draw the dialogues of the benchmark; an interrupted run continues.",
+        example="daitir queries --out runs/queries",
+    )
+    parser.set_defaults(run=commands.queries)
+    add = parser.add_argument
+    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--steps", type=int, default=20, metavar="N", help="of drawing (default: %(default)s)")
+    add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
+    add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+        help="keeps what is drawn (default: %(default)s)")
+    add("--device", default="cpu", help="where models run (default: %(default)s)")
+    add("--out", required=True, type=Path, metavar="DIR",
+        help="gets the captions and the features of the views")
+
+
 def _add_benchmark(subparsers) -> None:
     parser = _add_command(
         subparsers,
@@ -242,6 +260,7 @@ COMMANDS = (
     _add_scenes,
     _add_pretrain,
     _add_quality,
+    _add_queries,
     _add_benchmark,
 )
 

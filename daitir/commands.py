@@ -221,6 +221,34 @@ def quality(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.out}")
 
 
+def queries(arguments: argparse.Namespace) -> None:
+    """Refine and draw the dialogues of the benchmark."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.out / "manifest.json")
+    _check_output(arguments.cache / "view.webp")
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.queries import make_query_sets
+    from daitir.reformulation import load_reformulator
+    from daitir.views import load_view_generator
+
+    make_query_sets(
+        profile,
+        arguments.out,
+        load_reformulator(profile.reformulator, device=arguments.device),
+        load_view_generator(
+            profile.generator,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            device=arguments.device,
+        ),
+        load_encoder(profile.encoder, device=arguments.device),
+        cache=arguments.cache,
+        progress=True,
+    )
+    print(f"written to {arguments.out}")
+
+
 def benchmark(arguments: argparse.Namespace) -> None:
     """Measure every method on every source of dialogues."""
     profile = get_profile(arguments.profile)

@@ -1,6 +1,7 @@
 """Writing files whole or not at all, and joining names that come from a file."""
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -37,6 +38,19 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def weights_digest(*models) -> str:
+    """A hash of the weights of torch modules, by their names and values, wherever they lie."""
+    import torch  # late: commands that read no weights start without it
+
+    digest = hashlib.sha256()
+    for number, model in enumerate(models):
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{number}.{name}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def safe_join(folder: str | os.PathLike, name: str) -> Path:

@@ -51,12 +51,12 @@ class DiffusionRecipe:
     autoencoder_steps: int
     text_steps: int
     steps: int
-    autoencoder_channels: tuple[int, ...] = (16, 24, 64, 128)
-    latent_channels: int = 8
+    autoencoder_channels: tuple[int, ...] = (16, 24, 48, 72)
+    latent_channels: int = 12
     unet_channels: tuple[int, ...] = (64, 128)
     autoencoder_batch_size: int = 16
     autoencoder_scenes: int = 40_000
-    num_scenes: int = 60_000
+    num_scenes: int = 40_000
     batch_size: int = 64
     num_noises: int = 2
     text_batch_size: int = 64
@@ -72,14 +72,16 @@ class DiffusionRecipe:
 class LmRecipe:
     """How the language model is trained: its width and layers, data, optimiser.
 
-    A step sees `batch_size` dialogues, each cut into windows of a few rounds.
+    A step sees `batch_size` dialogues, each cut into windows of a few rounds, and `num_captions`
+    single captions.
     """
 
     steps: int
     width: int = 160
     layers: int = 4
     heads: int = 4
-    batch_size: int = 4
+    batch_size: int = 3
+    num_captions: int = 24
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 100
@@ -90,8 +92,11 @@ class LmRecipe:
 class Profile:
     """Sizes and names of one profile.
 
-    `encoder` is a spec for `daitir.encoders.load_encoder`; the `num_*` fields are sizes of the
-    benchmark; `broken_shares` are the shares of stated facts that controlled views break.
+    `encoder`, `reformulator`, `generator` and `queries` are specs for `load_encoder`,
+    `load_reformulator`, `load_view_generator` and `load_query_set`. The `num_*` fields are sizes
+    of the benchmark: dialogues of the main source and of each other one, and how many rounds of a
+    training dialogue are drawn. `broken_shares` are the shares of stated facts that controlled
+    views break.
     """
 
     name: str
@@ -103,7 +108,12 @@ class Profile:
     lm: LmRecipe
     num_train_dialogues: int
     num_test_dialogues: int
+    num_other_dialogues: int
     num_gallery: int
+    reformulator: str = "mini"
+    generator: str = "mini"
+    queries: str = "mini"
+    num_train_views: int = 4
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
 
 
@@ -115,17 +125,21 @@ PROFILES = {
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
         recogniser=RecogniserRecipe(steps=1000),
         diffusion=DiffusionRecipe(
-            image_size=64, autoencoder_steps=6000, text_steps=2600, steps=20_000
+            image_size=64, autoencoder_steps=3600, text_steps=2600, steps=7000
         ),
-        lm=LmRecipe(steps=4500),
+        lm=LmRecipe(steps=9000),
         num_train_dialogues=3000,
         num_test_dialogues=1000,
+        num_other_dialogues=300,
         num_gallery=5000,
     ),
     "gpu": Profile(
         name="gpu",
         image_size=128,
         encoder="open_clip:runs/gpu/clip",
+        reformulator="runs/gpu/lm",
+        generator="runs/gpu/diffusion",
+        queries="runs/gpu/queries",
         clip=ClipRecipe(
             model="daitir-wide",
             num_scenes=400_000,
@@ -150,9 +164,12 @@ PROFILES = {
             warmup_steps=1000,
             ema_decay=0.9999,
         ),
-        lm=LmRecipe(steps=20_000, width=256, layers=6, batch_size=64, learning_rate=1e-3),
+        lm=LmRecipe(
+            steps=20_000, width=256, layers=6, batch_size=64, num_captions=256, learning_rate=1e-3
+        ),
         num_train_dialogues=20_000,
         num_test_dialogues=5000,
+        num_other_dialogues=1000,
         num_gallery=20_000,
     ),
 }

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, weights_digest
 from daitir.gallery import IMAGE_SUFFIXES, examples
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class ViewGenerator:
         pipeline: the diffusers pipeline.
         steps: denoising steps.
         guidance: scale of classifier-free guidance; 1 is none.
+        digest: a hash of the weights and of the scheduler's settings.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class ViewGenerator:
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
         pipeline.set_progress_bar_config(disable=True)
-        self._digest = _digest(pipeline)
+        parts = [part for _, part in sorted(pipeline.components.items())]
+        settings = repr(sorted(pipeline.scheduler.config.items(), key=str))
+        weights = weights_digest(*(part for part in parts if isinstance(part, nn.Module)))
+        self.digest = hashlib.sha256((weights + settings).encode()).hexdigest()
 
     def generate(
         self,
@@ -116,7 +120,7 @@ class ViewGenerator:
         return sum(length > tokenizer.model_max_length for length in lengths)
 
     def _key(self, prompt: str, seed: int) -> str:
-        facts = [self._digest, self.steps, self.guidance, prompt, seed]
+        facts = [self.digest, self.steps, self.guidance, prompt, seed]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -161,17 +165,6 @@ def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:
     """
     digest = hashlib.sha256(f"view/{seed}/{dialogue}/{round}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
-
-
-def _digest(pipeline: DiffusionPipeline) -> str:
-    """A hash of a pipeline's weights and of its scheduler's settings."""
-    digest = hashlib.sha256(repr(sorted(pipeline.scheduler.config.items(), key=str)).encode())
-    for name, part in sorted(pipeline.components.items()):
-        if isinstance(part, nn.Module):
-            for key, tensor in sorted(part.state_dict().items()):
-                digest.update(f"{name}.{key}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def find_views(

@@ -119,8 +119,10 @@ def train_autoencoder(
     both.to(device)
     recogniser = load_recogniser("mini", device=device).model
     recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
-    scenes = sample_scenes(seed, "train", recipe.autoencoder_scenes // 2)
-    scenes += [crowded_scene(seed, i) for i in range(recipe.autoencoder_scenes - len(scenes))]
+    # Backgrounds are learned soon, objects are not: most pictures hold many.
+    number = recipe.autoencoder_scenes
+    scenes = sample_scenes(seed, "train", number // 4)
+    scenes += [crowded_scene(seed, i, fewest=4) for i in range(number - len(scenes))]
     truth = targets(scenes)
 
     @cache

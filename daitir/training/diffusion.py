@@ -6,7 +6,6 @@ What comes out is a folder that `diffusers.AutoPipelineForText2Image.from_pretra
 from __future__ import annotations
 
 import copy
-import hashlib
 import random
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from daitir.files import atomic_write
+from daitir.files import atomic_write, weights_digest
 from daitir.profiles import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.training.autoencoder import encode, train_autoencoder
@@ -214,10 +213,7 @@ def cached_latents(
 
     The file names the autoencoder by a hash of its weights: with another one it is made anew.
     """
-    weights = hashlib.sha256()
-    for tensor in autoencoder.state_dict().values():
-        weights.update(tensor.cpu().contiguous().numpy().tobytes())
-    maker = {"autoencoder": weights.hexdigest(), "scenes": str(len(scenes))}
+    maker = {"autoencoder": weights_digest(autoencoder), "scenes": str(len(scenes))}
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             if file.metadata() == maker:

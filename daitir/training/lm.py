@@ -15,9 +15,20 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from daitir.encoders import TOKENIZER_FOLDER
 from daitir.profiles import LmRecipe
 from daitir.reformulation import WINDOW_ROUNDS, window
-from daitir.scenes import SOURCES, describe, dialogue, merge_facts, sample_scene
+from daitir.scenes import (
+    SOURCES,
+    Scene,
+    describe,
+    dialogue,
+    merge_facts,
+    sample_scene,
+    split_of,
+    world,
+)
+from daitir.scenes.language import mention
 from daitir.training.card import write_card
 from daitir.training.loop import LoopConfig, train
+from daitir.training.recogniser import any_object, any_stage
 
 CONTEXT_LENGTH = 512
 IGNORED = -100
@@ -73,6 +84,8 @@ def train_lm(
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             windows += training_windows(tokenizer, seed, index)
+        for index in range(step * recipe.num_captions, (step + 1) * recipe.num_captions):
+            windows.append(caption_window(tokenizer, seed, index))
         # Windows of like length go together, so that little is computed on padding.
         windows.sort(key=lambda pair: len(pair[0]))
         size = -(-len(windows) // _NUM_CHUNKS)
@@ -98,9 +111,7 @@ def train_lm(
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
-def losses_of(
-    model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]
-) -> dict[str, Tensor]:
+def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
     """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
 
     `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
@@ -123,10 +134,11 @@ def training_windows(
 ) -> list[tuple[list[int], list[bool]]]:
     """Dialogue number `index` of a training run with the plainest true refinement, in windows.
 
-    The sources take turns. The first window is of one to `WINDOW_ROUNDS` rounds, so that later
-    ones begin at any round.
+    The sources take turns. Every second scene is an unlikely one. The first window is of one to
+    `WINDOW_ROUNDS` rounds, so that later ones begin at any round.
     """
-    turns = dialogue(SOURCES[index % len(SOURCES)], sample_scene(seed, "train", index), seed=seed)
+    scene = unlikely_scene(seed, index) if index % 2 else sample_scene(seed, "train", index)
+    turns = dialogue(SOURCES[index % len(SOURCES)], scene, seed=seed)
     captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
     rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
     first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)
@@ -135,6 +147,43 @@ def training_windows(
         window(tokenizer, captions[begin - 1] if begin else "", rounds[begin:end])
         for begin, end in zip(begins, [*begins[1:], len(rounds)], strict=True)
     ]
+
+
+def caption_window(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> tuple[list[int], list[bool]]:
+    """A full caption of an unlikely scene with its plainest wording: most words for the time."""
+    rng = random.Random(f"caption/{seed}/{index}")
+    facts = mention(
+        unlikely_scene(seed, index),
+        rng,
+        num_objects=(1, 2, 3, 4),
+        attribute=0.5,
+        place=0.5,
+        time=0.3,
+        weather=0.3,
+        relation=0.3,
+    )
+    return window(tokenizer, "", [(describe(facts, rng), describe(facts))])
+
+
+def unlikely_scene(seed: int, index: int) -> Scene:
+    """A training scene in which any object is as likely as any other, in any place.
+
+    Where places tell what to expect a model learns to guess, and that long before it learns to
+    copy what was said.
+    """
+    rng = random.Random(f"unlikely/{seed}/{index}")
+    while True:
+        number = rng.randint(1, world.MAX_OBJECTS)
+        categories, cells = (
+            rng.sample(list(world.CATEGORIES), number),
+            rng.sample(world.CELLS, number),
+        )
+        objects = [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
+        scene = Scene(*any_stage(rng), tuple(objects))
+        if split_of(scene) == "train":
+            return scene
 
 
 def _pad(windows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[Tensor, Tensor]:

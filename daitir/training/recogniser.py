@@ -107,24 +107,34 @@ def train_recogniser(
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
-def crowded_scene(seed: int, index: int, *, split: str = "train") -> Scene:
+def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 0) -> Scene:
     """A scene of a split with up to six objects of any categories, one category perhaps twice."""
     rng = random.Random(f"crowded/{seed}/{split}/{index}")
     while True:
-        cells = rng.sample(world.CELLS, rng.randint(0, len(world.CELLS)))
+        cells = rng.sample(world.CELLS, rng.randint(fewest, len(world.CELLS)))
         objects = []
         for column, row in cells:
             twice = objects and rng.random() < 0.1
             category = objects[-1].category if twice else rng.choice(list(world.CATEGORIES))
-            colour = rng.choice(world.COLOURS) if world.CATEGORIES[category].has_colour else None
-            jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
-            objects.append(
-                SceneObject(category, colour, rng.choice(world.SIZES), column, row, jitter)
-            )
-        stage = [rng.choice(options) for options in (world.PLACES, world.TIMES, world.WEATHERS)]
-        scene = Scene(*stage, tuple(objects))
+            objects.append(any_object(rng, category, column, row))
+        scene = Scene(*any_stage(rng), tuple(objects))
         if split_of(scene) == split:
             return scene
+
+
+def any_object(rng: random.Random, category: str, column: str, row: str) -> SceneObject:
+    """An object whose looks are as likely as any others."""
+    colour = rng.choice(world.COLOURS) if world.CATEGORIES[category].has_colour else None
+    jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
+    return SceneObject(category, colour, rng.choice(world.SIZES), column, row, jitter)
+
+
+def any_stage(rng: random.Random) -> tuple[str, str, str]:
+    """A place, time and weather, each as likely as any other."""
+    place, time, weather = (
+        rng.choice(options) for options in (world.PLACES, world.TIMES, world.WEATHERS)
+    )
+    return place, time, weather
 
 
 def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
