@@ -177,7 +177,7 @@ def similarity_gradient(function: Callable[[Tensor, float], Tensor]) -> str:
 
 
 def signal_and_noise(function: Callable[[float], tuple[float, float]]) -> str:
-    """Chapter 03: `function(ratio)` gives the factors of signal and noise; squared they sum to 1."""
+    """Chapter 03: `function(ratio)` gives factors of signal and noise whose squares sum to 1."""
     for ratio in (1.0, 4.0, 0.01):
         answer = function(ratio)
         _shape(answer, (2,))

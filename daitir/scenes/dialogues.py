@@ -294,6 +294,24 @@ def _phrase(
     return f"{asked} {reply}"
 
 
+def ask(question: Question) -> str:
+    """The plainest words for a question.
+
+    >>> ask(Question("dog", "colour"))
+    'what colour is the dog?'
+    """
+    return _asking(question, "human", Wording())
+
+
+def reply(question: Question, facts: tuple[Fact, ...]) -> str:
+    """The plainest words for the answer, as `answer` gives it.
+
+    >>> reply(Question("scene", "time"), (Fact("scene", "time", "night"),))
+    'at night'
+    """
+    return _replying(question, facts, "human", Wording())
+
+
 _FILLER_BEFORE = [
     "thanks, that helps a lot, so let me ask you one more thing:",
     "okay, i am beginning to imagine it, but please tell me:",

@@ -1,0 +1,98 @@
+"""Query sets: made once, read back, refused where they do not fit. Small sizes, the real models."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from daitir import queries
+from daitir.cli import main
+from daitir.encoders import load_encoder
+from daitir.errors import DataError
+from daitir.profiles import PROFILES
+from daitir.queries import load_query_set, manifest_of, set_dialogues
+
+SMALL = dataclasses.replace(
+    PROFILES["classroom"],
+    name="small",
+    num_test_dialogues=4,
+    num_other_dialogues=3,
+    num_train_dialogues=5,
+    num_train_views=2,
+)
+SETS = {"human": ("human", "test"), "terse": ("terse", "test"), "train": ("human", "train")}
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(PROFILES, "small", SMALL)
+        monkeypatch.setattr(queries, "SETS", SETS)
+        yield monkeypatch
+
+
+@pytest.fixture(scope="module")
+def command(patched, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("queries")
+    return ["queries", "--profile", "small", "--steps", "1", "--cache", str(folder / "cache"),
+            "--out", str(folder / "sets")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(command):
+    assert main(command) == 0
+    return command[-1]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("mini")
+
+
+@pytest.mark.parametrize(("name", "number", "drawn"), [("human", 4, 11), ("terse", 3, 11),
+                                                       ("train", 5, 2)])  # fmt: skip
+def test_a_set_holds_captions_and_unit_features(folder, encoder, name, number, drawn):
+    found = load_query_set(name, encoder, spec=folder)
+    assert [len(row) for row in found.captions] == [11] * number
+    assert found.view_features.shape == (number, drawn, encoder.dim)
+    assert torch.allclose(found.view_features.norm(dim=-1), torch.ones(number, drawn))
+    assert (found.rounds.diff(dim=1) > 0).all() and found.rounds.max() <= 10
+    row, t = 1, found.rounds[1, 1].item()
+    assert found.drawn_captions[row][1] == found.captions[row][t]
+    scenes, talks = set_dialogues(SMALL, name)
+    assert len(scenes) == len(talks) == number
+
+
+def test_a_run_continues_and_refuses_to_mix(folder, command, capsys, patched):
+    with pytest.MonkeyPatch.context() as monkeypatch:  # what is done must not be done again
+        monkeypatch.setattr(queries, "make_query_set", None)
+        assert main(command) == 0
+    assert main([*command, "--guidance", "3"]) == 2
+    assert "of other models or sizes; delete the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "terse.json", "terse.safetensors"])
+def test_a_missing_file_is_named(folder, encoder, tmp_path, missing):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / missing).unlink()
+    with pytest.raises(DataError, match=f"{missing}: no such file; `daitir queries"):
+        load_query_set("terse", encoder, spec=str(copy))
+
+
+def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.copy(copy / "human.json", copy / "terse.json")
+    with pytest.raises(DataError, match="of another length"):
+        load_query_set("terse", encoder, spec=str(copy))
+    (copy / "human.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="no query set"):
+        load_query_set("human", encoder, spec=str(copy))
+    manifest = manifest_of(str(copy)) | {"encoder": "another"}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="encoded by another encoder"):
+        load_query_set("train", encoder, spec=str(copy))
+    (copy / "manifest.json").write_text("[")
+    with pytest.raises(DataError, match="no manifest"):
+        manifest_of(str(copy))
