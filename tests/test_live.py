@@ -1,4 +1,4 @@
-"""Live search with the real models: as a function, in its widget, and with a planner's questions."""
+"""Live search with the real models: as a function, in its widget, with a planner that asks."""
 
 import pytest
 import torch

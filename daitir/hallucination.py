@@ -1,0 +1,116 @@
+"""What a view shows beside what was said and what is true: the taxonomy of its cues.
+
+The recogniser reads a view as a `Scene`. Each of its facts is a *cue*, and there are two witnesses
+to ask about it, the text of the query and the target:
+
+| kind | the text | the target |
+|---|---|---|
+| supported | states it | |
+| contradicted | states otherwise | |
+| lucky | is silent | it is true of it |
+| invented | is silent | it is false of it |
+
+What the text states and the view shows neither so nor otherwise, since the object is missing, is
+*omitted*. CHAIR counts invented objects of captions, GenEval supported facts of drawings; here both
+directions are counted, and silence is told from contradiction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from daitir.scenes import Fact, Scene, SceneObject, holds, implied, world
+
+KINDS = ("supported", "contradicted", "lucky", "invented")
+
+
+@dataclass(frozen=True)
+class Cues:
+    """The cues of one view.
+
+    Attributes:
+        kinds: each cue's kind, one of `KINDS`. An object that stands in the view a second time
+            is the cue `Fact(category, "present", True)` of `extra` and not of `kinds`.
+        extra: second and further objects of a category, which no scene has: always invented.
+        omitted: stated facts about what the view does not show.
+    """
+
+    kinds: Mapping[Fact, str]
+    extra: tuple[Fact, ...]
+    omitted: tuple[Fact, ...]
+
+    def count(self, kind: str) -> int:
+        """How many cues are of a kind of `KINDS`, or `"omitted"`."""
+        if kind == "omitted":
+            return len(self.omitted)
+        number = sum(found == kind for found in self.kinds.values())
+        return number + (len(self.extra) if kind == "invented" else 0)
+
+
+def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
+    """The cues of a view.
+
+    Args:
+        stated: the facts of the query's text, such as `parse(caption).facts`; where two values of
+            one attribute are stated the last one counts.
+        seen: what the recogniser reads off the view.
+        target: what is true.
+
+    >>> dog = SceneObject("dog", None, "small", "left", "back")
+    >>> beach, city = Scene("beach", "day", "clear", (dog,)), Scene("city", "day", "clear", (dog,))
+    >>> found = cues([Fact("scene", "place", "city")], beach, city)
+    >>> found.kinds[Fact("scene", "place", "beach")], found.kinds[Fact("dog", "present", True)]
+    ('contradicted', 'lucky')
+    """
+    said = implied(stated := tuple(stated))
+    latest = {fact[:2]: fact.value for fact in (*said, *stated)}
+    view, extra = _one_of_each(seen, latest)
+    facts = [fact for fact in view.own_facts if fact.attribute != "count"]
+    facts.append(Fact("scene", "count", len(seen.objects)))
+    kinds = {fact: _kind(fact, latest, target) for fact in facts}
+    shown = {fact[:2] for fact in kinds}
+    omitted = []
+    for fact in sorted(said, key=str):
+        if fact.attribute in world.RELATIONS:
+            if view.object(fact.subject) and view.object(str(fact.value)):
+                kinds[fact] = "supported" if holds(fact, view) else "contradicted"
+            else:
+                omitted.append(fact)
+        elif latest[fact[:2]] == fact.value and fact[:2] not in shown and not holds(fact, view):
+            omitted.append(fact)
+    return Cues(kinds, extra, tuple(omitted))
+
+
+def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:
+    stated = latest.get((fact.subject, fact.attribute))
+    if fact.attribute == "present" and stated is None:
+        groups = [name for name, members in world.MEMBERS.items() if fact.subject in members]
+        if any(latest.get((group, "present")) is False for group in groups):
+            return "contradicted"
+    if stated is not None:
+        return "supported" if stated == fact.value else "contradicted"
+    return "lucky" if holds(fact, target) else "invented"
+
+
+def _one_of_each(
+    seen: Scene, latest: Mapping[tuple[str, str], object]
+) -> tuple[Scene, tuple[Fact, ...]]:
+    """The view with the best fitting object of each category, and the others as facts."""
+
+    def fit(item: SceneObject) -> int:
+        return sum(
+            latest.get((item.category, name)) == getattr(item, name)
+            for name in ("colour", "size", "column", "row")
+        )
+
+    best: dict[str, SceneObject] = {}
+    for item in seen.objects:
+        if item.category not in best or fit(item) > fit(best[item.category]):
+            best[item.category] = item
+    extra = tuple(
+        Fact(item.category, "present", True)
+        for item in seen.objects
+        if item is not best[item.category]
+    )
+    return replace(seen, objects=tuple(best.values())), extra

@@ -1,0 +1,111 @@
+"""Cues of views, by hand and by property: what is said and what is true decide their kind."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daitir.hallucination import KINDS, cues
+from daitir.scenes import (
+    Fact,
+    Scene,
+    SceneObject,
+    complete,
+    counterfactual,
+    dialogue,
+    holds,
+    implied,
+    merge_facts,
+    sample_scene,
+    world,
+)
+
+DOG = SceneObject("dog", None, "small", "left", "back")
+CAR = SceneObject("car", "red", "large", "right", "front")
+SCENE = Scene("beach", "day", "clear", (DOG, CAR))
+PRESENT = Fact("dog", "present", True)
+
+
+def kind(fact, stated=(), seen=SCENE, target=SCENE):
+    return cues(stated, seen, target).kinds[fact]
+
+
+@pytest.mark.parametrize(
+    ("stated", "target", "expected"),
+    [
+        ([Fact("dog", "size", "small")], Scene("city", "day", "clear", ()), "supported"),
+        ([Fact("dog", "size", "large")], SCENE, "contradicted"),
+        ([Fact("dog", "size", "small"), Fact("dog", "size", "large")], SCENE, "contradicted"),
+        ([PRESENT], SCENE, "lucky"),
+        ([PRESENT], replace(SCENE, objects=(replace(DOG, size="large"), CAR)), "invented"),
+        ([], Scene("beach", "day", "clear", (CAR,)), "invented"),
+    ],
+)
+def test_a_cue_is_judged_by_the_words_and_then_by_the_truth(stated, target, expected):
+    assert kind(Fact("dog", "size", "small"), stated, target=target) == expected
+
+
+@pytest.mark.parametrize("subject", ["dog", "animals"])
+def test_what_was_denied_contradicts(subject):
+    assert kind(PRESENT, [Fact(subject, "present", False)]) == "contradicted"
+
+
+def test_a_group_is_satisfied_by_any_member_and_omitted_without():
+    stated = [Fact("animals", "present", True), Fact("people", "present", True)]
+    found = cues(stated, SCENE, SCENE)
+    assert found.omitted == (Fact("people", "present", True),)
+
+
+def test_an_object_that_is_not_drawn_omits_all_that_was_said_of_it():
+    stated = [Fact("cat", "size", "small"), Fact("dog", "left of", "cat")]
+    found = cues(stated, SCENE, SCENE)
+    assert set(found.omitted) == implied(stated) - {PRESENT}
+    assert found.count("omitted") == 3
+
+
+@pytest.mark.parametrize(("relation", "expected"), [("left of", "supported"),
+                                                    ("right of", "contradicted")])  # fmt: skip
+def test_relations_count_where_both_are_drawn(relation, expected):
+    fact = Fact("dog", relation, "car")
+    assert kind(fact, [fact]) == expected
+
+
+def test_a_second_dog_is_invented_and_the_fitting_one_is_judged():
+    seen = replace(SCENE, objects=(replace(DOG, size="large", row="front"), DOG, CAR))
+    found = cues([Fact("dog", "size", "small")], seen, SCENE)
+    assert found.extra == (PRESENT,)
+    assert found.kinds[Fact("dog", "size", "small")] == "supported"
+    assert found.kinds[Fact("scene", "count", 3)] == "invented"
+    assert found.count("invented") == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 400), st.integers(1, 11), st.integers(0, 400))
+def test_kinds_agree_with_what_they_mean(index, rounds, other):
+    target = sample_scene(0, "val", index)
+    stated = merge_facts(dialogue("unreliable", target)[:rounds])
+    seen = complete(stated, random.Random(other))
+    found = cues(stated, seen, target)
+    known = {fact[:2]: fact.value for fact in stated}
+    for fact, name in found.kinds.items():
+        assert name in KINDS and holds(fact, seen) or fact.attribute in world.RELATIONS
+        if name == "supported" and fact.attribute not in (*world.RELATIONS, "present"):
+            assert known[fact[:2]] == fact.value
+        if name in ("lucky", "invented"):
+            assert fact[:2] not in known and holds(fact, target) == (name == "lucky")
+    assert not any(holds(fact, seen) for fact in found.omitted)
+    assert sum(map(found.count, KINDS)) == len(found.kinds) + len(found.extra)
+
+
+@given(st.integers(0, 400))
+def test_the_target_drawn_from_all_its_facts_has_supported_cues_only(index):
+    target = sample_scene(0, "val", index)
+    found = cues(target.facts, target, target)
+    assert set(found.kinds.values()) == {"supported"} and not found.omitted
+    assert set(found.kinds) == set(target.facts)
+    night = "day" if target.time == "night" else "night"
+    changed = counterfactual(target, Fact("scene", "time", night))
+    assert cues(target.facts, changed, target).count("contradicted") == 1
+    assert cues((), target, target).count("lucky") == len(target.own_facts)
