@@ -7,6 +7,7 @@ from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # scores held at once
 MIN_CHUNK_ROWS = 16  # thinner products round the gallery's last columns differently, breaking ties
+SEARCHED_SHARE = 0.1  # of the lists of an approximate index
 MAX_GALLERY = 2**24  # counts are summed in float32, which is exact up to here
 
 
@@ -74,26 +75,43 @@ def chunk_rows(
 
 
 @torch.no_grad()
-def search(query_features: Tensor, gallery_features: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
-    """The k best gallery images of each query, best first, by exact search with faiss.
+def search(
+    query_features: Tensor, gallery_features: Tensor, *, k: int, approximate: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The k best gallery images of each query, best first, by faiss.
 
     `query_features` `(num_queries, dim)` and `gallery_features` `(num_images, dim)` give float32
     scores and int64 indices, `(num_queries, k)` both. Equal scores are ordered by index; which of
-    the images that tie for the last place are listed is not defined. Raises ValueError or
-    TypeError as `target_ranks` does, and for k outside 1 to num_images.
+    the images that tie for the last place are listed is not defined. With `approximate` only the
+    part of the gallery around the query is looked at (an inverted file, `SEARCHED_SHARE` of its
+    lists): for galleries of a million images, and a few of the best are missed. Raises ValueError
+    or TypeError as `target_ranks` does, and for k outside 1 to num_images.
 
     >>> gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> search(torch.tensor([[0.0, 1.0]]), gallery, k=2)
     (tensor([[1.0000, 0.8000]]), tensor([[2, 1]]))
     """
     _check_features(query_features, gallery_features, query_ndims=(2,))
-    if not 1 <= k <= len(gallery_features):
-        raise ValueError(f"k must lie between 1 and {len(gallery_features)} images, not {k}")
+    num_images, dim = gallery_features.shape
+    if not 1 <= k <= num_images:
+        raise ValueError(f"k must lie between 1 and {num_images} images, not {k}")
     import faiss  # here, since it takes long to load and only searching needs it
 
-    index = faiss.IndexFlatIP(gallery_features.shape[1])
-    index.add(gallery_features.float().cpu().contiguous().numpy())
-    scores, indices = index.search(query_features.float().cpu().contiguous().numpy(), k)
+    gallery = gallery_features.float().cpu().contiguous().numpy()
+    queries = query_features.float().cpu().contiguous().numpy()
+    index = faiss.IndexFlatIP(dim)
+    if approximate:
+        # faiss asks for at least 39 images a list to place the lists well.
+        num_lists = max(1, min(int(4 * math.sqrt(num_images)), num_images // 39))
+        coarse = index  # kept alive: the new index only refers to it
+        index = faiss.IndexIVFFlat(coarse, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = math.ceil(SEARCHED_SHARE * num_lists)
+        index.train(gallery)
+    index.add(gallery)
+    scores, indices = index.search(queries, k)
+    while (indices < 0).any():  # the lists that were searched hold fewer than k images
+        index.nprobe = min(2 * index.nprobe, index.nlist)
+        scores, indices = index.search(queries, k)
     indices, order = torch.from_numpy(indices).sort(dim=1)
     scores = torch.from_numpy(scores).gather(1, order)
     scores, order = scores.sort(dim=1, descending=True, stable=True)

@@ -172,3 +172,23 @@ def test_search_and_ranks_agree():
     _, indices = search(queries, gallery, k=10)
     found = (indices == torch.arange(40)[:, None]).any(dim=1)
     assert found.equal(ranks < 10)
+
+
+def test_approximate_search_finds_most_of_the_best():
+    torch.manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(60, 32), dim=1)
+    gallery = torch.nn.functional.normalize(centres.repeat(100, 1) + 0.1 * torch.randn(6000, 32))
+    queries = torch.nn.functional.normalize(gallery[::100] + 0.05 * torch.randn(60, 32))
+    scores, exact = search(queries, gallery, k=10)
+    near_scores, near = search(queries, gallery, k=10, approximate=True)
+    shared = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), near.tolist(), strict=True)]
+    assert sum(shared) >= 0.9 * exact.numel()
+    assert (near_scores <= scores + 1e-6).all()
+    assert near_scores.allclose((queries @ gallery.T).gather(1, near), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_images", [1, 30, 100])
+def test_approximate_search_lists_every_image_when_asked_to(num_images):
+    gallery = torch.randn(num_images, 8, generator=torch.Generator().manual_seed(num_images))
+    _, indices = search(gallery[:1], gallery, k=num_images, approximate=True)
+    assert indices.sort().values.equal(torch.arange(num_images)[None])
