@@ -89,13 +89,32 @@ class LmRecipe:
 
 
 @dataclass(frozen=True)
+class FusionRecipe:
+    """How a fusion is trained: its size, optimiser, and when to look at validation and to stop."""
+
+    steps: int = 1500
+    projection_dim: int = 64
+    hidden_dim: int = 128
+    num_experts: int = 4
+    dropout: float = 0.2
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    clip_norm: float = 3.0
+    eval_every: int = 50
+    patience: int = 10
+
+
+@dataclass(frozen=True)
 class Profile:
     """Sizes and names of one profile.
 
     `encoder`, `reformulator`, `generator` and `queries` are specs for `load_encoder`,
     `load_reformulator`, `load_view_generator` and `load_query_set`. The `num_*` fields are sizes
-    of the benchmark: dialogues of the main source and of each other one, and how many rounds of a
-    training dialogue are drawn. `broken_shares` are the shares of stated facts that controlled
+    of the benchmark: dialogues of the main source and of each other one, and
+    `views_per_dialogue` is how many rounds of a training or validation dialogue are drawn.
+    `broken_shares` are the shares of stated facts that controlled
     views break.
     """
 
@@ -107,13 +126,14 @@ class Profile:
     diffusion: DiffusionRecipe
     lm: LmRecipe
     num_train_dialogues: int
+    num_val_dialogues: int
     num_test_dialogues: int
     num_other_dialogues: int
     num_gallery: int
     reformulator: str = "mini"
     generator: str = "mini"
     queries: str = "mini"
-    num_train_views: int = 4
+    views_per_dialogue: int = 4
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
 
 
@@ -125,10 +145,11 @@ PROFILES = {
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
         recogniser=RecogniserRecipe(steps=1000),
         diffusion=DiffusionRecipe(
-            image_size=64, autoencoder_steps=3600, text_steps=2600, steps=7000
+            image_size=64, autoencoder_steps=3600, text_steps=2600, steps=6000
         ),
         lm=LmRecipe(steps=9000),
         num_train_dialogues=3000,
+        num_val_dialogues=500,
         num_test_dialogues=1000,
         num_other_dialogues=300,
         num_gallery=5000,
@@ -168,6 +189,7 @@ PROFILES = {
             steps=20_000, width=256, layers=6, batch_size=64, num_captions=256, learning_rate=1e-3
         ),
         num_train_dialogues=20_000,
+        num_val_dialogues=2000,
         num_test_dialogues=5000,
         num_other_dialogues=1000,
         num_gallery=20_000,

@@ -37,8 +37,11 @@ SETS = {
     **{source: (source, "test") for source in SOURCES},
     "heldout": ("human", "heldout"),
     "train": ("human", "train"),
+    "val": ("human", "val"),
 }
 """Each set's source of dialogues and split of scenes."""
+PARTLY_DRAWN = ("train", "val")
+"""Sets of whose dialogues some rounds are drawn; of the others all."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,12 @@ class QuerySet:
 def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[Turn]]]:
     """The target scenes of a set of `SETS` and the dialogues about them."""
     source, split = SETS[name]
-    number = {"human": profile.num_test_dialogues, "train": profile.num_train_dialogues}.get(
-        name, profile.num_other_dialogues
-    )
+    numbers = {
+        "human": profile.num_test_dialogues,
+        "train": profile.num_train_dialogues,
+        "val": profile.num_val_dialogues,
+    }
+    number = numbers.get(name, profile.num_other_dialogues)
     scenes = sample_scenes(SEED, split, number)
     return scenes, [dialogue(source, scene, seed=SEED) for scene in scenes]
 
@@ -147,11 +153,9 @@ def make_query_sets(
         "steps": generator.steps,
         "guidance": generator.guidance,
         "seed": SEED,
-        "num_dialogues": [
-            profile.num_test_dialogues, profile.num_other_dialogues, profile.num_train_dialogues,
-        ],
-        "num_train_views": profile.num_train_views,
-    }  # fmt: skip
+        "num_dialogues": {name: len(set_dialogues(profile, name)[0]) for name in SETS},
+        "views_per_dialogue": profile.views_per_dialogue,
+    }
     text = json.dumps(manifest, indent=1) + "\n"
     path = folder / MANIFEST_NAME
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -168,7 +172,9 @@ def make_query_sets(
             generator,
             encoder,
             cache,
-            views_per_dialogue=profile.num_train_views if name == "train" else NUM_QUESTIONS + 1,
+            views_per_dialogue=(
+                profile.views_per_dialogue if name in PARTLY_DRAWN else NUM_QUESTIONS + 1
+            ),
             progress=progress,
         )
         save_query_set(found, folder, name)

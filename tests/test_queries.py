@@ -20,7 +20,7 @@ SMALL = dataclasses.replace(
     num_test_dialogues=4,
     num_other_dialogues=3,
     num_train_dialogues=5,
-    num_train_views=2,
+    views_per_dialogue=2,
 )
 SETS = {"human": ("human", "test"), "terse": ("terse", "test"), "train": ("human", "train")}
 

@@ -81,6 +81,7 @@ def train(
     folder: Path,
     *,
     after_step: Callable[[], None] | None = None,
+    stop_after: Callable[[int], bool] | None = None,
     progress: bool = True,
 ) -> float:
     """Train a model in place, or continue where the folder's checkpoint stopped.
@@ -92,6 +93,7 @@ def train(
         config: the optimisation.
         folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
         after_step: called after each update, for example to clamp a logit scale.
+        stop_after: told how many steps are done, after each; true ends the training early.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -138,14 +140,18 @@ def train(
         if after_step is not None:
             after_step()
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
+        stopped = stop_after is not None and stop_after(done)
+        last = stopped or done == config.steps
+        if done % config.log_every == 0 or last:
             row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
             row |= {name: value.item() for name, value in losses.items()}
             row["seconds"] = time.perf_counter() - began
             _append_row(log, row)
             bar.set_postfix(loss=f"{row['loss']:.3f}")
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if done % config.checkpoint_every == 0 or last:
             save_checkpoint(checkpoint, model, optimizer, config, done)
+        if last:
+            break
     model.eval()
     return time.perf_counter() - began
 

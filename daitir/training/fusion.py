@@ -1,0 +1,200 @@
+"""The recipe of a trained fusion: cached features of a frozen encoder, selection on validation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from daitir.encoders import Encoder
+from daitir.errors import DataError
+from daitir.files import atomic_write
+from daitir.fusion import NRGR, ADaFuSE
+from daitir.objectives import info_nce
+from daitir.profiles import FusionRecipe, Profile
+from daitir.queries import SEED, SETS, load_query_set, set_dialogues
+from daitir.retrieval import target_ranks
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.loop import LoopConfig, train
+
+FUSIONS = ("adafuse", "nrgr")
+BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Features of drawn rounds and of a gallery; dialogue i looks for gallery image i.
+
+    Attributes:
+        text_features: (num_dialogues, num_views, dim), of the captions that were drawn.
+        view_features: (num_dialogues, num_views, dim), of the drawings.
+        gallery_features: (num_images, dim), the targets first.
+    """
+
+    text_features: Tensor
+    view_features: Tensor
+    gallery_features: Tensor
+
+
+def encode_queries(
+    profile: Profile, name: str, encoder: Encoder, *, num_workers: int = 1, progress: bool = False
+) -> Queries:
+    """A query set of the profile with its texts and its gallery encoded.
+
+    The gallery of the training set is its targets alone, of any other set the profile's.
+    """
+    found = load_query_set(name, encoder, spec=profile.queries)
+    scenes, _ = set_dialogues(profile, name)
+    if name != "train":
+        number = profile.num_gallery - len(scenes)
+        scenes = [*scenes, *sample_scenes(SEED, SETS[name][1], number, start=len(scenes))]
+    images = render_scenes(
+        scenes, size=profile.image_size, num_workers=num_workers, progress=progress
+    )
+    captions = [caption for row in found.drawn_captions for caption in row]
+    texts = encoder.encode_texts(captions, progress=progress)
+    return Queries(
+        texts.view_as(found.view_features),
+        found.view_features,
+        encoder.encode_images(images, progress=progress),
+    )
+
+
+def build_fusion(kind: str, dim: int, recipe: FusionRecipe) -> ADaFuSE | NRGR:
+    """An untrained fusion of `FUSIONS`.
+
+    Raises DataError for an unknown name.
+    """
+    if kind == "adafuse":
+        return ADaFuSE(
+            dim,
+            projection_dim=recipe.projection_dim,
+            hidden_dim=recipe.hidden_dim,
+            num_experts=recipe.num_experts,
+            dropout=recipe.dropout,
+        )
+    if kind == "nrgr":
+        return NRGR(dim, num_experts=recipe.num_experts)
+    raise DataError(f"unknown fusion {kind!r}; choose one of {', '.join(FUSIONS)}")
+
+
+def fusion_loss(model: ADaFuSE | NRGR, text: Tensor, view: Tensor, target: Tensor) -> Tensor:
+    """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published."""
+    scale = model.logit_scale.exp()
+    fused, _ = model(text, view)
+    loss = info_nce(fused, target, scale)
+    if isinstance(model, NRGR):
+        for a, b in ((view, target), (text, target), (view, text)):
+            loss = loss + info_nce(a, b, scale)
+    return loss
+
+
+@torch.no_grad()
+def recall(model: nn.Module, queries: Queries, k: int = 10) -> float:
+    """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
+    was_training = model.training
+    fused, _ = model.eval()(queries.text_features, queries.view_features)
+    model.train(was_training)
+    ranks = target_ranks(fused, queries.gallery_features, torch.arange(len(fused)))
+    return (ranks < k).double().mean().item()
+
+
+def train_fusion(
+    kind: str,
+    train_queries: Queries,
+    val_queries: Queries,
+    recipe: FusionRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> ADaFuSE | NRGR:
+    """Train a fusion and keep the weights that are best on validation.
+
+    Each step takes a batch of dialogues and one drawn round of each, so that every target is once
+    in a batch. Every `recipe.eval_every` steps `recall` on validation decides whether the weights
+    are kept; after `recipe.patience` evaluations without a better one training ends.
+
+    Args:
+        kind: one of `FUSIONS`.
+        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
+            A run that was interrupted continues.
+
+    Raises DataError for an unknown fusion or a checkpoint of another run, FloatingPointError for a
+    loss that is not finite.
+    """
+    torch.manual_seed(seed)
+    dim = train_queries.view_features.shape[-1]
+    model = build_fusion(kind, dim, recipe)
+    config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
+                           checkpoint_every=recipe.eval_every)  # fmt: skip
+    number, num_views = train_queries.view_features.shape[:2]
+    size = min(recipe.batch_size, number)
+    best_path = folder / BEST_NAME
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = torch.randperm(number, generator=generator)[:size]
+        rounds = torch.randint(num_views, (size,), generator=generator)
+        text, view = (
+            features[chosen, rounds]
+            for features in (train_queries.text_features, train_queries.view_features)
+        )
+        return {"loss": fusion_loss(model, text, view, train_queries.gallery_features[chosen])}
+
+    def stop_after(done: int) -> bool:
+        if done % recipe.eval_every and done != config.steps:
+            return False
+        best_step, best = read_best(best_path)
+        found = recall(model, val_queries)
+        if found > best:
+            with atomic_write(best_path) as temporary:
+                save_file(
+                    model.state_dict(), temporary, {"step": str(done), "recall": repr(found)}
+                )
+            return False
+        return done - best_step >= recipe.patience * recipe.eval_every
+
+    if not (folder / CONFIG_NAME).is_file():
+        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
+        weights = {name: tensor.half() for name, tensor in load_file(best_path).items()}
+        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+            save_file(weights, temporary)
+        settings = {"fusion": kind, "dim": dim, "seed": seed, "recipe": asdict(recipe)}
+        with atomic_write(folder / CONFIG_NAME) as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return load_fusion(folder)
+
+
+def load_fusion(folder: Path) -> ADaFuSE | NRGR:
+    """A fusion that `train_fusion` wrote, in eval mode.
+
+    Raises DataError, naming the file, where one is missing or damaged.
+    """
+    for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; `daitir train` writes it")
+    try:
+        settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        recipe = FusionRecipe(**settings["recipe"])
+        model = build_fusion(settings["fusion"], settings["dim"], recipe)
+        weights = load_file(folder / WEIGHTS_NAME)
+        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise DataError(f"{folder}: no fusion ({line}); train it again") from error
+    return model.eval()
+
+
+def read_best(path: Path) -> tuple[int, float]:
+    """The step and the recall of the best weights so far; (0, -1.0) before there are any."""
+    if not path.is_file():
+        return 0, -1.0
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return int(metadata["step"]), float(metadata["recall"])
