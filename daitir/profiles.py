@@ -145,7 +145,7 @@ PROFILES = {
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
         recogniser=RecogniserRecipe(steps=1000),
         diffusion=DiffusionRecipe(
-            image_size=64, autoencoder_steps=3600, text_steps=2600, steps=6000
+            image_size=64, autoencoder_steps=3600, text_steps=1600, steps=3800
         ),
         lm=LmRecipe(steps=9000),
         num_train_dialogues=3000,

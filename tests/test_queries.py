@@ -1,4 +1,4 @@
-"""Query sets: made once, read back, refused where they do not fit. Small sizes, the real models."""
+"""Query sets: made once, read back, refused where they do not fit. Small sizes, a tiny pipeline."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from test_view_generation import tiny_pipeline
 
 from daitir import queries
 from daitir.cli import main
@@ -26,9 +27,12 @@ SETS = {"human": ("human", "test"), "terse": ("terse", "test"), "train": ("human
 
 
 @pytest.fixture(scope="module")
-def patched():
+def patched(tmp_path_factory):
+    pipeline = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline().save_pretrained(pipeline)
+    small = dataclasses.replace(SMALL, generator=str(pipeline))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(PROFILES, "small", SMALL)
+        monkeypatch.setitem(PROFILES, "small", small)
         monkeypatch.setattr(queries, "SETS", SETS)
         yield monkeypatch
 

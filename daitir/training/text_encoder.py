@@ -117,10 +117,15 @@ class Speller(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH)."""
+        """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH).
+
+        And `number` (num_prompts, 7, 7): the first features of each place tell which of the seven
+        it is. What is spelled is of no use to a U-Net that cannot tell for which cell.
+        """
         places = self.encoder(tokens).last_hidden_state[:, -NUM_PLACES:]
         logits = {name: self.heads[name](places[:, 0]) for name in SCENE_ATTRIBUTES}
-        return logits | {name: self.heads[name](places[:, 1:]) for name in CELL_ATTRIBUTES}
+        logits |= {name: self.heads[name](places[:, 1:]) for name in CELL_ATTRIBUTES}
+        return logits | {"number": places[..., :NUM_PLACES]}
 
 
 def train_text_encoder(
@@ -154,11 +159,12 @@ def train_text_encoder(
             for i, scene in enumerate(scenes)
         ]
         logits = model(tokenize(tokenizer, prompts).to(device))
+        truths = targets(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
         losses = {
             name: F.cross_entropy(
                 logits[name].flatten(0, -2), truth.flatten().to(device), ignore_index=IGNORED
             )
-            for name, truth in targets(scenes).items()
+            for name, truth in truths.items()
         }
         return {"loss": sum(losses.values()), **losses}
 
