@@ -38,7 +38,8 @@ def tokenizer():
 
 @pytest.mark.parametrize("index", range(10))
 def test_windows_write_every_rounds_caption_once(tokenizer, index):
-    turns = dialogue(SOURCES[index % 5], sample_scene(0, "train", index))
+    scene = lm.unlikely_scene(0, index) if index % 2 else sample_scene(0, "train", index)
+    turns = dialogue(SOURCES[index % 5], scene)
     windows = lm.training_windows(tokenizer, 0, index)
     written = [
         [token for token, is_written in zip(ids, flags, strict=True) if is_written]
