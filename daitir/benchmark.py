@@ -5,7 +5,6 @@ The book's tables and figures read the files that this writes and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -21,14 +20,14 @@ from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import result_rows
-from daitir.files import atomic_write
+from daitir.files import atomic_write, weights_digest
 from daitir.fusion import dar_fusion
 from daitir.profiles import Profile
 from daitir.provenance import versions
+from daitir.queries import PARTLY_DRAWN, SEED, SETS
 from daitir.retrieval import target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
-    SOURCES,
     controlled_view,
     dialogue,
     merge_facts,
@@ -38,8 +37,7 @@ from daitir.scenes import (
 )
 
 logger = logging.getLogger(__name__)
-SEED = 0
-BENCHMARKS = {source: (source, "test") for source in SOURCES} | {"heldout": ("human", "heldout")}
+BENCHMARKS = {name: pair for name, pair in SETS.items() if name not in PARTLY_DRAWN}
 """Each benchmark's source of dialogues and split of scenes."""
 
 TEXT_METHODS = {
@@ -90,7 +88,7 @@ def run_benchmark(
         pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     provenance = {
         "profile": asdict(profile),
-        "encoder_sha256": _digest(encoder),
+        "encoder_sha256": weights_digest(encoder.model),
         "versions": versions(),
         "seconds": seconds,
         "truncated_query_texts": truncated,
@@ -162,20 +160,13 @@ def _measure(
 
 
 def _check_manifest(path: Path, profile: Profile, encoder: Encoder) -> None:
-    manifest = {"profile": asdict(profile), "encoder_sha256": _digest(encoder)}
+    manifest = {"profile": asdict(profile), "encoder_sha256": weights_digest(encoder.model)}
     text = json.dumps(manifest, indent=1)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise DataError(
             f"{path.parent}: holds a benchmark of another profile or encoder; delete the folder"
         )
     _write(path, text)
-
-
-def _digest(encoder: Encoder) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

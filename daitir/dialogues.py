@@ -79,6 +79,8 @@ def image_name(name: object) -> str:
             "hold; write it with forward slashes"
         )
     normal = posixpath.normpath(name)
+    if not normal.strip():
+        raise DataError(f"the image path {_short(name)} names no file")
     if normal.startswith("/") or PureWindowsPath(normal).drive:
         raise DataError(
             f"the image path {_short(name)} is absolute; make it relative to the image folder"

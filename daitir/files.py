@@ -40,16 +40,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def weights_digest(*models) -> str:
-    """A hash of the weights of torch modules, by their names and values, wherever they lie."""
+def weights_digest(model) -> str:
+    """A hash of the weights of a torch module, by their names and values, wherever they lie."""
     import torch  # late: commands that read no weights start without it
 
     digest = hashlib.sha256()
-    for number, model in enumerate(models):
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(f"{number}.{name}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

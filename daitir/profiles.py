@@ -110,12 +110,11 @@ class FusionRecipe:
 class Profile:
     """Sizes and names of one profile.
 
-    `encoder`, `reformulator`, `generator` and `queries` are specs for `load_encoder`,
-    `load_reformulator`, `load_view_generator` and `load_query_set`. The `num_*` fields are sizes
-    of the benchmark: dialogues of the main source and of each other one, and
+    `encoder`, `reformulator` and `generator` are specs for `load_encoder`, `load_reformulator` and
+    `load_view_generator`; `queries` is the folder of query sets. The `num_*` fields are sizes of
+    the benchmark and of the query sets: dialogues of the main source and of each other one, and
     `views_per_dialogue` is how many rounds of a training or validation dialogue are drawn.
-    `broken_shares` are the shares of stated facts that controlled
-    views break.
+    `broken_shares` are the shares of stated facts that controlled views break.
     """
 
     name: str
@@ -130,9 +129,9 @@ class Profile:
     num_test_dialogues: int
     num_other_dialogues: int
     num_gallery: int
-    reformulator: str = "mini"
-    generator: str = "mini"
-    queries: str = "mini"
+    reformulator: str
+    generator: str
+    queries: str
     views_per_dialogue: int = 4
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
 
@@ -152,6 +151,9 @@ PROFILES = {
         num_val_dialogues=500,
         num_test_dialogues=1000,
         num_other_dialogues=300,
+        reformulator="mini",
+        generator="runs/diffusion",
+        queries="runs/queries",
         num_gallery=5000,
     ),
     "gpu": Profile(

@@ -3,8 +3,7 @@
 Refining and drawing take long, ranking does not. So both are done once, by `daitir queries`, and
 what is measured later starts from a folder of query sets: for each set `NAME.json`, the captions in
 the ChatIR format, and `NAME.safetensors`, the features of their views in half precision, beside
-one `manifest.json` that names the models. A *spec* is `mini`, the sets that come with the package,
-or such a folder.
+one `manifest.json` that names the models.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from daitir.reformulation import Reformulator
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes
 from daitir.views import ViewGenerator, view_seed
 
-QUERIES_FOLDER = Path(__file__).parent / "assets" / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
 SETS = {
@@ -117,12 +115,11 @@ def make_query_set(
     )
 
 
-def manifest_of(spec: str = "mini") -> dict:
-    """What the query sets of a spec were made of: hashes of the models, settings and sizes.
+def manifest_of(folder: Path) -> dict:
+    """What the query sets of a folder were made of: hashes of the models, settings and sizes.
 
     Raises DataError, naming the file, where it is missing or damaged.
     """
-    folder = QUERIES_FOLDER if spec == "mini" else Path(spec)
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
@@ -194,15 +191,14 @@ def save_query_set(found: QuerySet, folder: Path, name: str) -> None:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
 
 
-def load_query_set(name: str, encoder: Encoder, *, spec: str = "mini") -> QuerySet:
-    """A set of a spec (see the module's description), whose views this encoder has encoded.
+def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
+    """A set of a folder, whose views this encoder has encoded.
 
     Raises DataError, naming the file, where one is missing or damaged, or where the features are
     of another encoder.
     """
-    folder = QUERIES_FOLDER if spec == "mini" else Path(spec)
     tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json"
-    manifest = manifest_of(spec)
+    manifest = manifest_of(folder)
     for path in (tensors, captions):
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")

@@ -54,10 +54,13 @@ class ViewGenerator:
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
         pipeline.set_progress_bar_config(disable=True)
-        parts = [part for _, part in sorted(pipeline.components.items())]
-        settings = repr(sorted(pipeline.scheduler.config.items(), key=str))
-        weights = weights_digest(*(part for part in parts if isinstance(part, nn.Module)))
-        self.digest = hashlib.sha256((weights + settings).encode()).hexdigest()
+        parts = {
+            name: weights_digest(part)
+            for name, part in pipeline.components.items()
+            if isinstance(part, nn.Module)
+        }
+        facts = [sorted(parts.items()), sorted(pipeline.scheduler.config.items(), key=str)]
+        self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def generate(
         self,

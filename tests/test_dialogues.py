@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daitir.dialogues import (
@@ -176,6 +176,7 @@ def test_does_not_write_what_it_would_not_read(tmp_path, dialogue):
 
 @quick
 @given(st.text(st.sampled_from("abc./\\: ~\0é"), max_size=12))
+@example(" /")
 def test_an_accepted_image_name_never_leaves_the_folder(tmp_path, name):
     try:
         normal = image_name(name)

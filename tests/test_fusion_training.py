@@ -1,6 +1,7 @@
 """Training a fusion: on made-up features with a known answer, it learns whom to trust."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from torch.nn.functional import normalize
 
 from daitir.errors import DataError
 from daitir.profiles import FusionRecipe
+from daitir.training import fusion
 from daitir.training.fusion import (
     BEST_NAME,
     WEIGHTS_NAME,
-    Queries,
+    FusionData,
     build_fusion,
     load_fusion,
     read_best,
@@ -45,7 +47,7 @@ def queries(seed, number=200, dim=16):
     wrong = normalize(noise(number, 3, dim), dim=-1)
     view = torch.where(good, target[:, None], wrong).clone()
     view[..., -1] = torch.where(good, 1.0, -1.0)[..., 0]
-    return Queries(text, normalize(view, dim=-1), normalize(target, dim=-1))
+    return FusionData(text, normalize(view, dim=-1), normalize(target, dim=-1))
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +67,20 @@ def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_p
 
 def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
     whole = train_fusion("adafuse", *data, RECIPE, tmp_path / "whole", progress=False)
-    monkeypatch.setattr(
-        "daitir.training.fusion.recall", lambda *_, real=recall: stop_at_third(real, *_)
-    )
+    evaluations = itertools.count(1)
+
+    def killed_at_the_third(*arguments):
+        if next(evaluations) == 3:
+            raise KeyboardInterrupt
+        return recall(*arguments)
+
+    monkeypatch.setattr(fusion, "recall", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         train_fusion("adafuse", *data, RECIPE, tmp_path / "parts", progress=False)
     monkeypatch.undo()
     parts = train_fusion("adafuse", *data, RECIPE, tmp_path / "parts", progress=False)
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def stop_at_third(real, *arguments, calls=[]):  # noqa: B006
-    calls.append(1)
-    if len(calls) == 3:
-        raise KeyboardInterrupt
-    return real(*arguments)
 
 
 def test_training_ends_where_nothing_gets_better(data, tmp_path):

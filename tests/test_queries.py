@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def encoder():
 @pytest.mark.parametrize(("name", "number", "drawn"), [("human", 4, 11), ("terse", 3, 11),
                                                        ("train", 5, 2)])  # fmt: skip
 def test_a_set_holds_captions_and_unit_features(folder, encoder, name, number, drawn):
-    found = load_query_set(name, encoder, spec=folder)
+    found = load_query_set(name, encoder, Path(folder))
     assert [len(row) for row in found.captions] == [11] * number
     assert found.view_features.shape == (number, drawn, encoder.dim)
     assert torch.allclose(found.view_features.norm(dim=-1), torch.ones(number, drawn))
@@ -82,21 +83,21 @@ def test_a_missing_file_is_named(folder, encoder, tmp_path, missing):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / missing).unlink()
     with pytest.raises(DataError, match=f"{missing}: no such file; `daitir queries"):
-        load_query_set("terse", encoder, spec=str(copy))
+        load_query_set("terse", encoder, copy)
 
 
 def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.copy(copy / "human.json", copy / "terse.json")
     with pytest.raises(DataError, match="of another length"):
-        load_query_set("terse", encoder, spec=str(copy))
+        load_query_set("terse", encoder, copy)
     (copy / "human.safetensors").write_bytes(b"damaged")
     with pytest.raises(DataError, match="no query set"):
-        load_query_set("human", encoder, spec=str(copy))
-    manifest = manifest_of(str(copy)) | {"encoder": "another"}
+        load_query_set("human", encoder, copy)
+    manifest = manifest_of(copy) | {"encoder": "another"}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="encoded by another encoder"):
-        load_query_set("train", encoder, spec=str(copy))
+        load_query_set("train", encoder, copy)
     (copy / "manifest.json").write_text("[")
     with pytest.raises(DataError, match="no manifest"):
-        manifest_of(str(copy))
+        manifest_of(copy)

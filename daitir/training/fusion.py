@@ -27,7 +27,7 @@ BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors",
 
 
 @dataclass(frozen=True)
-class Queries:
+class FusionData:
     """Features of drawn rounds and of a gallery; dialogue i looks for gallery image i.
 
     Attributes:
@@ -43,12 +43,12 @@ class Queries:
 
 def encode_queries(
     profile: Profile, name: str, encoder: Encoder, *, num_workers: int = 1, progress: bool = False
-) -> Queries:
+) -> FusionData:
     """A query set of the profile with its texts and its gallery encoded.
 
     The gallery of the training set is its targets alone, of any other set the profile's.
     """
-    found = load_query_set(name, encoder, spec=profile.queries)
+    found = load_query_set(name, encoder, Path(profile.queries))
     scenes, _ = set_dialogues(profile, name)
     if name != "train":
         number = profile.num_gallery - len(scenes)
@@ -58,7 +58,7 @@ def encode_queries(
     )
     captions = [caption for row in found.drawn_captions for caption in row]
     texts = encoder.encode_texts(captions, progress=progress)
-    return Queries(
+    return FusionData(
         texts.view_as(found.view_features),
         found.view_features,
         encoder.encode_images(images, progress=progress),
@@ -95,19 +95,19 @@ def fusion_loss(model: ADaFuSE | NRGR, text: Tensor, view: Tensor, target: Tenso
 
 
 @torch.no_grad()
-def recall(model: nn.Module, queries: Queries, k: int = 10) -> float:
+def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
     """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
     was_training = model.training
-    fused, _ = model.eval()(queries.text_features, queries.view_features)
+    fused, _ = model.eval()(data.text_features, data.view_features)
     model.train(was_training)
-    ranks = target_ranks(fused, queries.gallery_features, torch.arange(len(fused)))
+    ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
     return (ranks < k).double().mean().item()
 
 
 def train_fusion(
     kind: str,
-    train_queries: Queries,
-    val_queries: Queries,
+    train_data: FusionData,
+    val_data: FusionData,
     recipe: FusionRecipe,
     folder: Path,
     *,
@@ -129,11 +129,11 @@ def train_fusion(
     loss that is not finite.
     """
     torch.manual_seed(seed)
-    dim = train_queries.view_features.shape[-1]
+    dim = train_data.view_features.shape[-1]
     model = build_fusion(kind, dim, recipe)
     config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
                            checkpoint_every=recipe.eval_every)  # fmt: skip
-    number, num_views = train_queries.view_features.shape[:2]
+    number, num_views = train_data.view_features.shape[:2]
     size = min(recipe.batch_size, number)
     best_path = folder / BEST_NAME
 
@@ -143,15 +143,15 @@ def train_fusion(
         rounds = torch.randint(num_views, (size,), generator=generator)
         text, view = (
             features[chosen, rounds]
-            for features in (train_queries.text_features, train_queries.view_features)
+            for features in (train_data.text_features, train_data.view_features)
         )
-        return {"loss": fusion_loss(model, text, view, train_queries.gallery_features[chosen])}
+        return {"loss": fusion_loss(model, text, view, train_data.gallery_features[chosen])}
 
     def stop_after(done: int) -> bool:
         if done % recipe.eval_every and done != config.steps:
             return False
         best_step, best = read_best(best_path)
-        found = recall(model, val_queries)
+        found = recall(model, val_data)
         if found > best:
             with atomic_write(best_path) as temporary:
                 save_file(
@@ -178,7 +178,7 @@ def load_fusion(folder: Path) -> ADaFuSE | NRGR:
     """
     for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
         if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir train` writes it")
+            raise DataError(f"{path}: no such file; `train_fusion` writes it")
     try:
         settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         recipe = FusionRecipe(**settings["recipe"])

@@ -106,6 +106,7 @@ def train_lm(
         "training_dialogues": recipe.steps * recipe.batch_size,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
+        "num_captions": recipe.num_captions,
         "transformers": transformers.__version__,
     }
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
@@ -152,7 +153,7 @@ def training_windows(
 def caption_window(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int
 ) -> tuple[list[int], list[bool]]:
-    """A full caption of an unlikely scene with its plainest wording: most words for the time."""
+    """A caption of an unlikely scene and its plainest wording: many nouns in few tokens."""
     rng = random.Random(f"caption/{seed}/{index}")
     facts = mention(
         unlikely_scene(seed, index),
