@@ -176,6 +176,42 @@ def similarity_gradient(function: Callable[[Tensor, float], Tensor]) -> str:
     return PASSED
 
 
+def signal_and_noise(function: Callable[[float], tuple[float, float]]) -> str:
+    """Chapter 03: `function(ratio)` gives the factors of signal and noise, squares summing to 1."""
+    for ratio in (1.0, 4.0, 0.01):
+        answer = function(ratio)
+        _shape(answer, (2,))
+        answer = np.asarray(answer, dtype=float)
+        hint = f"for a ratio of {ratio:g} the squares must sum to 1, so that the variance stays"
+        _compare((answer**2).sum(), 1.0, hint)
+        _compare((answer[0] / answer[1]) ** 2, ratio, "the ratio is of squares, signal over noise")
+    return PASSED
+
+
+def negative_guidance(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Chapter 03: `function(wanted, unwanted, scale)` guides a velocity away from the unwanted."""
+    wanted, unwanted = torch.tensor(_PAIRS)
+    _compare(function(wanted, unwanted, 1.0), wanted, "at a scale of 1 only the wanted one counts")
+    expected = 3 * wanted - 2 * unwanted
+    _compare(function(wanted, unwanted, 3.0), expected, "go from the unwanted through the other")
+    return PASSED
+
+
+def step_up(function: Callable[..., Tensor]) -> str:
+    """Chapter 03: `function(noisy, velocity, signal_now, noise_now, signal_next, noise_next)`.
+
+    The same picture and the same noise, mixed at the next level; the velocity is the one at the
+    level that `noisy` has now.
+    """
+    picture, noise = torch.tensor(_PAIRS)
+    now, later = (0.8, 0.6), (0.28, 0.96)
+    noisy, velocity = now[0] * picture + now[1] * noise, now[0] * noise - now[1] * picture
+    expected = later[0] * picture + later[1] * noise
+    hint = "recover the picture and the noise from the velocity, then mix them anew"
+    _compare(function(noisy, velocity, *now, *later), expected, hint)
+    return PASSED
+
+
 def _compare(answer: Any, expected: Any, hint: str) -> None:
     expected = np.asarray(expected, dtype=float)
     _shape(answer, expected.shape)

@@ -147,7 +147,7 @@ def _add_draw(subparsers) -> None:
         subparsers,
         "draw",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir draw --dialogues rewrites.json --pipeline runs/diffusion --out views/",
+        example="daitir draw --dialogues rewrites.json --out views/",
     )
     parser.set_defaults(run=commands.draw)
     add = parser.add_argument
@@ -155,9 +155,8 @@ def _add_draw(subparsers) -> None:
     add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
         help="how the prompt is made from the rounds (default: %(default)s)")
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
-    add("--pipeline", required=True, metavar="SPEC",
-        help="a folder of a diffusers pipeline, as `daitir pretrain diffusion` writes it, or a "
-        "hub's name")
+    add("--pipeline", default="mini", metavar="SPEC",
+        help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
     add("--steps", type=int, default=20, metavar="N", help="(default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")

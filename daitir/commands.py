@@ -228,24 +228,21 @@ def queries(arguments: argparse.Namespace) -> None:
     _check_output(arguments.cache / "view.webp")
     _check_device(arguments.device)
     from daitir.encoders import load_encoder
-    from daitir.queries import make_query_sets
+    from daitir.queries import Models, make_query_sets
+    from daitir.recogniser import load_recogniser
     from daitir.reformulation import load_reformulator
     from daitir.views import load_view_generator
 
-    make_query_sets(
-        profile,
-        arguments.out,
-        load_reformulator(profile.reformulator, device=arguments.device),
+    on = {"device": arguments.device}
+    models = Models(
+        load_reformulator(profile.reformulator, **on),
         load_view_generator(
-            profile.generator,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
-            device=arguments.device,
+            profile.generator, steps=arguments.steps, guidance=arguments.guidance, **on
         ),
-        load_encoder(profile.encoder, device=arguments.device),
-        cache=arguments.cache,
-        progress=True,
+        load_encoder(profile.encoder, **on),
+        load_recogniser(**on),
     )
+    make_query_sets(profile, arguments.out, models, cache=arguments.cache, progress=True)
     print(f"written to {arguments.out}")
 
 

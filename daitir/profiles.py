@@ -53,7 +53,7 @@ class DiffusionRecipe:
     steps: int
     autoencoder_channels: tuple[int, ...] = (16, 24, 48, 72)
     latent_channels: int = 12
-    unet_channels: tuple[int, ...] = (64, 128)
+    unet_channels: tuple[int, ...] = (128, 128)
     autoencoder_batch_size: int = 16
     autoencoder_scenes: int = 40_000
     num_scenes: int = 40_000
@@ -144,7 +144,7 @@ PROFILES = {
         clip=ClipRecipe(model="daitir-mini", num_scenes=50_000, steps=2500, batch_size=128),
         recogniser=RecogniserRecipe(steps=1000),
         diffusion=DiffusionRecipe(
-            image_size=64, autoencoder_steps=3600, text_steps=1600, steps=3800
+            image_size=64, autoencoder_steps=3600, text_steps=2600, steps=4000
         ),
         lm=LmRecipe(steps=9000),
         num_train_dialogues=3000,
@@ -152,8 +152,8 @@ PROFILES = {
         num_test_dialogues=1000,
         num_other_dialogues=300,
         reformulator="mini",
-        generator="runs/diffusion",
-        queries="runs/queries",
+        generator="mini",
+        queries="mini",
         num_gallery=5000,
     ),
     "gpu": Profile(

@@ -2,8 +2,8 @@
 
 Refining and drawing take long, ranking does not. So both are done once, by `daitir queries`, and
 what is measured later starts from a folder of query sets: for each set `NAME.json`, the captions in
-the ChatIR format, and `NAME.safetensors`, the features of their views in half precision, beside
-one `manifest.json` that names the models.
+the ChatIR format, and `NAME.safetensors`, the features of their views in half precision and what
+the recogniser reads off them, beside one `manifest.json` that names the models.
 """
 
 from __future__ import annotations
@@ -25,21 +25,63 @@ from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
 from daitir.profiles import Profile
+from daitir.recogniser import (
+    CELL_ATTRIBUTES,
+    SCENE_ATTRIBUTES,
+    VALUES,
+    Recogniser,
+    to_scenes,
+    to_values,
+)
 from daitir.reformulation import Reformulator
-from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes
+from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.views import ViewGenerator, view_seed
 
+QUERIES_FOLDER = Path(__file__).parent / "assets" / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Models:
+    """What refines dialogues, draws the captions, and encodes and reads the drawings."""
+
+    reformulator: Reformulator
+    generator: ViewGenerator
+    encoder: Encoder
+    recogniser: Recogniser
+
+
+@dataclass(frozen=True)
+class SetRecipe:
+    """What a query set is made of.
+
+    Attributes:
+        source: of the dialogues.
+        split: of the scenes.
+        size: the field of a profile that says how many dialogues.
+        partly_drawn: whether only some rounds of each dialogue are drawn, at random.
+        seed: of the noise that drawing starts from.
+        fixed_noise: whether all rounds of a dialogue start from the same noise.
+    """
+
+    source: str
+    split: str
+    size: str
+    partly_drawn: bool = False
+    seed: int = SEED
+    fixed_noise: bool = False
+
+
 SETS = {
-    **{source: (source, "test") for source in SOURCES},
-    "heldout": ("human", "heldout"),
-    "train": ("human", "train"),
-    "val": ("human", "val"),
+    "human": SetRecipe("human", "test", "num_test_dialogues"),
+    **{s: SetRecipe(s, "test", "num_other_dialogues") for s in SOURCES if s != "human"},
+    "heldout": SetRecipe("human", "heldout", "num_other_dialogues"),
+    "human_again": SetRecipe("human", "test", "num_other_dialogues", seed=1),
+    "human_fixed_noise": SetRecipe("human", "test", "num_other_dialogues", fixed_noise=True),
+    "train": SetRecipe("human", "train", "num_train_dialogues", partly_drawn=True),
+    "val": SetRecipe("human", "val", "num_val_dialogues", partly_drawn=True),
 }
-"""Each set's source of dialogues and split of scenes."""
-PARTLY_DRAWN = ("train", "val")
-"""Sets of whose dialogues some rounds are drawn; of the others all."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +92,13 @@ class QuerySet:
         captions: `captions[dialogue][round]`, refined.
         rounds: (num_dialogues, num_views), the rounds whose caption was drawn, ascending.
         view_features: (num_dialogues, num_views, dim), unit vectors of those views.
+        readings: `readings[dialogue][view]`, what the recogniser reads off them.
     """
 
     captions: list[list[str]]
     rounds: Tensor
     view_features: Tensor
+    readings: list[list[Scene]]
 
     @property
     def drawn_captions(self) -> list[list[str]]:
@@ -65,53 +109,58 @@ class QuerySet:
         ]
 
 
+def queries_folder(profile: Profile) -> Path:
+    """Where the query sets of a profile lie; those of `mini` come with the package."""
+    return QUERIES_FOLDER if profile.queries == "mini" else Path(profile.queries)
+
+
 def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[Turn]]]:
     """The target scenes of a set of `SETS` and the dialogues about them."""
-    source, split = SETS[name]
-    numbers = {
-        "human": profile.num_test_dialogues,
-        "train": profile.num_train_dialogues,
-        "val": profile.num_val_dialogues,
-    }
-    number = numbers.get(name, profile.num_other_dialogues)
-    scenes = sample_scenes(SEED, split, number)
-    return scenes, [dialogue(source, scene, seed=SEED) for scene in scenes]
+    recipe = SETS[name]
+    scenes = sample_scenes(SEED, recipe.split, getattr(profile, recipe.size))
+    return scenes, [dialogue(recipe.source, scene, seed=SEED) for scene in scenes]
 
 
 def make_query_set(
+    recipe: SetRecipe,
     talks: Sequence[Sequence[Turn]],
-    reformulator: Reformulator,
-    generator: ViewGenerator,
-    encoder: Encoder,
+    models: Models,
     cache: Path,
     *,
-    views_per_dialogue: int = NUM_QUESTIONS + 1,
+    views_per_dialogue: int,
     progress: bool = False,
 ) -> QuerySet:
-    """Refine dialogues, draw views of their captions, and encode the views.
+    """Refine dialogues, draw views of their captions, encode and read the views.
 
     Args:
+        recipe: which rounds are drawn and from which noise.
         talks: dialogues of `NUM_QUESTIONS` + 1 rounds.
+        models: what refines, draws, encodes and reads.
         cache: keeps the views; see `ViewGenerator`.
-        views_per_dialogue: how many rounds of each dialogue are drawn, at random where not all.
+        views_per_dialogue: how many rounds of each dialogue are drawn where not all.
     """
-    captions = reformulator.refine(
+    captions = models.reformulator.refine(
         [[turn.text for turn in turns] for turns in talks], progress=progress
     ).captions
+    number = views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
     rounds = [
-        sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), views_per_dialogue))
+        sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
     drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
-    paths = generator.generate(
+    paths = models.generator.generate(
         [captions[index][t] for index, t in drawn],
-        [view_seed(SEED, index, t) for index, t in drawn],
+        [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn],
         cache,
         progress=progress,
     )
-    features = encoder.encode_images(paths, progress=progress)
+    features = models.encoder.encode_images(paths, progress=progress)
+    read = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
     return QuerySet(
-        captions, torch.tensor(rounds), features.view(len(captions), -1, encoder.dim)
+        captions,
+        torch.tensor(rounds),
+        features.view(len(captions), number, models.encoder.dim),
+        [read[start : start + number] for start in range(0, len(read), number)],
     )
 
 
@@ -130,27 +179,21 @@ def manifest_of(folder: Path) -> dict:
 
 
 def make_query_sets(
-    profile: Profile,
-    folder: Path,
-    reformulator: Reformulator,
-    generator: ViewGenerator,
-    encoder: Encoder,
-    *,
-    cache: Path,
-    progress: bool = False,
+    profile: Profile, folder: Path, models: Models, *, cache: Path, progress: bool = False
 ) -> None:
     """Make every set of `SETS` in a folder; those that it has already stay.
 
     Raises DataError where the folder's sets are of other models or sizes.
     """
     manifest = {
-        "encoder": weights_digest(encoder.model),
-        "reformulator": weights_digest(reformulator.model),
-        "generator": generator.digest,
-        "steps": generator.steps,
-        "guidance": generator.guidance,
+        "encoder": weights_digest(models.encoder.model),
+        "recogniser": weights_digest(models.recogniser.model),
+        "reformulator": weights_digest(models.reformulator.model),
+        "generator": models.generator.digest,
+        "steps": models.generator.steps,
+        "guidance": models.generator.guidance,
         "seed": SEED,
-        "num_dialogues": {name: len(set_dialogues(profile, name)[0]) for name in SETS},
+        "num_dialogues": {name: getattr(profile, recipe.size) for name, recipe in SETS.items()},
         "views_per_dialogue": profile.views_per_dialogue,
     }
     text = json.dumps(manifest, indent=1) + "\n"
@@ -159,19 +202,16 @@ def make_query_sets(
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    for name in SETS:
+    for name, recipe in SETS.items():
         if (folder / f"{name}.safetensors").is_file():
             continue
         _, talks = set_dialogues(profile, name)
         found = make_query_set(
+            recipe,
             talks,
-            reformulator,
-            generator,
-            encoder,
+            models,
             cache,
-            views_per_dialogue=(
-                profile.views_per_dialogue if name in PARTLY_DRAWN else NUM_QUESTIONS + 1
-            ),
+            views_per_dialogue=profile.views_per_dialogue,
             progress=progress,
         )
         save_query_set(found, folder, name)
@@ -184,9 +224,13 @@ def save_query_set(found: QuerySet, folder: Path, name: str) -> None:
         folder / f"{name}.json",
         [Dialogue(n, tuple(row)) for n, row in zip(names, found.captions, strict=True)],
     )
+    values = to_values([scene for row in found.readings for scene in row])
+    columns = torch.cat([v.view(found.rounds.numel(), -1) for v in values.values()], dim=1)
     tensors = {
-        "rounds": found.rounds.to(torch.uint8), "view_features": found.view_features.half()
-    }  # fmt: skip
+        "rounds": found.rounds.to(torch.uint8),
+        "view_features": found.view_features.half(),
+        "readings": columns.view(*found.rounds.shape, -1).to(torch.uint8),
+    }
     with atomic_write(folder / f"{name}.safetensors") as temporary:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
 
@@ -205,7 +249,8 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     try:
         found = load_file(tensors)
         rounds, features = found["rounds"].long(), found["view_features"].float()
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        readings = _unpack(found["readings"].long())
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{tensors}: no query set ({line}); make it again") from error
     if manifest.get("encoder") != weights_digest(encoder.model):
@@ -214,7 +259,15 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
             "make the query sets again with `daitir queries`"
         )
     refined = [list(entry.rounds) for entry in read_dialogues(captions)]
-    if not len(refined) == len(rounds) == len(features):
+    if not len(refined) == len(rounds) == len(features) == len(readings):
         raise DataError(f"{captions}: of another length than {tensors.name}; make both again")
-    return QuerySet(refined, rounds, F.normalize(features, dim=-1))
+    return QuerySet(refined, rounds, F.normalize(features, dim=-1), readings)
 
+
+def _unpack(readings: Tensor) -> list[list[Scene]]:
+    """The scenes of (num_dialogues, num_views, values) as `save_query_set` writes them."""
+    num_views = readings.shape[1]
+    widths = [1] * len(SCENE_ATTRIBUTES) + [len(world.CELLS)] * len(CELL_ATTRIBUTES)
+    columns = dict(zip(VALUES, readings.flatten(0, 1).split(widths, dim=1), strict=True))
+    scenes = to_scenes(columns | {name: columns[name].squeeze(1) for name in SCENE_ATTRIBUTES})
+    return [scenes[start : start + num_views] for start in range(0, len(scenes), num_views)]

@@ -8,7 +8,7 @@ package, or the folder that `daitir pretrain recogniser` wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ VALUES = {
     "size": world.SIZES,
 }
 SCENE_ATTRIBUTES, CELL_ATTRIBUTES = ("place", "time", "weather"), ("category", "colour", "size")
+NO_VALUE = 255
 
 
 @dataclass(frozen=True)
@@ -180,31 +181,64 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def decode(logits: dict[str, Tensor]) -> list[Reading]:
+def decode(logits: Mapping[str, Tensor]) -> list[Reading]:
     """The likeliest scene of each row of logits, as `RecogniserNet` gives them."""
     best = {name: values.softmax(dim=-1).max(dim=-1) for name, values in logits.items()}
     chances = {name: found.values.tolist() for name, found in best.items()}
-    values = {name: found.indices.tolist() for name, found in best.items()}
+    scenes = to_scenes({name: found.indices for name, found in best.items()})
     readings = []
-    for index in range(len(logits["place"])):
-        read = {name: VALUES[name][values[name][index]] for name in SCENE_ATTRIBUTES}
+    for index, scene in enumerate(scenes):
         confidence = {("scene", name): chances[name][index] for name in SCENE_ATTRIBUTES}
+        for number, cell in enumerate(world.CELLS):
+            confidence[cell, "category"] = chances["category"][index][number]
+        for item in scene.objects:
+            cell = item.column, item.row
+            for name in ("size",) if item.colour is None else ("colour", "size"):
+                confidence[cell, name] = chances[name][index][world.CELLS.index(cell)]
+        readings.append(Reading(scene, confidence))
+    return readings
+
+
+def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
+    """Scenes of the numbers of their values in `VALUES`; the inverse of `to_values`.
+
+    A colour of what has none, and the colour and size of an empty cell, are left out.
+    """
+    columns = {name: values[name].tolist() for name in VALUES}
+    scenes = []
+    for index in range(len(values["place"])):
+        whole = {name: VALUES[name][columns[name][index]] for name in SCENE_ATTRIBUTES}
         objects = []
         for number, cell in enumerate(world.CELLS):
-            category, colour, size = (
-                VALUES[name][values[name][index][number]] for name in CELL_ATTRIBUTES
-            )
-            confidence[cell, "category"] = chances["category"][index][number]
+            category = CATEGORIES[columns["category"][index][number]]
             if category is None:
                 continue
-            confidence[cell, "size"] = chances["size"][index][number]
-            if world.CATEGORIES[category].has_colour:
-                confidence[cell, "colour"] = chances["colour"][index][number]
-            else:
-                colour = None
+            coloured = world.CATEGORIES[category].has_colour
+            colour = VALUES["colour"][columns["colour"][index][number]] if coloured else None
+            size = VALUES["size"][columns["size"][index][number]]
             objects.append(SceneObject(category, colour, size, *cell))
-        readings.append(Reading(Scene(objects=tuple(objects), **read), confidence))
-    return readings
+        scenes.append(Scene(objects=tuple(objects), **whole))
+    return scenes
+
+
+def to_values(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """The numbers in `VALUES` of what scenes show: (num_scenes,), or (num_scenes, 6) of the cells.
+
+    What an empty cell or an object without colour cannot have is `NO_VALUE`.
+    """
+    found = {
+        name: torch.tensor([VALUES[name].index(getattr(scene, name)) for scene in scenes])
+        for name in SCENE_ATTRIBUTES
+    }
+    found |= {name: torch.full((len(scenes), 6), NO_VALUE) for name in CELL_ATTRIBUTES}
+    found["category"].fill_(CATEGORIES.index(None))
+    for index, scene in enumerate(scenes):
+        for item in scene.objects:
+            cell = world.CELLS.index((item.column, item.row))
+            for name in CELL_ATTRIBUTES:
+                if getattr(item, name) is not None:
+                    found[name][index, cell] = VALUES[name].index(getattr(item, name))
+    return found
 
 
 def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -> Recogniser:

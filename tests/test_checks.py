@@ -57,8 +57,17 @@ RIGHT = {
     checks.image_to_text_ranks: text_ranks,
     checks.centred: lambda f: unit(f - f.mean(dim=0)),
     checks.similarity_gradient: lambda s, scale: scale * similarity_gradient(s, scale),
+    checks.signal_and_noise: lambda r: (np.sqrt(r / (1 + r)), np.sqrt(1 / (1 + r))),
+    checks.negative_guidance: lambda w, u, scale: u + scale * (w - u),
+    checks.step_up: lambda y, v, a, s, b, r: b * (a * y - s * v) + r * (s * y + a * v),
 }
 WRONG = [
+    (checks.signal_and_noise, lambda r: (r / (1 + r), 1 / (1 + r)), "squares must sum to 1"),
+    (checks.signal_and_noise, lambda r: (1 / np.sqrt(1 + r), np.sqrt(r / (1 + r))), "of squares"),
+    (checks.signal_and_noise, lambda r: np.sqrt(r), "shape"),
+    (checks.negative_guidance, lambda w, u, scale: w - scale * u, "only the wanted one"),
+    (checks.negative_guidance, lambda w, u, scale: w, "through the other"),
+    (checks.step_up, lambda y, v, a, s, b, r: y + v, "mix them anew"),
     (checks.unit_vectors, lambda f: f / f.norm(), "divide each row"),
     (checks.unit_vectors, lambda f: f / f.sum(dim=-1, keepdim=True), "divide each row"),
     (checks.unit_vectors, in_place, "must stay as they are"),

@@ -162,7 +162,7 @@ def test_the_classroom_recipe_is_small():
         autoencoder.build_autoencoder(recipe), diffusion.build_unet(recipe),
         text_encoder.clip_text_model(),
     )  # fmt: skip
-    assert sum(diffusion._count(part) for part in parts) <= 7_000_000  # 14 MB in half precision
+    assert sum(diffusion._count(part) for part in parts) <= 8_000_000  # 16 MB in half precision
 
 
 def test_the_gpu_recipe_has_parts_that_fit_together():

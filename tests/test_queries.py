@@ -15,6 +15,7 @@ from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.profiles import PROFILES
 from daitir.queries import load_query_set, manifest_of, set_dialogues
+from daitir.scenes import sample_scenes
 
 SMALL = dataclasses.replace(
     PROFILES["classroom"],
@@ -24,7 +25,7 @@ SMALL = dataclasses.replace(
     num_train_dialogues=5,
     views_per_dialogue=2,
 )
-SETS = {"human": ("human", "test"), "terse": ("terse", "test"), "train": ("human", "train")}
+SETS = {name: queries.SETS[name] for name in ("human", "terse", "train", "human_fixed_noise")}
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +57,17 @@ def encoder():
     return load_encoder("mini")
 
 
-@pytest.mark.parametrize(("name", "number", "drawn"), [("human", 4, 11), ("terse", 3, 11),
-                                                       ("train", 5, 2)])  # fmt: skip
-def test_a_set_holds_captions_and_unit_features(folder, encoder, name, number, drawn):
+@pytest.mark.parametrize(
+    ("name", "number", "drawn"),
+    [("human", 4, 11), ("terse", 3, 11), ("train", 5, 2), ("human_fixed_noise", 3, 11)],
+)
+def test_a_set_holds_captions_features_and_readings(folder, encoder, name, number, drawn):
     found = load_query_set(name, encoder, Path(folder))
     assert [len(row) for row in found.captions] == [11] * number
     assert found.view_features.shape == (number, drawn, encoder.dim)
     assert torch.allclose(found.view_features.norm(dim=-1), torch.ones(number, drawn))
     assert (found.rounds.diff(dim=1) > 0).all() and found.rounds.max() <= 10
+    assert [len(row) for row in found.readings] == [drawn] * number
     row, t = 1, found.rounds[1, 1].item()
     assert found.drawn_captions[row][1] == found.captions[row][t]
     scenes, talks = set_dialogues(SMALL, name)
@@ -101,3 +105,19 @@ def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
     (copy / "manifest.json").write_text("[")
     with pytest.raises(DataError, match="no manifest"):
         manifest_of(copy)
+
+
+def test_what_is_saved_is_what_was_read(encoder, tmp_path, folder):
+    shutil.copy(Path(folder) / "manifest.json", tmp_path)
+    scenes = [dataclasses.replace(s, objects=tuple(dataclasses.replace(o, jitter=(0, 0))
+              for o in s.objects)) for s in sample_scenes(0, "val", 6)]  # fmt: skip
+    features = torch.nn.functional.normalize(torch.randn(3, 2, encoder.dim), dim=-1)
+    made = queries.QuerySet([["a", "b"]] * 3, torch.tensor([[0, 1]] * 3), features,
+                            [scenes[:2], scenes[2:4], scenes[4:]])  # fmt: skip
+    queries.save_query_set(made, tmp_path, "some")
+    found = load_query_set("some", encoder, tmp_path)
+    assert found.captions == made.captions and torch.equal(found.rounds, made.rounds)
+    assert torch.allclose(found.view_features, features, atol=1e-3)
+    assert [[set(s.facts) for s in row] for row in found.readings] == [
+        [set(s.facts) for s in row] for row in made.readings
+    ]

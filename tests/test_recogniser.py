@@ -16,6 +16,7 @@ from daitir.errors import DataError
 from daitir.profiles import PROFILES
 from daitir.quality import COLUMNS, drawing_quality, recogniser_quality, update_table
 from daitir.recogniser import (
+    NO_VALUE,
     RECOGNISER_FOLDER,
     VALUES,
     Recogniser,
@@ -23,6 +24,8 @@ from daitir.recogniser import (
     decode,
     load_recogniser,
     to_pixels,
+    to_scenes,
+    to_values,
 )
 from daitir.scenes import (
     Scene,
@@ -36,11 +39,9 @@ from daitir.scenes import (
 )
 from daitir.training.loop import LOG_NAME
 from daitir.training.recogniser import (
-    IGNORED,
     crowded_scene,
     degrade,
     degraded,
-    targets,
     train_recogniser,
 )
 
@@ -106,13 +107,15 @@ def test_decoding_gives_back_the_scene_and_its_confidence(scenes):
         assert len(reading.confidence) == 3 + 6 + len(scene.objects) + coloured
 
 
-def test_targets_are_what_the_logits_of_the_truth_decode_to(scenes):
-    truth = targets(scenes)
+def test_values_are_what_the_logits_of_the_truth_decode_to_and_give_back_the_scene(scenes):
+    truth = to_values(scenes)
     for name, logits in certain(scenes).items():
-        known = truth[name] != IGNORED
+        known = truth[name] != NO_VALUE
         assert torch.equal(logits.argmax(dim=-1)[known], truth[name][known])
     coloured = sum(item.colour is not None for scene in scenes for item in scene.objects)
-    assert (truth["colour"] != IGNORED).sum() == coloured
+    assert (truth["colour"] != NO_VALUE).sum() == coloured
+    for scene, again in zip(scenes, to_scenes(truth), strict=True):
+        assert set(again.facts) == set(scene.facts)
 
 
 def test_pictures_of_any_size_and_kind_are_read_alike(mini, tmp_path):

@@ -13,17 +13,19 @@ from torch.nn import functional as F
 
 from daitir.profiles import DiffusionRecipe
 from daitir.recogniser import (
+    NO_VALUE,
     SCENE_ATTRIBUTES,
     VALUES,
     RecogniserNet,
     load_recogniser,
     starting_windows,
     to_pixels,
+    to_values,
 )
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.scenes.render import background
 from daitir.training.loop import LoopConfig, train
-from daitir.training.recogniser import IGNORED, crowded_scene, targets
+from daitir.training.recogniser import crowded_scene
 
 SQUARED, PERCEPTUAL, READING, SPELLING, KL = 2.0, 0.1, 0.005, 0.01, 1e-4
 OBJECT_WEIGHT = 5.0
@@ -123,7 +125,7 @@ def train_autoencoder(
     number = recipe.autoencoder_scenes
     scenes = sample_scenes(seed, "train", number // 4)
     scenes += [crowded_scene(seed, i, fewest=4) for i in range(number - len(scenes))]
-    truth = targets(scenes)
+    truth = to_values(scenes)
 
     @cache
     def images() -> np.ndarray:  # a finished run that is started again needs none
@@ -202,7 +204,7 @@ def autoencoder_loss(
 def cross_entropy(logits: dict[str, Tensor], facts: dict[str, Tensor]) -> Tensor:
     """The sum over attributes of the cross-entropy of logits and `targets`."""
     return sum(
-        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=IGNORED)
+        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=NO_VALUE)
         for name, values in logits.items()
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,14 @@ from torch.nn import functional as F
 from daitir.files import atomic_write
 from daitir.profiles import RecogniserRecipe
 from daitir.recogniser import (
-    CELL_ATTRIBUTES,
     CONFIG_NAME,
     IMAGE_SIZE,
-    SCENE_ATTRIBUTES,
+    NO_VALUE,
     VALUES,
     WEIGHTS_NAME,
     RecogniserNet,
     to_pixels,
+    to_values,
 )
 from daitir.scenes import (
     Scene,
@@ -35,8 +34,6 @@ from daitir.scenes import (
 )
 from daitir.training.card import write_card
 from daitir.training.loop import LoopConfig, train
-
-IGNORED = -100
 
 
 def train_recogniser(
@@ -70,7 +67,7 @@ def train_recogniser(
     scenes = sample_scenes(seed, "train", recipe.num_scenes // 2)
     scenes += [crowded_scene(seed, index) for index in range(recipe.num_scenes - len(scenes))]
     images = render_scenes(scenes, size=IMAGE_SIZE, num_workers=num_workers, progress=progress)
-    truth = targets(scenes)
+    truth = to_values(scenes)
 
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = np.random.default_rng([seed, step]).choice(
@@ -82,7 +79,7 @@ def train_recogniser(
             name: F.cross_entropy(
                 values.flatten(0, -2),
                 truth[name][chosen].flatten().to(device),
-                ignore_index=IGNORED,
+                ignore_index=NO_VALUE,
             )
             for name, values in logits.items()
         }
@@ -135,26 +132,6 @@ def any_stage(rng: random.Random) -> tuple[str, str, str]:
         rng.choice(options) for options in (world.PLACES, world.TIMES, world.WEATHERS)
     )
     return place, time, weather
-
-
-def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    """The true values as numbers: (num_scenes,) of the scene, (num_scenes, 6) of the cells.
-
-    What an empty cell or an object without colour cannot have is `IGNORED`.
-    """
-    found = {
-        name: torch.tensor([VALUES[name].index(getattr(scene, name)) for scene in scenes])
-        for name in SCENE_ATTRIBUTES
-    }
-    found |= {name: torch.full((len(scenes), 6), IGNORED) for name in CELL_ATTRIBUTES}
-    found["category"].fill_(0)  # VALUES["category"][0] is None
-    for index, scene in enumerate(scenes):
-        for item in scene.objects:
-            cell = world.CELLS.index((item.column, item.row))
-            for name in CELL_ATTRIBUTES:
-                if getattr(item, name) is not None:
-                    found[name][index, cell] = VALUES[name].index(getattr(item, name))
-    return found
 
 
 def degrade(pixels: Tensor) -> Tensor:

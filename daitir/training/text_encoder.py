@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 
 from daitir.encoders import MINI_FOLDER, TOKENIZER_FOLDER
 from daitir.profiles import DiffusionRecipe
-from daitir.recogniser import CELL_ATTRIBUTES, SCENE_ATTRIBUTES, VALUES
+from daitir.recogniser import CELL_ATTRIBUTES, NO_VALUE, SCENE_ATTRIBUTES, VALUES, to_values
 from daitir.scenes import (
     Scene,
     describe,
@@ -30,7 +30,6 @@ from daitir.scenes import (
     world,
 )
 from daitir.training.loop import LoopConfig, train
-from daitir.training.recogniser import IGNORED, targets
 
 PROMPT_LENGTH = 80
 FULLY_STATED = 0.75  # what is not said cannot be learned
@@ -155,14 +154,14 @@ def train_text_encoder(
         size = recipe.text_batch_size
         scenes = sample_scenes(seed, "train", size, start=step * size)
         prompts = [
-            write_prompt(scene, random.Random(f"spell/{seed}/{step}/{i}"), full=FULLY_STATED)
+            write_prompt(scene, random.Random(f"spell/{seed}/{step}/{i}"))
             for i, scene in enumerate(scenes)
         ]
         logits = model(tokenize(tokenizer, prompts).to(device))
-        truths = targets(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
+        truths = to_values(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
         losses = {
             name: F.cross_entropy(
-                logits[name].flatten(0, -2), truth.flatten().to(device), ignore_index=IGNORED
+                logits[name].flatten(0, -2), truth.flatten().to(device), ignore_index=NO_VALUE
             )
             for name, truth in truths.items()
         }
@@ -172,13 +171,13 @@ def train_text_encoder(
     return model.encoder.requires_grad_(False), seconds
 
 
-def write_prompt(scene: Scene, rng: random.Random, *, full: float = 0.5) -> str:
+def write_prompt(scene: Scene, rng: random.Random) -> str:
     """A prompt as the book's methods write them about a scene.
 
-    A share `full` is fully stated, the rest are refined dialogues after a random round, negations
-    included, and short captions.
+    A share `FULLY_STATED` states all facts, the rest are refined dialogues after a random round,
+    negations included, and short captions.
     """
-    if rng.random() < full:
+    if rng.random() < FULLY_STATED:
         order = rng.sample(range(len(scene.objects)), len(scene.objects))
         rank = {scene.objects[i].category: place for place, i in enumerate(order)}
         return describe(sorted(scene.own_facts, key=lambda f: rank.get(f.subject, -1)), rng)
