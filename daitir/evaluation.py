@@ -67,10 +67,11 @@ def result_rows(
 
     `ranks` `(num_queries, num_rounds)` are 0-based; `lengths` `(num_queries,)` is the number of
     rounds of each dialogue where they differ. Metrics `hits_at_10`, `recall_at_10`, `recall_at_1`,
-    `mrr` per round, as fractions; `bri` at the last round, in natural logarithms; with
-    `baseline_ranks`, the ranks of text alone, also `degradation_rate` per round. `ci_low` and
-    `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and does not
-    touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all of them.
+    `mrr` per round, as fractions; `bri` at the last round, in natural logarithms. With
+    `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, and
+    `hits_at_10_gain` and `recall_at_10_gain`, the differences to text alone, query by query.
+    `ci_low` and `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and
+    does not touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all.
     `book/notation.md`, Metrics. Raises as the functions of `daitir.metrics` do.
     """
     values = {
@@ -84,6 +85,11 @@ def result_rows(
         values["degradation_rate"] = metrics.degradation_values(
             ranks, baseline_ranks, lengths=lengths
         )
+        for metric, per_query in (
+            ("hits_at_10", metrics.hit_values), ("recall_at_10", metrics.recall_values)
+        ):  # fmt: skip
+            text = per_query(baseline_ranks, 10, lengths=lengths)
+            values[f"{metric}_gain"] = values[metric] - text
     last = values["mrr"].shape[1] - 1
     tables = []
     for metric, columns in values.items():

@@ -17,10 +17,13 @@ directions are counted, and silence is told from contradiction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from daitir.scenes import Fact, Scene, SceneObject, holds, implied, world
+import pandas as pd
+
+from daitir.scenes import Fact, Scene, SceneObject, holds, implied, parse, world
 
 KINDS = ("supported", "contradicted", "lucky", "invented")
 
@@ -80,6 +83,40 @@ def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
         elif latest[fact[:2]] == fact.value and fact[:2] not in shown and not holds(fact, view):
             omitted.append(fact)
     return Cues(kinds, extra, tuple(omitted))
+
+
+def cue_table(
+    captions: Sequence[Sequence[str]],
+    readings: Sequence[Sequence[Scene]],
+    targets: Sequence[Scene],
+) -> pd.DataFrame:
+    """How many cues of each kind every view has, by attribute.
+
+    Args:
+        captions: `captions[dialogue][view]`, the texts that were drawn.
+        readings: `readings[dialogue][view]`, what the recogniser reads off the views.
+        targets: what is true, one scene for each dialogue.
+
+    Returns:
+        The columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (one
+        of `KINDS` or `omitted`) and `number`, in order; combinations without a cue are left out.
+
+    Raises ValueError where the arguments differ in length.
+    """
+    rows = []
+    for dialogue, (texts, scenes, target) in enumerate(
+        zip(captions, readings, targets, strict=True)
+    ):
+        for view, (text, seen) in enumerate(zip(texts, scenes, strict=True)):
+            found = cues(parse(text).facts, seen, target)
+            judged = [*found.kinds.items(), *((fact, "invented") for fact in found.extra)]
+            judged += [(fact, "omitted") for fact in found.omitted]
+            counts = Counter(
+                ("relation" if fact.attribute in world.RELATIONS else fact.attribute, kind)
+                for fact, kind in judged
+            )
+            rows += [(dialogue, view, *key, number) for key, number in sorted(counts.items())]
+    return pd.DataFrame(rows, columns=["dialogue", "view", "attribute", "kind", "number"])
 
 
 def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:

@@ -60,8 +60,10 @@ def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch
         *(f"{name}{suffix}" for name in ("view", "dar") for suffix in suffixes),
     }  # fmt: skip
     assert set(table["num_queries"]) == {6}
-    shares = table[table["metric"] != "bri"]
-    assert shares["value"].between(0, 1).all()
+    gains = table["metric"].str.endswith("_gain")
+    shares = table[~gains & (table["metric"] != "bri")]
+    assert shares["value"].between(0, 1).all() and table[gains]["value"].between(-1, 1).all()
+    assert set(table[gains]["method"]) == {m for m in methods if not m.startswith("text")}
     assert (table["ci_low"] <= table["value"]).all() and (table["value"] <= table["ci_high"]).all()
     notes = json.loads(path.with_suffix(".json").read_text())
     assert notes["truncated_query_texts"]["terse"]["text"] == 0

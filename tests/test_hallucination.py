@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.hallucination import KINDS, cues
+from daitir.hallucination import KINDS, cue_table, cues
 from daitir.scenes import (
     Fact,
     Scene,
     SceneObject,
     complete,
     counterfactual,
+    describe,
     dialogue,
     holds,
     implied,
     merge_facts,
+    parse,
     sample_scene,
     world,
 )
@@ -109,3 +111,21 @@ def test_the_target_drawn_from_all_its_facts_has_supported_cues_only(index):
     changed = counterfactual(target, Fact("scene", "time", night))
     assert cues(target.facts, changed, target).count("contradicted") == 1
     assert cues((), target, target).count("lucky") == len(target.own_facts)
+
+
+def test_the_table_counts_what_cues_finds():
+    targets = [sample_scene(0, "val", n) for n in range(3)]
+    views = [[sample_scene(1, "val", 10 * n + t) for t in range(2)] for n in range(3)]
+    texts = [[describe(target.own_facts[: 3 * t]) or "a picture" for t in (1, 2)]
+             for target in targets]  # fmt: skip
+    table = cue_table(texts, views, targets)
+    assert (table["number"] > 0).all() and not table.duplicated(["dialogue", "view", "attribute",
+                                                                 "kind"]).any()  # fmt: skip
+    counts = table.groupby(["dialogue", "view", "kind"])["number"].sum()
+    for n, target in enumerate(targets):
+        for t in range(2):
+            found = cues(parse(texts[n][t]).facts, views[n][t], target)
+            for name in (*KINDS, "omitted"):
+                assert counts.get((n, t, name), 0) == found.count(name)
+    with pytest.raises(ValueError, match="shorter|longer"):
+        cue_table(texts[:2], views, targets)
