@@ -153,7 +153,7 @@ PROFILES = {
         num_other_dialogues=300,
         reformulator="mini",
         generator="mini",
-        queries="mini",
+        queries="runs/queries",
         num_gallery=5000,
     ),
     "gpu": Profile(
