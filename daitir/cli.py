@@ -157,7 +157,7 @@ def _add_draw(subparsers) -> None:
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
     add("--pipeline", default="mini", metavar="SPEC",
         help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
-    add("--steps", type=int, default=20, metavar="N", help="(default: %(default)s)")
+    add("--steps", type=int, default=8, metavar="N", help="(default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
     add("--fixed-noise", action="store_true",
@@ -221,7 +221,7 @@ def _add_queries(subparsers) -> None:
     parser.set_defaults(run=commands.queries)
     add = parser.add_argument
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--steps", type=int, default=20, metavar="N", help="of drawing (default: %(default)s)")
+    add("--steps", type=int, default=8, metavar="N", help="of drawing (default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
         help="keeps what is drawn (default: %(default)s)")

@@ -45,7 +45,7 @@ class ViewGenerator:
     """
 
     def __init__(
-        self, spec: str, pipeline: DiffusionPipeline, *, steps: int = 20, guidance: float = 2.0
+        self, spec: str, pipeline: DiffusionPipeline, *, steps: int = 8, guidance: float = 2.0
     ):
         """Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100."""
         if not 1 <= steps <= MAX_STEPS:
@@ -130,7 +130,7 @@ class ViewGenerator:
 def load_view_generator(
     spec: str = "mini",
     *,
-    steps: int = 20,
+    steps: int = 8,
     guidance: float = 2.0,
     device: str | torch.device = "cpu",
 ) -> ViewGenerator:

@@ -209,7 +209,7 @@ def test_quality_of_a_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "pipeline_quality", small)
     out = tmp_path / "quality.csv"
     assert main(["quality", "diffusion", "--folder", str(folder), "--out", str(out)]) == 0
-    assert "object, 20 steps, guidance 2" in out.read_text()
+    assert "object, 8 steps, guidance 2" in out.read_text()
 
 
 def test_latents_of_another_autoencoder_are_made_anew(tmp_path):
