@@ -157,7 +157,8 @@ def _add_draw(subparsers) -> None:
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
     add("--pipeline", default="mini", metavar="SPEC",
         help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
-    add("--steps", type=int, default=8, metavar="N", help="(default: %(default)s)")
+    add("--steps", type=int, default=8, metavar="N",
+        help="enough for mini; other pipelines may need more (default: %(default)s)")
     add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
     add("--fixed-noise", action="store_true",

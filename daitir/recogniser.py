@@ -40,7 +40,7 @@ VALUES = {
     "size": world.SIZES,
 }
 SCENE_ATTRIBUTES, CELL_ATTRIBUTES = ("place", "time", "weather"), ("category", "colour", "size")
-NO_VALUE = 255
+NO_VALUE = 255  # no number of a value, and it fits a byte
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,10 @@ class ViewGenerator:
     def __init__(
         self, spec: str, pipeline: DiffusionPipeline, *, steps: int = 8, guidance: float = 2.0
     ):
-        """Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100."""
+        """The defaults suit `mini`; other pipelines may need more steps and guidance.
+
+        Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100.
+        """
         if not 1 <= steps <= MAX_STEPS:
             raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
         if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too

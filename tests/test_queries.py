@@ -15,7 +15,10 @@ from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.profiles import PROFILES
 from daitir.queries import load_query_set, manifest_of, set_dialogues
+from daitir.recogniser import load_recogniser
+from daitir.reformulation import load_reformulator
 from daitir.scenes import sample_scenes
+from daitir.views import load_view_generator
 
 SMALL = dataclasses.replace(
     PROFILES["classroom"],
@@ -121,3 +124,21 @@ def test_what_is_saved_is_what_was_read(encoder, tmp_path, folder):
     assert [[set(s.facts) for s in row] for row in found.readings] == [
         [set(s.facts) for s in row] for row in made.readings
     ]
+
+
+@pytest.mark.parametrize(("name", "num_noises"), [("human", 11), ("human_fixed_noise", 1)])
+def test_noise_is_drawn_anew_or_once_a_dialogue(patched, encoder, tmp_path, name, num_noises):
+    models = queries.Models(
+        load_reformulator(), load_view_generator(PROFILES["small"].generator, steps=1), encoder,
+        load_recogniser(),
+    )  # fmt: skip
+    drawn = []
+    generate = models.generator.generate
+    patched.setattr(models.generator, "generate",
+                    lambda *a, **k: drawn.append(a[1]) or generate(*a, **k))  # fmt: skip
+    _, talks = set_dialogues(SMALL, name)
+    for recipe in (queries.SETS[name], dataclasses.replace(queries.SETS[name], seed=1)):
+        queries.make_query_set(recipe, talks[:2], models, tmp_path, views_per_dialogue=2)
+    first, again = ([set(seeds[:11]), set(seeds[11:])] for seeds in drawn)
+    assert [len(seeds) for seeds in first] == [num_noises] * 2
+    assert not set.union(*first) & set.union(*again) and not first[0] & first[1]
