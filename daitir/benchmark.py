@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from daitir.controls import noise_views, placebo_views
 from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
@@ -24,13 +25,19 @@ from daitir.files import atomic_write, weights_digest
 from daitir.fusion import dar_fusion
 from daitir.profiles import Profile
 from daitir.provenance import versions
-from daitir.queries import SEED, SETS
+from daitir.queries import (
+    SEED,
+    SETS,
+    load_query_set,
+    manifest_of,
+    queries_folder,
+    set_dialogues,
+)
 from daitir.retrieval import target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
     SOURCES,
     controlled_view,
-    dialogue,
     merge_facts,
     render_scenes,
     rewrites,
@@ -39,12 +46,6 @@ from daitir.scenes import (
 
 logger = logging.getLogger(__name__)
 BENCHMARKS = (*SOURCES, "heldout")
-
-TEXT_METHODS = {
-    "text": "current_rewrite",
-    "text_raw_dialogue": "raw_dialogue",
-    "text_all_rewrites": "all_rewrites",
-}
 
 
 def run_benchmark(
@@ -86,11 +87,10 @@ def run_benchmark(
         pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     provenance = {
         "profile": asdict(profile),
-        "encoder_sha256": weights_digest(encoder.model),
+        "queries": manifest_of(queries_folder(profile)),
         "versions": versions(),
         "seconds": seconds,
         "truncated_query_texts": truncated,
-        "query_texts": profile.num_test_dialogues * (NUM_QUESTIONS + 1),
     }
     _write(path.with_suffix(".json"), json.dumps(provenance, indent=1) + "\n")
     return path
@@ -105,38 +105,64 @@ def _measure(
     progress: bool,
 ) -> Iterator[pd.DataFrame]:
     """The rows of one benchmark, a table a method; `truncated` gets the counts of cut-off texts."""
+    folder = queries_folder(profile)
+    queries = load_query_set(benchmark, encoder, folder)
+    _, talks = set_dialogues(profile, benchmark)
+    if len(queries.captions) != len(talks):
+        raise DataError(
+            f"{folder}: the query set {benchmark} has {len(queries.captions):,} dialogues, the "
+            f"profile {len(talks):,}; make it again with `daitir queries`"
+        )
     draw = {"size": profile.image_size, "num_workers": num_workers, "progress": progress}
-    recipe = SETS[benchmark]
-    scenes = sample_scenes(SEED, recipe.split, profile.num_gallery)
-    gallery_features = encoder.encode_images(render_scenes(scenes, **draw), progress=progress)
-    talks = [
-        dialogue(recipe.source, scene, seed=SEED)
-        for scene in scenes[: profile.num_test_dialogues]
-    ]
+    gallery = sample_scenes(SEED, SETS[benchmark].split, profile.num_gallery)  # the targets first
+    gallery_features = encoder.encode_images(render_scenes(gallery, **draw), progress=progress)
     targets = torch.arange(len(talks))
-    label = {"benchmark": benchmark, "seed": SEED}
+    rounds = torch.arange(NUM_QUESTIONS + 1)
 
-    def ranks(queries: Tensor) -> Tensor:
-        return target_ranks(queries, gallery_features, targets)
+    def ranks(features: Tensor) -> Tensor:
+        return target_ranks(features, gallery_features, targets)
 
-    features = {}
-    for method, convention in TEXT_METHODS.items():
-        rounds = [
-            tuple(turn.text for turn in turns)
-            if convention == "raw_dialogue"
-            else tuple(rewrites(turns, seed=index))
-            for index, turns in enumerate(talks)
-        ]
-        texts = query_texts([Dialogue("", r) for r in rounds], convention=convention)
+    def rows(method: str, found: Tensor, baseline: Tensor | None = None) -> pd.DataFrame:
+        return result_rows(
+            found, benchmark=benchmark, method=method, seed=SEED, baseline_ranks=baseline
+        )
+
+    said = [[turn.text for turn in turns] for turns in talks]
+    exact = [rewrites(turns, seed=index) for index, turns in enumerate(talks)]
+    features, text_ranks = {}, {}
+    for method, words, convention in (
+        ("text", queries.captions, "current_rewrite"),
+        ("text_controlled", exact, "current_rewrite"),
+        ("text_raw_dialogue", said, "raw_dialogue"),
+        ("text_all_rewrites", queries.captions, "all_rewrites"),
+    ):
+        texts = query_texts([Dialogue("", tuple(row)) for row in words], convention=convention)
         flat = [text for row in texts for text in row]
         truncated[method] = encoder.count_truncated(flat)
         encoded = encoder.encode_texts(flat, progress=progress)
         features[method] = encoded.view(len(talks), -1, encoder.dim)
-        yield result_rows(ranks(features[method]), method=method, **label)
+        text_ranks[method] = ranks(features[method])
+        yield rows(method, text_ranks[method])
 
-    text_features = features["text"]
-    text_ranks = ranks(text_features)
-    rounds = torch.arange(text_features.shape[1])
+    def with_views(suffix: str, view_features: Tensor) -> Iterator[pd.DataFrame]:
+        text = "text_controlled" if suffix else "text"
+        fused = dar_fusion(features[text], view_features, round=rounds)
+        yield rows(f"view{suffix}", ranks(view_features), text_ranks[text])
+        yield rows(f"dar{suffix}", ranks(fused), text_ranks[text])
+
+    yield from with_views("", queries.view_features)
+    for name in ("human_again", "human_fixed_noise") if benchmark == "human" else ():
+        other = load_query_set(name, encoder, folder)
+        number = len(other.captions)
+        fused = dar_fusion(features["text"][:number], other.view_features, round=rounds)
+        found = target_ranks(fused, gallery_features, targets[:number])
+        yield rows(name.replace("human", "dar"), found, text_ranks["text"][:number])
+    for name, stand_in in (
+        ("placebo", placebo_views(queries.view_features)),
+        ("noise", noise_views(features["text"], queries.view_features, seed=SEED)),
+    ):
+        fused = dar_fusion(features["text"], stand_in, round=rounds)
+        yield rows(f"dar_{name}", ranks(fused), text_ranks["text"])
     known = [[merge_facts(turns[: t + 1]) for t in range(len(turns))] for turns in talks]
     for share in profile.broken_shares:
         views = [
@@ -144,27 +170,22 @@ def _measure(
             for index, row in enumerate(known)
             for t, facts in enumerate(row)
         ]
-        view_features = encoder.encode_images(render_scenes(views, **draw), progress=progress)
-        view_features = view_features.view_as(text_features)
-        queries = {
-            "view": view_features,
-            "dar": dar_fusion(text_features, view_features, round=rounds),
-        }
-        for method, query in queries.items():
-            yield result_rows(
-                ranks(query),
-                method=f"{method}_controlled_{round(100 * share):02d}",
-                baseline_ranks=text_ranks,
-                **label,
-            )
+        encoded = encoder.encode_images(render_scenes(views, **draw), progress=progress)
+        suffix = f"_controlled_{round(100 * share):02d}"
+        yield from with_views(suffix, encoded.view_as(features["text"]))
 
 
 def _check_manifest(path: Path, profile: Profile, encoder: Encoder) -> None:
-    manifest = {"profile": asdict(profile), "encoder_sha256": weights_digest(encoder.model)}
+    manifest = {
+        "profile": asdict(profile),
+        "encoder": weights_digest(encoder.model),
+        "queries": manifest_of(queries_folder(profile)),
+    }
     text = json.dumps(manifest, indent=1)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise DataError(
-            f"{path.parent}: holds a benchmark of another profile or encoder; delete the folder"
+            f"{path.parent}: holds a benchmark of another profile or other models; "
+            "delete the folder"
         )
     _write(path, text)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir import metrics
+from daitir.fusion import average_views
 from daitir.objectives import info_nce
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, sample_scene
@@ -209,6 +210,53 @@ def step_up(function: Callable[..., Tensor]) -> str:
     expected = later[0] * picture + later[1] * noise
     hint = "recover the picture and the noise from the velocity, then mix them anew"
     _compare(function(noisy, velocity, *now, *later), expected, hint)
+    return PASSED
+
+
+def weighted_sum(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Chapter 04: `function(text, view, view_weight)` is DAR's query with any weight of the view.
+
+    The features are `(num_queries, dim)` unit vectors, and so is the answer.
+    """
+    text, view = (F.normalize(m, dim=-1) for m in torch.tensor(_PAIRS).unbind())
+    for weight in (0.0, 0.3, 1.0):
+        expected = F.normalize((1 - weight) * text + weight * view, dim=-1)
+        hint = f"add {1 - weight:g} of the text and {weight:g} of the view, then scale to length 1"
+        _compare(function(text.clone(), view.clone(), weight), expected, hint)
+    return PASSED
+
+
+def kept_share(function: Callable[[str, tuple[Fact, ...]], float]) -> str:
+    """Chapter 04: `function(caption, facts)` is the share of the facts that a caption states."""
+    caption = "a red kite on the left and a dog at the beach"
+    stated = (Fact("kite", "colour", "red"), Fact("dog", "present", True))
+    missing = (Fact("scene", "time", "night"), Fact("dog", "colour", "brown"))
+    _compare(function(caption, stated), 1.0, "all of these are stated")
+    _compare(function(caption, stated + missing), 0.5, "two of the four are not stated")
+    return PASSED
+
+
+def several_views(function: Callable[[Tensor], Tensor]) -> str:
+    """Chapter 04: `function(view_features)` averages the views of each query.
+
+    `(num_queries, num_views, dim)` unit vectors in, `(num_queries, dim)` unit vectors out.
+    """
+    views = F.normalize(torch.tensor(_PAIRS), dim=-1)
+    hint = "average over the views of a query, then scale to length 1"
+    _compare(function(views.clone()), average_views(views), hint)
+    return PASSED
+
+
+def rank_fusion(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Chapter 04: `function(text_scores, view_scores)` is reciprocal rank fusion.
+
+    All are `(num_queries, num_images)`; of a picture at place r of a ranking, from 1, 1 / (60 + r).
+    """
+    text = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.3, 0.1]])
+    view = torch.tensor([[0.1, 0.8, 0.2], [0.7, 0.9, 0.8]])
+    places = torch.tensor([[[1, 3, 2], [2, 1, 3]], [[3, 1, 2], [3, 1, 2]]])
+    expected = (1 / (60 + places)).sum(dim=0)
+    _compare(function(text, view), expected, "the best picture of a row has place 1, not 0 or last")
     return PASSED
 
 

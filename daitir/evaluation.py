@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def result_rows(
     `ranks` `(num_queries, num_rounds)` are 0-based; `lengths` `(num_queries,)` is the number of
     rounds of each dialogue where they differ. Metrics `hits_at_10`, `recall_at_10`, `recall_at_1`,
     `mrr` per round, as fractions; `bri` at the last round, in natural logarithms. With
-    `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, and
+    `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, the same with a
+    margin of ln 2 in log-rank as `degradation_rate_ln2`, and
     `hits_at_10_gain` and `recall_at_10_gain`, the differences to text alone, query by query.
     `ci_low` and `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and
     does not touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all.
@@ -82,9 +84,10 @@ def result_rows(
         "bri": metrics.best_log_rank_integral_values(ranks, lengths=lengths)[:, None],
     }
     if baseline_ranks is not None:
-        values["degradation_rate"] = metrics.degradation_values(
-            ranks, baseline_ranks, lengths=lengths
-        )
+        for metric, margin in (("degradation_rate", 0.0), ("degradation_rate_ln2", math.log(2))):
+            values[metric] = metrics.degradation_values(
+                ranks, baseline_ranks, margin=margin, lengths=lengths
+            )
         for metric, per_query in (
             ("hits_at_10", metrics.hit_values), ("recall_at_10", metrics.recall_values)
         ):  # fmt: skip

@@ -72,16 +72,19 @@ class DiffusionRecipe:
 class LmRecipe:
     """How the language model is trained: its width and layers, data, optimiser.
 
-    A step sees `batch_size` dialogues, each cut into windows of a few rounds, and `num_captions`
-    single captions.
+    A step sees `batch_size` dialogues, each cut into windows of a few rounds. Beside them each of
+    the first `steps` sees `num_captions` single captions, and each of the `answer_steps` that
+    follow `num_answers` captions with answers about their objects.
     """
 
     steps: int
+    answer_steps: int
     width: int = 160
     layers: int = 4
     heads: int = 4
     batch_size: int = 3
     num_captions: int = 24
+    num_answers: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 100
@@ -111,7 +114,8 @@ class Profile:
     """Sizes and names of one profile.
 
     `encoder`, `reformulator` and `generator` are specs for `load_encoder`, `load_reformulator` and
-    `load_view_generator`; `queries` is the folder of query sets. The `num_*` fields are sizes of
+    `load_view_generator`; `queries` is the folder of query sets, or `mini` for those that come with
+    the package. The `num_*` fields are sizes of
     the benchmark and of the query sets: dialogues of the main source and of each other one, and
     `views_per_dialogue` is how many rounds of a training or validation dialogue are drawn.
     `broken_shares` are the shares of stated facts that controlled views break.
@@ -146,14 +150,14 @@ PROFILES = {
         diffusion=DiffusionRecipe(
             image_size=64, autoencoder_steps=3600, text_steps=2600, steps=4000
         ),
-        lm=LmRecipe(steps=9000),
+        lm=LmRecipe(steps=9000, answer_steps=2500),
         num_train_dialogues=3000,
         num_val_dialogues=500,
         num_test_dialogues=1000,
         num_other_dialogues=300,
         reformulator="mini",
         generator="mini",
-        queries="runs/queries",
+        queries="mini",
         num_gallery=5000,
     ),
     "gpu": Profile(
@@ -188,7 +192,14 @@ PROFILES = {
             ema_decay=0.9999,
         ),
         lm=LmRecipe(
-            steps=20_000, width=256, layers=6, batch_size=64, num_captions=256, learning_rate=1e-3
+            steps=20_000,
+            answer_steps=10_000,
+            width=256,
+            layers=6,
+            batch_size=64,
+            num_captions=256,
+            num_answers=256,
+            learning_rate=1e-3,
         ),
         num_train_dialogues=20_000,
         num_val_dialogues=2000,

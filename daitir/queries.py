@@ -37,6 +37,7 @@ from daitir.reformulation import Reformulator
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.views import ViewGenerator, view_seed
 
+QUERIES_FOLDER = Path(__file__).parent / "assets" / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
 
@@ -106,6 +107,11 @@ class QuerySet:
             [row[t] for t in rounds.tolist()]
             for row, rounds in zip(self.captions, self.rounds, strict=True)
         ]
+
+
+def queries_folder(profile: Profile) -> Path:
+    """Where the query sets of a profile lie; those of `mini` come with the package."""
+    return QUERIES_FOLDER if profile.queries == "mini" else Path(profile.queries)
 
 
 def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[Turn]]]:

@@ -7,19 +7,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from daitir import benchmark
+from daitir import benchmark, queries
 from daitir.cli import main
 from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
+from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.gallery import read_gallery
 from daitir.profiles import PROFILES
+from daitir.recogniser import load_recogniser
+from daitir.reformulation import load_reformulator
 from daitir.scenes.export import export_scenes
+from daitir.views import load_view_generator
 
 SMALL = dataclasses.replace(
     PROFILES["classroom"],
     name="small",
     num_test_dialogues=6,
+    num_other_dialogues=6,
     num_gallery=20,
     broken_shares=(0.15,),
 )
@@ -38,24 +43,36 @@ def exported(tmp_path_factory):
 
 def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BENCHMARKS", ("terse",))
+    monkeypatch.setattr(queries, "SETS", {"terse": queries.SETS["terse"]})
+    small = dataclasses.replace(SMALL, queries=str(tmp_path / "queries"))
+    models = queries.Models(
+        load_reformulator(), load_view_generator(steps=1), load_encoder("mini"), load_recogniser()
+    )
+    queries.make_query_sets(small, tmp_path / "queries", models, cache=tmp_path / "cache")
     folders = {"work_dir": tmp_path / "work", "results_dir": tmp_path / "results"}
-    path = benchmark.run_benchmark(SMALL, **folders)
+    path = benchmark.run_benchmark(small, **folders)
     table = pd.read_csv(path)
     assert tuple(table.columns) == RESULT_COLUMNS
     methods = set(table["method"])
-    assert methods == {*benchmark.TEXT_METHODS, "view_controlled_15", "dar_controlled_15"}
+    suffixes = ("", "_controlled_15")
+    assert methods == {
+        "text", "text_controlled", "text_raw_dialogue", "text_all_rewrites",
+        *(f"{name}{suffix}" for name in ("view", "dar") for suffix in suffixes),
+        "dar_placebo", "dar_noise",
+    }  # fmt: skip
     assert set(table["num_queries"]) == {6}
     gains = table["metric"].str.endswith("_gain")
     shares = table[~gains & (table["metric"] != "bri")]
     assert shares["value"].between(0, 1).all() and table[gains]["value"].between(-1, 1).all()
+    assert set(table[gains]["method"]) == {m for m in methods if not m.startswith("text")}
     assert (table["ci_low"] <= table["value"]).all() and (table["value"] <= table["ci_high"]).all()
     notes = json.loads(path.with_suffix(".json").read_text())
     assert notes["truncated_query_texts"]["terse"]["text"] == 0
 
     monkeypatch.setattr(benchmark, "_measure", None)  # whatever is done must not be done again
-    assert pd.read_csv(benchmark.run_benchmark(SMALL, **folders)).equals(table)
-    with pytest.raises(DataError, match="another profile or encoder"):
-        benchmark.run_benchmark(dataclasses.replace(SMALL, num_gallery=21), **folders)
+    assert pd.read_csv(benchmark.run_benchmark(small, **folders)).equals(table)
+    with pytest.raises(DataError, match="another profile or other models"):
+        benchmark.run_benchmark(dataclasses.replace(small, num_gallery=21), **folders)
 
 
 def test_exported_files_are_those_of_the_field(exported):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from daitir import checks, metrics
-from daitir.scenes import Fact, counterfactual
+from daitir.scenes import Fact, counterfactual, parse
 
 
 def nightfall(scene):
@@ -37,6 +37,14 @@ def text_ranks(image_features, text_features):
     return own_rank(image_features @ text_features.T, torch.ge) - 1
 
 
+def kept_share(caption, facts):
+    return np.mean([fact in parse(caption).facts for fact in facts])
+
+
+def places(scores):
+    return scores.argsort(dim=-1, descending=True).argsort(dim=-1) + 1
+
+
 def similarity_gradient(similarity, scale):
     logits = scale * similarity
     guesses = logits.softmax(dim=1) + logits.softmax(dim=0)
@@ -60,8 +68,20 @@ RIGHT = {
     checks.signal_and_noise: lambda r: (np.sqrt(r / (1 + r)), np.sqrt(1 / (1 + r))),
     checks.negative_guidance: lambda w, u, scale: u + scale * (w - u),
     checks.step_up: lambda y, v, a, s, b, r: b * (a * y - s * v) + r * (s * y + a * v),
+    checks.weighted_sum: lambda t, v, w: unit((1 - w) * t + w * v),
+    checks.kept_share: kept_share,
+    checks.several_views: lambda v: unit(v.mean(dim=1)),
+    checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
 }
 WRONG = [
+    (checks.weighted_sum, lambda t, v, w: unit(w * t + (1 - w) * v), "of the text and"),
+    (checks.weighted_sum, lambda t, v, w: (1 - w) * t + w * v, "scale to length 1"),
+    (checks.kept_share, lambda c, f: len(set(f) & set(parse(c).facts)), "all of these"),
+    (checks.kept_share, lambda c, f: 1.0, "two of the four"),
+    (checks.several_views, lambda v: v.mean(dim=1), "scale to length 1"),
+    (checks.several_views, lambda v: unit(v.mean(dim=0)), "shape"),
+    (checks.rank_fusion, lambda t, v: 1 / (59 + places(t)) + 1 / (59 + places(v)), "place 1"),
+    (checks.rank_fusion, lambda t, v: t + v, "place 1"),
     (checks.signal_and_noise, lambda r: (r / (1 + r), 1 / (1 + r)), "squares must sum to 1"),
     (checks.signal_and_noise, lambda r: (1 / np.sqrt(1 + r), np.sqrt(r / (1 + r))), "of squares"),
     (checks.signal_and_noise, lambda r: np.sqrt(r), "shape"),

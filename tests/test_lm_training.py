@@ -15,13 +15,22 @@ from daitir.encoders import TOKENIZER_FOLDER
 from daitir.errors import DataError
 from daitir.profiles import PROFILES
 from daitir.reformulation import load_reformulator
-from daitir.scenes import NUM_QUESTIONS, SOURCES, describe, dialogue, merge_facts, sample_scene
+from daitir.scenes import (
+    NUM_QUESTIONS,
+    SOURCES,
+    describe,
+    dialogue,
+    merge_facts,
+    parse,
+    sample_scene,
+)
 from daitir.training import lm
 from daitir.training.loop import LOG_NAME, LoopConfig
 
 TINY = dataclasses.replace(
-    PROFILES["classroom"].lm, width=16, layers=1, heads=2, steps=4, batch_size=2, warmup_steps=1
-)
+    PROFILES["classroom"].lm, width=16, layers=1, heads=2, steps=3, answer_steps=2, batch_size=2,
+    warmup_steps=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +62,20 @@ def test_windows_write_every_rounds_caption_once(tokenizer, index):
     assert max(len(ids) for ids, _ in windows) <= lm.CONTEXT_LENGTH
 
 
+@pytest.mark.parametrize("index", range(10))
+def test_answers_change_one_object_of_a_caption(tokenizer, index):
+    ids, flags = lm.answer_window(tokenizer, 0, index)
+    before, *rounds = tokenizer.decode(ids).split("<end>")[:-1]
+    written = "".join(tokenizer.decode(t) for t, w in zip(ids, flags, strict=True) if w)
+    assert len(rounds) == lm.WINDOW_ROUNDS
+    facts = set(parse(before.removeprefix("<start>")).facts)
+    for said, refined in (part.split("<start>") for part in rounds):
+        assert refined + "<end>" in written
+        new = set(parse(refined).facts) - facts
+        assert "?" in said and len({fact.subject for fact in new}) <= 1
+        facts |= new
+
+
 def test_the_loss_is_that_of_transformers(tokenizer):
     model = lm.build_lm(TINY, tokenizer).eval()
     windows = lm.training_windows(tokenizer, 0, 0)
@@ -80,14 +103,15 @@ def test_the_folder_loads_and_has_half_precision_weights_a_card_and_a_log(folder
     assert len(reformulator.refine([["a dog", "what colour is the car? red"]]).captions[0]) == 2
 
 
-def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kill_at", [4, 9])  # in the first and in the second stage
+def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, kill_at):
     often = functools.partial(LoopConfig.of, checkpoint_every=1)
     monkeypatch.setattr(LoopConfig, "of", staticmethod(often))
     original, calls = lm.training_windows, []
 
     def killed(*arguments):
         calls.append(arguments)
-        if len(calls) == 6:
+        if len(calls) == kill_at:
             raise KeyboardInterrupt
         return original(*arguments)
 

@@ -97,7 +97,7 @@ def dialogue(source: str, scene: Scene, *, seed: int = 0) -> list[Turn]:
                 facts = None
             elif chance < _UNKNOWN_SHARE + _WRONG_SHARE:
                 facts = _mistaken(question, scene, facts, rng)
-        words = _phrase(question, facts, style, rng)
+        words = phrase(question, facts, style, rng)
         turns.append(Turn(words, facts or ()))
     return turns
 
@@ -277,9 +277,13 @@ def _opening(scene: Scene, style: str, rng: random.Random) -> Turn:
     return Turn(_wordy(text, rng) if style == "verbose" else text, tuple(facts))
 
 
-def _phrase(
+def phrase(
     question: Question, facts: tuple[Fact, ...] | None, style: str, rng: random.Random
 ) -> str:
+    """A round in words: the question and its answer, `facts`, or None for "can't tell".
+
+    `style` is `human`, `terse` or `verbose`; `rng` chooses among several wordings.
+    """
     if question.attribute == "small talk":
         asked, reply = rng.choice(SMALL_TALK)
     else:

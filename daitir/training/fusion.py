@@ -17,7 +17,7 @@ from daitir.files import atomic_write
 from daitir.fusion import NRGR, ADaFuSE
 from daitir.objectives import info_nce
 from daitir.profiles import FusionRecipe, Profile
-from daitir.queries import SEED, SETS, load_query_set
+from daitir.queries import SEED, SETS, load_query_set, queries_folder
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.loop import LoopConfig, train
@@ -48,7 +48,7 @@ def encode_queries(
 
     The gallery of the training set is its targets alone, of any other set the profile's.
     """
-    found = load_query_set(name, encoder, Path(profile.queries))
+    found = load_query_set(name, encoder, queries_folder(profile))
     number = len(found.captions) if name == "train" else profile.num_gallery
     scenes = sample_scenes(SEED, SETS[name].split, number)
     images = render_scenes(

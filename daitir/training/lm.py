@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +13,15 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from daitir.encoders import TOKENIZER_FOLDER
+from daitir.files import atomic_write
 from daitir.profiles import LmRecipe
 from daitir.reformulation import WINDOW_ROUNDS, window
 from daitir.scenes import (
     SOURCES,
+    Question,
     Scene,
+    Turn,
+    answer,
     describe,
     dialogue,
     merge_facts,
@@ -25,9 +29,10 @@ from daitir.scenes import (
     split_of,
     world,
 )
+from daitir.scenes.dialogues import phrase
 from daitir.scenes.language import mention
 from daitir.training.card import write_card
-from daitir.training.loop import LoopConfig, train
+from daitir.training.loop import LOG_NAME, LoopConfig, train
 from daitir.training.recogniser import any_object, any_stage
 
 CONTEXT_LENGTH = 512
@@ -67,25 +72,25 @@ def train_lm(
 
     Args:
         recipe: size of the model, data and optimiser.
-        folder: gets checkpoint and log, and at the end weights, config, tokeniser and card. A run
-            that was interrupted continues.
+        folder: gets `work/` with the checkpoints and logs of both stages, and at the end weights,
+            config, tokeniser, log and card. A run that was interrupted continues.
         seed: of weights and data.
         device: where to train.
         num_workers: not used; dialogues are written as they are needed.
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig.of(recipe, seed=seed)
+    work = folder / "work"
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
     torch.manual_seed(seed)
     model = build_lm(recipe, tokenizer).to(device)
 
-    def step_loss(step: int) -> dict[str, Tensor]:
+    def loss_with(single: Callable, number: int, step: int) -> dict[str, Tensor]:
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             windows += training_windows(tokenizer, seed, index)
-        for index in range(step * recipe.num_captions, (step + 1) * recipe.num_captions):
-            windows.append(caption_window(tokenizer, seed, index))
+        for index in range(step * number, (step + 1) * number):
+            windows.append(single(tokenizer, seed, index))
         # Windows of like length go together, so that little is computed on padding.
         windows.sort(key=lambda pair: len(pair[0]))
         size = -(-len(windows) // _NUM_CHUNKS)
@@ -95,18 +100,31 @@ def train_lm(
             [[part.to(device) for part in _pad(c, tokenizer.pad_token_id)] for c in chunks],
         )
 
+    def first_loss(step: int) -> dict[str, Tensor]:
+        return loss_with(caption_window, recipe.num_captions, step)
+
+    def second_loss(step: int) -> dict[str, Tensor]:
+        return loss_with(answer_window, recipe.num_answers, recipe.steps + step)
+
     # The head is the embedding's matrix once more: a checkpoint holds it once.
-    seconds = train(model.model, step_loss, config, folder, progress=progress)
+    first = LoopConfig.of(recipe, seed=seed)
+    seconds = train(model.model, first_loss, first, work / "captions", progress=progress)
+    second = LoopConfig.of(recipe, seed=seed, steps=recipe.answer_steps)
+    seconds += train(model.model, second_loss, second, work / "answers", progress=progress)
     parameters = sum(p.numel() for p in model.parameters())
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    with atomic_write(folder / LOG_NAME) as temporary:
+        temporary.write_bytes((work / "answers" / LOG_NAME).read_bytes())
     facts = {
         "model": "daitir-lm",
         "parameters": parameters,
-        "training_dialogues": recipe.steps * recipe.batch_size,
+        "training_dialogues": (recipe.steps + recipe.answer_steps) * recipe.batch_size,
         "steps": recipe.steps,
+        "answer_steps": recipe.answer_steps,
         "batch_size": recipe.batch_size,
         "num_captions": recipe.num_captions,
+        "num_answers": recipe.num_answers,
         "transformers": transformers.__version__,
     }
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
@@ -166,6 +184,40 @@ def caption_window(
         relation=0.3,
     )
     return window(tokenizer, "", [(describe(facts, rng), describe(facts))])
+
+
+def answer_window(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> tuple[list[int], list[bool]]:
+    """A caption of several objects, and answers about what one of them is like.
+
+    Whose colour it is has to be found out by comparing names. In dialogues few rounds ask for it,
+    and a model learns long before to copy the caption and to give the colour to anything.
+    """
+    rng = random.Random(f"answer/{seed}/{index}")
+    scene = unlikely_scene(seed, index)
+    facts = mention(
+        scene,
+        rng,
+        num_objects=(1, 2, 4, 8),
+        attribute=0.5,
+        place=0.6,
+        time=0.4,
+        weather=0.4,
+        relation=0.2,
+    )
+    style = rng.choice(("human", "human", "terse", "verbose"))
+    turns, rounds = [Turn("", tuple(facts))], []
+    present = [fact.subject for fact in facts if fact.attribute == "present"]
+    for _ in range(WINDOW_ROUNDS):
+        name = rng.choice(present)
+        # The place of an object is the hardest to learn, so it is asked for more often.
+        asked = ["position", "position", "size"] + ["colour"] * world.CATEGORIES[name].has_colour
+        question = Question(name, rng.choice(asked))
+        found = answer(question, scene, merge_facts(turns))
+        turns.append(Turn(phrase(question, found, style, rng), found))
+        rounds.append((turns[-1].text, describe(merge_facts(turns))))
+    return window(tokenizer, describe(facts), rounds)
 
 
 def unlikely_scene(seed: int, index: int) -> Scene:
