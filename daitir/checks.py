@@ -5,6 +5,7 @@ A check returns `PASSED`, or raises AssertionError with a hint about what went w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -257,6 +258,38 @@ def rank_fusion(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     places = torch.tensor([[[1, 3, 2], [2, 1, 3]], [[3, 1, 2], [3, 1, 2]]])
     expected = (1 / (60 + places)).sum(dim=0)
     _compare(function(text, view), expected, "the best picture of a row has place 1, not 0 or last")
+    return PASSED
+
+
+def middle_ranks(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Chapter 05: `function(scores, targets)` ranks with ties in the middle place.
+
+    `scores` is `(num_queries, num_images)`, `targets` and the answer `(num_queries,)`.
+    """
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.1, 0.4, 0.3, 0.2], [0.2, 0.2, 0.2, 0.2]])
+    targets = torch.tensor([2, 1, 0])
+    hint = "count the better ones, and half of the others that score the same"
+    _compare(function(scores.clone(), targets.clone()), [2.0, 0.0, 1.5], hint)
+    return PASSED
+
+
+def best_of(function: Callable[[np.ndarray, int], float]) -> str:
+    """Chapter 05: `function(p, num_rounds)` is Hits@10 after as many independent rounds."""
+    p = np.array([0.2, 0.5, 0.4])
+    _compare(function(p, 1), 0.2, "after one round it is the probability of that round")
+    hint = "the target is missed if it is missed at every round: multiply, then take from one"
+    _compare(function(p, 3), 1 - 0.8 * 0.5 * 0.6, hint)
+    return PASSED
+
+
+def half_width(function: Callable[[float, int], float]) -> str:
+    """Chapter 05: `function(deviation, num_dialogues)` is half a 95% interval of a mean."""
+    for deviation, number in ((1.0, 100), (0.5, 2064)):
+        expected = 1.96 * deviation / math.sqrt(number)
+        hint = "the deviation of a mean shrinks with the root of the number; 95% lie within 1.96"
+        answer = function(deviation, number)
+        _shape(answer, ())
+        assert abs(answer / expected - 1) < 0.01, f"{hint}: expected {expected:.4f}, got {answer}"
     return PASSED
 
 

@@ -33,6 +33,10 @@ def own_rank(similarity, beats):
     return beats(similarity, similarity.diag()[:, None]).sum(dim=1)
 
 
+def own_places(scores, targets, beats):
+    return beats(scores, scores[range(len(scores)), targets][:, None]).sum(dim=1)
+
+
 def text_ranks(image_features, text_features):
     return own_rank(image_features @ text_features.T, torch.ge) - 1
 
@@ -71,9 +75,18 @@ RIGHT = {
     checks.weighted_sum: lambda t, v, w: unit((1 - w) * t + w * v),
     checks.kept_share: kept_share,
     checks.several_views: lambda v: unit(v.mean(dim=1)),
+    checks.middle_ranks: lambda s, t: (
+        (own_places(s, t, torch.gt) + own_places(s, t, torch.ge) - 1) / 2
+    ),
+    checks.best_of: lambda p, n: 1 - np.prod(1 - p[:n]),
+    checks.half_width: lambda d, n: 1.96 * d / n**0.5,
     checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
 }
 WRONG = [
+    (checks.middle_ranks, lambda s, t: own_places(s, t, torch.ge) - 1, "half of the others"),
+    (checks.best_of, lambda p, n: np.sum(p[:n]), "multiply"),
+    (checks.best_of, lambda p, n: 1 - np.prod(1 - p), "after one round"),
+    (checks.half_width, lambda d, n: 1.96 * d / n, "the root"),
     (checks.weighted_sum, lambda t, v, w: unit(w * t + (1 - w) * v), "of the text and"),
     (checks.weighted_sum, lambda t, v, w: (1 - w) * t + w * v, "scale to length 1"),
     (checks.kept_share, lambda c, f: len(set(f) & set(parse(c).facts)), "all of these"),
