@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     """A model of the package's recipe, hardly trained: what it writes is of no use."""
     folder = tmp_path_factory.mktemp("lm")
     tiny = dataclasses.replace(
-        PROFILES["classroom"].lm, width=16, layers=1, heads=2, steps=4, batch_size=2
+        PROFILES["classroom"].lm, width=16, layers=1, heads=2, steps=4, answer_steps=1, batch_size=2
     )
     train_lm(tiny, folder, progress=False)
     return folder
