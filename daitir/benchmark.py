@@ -20,7 +20,7 @@ from daitir.controls import noise_views, placebo_views
 from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
-from daitir.evaluation import result_rows
+from daitir.evaluation import result_rows, write_results
 from daitir.files import atomic_write, weights_digest
 from daitir.fusion import dar_fusion
 from daitir.profiles import Profile
@@ -69,30 +69,26 @@ def run_benchmark(
     _check_manifest(work_dir / "manifest.json", profile, encoder)
     tables, seconds, truncated = [], {}, {}
     for name in BENCHMARKS:
-        part, notes = work_dir / f"{name}.csv", work_dir / f"{name}.json"
+        part = work_dir / f"{name}.csv"
         if not part.is_file():
             logger.warning("%s: measuring", name)
             began = time.perf_counter()
             counts: dict[str, int] = {}
             rows = pd.concat(_measure(profile, encoder, name, counts, num_workers, progress))
             found = {"seconds": round(time.perf_counter() - began, 1), "truncated": counts}
-            _write(notes, json.dumps(found))
-            with atomic_write(part) as temporary:
-                rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            write_results(part, rows, found)
         tables.append(pd.read_csv(part))
-        found = json.loads(notes.read_text(encoding="utf-8"))
+        found = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
         seconds[name], truncated[name] = found["seconds"], found["truncated"]
     path = results_dir / f"{profile.name}.csv"
-    with atomic_write(path) as temporary:
-        pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    provenance = {
+    notes = {
         "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
         "versions": versions(),
         "seconds": seconds,
         "truncated_query_texts": truncated,
     }
-    _write(path.with_suffix(".json"), json.dumps(provenance, indent=1) + "\n")
+    write_results(path, pd.concat(tables), notes)
     return path
 
 
@@ -187,9 +183,5 @@ def _check_manifest(path: Path, profile: Profile, encoder: Encoder) -> None:
             f"{path.parent}: holds a benchmark of another profile or other models; "
             "delete the folder"
         )
-    _write(path, text)
-
-
-def _write(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

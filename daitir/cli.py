@@ -248,6 +248,23 @@ def _add_benchmark(subparsers) -> None:
     _add_machine(parser)
 
 
+def _add_choices(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "choices",
+        help="Measure numbers of views, guidance and steps; an interrupted run continues.",
+        example="daitir choices",
+    )
+    parser.set_defaults(run=commands.choices)
+    add = parser.add_argument
+    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+        help="keeps what is drawn (default: %(default)s)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR",
+        help="gets PROFILE_choices.csv and .json (default: %(default)s)")
+    _add_machine(parser)
+
+
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where models run (default: %(default)s)")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
@@ -263,6 +280,7 @@ COMMANDS = (
     _add_quality,
     _add_queries,
     _add_benchmark,
+    _add_choices,
 )
 
 

@@ -264,6 +264,31 @@ def benchmark(arguments: argparse.Namespace) -> None:
     print(f"written to {path}")
 
 
+def choices(arguments: argparse.Namespace) -> None:
+    """Measure numbers of views, guidance and steps on validation dialogues."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_choices.csv")
+    _check_output(arguments.cache / "view.webp")
+    _check_device(arguments.device)
+    from daitir.choices import run_choices
+    from daitir.encoders import load_encoder
+    from daitir.recogniser import load_recogniser
+    from daitir.views import load_view_generator
+
+    on = {"device": arguments.device}
+    path = run_choices(
+        profile,
+        load_view_generator(profile.generator, **on),
+        load_encoder(profile.encoder, **on),
+        load_recogniser(**on),
+        cache=arguments.cache,
+        results_dir=arguments.results,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
     """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
     dialogues = read_dialogues(arguments.dialogues, **options)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import posixpath
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -41,12 +43,17 @@ class Problem(NamedTuple):
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a UTF-8 JSON file (a byte-order mark is accepted).
+    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
 
     Raises DataError when the file cannot be read, is not UTF-8 or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        content = Path(path).read_bytes()
+        if Path(path).suffix == ".gz":
+            content = gzip.decompress(content)
+        return json.loads(content.decode("utf-8-sig"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: no sound gzip file ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -139,6 +146,8 @@ def lint_dialogues(
 def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
     """Write dialogues as a ChatIR file, one dialogue a line; `read_dialogues` gives them back.
 
+    A path that ends in .gz gets it packed; the same dialogues give the same bytes.
+
     Raises DataError, and writes nothing, when `read_dialogues` would refuse the result
     (duplicate targets aside).
     """
@@ -147,8 +156,11 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
     if problems:
         raise DataError(f"{path}: not written, {problems[0]}")
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    content = f"[\n{lines}\n]\n".encode()
+    if Path(path).suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
     with atomic_write(path) as temporary:
-        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
 def _joined(rounds: Sequence[str], t: int) -> str:

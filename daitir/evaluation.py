@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from daitir import metrics
 from daitir.dialogues import Dialogue, query_texts
 from daitir.errors import DataError
+from daitir.files import atomic_write
 from daitir.fusion import average_views, dar_fusion
 from daitir.gallery import check_images, examples
 from daitir.retrieval import target_ranks
@@ -70,8 +72,8 @@ def result_rows(
     rounds of each dialogue where they differ. Metrics `hits_at_10`, `recall_at_10`, `recall_at_1`,
     `mrr` per round, as fractions; `bri` at the last round, in natural logarithms. With
     `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, the same with a
-    margin of ln 2 in log-rank as `degradation_rate_ln2`, and
-    `hits_at_10_gain` and `recall_at_10_gain`, the differences to text alone, query by query.
+    margin of ln 2 in log-rank as `degradation_rate_ln2`, and `hits_at_10_gain` and
+    `recall_at_10_gain`, the differences to text alone, query by query.
     `ci_low` and `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and
     does not touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all.
     `book/notation.md`, Metrics. Raises as the functions of `daitir.metrics` do.
@@ -111,6 +113,14 @@ def result_rows(
         }
         tables.append(pd.DataFrame(table, columns=list(RESULT_COLUMNS)))
     return pd.concat(tables, ignore_index=True)
+
+
+def write_results(path: Path, rows: pd.DataFrame, notes: Mapping) -> None:
+    """Write result rows as CSV after how they came about, as JSON beside it."""
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def evaluate(

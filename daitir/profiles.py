@@ -115,10 +115,10 @@ class Profile:
 
     `encoder`, `reformulator` and `generator` are specs for `load_encoder`, `load_reformulator` and
     `load_view_generator`; `queries` is the folder of query sets, or `mini` for those that come with
-    the package. The `num_*` fields are sizes of
-    the benchmark and of the query sets: dialogues of the main source and of each other one, and
-    `views_per_dialogue` is how many rounds of a training or validation dialogue are drawn.
-    `broken_shares` are the shares of stated facts that controlled views break.
+    the package. The `num_*` fields are sizes of the benchmark and of the query sets: dialogues of
+    the main source and of each other one, and `views_per_dialogue` is how many rounds of a training
+    or validation dialogue are drawn. `broken_shares` are the shares of stated facts that controlled
+    views break.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Query sets: the refined captions of dialogues and the features of the views drawn from them.
 
 Refining and drawing take long, ranking does not. So both are done once, by `daitir queries`, and
-what is measured later starts from a folder of query sets: for each set `NAME.json`, the captions in
-the ChatIR format, and `NAME.safetensors`, the features of their views in half precision and what
+what is measured later starts from a folder of query sets: for each set `NAME.json.gz`, the captions
+in the ChatIR format, and `NAME.safetensors`, the features of their views in half precision and what
 the recogniser reads off them, beside one `manifest.json` that names the models.
 """
 
@@ -221,7 +221,7 @@ def save_query_set(found: QuerySet, folder: Path, name: str) -> None:
     """Write a set's two files, the features last."""
     names = [f"{index:06d}.png" for index in range(len(found.captions))]
     write_dialogues(
-        folder / f"{name}.json",
+        folder / f"{name}.json.gz",
         [Dialogue(n, tuple(row)) for n, row in zip(names, found.captions, strict=True)],
     )
     values = to_values([scene for row in found.readings for scene in row])
@@ -241,7 +241,7 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     Raises DataError, naming the file, where one is missing or damaged, or where the features are
     of another encoder.
     """
-    tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json"
+    tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json.gz"
     manifest = manifest_of(folder)
     for path in (tensors, captions):
         if not path.is_file():

@@ -1,5 +1,6 @@
 """Reading, checking and writing ChatIR dialogue files."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -203,3 +204,24 @@ def test_the_real_file_reads_and_round_trips(tmp_path):
     assert {len(d.rounds) for d in dialogues} == {11}
     write_dialogues(tmp_path / "copy.json", dialogues)
     assert read_dialogues(tmp_path / "copy.json") == dialogues
+
+
+def test_a_packed_file_gives_the_same_dialogues_and_the_same_bytes(tmp_path):
+    dialogues = [Dialogue("a.jpg", ("a dog", "what colour? brown", "猫 🙂"))]
+    plain, packed = tmp_path / "d.json", tmp_path / "d.json.gz"
+    write_dialogues(plain, dialogues)
+    write_dialogues(packed, dialogues)
+    assert read_dialogues(packed) == read_dialogues(plain) == dialogues
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    first = packed.read_bytes()
+    write_dialogues(packed, dialogues)
+    assert packed.read_bytes() == first
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"[]", lambda b: b[:20], lambda b: b[:12] + b"00"])
+def test_a_damaged_packed_file_is_named(tmp_path, damage):
+    path = tmp_path / "d.json.gz"
+    write_dialogues(path, [Dialogue("a.jpg", ("a dog",))])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"d\.json\.gz: no sound gzip file"):
+        read_dialogues(path)

@@ -85,7 +85,7 @@ def test_a_run_continues_and_refuses_to_mix(folder, command, capsys, patched):
     assert "of other models or sizes; delete the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["manifest.json", "terse.json", "terse.safetensors"])
+@pytest.mark.parametrize("missing", ["manifest.json", "terse.json.gz", "terse.safetensors"])
 def test_a_missing_file_is_named(folder, encoder, tmp_path, missing):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / missing).unlink()
@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(folder, encoder, tmp_path, missing):
 
 def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    shutil.copy(copy / "human.json", copy / "terse.json")
+    shutil.copy(copy / "human.json.gz", copy / "terse.json.gz")
     with pytest.raises(DataError, match="of another length"):
         load_query_set("terse", encoder, copy)
     (copy / "human.safetensors").write_bytes(b"damaged")
