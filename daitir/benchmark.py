@@ -5,24 +5,28 @@ The book's tables and figures read the files that this writes and nothing else.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daitir.controls import noise_views, placebo_views
+from daitir.costs import method_seconds, part_seconds
 from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
-from daitir.evaluation import result_rows, write_results
+from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
 from daitir.files import atomic_write, weights_digest
 from daitir.fusion import dar_fusion
+from daitir.metrics import bootstrap_interval
 from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import (
@@ -33,7 +37,8 @@ from daitir.queries import (
     queries_folder,
     set_dialogues,
 )
-from daitir.retrieval import target_ranks
+from daitir.reformulation import load_reformulator
+from daitir.retrieval import reciprocal_rank_fusion, target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
     SOURCES,
@@ -43,9 +48,19 @@ from daitir.scenes import (
     rewrites,
     sample_scenes,
 )
+from daitir.training.fusion import (
+    CONFIG_NAME,
+    encode_queries,
+    fusion_folder,
+    load_fusion,
+    train_fusion,
+    tuned_weights,
+)
+from daitir.views import load_view_generator
 
 logger = logging.getLogger(__name__)
 BENCHMARKS = (*SOURCES, "heldout")
+NUM_TIMED = 20  # queries whose cost is timed
 
 
 def run_benchmark(
@@ -67,6 +82,8 @@ def run_benchmark(
     """
     encoder = load_encoder(profile.encoder, device=device)
     _check_manifest(work_dir / "manifest.json", profile, encoder)
+    options = {"num_workers": num_workers, "progress": progress}
+    fusions = _fusions(profile, encoder, work_dir, **options)
     tables, seconds, truncated = [], {}, {}
     for name in BENCHMARKS:
         part = work_dir / f"{name}.csv"
@@ -74,12 +91,17 @@ def run_benchmark(
             logger.warning("%s: measuring", name)
             began = time.perf_counter()
             counts: dict[str, int] = {}
-            rows = pd.concat(_measure(profile, encoder, name, counts, num_workers, progress))
+            rows = pd.concat(_measure(profile, encoder, fusions, name, counts, **options))
             found = {"seconds": round(time.perf_counter() - began, 1), "truncated": counts}
             write_results(part, rows, found)
         tables.append(pd.read_csv(part))
         found = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
         seconds[name], truncated[name] = found["seconds"], found["truncated"]
+    part = work_dir / "costs.csv"
+    if not part.is_file():
+        rows, found = _costs(profile, encoder, fusions, device)
+        write_results(part, rows, found)
+    tables.append(pd.read_csv(part))
     path = results_dir / f"{profile.name}.csv"
     notes = {
         "profile": asdict(profile),
@@ -87,16 +109,54 @@ def run_benchmark(
         "versions": versions(),
         "seconds": seconds,
         "truncated_query_texts": truncated,
+        "tuned_weights_of_the_view": fusions.tuned_weights,
+        "cost_of_a_round": json.loads(part.with_suffix(".json").read_text(encoding="utf-8")),
     }
     write_results(path, pd.concat(tables), notes)
     return path
 
 
+@dataclass(frozen=True)
+class _Fusions:
+    """What was learned from training and validation dialogues.
+
+    Attributes:
+        models: the trained fusion of each name and seed.
+        tuned_weights: of the view, at rounds 0 and 1 and later.
+    """
+
+    models: dict[tuple[str, int], nn.Module]
+    tuned_weights: tuple[float, float]
+
+
+def _fusions(
+    profile: Profile, encoder: Encoder, work_dir: Path, *, num_workers: int, progress: bool
+) -> _Fusions:
+    """The fusions of the profile; those that lie nowhere yet are trained in `work_dir`."""
+    names = itertools.product(profile.fusions, range(profile.num_fusion_seeds))
+    folders = {key: fusion_folder(profile, *key) for key in names}
+    missing = [key for key, folder in folders.items() if not (folder / CONFIG_NAME).is_file()]
+    options = {"cache": work_dir / "features", "num_workers": num_workers, "progress": progress}
+    val_data = encode_queries(profile, "val", encoder, **options)
+    models = {key: load_fusion(folders[key]) for key in folders if key not in missing}
+    if missing:
+        train_data = encode_queries(profile, "train", encoder, **options)
+    for name, seed in missing:
+        models[name, seed] = train_fusion(
+            train_data, val_data, profile.fusions[name], work_dir / "fusions" / name / str(seed),
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    rounds = load_query_set("val", encoder, queries_folder(profile)).rounds
+    return _Fusions({key: models[key] for key in folders}, tuned_weights(val_data, rounds))
+
+
 def _measure(
     profile: Profile,
     encoder: Encoder,
+    fusions: _Fusions,
     benchmark: str,
     truncated: dict[str, int],
+    *,
     num_workers: int,
     progress: bool,
 ) -> Iterator[pd.DataFrame]:
@@ -118,9 +178,11 @@ def _measure(
     def ranks(features: Tensor) -> Tensor:
         return target_ranks(features, gallery_features, targets)
 
-    def rows(method: str, found: Tensor, baseline: Tensor | None = None) -> pd.DataFrame:
+    def rows(
+        method: str, found: Tensor, baseline: Tensor | None = None, seed: int = SEED
+    ) -> pd.DataFrame:
         return result_rows(
-            found, benchmark=benchmark, method=method, seed=SEED, baseline_ranks=baseline
+            found, benchmark=benchmark, method=method, seed=seed, baseline_ranks=baseline
         )
 
     said = [[turn.text for turn in turns] for turns in talks]
@@ -147,18 +209,42 @@ def _measure(
         yield rows(f"dar{suffix}", ranks(fused), text_ranks[text])
 
     yield from with_views("", queries.view_features)
-    for name in ("human_again", "human_fixed_noise") if benchmark == "human" else ():
-        other = load_query_set(name, encoder, folder)
-        number = len(other.captions)
-        fused = dar_fusion(features["text"][:number], other.view_features, round=rounds)
+    words, alone = features["text"], text_ranks["text"]
+
+    def trained(
+        view_features: Tensor, names: Iterable[str], suffix: str = ""
+    ) -> Iterator[pd.DataFrame]:
+        number = len(view_features)
+        for (name, seed), model in fusions.models.items():
+            if name in names:
+                with torch.no_grad():
+                    query, _ = model(words[:number], view_features)
+                found = target_ranks(query, gallery_features, targets[:number])
+                yield rows(f"{name}{suffix}", found, alone[:number], seed)
+
+    yield from trained(queries.view_features, profile.fusions)
+    early, late = fusions.tuned_weights
+    weight = torch.where(rounds < 2, early, late)[:, None]
+    tuned = F.normalize((1 - weight) * words + weight * queries.view_features, dim=-1)
+    yield rows("dar_tuned", ranks(tuned), alone)
+    by_place = reciprocal_rank_fusion(words, queries.view_features, gallery_features, targets)
+    yield rows("rank_fusion", by_place, alone)
+    best = torch.minimum(alone, ranks(queries.view_features))
+    yield rows("best_of_text_and_view", best, alone)
+    others = {
+        "placebo": placebo_views(queries.view_features),
+        "noise": noise_views(words, queries.view_features, seed=SEED),
+    }
+    if benchmark == "human":
+        for name in ("again", "fixed_noise"):
+            others[name] = load_query_set(f"human_{name}", encoder, folder).view_features
+    for name, stand_in in others.items():
+        number = len(stand_in)
+        fused = dar_fusion(words[:number], stand_in, round=rounds)
         found = target_ranks(fused, gallery_features, targets[:number])
-        yield rows(name.replace("human", "dar"), found, text_ranks["text"][:number])
-    for name, stand_in in (
-        ("placebo", placebo_views(queries.view_features)),
-        ("noise", noise_views(features["text"], queries.view_features, seed=SEED)),
-    ):
-        fused = dar_fusion(features["text"], stand_in, round=rounds)
-        yield rows(f"dar_{name}", ranks(fused), text_ranks["text"])
+        yield rows(f"dar_{name}", found, alone[:number])
+        if name != "noise":
+            yield from trained(stand_in, ("adafuse",), f"_{name}")
     known = [[merge_facts(turns[: t + 1]) for t in range(len(turns))] for turns in talks]
     for share in profile.broken_shares:
         views = [
@@ -169,6 +255,35 @@ def _measure(
         encoded = encoder.encode_images(render_scenes(views, **draw), progress=progress)
         suffix = f"_controlled_{round(100 * share):02d}"
         yield from with_views(suffix, encoded.view_as(features["text"]))
+
+
+def _costs(
+    profile: Profile, encoder: Encoder, fusions: _Fusions, device: str
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Seconds of a query and parameters added, by method; and the seconds of each part."""
+    _, talks = set_dialogues(profile, "val")
+    said = [[turn.text for turn in turns] for turns in talks[: NUM_TIMED + 1]]
+    gallery = sample_scenes(SEED, "val", profile.num_gallery)
+    models = {name: model for (name, seed), model in fusions.models.items() if seed == SEED}
+    parts = part_seconds(
+        said,
+        encoder.encode_images(render_scenes(gallery, size=profile.image_size)),
+        load_reformulator(profile.reformulator, device=device),
+        load_view_generator(profile.generator, device=device),
+        encoder,
+        models,
+    )
+    added = dict.fromkeys(("text", "view", "dar"), 0)
+    added |= {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}
+    rows = []
+    for method, seconds in method_seconds(parts, tuple(models)).items():
+        low, high = bootstrap_interval(seconds)
+        about = ("human", method, SEED, NUM_QUESTIONS)
+        rows.append((*about, "seconds_per_query", seconds.mean(), low, high, len(seconds)))
+        count = added[method]
+        rows.append((*about, "parameters_added", count, count, count, len(seconds)))
+    means = {part: round(float(seconds.mean()), 6) for part, seconds in parts.items()}
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS)), means
 
 
 def _check_manifest(path: Path, profile: Profile, encoder: Encoder) -> None:

@@ -293,6 +293,42 @@ def half_width(function: Callable[[float, int], float]) -> str:
     return PASSED
 
 
+def chair(function: Callable[[set[str], set[str]], float]) -> str:
+    """Chapter 06: `function(shown, true)` is the share of the shown objects that are not there."""
+    hint = "of the objects that the view shows, count those that the target lacks"
+    _compare(function({"dog", "kite", "boat"}, {"dog"}), 2 / 3, hint)
+    _compare(function({"dog"}, {"dog", "kite"}), 0.0, "what a view leaves out is another matter")
+    _compare(function(set(), {"dog"}), 0.0, "a view without objects has invented none")
+    return PASSED
+
+
+def corrected_rate(function: Callable[[float, float, float], float]) -> str:
+    """Chapter 06: `function(read, false_alarm, miss)` is the true share behind the share read."""
+    _compare(function(0.3, 0.0, 0.0), 0.3, "a perfect instrument needs no correction")
+    hint = "what is read is true and not missed, or untrue and a false alarm: solve for the truth"
+    _compare(function(0.2 * 0.9 + 0.8 * 0.05, 0.05, 0.1), 0.2, hint)
+    return PASSED
+
+
+def area_under_curve(function: Callable[[np.ndarray, np.ndarray], float]) -> str:
+    """Chapter 06: `function(scores, labels)` is the area under the ROC curve, ties one half."""
+    scores = np.array([0.1, 0.4, 0.35, 0.8, 0.4])
+    labels = np.array([False, False, True, True, True])
+    _compare(function(scores, labels), 4.5 / 6, "compare every positive with every negative")
+    _compare(function(np.ones(4), np.array([True, False, True, False])), 0.5, "a tie is one half")
+    return PASSED
+
+
+def interaction(function: Callable[[float, float, float, float], float]) -> str:
+    """Chapter 06: `function(before, first, second, both)` is what two repairs do beyond their sum.
+
+    The log-ranks of a view as it is, with one repair, with the other, and with both.
+    """
+    _compare(function(3.0, 2.0, 2.5, 1.5), 0.0, "effects that add up do not interact")
+    _compare(function(3.0, 2.0, 2.5, 1.0), -0.5, "effect of both, less the effects of each")
+    return PASSED
+
+
 def _compare(answer: Any, expected: Any, hint: str) -> None:
     expected = np.asarray(expected, dtype=float)
     _shape(answer, expected.shape)

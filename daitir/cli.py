@@ -231,6 +231,25 @@ def _add_queries(subparsers) -> None:
         help="gets the captions and the features of the views")
 
 
+def _add_train(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "train",
+        help="Train a fusion on the query sets; an interrupted run continues.",
+        example="daitir train adafuse --out runs/adafuse",
+    )
+    parser.set_defaults(run=commands.train)
+    add = parser.add_argument
+    add("fusion", metavar="FUSION",
+        help="adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate, or another of the profile")
+    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add("--cache", type=Path, default=Path("runs/features"), metavar="DIR",
+        help="keeps the features of texts and galleries (default: %(default)s)")
+    add("--out", required=True, type=Path, metavar="DIR", help="gets weights, log and checkpoint")
+    _add_machine(parser)
+
+
 def _add_benchmark(subparsers) -> None:
     parser = _add_command(
         subparsers,
@@ -279,6 +298,7 @@ COMMANDS = (
     _add_pretrain,
     _add_quality,
     _add_queries,
+    _add_train,
     _add_benchmark,
     _add_choices,
 )

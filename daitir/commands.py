@@ -246,6 +246,33 @@ def queries(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.out}")
 
 
+def train(arguments: argparse.Namespace) -> None:
+    """Train a fusion of the profile on its query sets."""
+    profile = get_profile(arguments.profile)
+    if arguments.fusion not in profile.fusions:
+        raise DataError(
+            f"unknown fusion {arguments.fusion!r}; the profile {profile.name} has "
+            + ", ".join(profile.fusions)
+        )
+    _check_output(arguments.out / "log.csv")
+    _check_output(arguments.cache / "features")
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.training.fusion import encode_queries, recall, train_fusion
+
+    encoder = load_encoder(profile.encoder, device=arguments.device)
+    train_data, val_data = (
+        encode_queries(
+            profile, name, encoder, cache=arguments.cache, num_workers=arguments.workers,
+            progress=True,
+        )
+        for name in ("train", "val")
+    )  # fmt: skip
+    recipe = profile.fusions[arguments.fusion]
+    model = train_fusion(train_data, val_data, recipe, arguments.out, seed=arguments.seed)
+    print(f"R@10 on validation: {recall(model, val_data):.1%}; written to {arguments.out}")
+
+
 def benchmark(arguments: argparse.Namespace) -> None:
     """Measure every method on every source of dialogues."""
     profile = get_profile(arguments.profile)

@@ -158,13 +158,15 @@ class NRGR(nn.Module):
 
     Args:
         dim: length of the features.
+        hidden_dim: width of the experts; four times `dim`, as published, where it is None.
         num_experts: number of experts.
     """
 
-    def __init__(self, dim: int, *, num_experts: int = 8):
+    def __init__(self, dim: int, *, hidden_dim: int | None = None, num_experts: int = 8):
         super().__init__()
+        width = hidden_dim or 4 * dim
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+            nn.Sequential(nn.Linear(2 * dim, width), nn.GELU(), nn.Linear(width, dim))
             for _ in range(num_experts)
         )
         self.router = nn.Linear(2 * dim, num_experts)
@@ -189,6 +191,85 @@ class NRGR(nn.Module):
         gate = (router[..., None] * experts).sum(dim=-2).sigmoid()
         fused = F.normalize(text_features + gate * residual, dim=-1)
         return fused, {"gate": gate, "router": router}
+
+
+class ScalarGate(nn.Module):
+    """The least that can be learned: one weight of the text, the same for every query."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(()))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+
+    def forward(
+        self, text_features: Tensor, view_features: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused query and its gate `(..., 1)`; shapes and errors as in `ADaFuSE`."""
+        _check_pair(text_features, view_features)
+        gate = self.logit.sigmoid().expand(*text_features.shape[:-1], 1)
+        fused = gate * text_features + (1 - gate) * view_features
+        return F.normalize(fused, dim=-1), {"gate": gate}
+
+
+class CosineGate(nn.Module):
+    """A weight of the text that is a logistic function of the cosine of text and view."""
+
+    def __init__(self):
+        super().__init__()
+        self.logistic = nn.Linear(1, 1)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+
+    def forward(
+        self, text_features: Tensor, view_features: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused query and its gate `(..., 1)`; shapes and errors as in `ADaFuSE`."""
+        _check_pair(text_features, view_features)
+        agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
+        gate = self.logistic(agreement).sigmoid()
+        fused = gate * text_features + (1 - gate) * view_features
+        return F.normalize(fused, dim=-1), {"gate": gate}
+
+
+class ConcatMLP(nn.Module):
+    """Both features, side by side, through two layers: no gate, no sum.
+
+    Args:
+        dim: length of the features.
+        hidden_dim: width of the hidden layer.
+        dropout: probability of dropout.
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: int, dropout: float = 0.2):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, dim),
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+
+    def forward(
+        self, text_features: Tensor, view_features: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused query, without details; shapes and errors as in `ADaFuSE`."""
+        _check_pair(text_features, view_features)
+        fused = self.layers(torch.cat([text_features, view_features], dim=-1))
+        return F.normalize(fused, dim=-1), {}
+
+
+def fuse_views(
+    fusion: nn.Module, text_features: Tensor, view_features: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A text with several views: each is fused by itself, with its own gate, and then averaged.
+
+    `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors. Gives
+    the fused features `(..., dim)`, of unit norm, and the details of the fusion with the axis of
+    views. The order of the views makes no difference. Raises ValueError as the fusion does.
+    """
+    texts = text_features.unsqueeze(-2).expand_as(view_features)
+    fused, details = fusion(texts, view_features)
+    return average_views(fused), details
 
 
 def _check_pair(text_features: Tensor, view_features: Tensor) -> None:

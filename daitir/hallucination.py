@@ -17,13 +17,16 @@ directions are counted, and silence is told from contradiction.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pandas as pd
 
-from daitir.scenes import Fact, Scene, SceneObject, holds, implied, parse, world
+from daitir.scenes import Fact, Scene, SceneObject, counterfactual, holds, implied, parse, world
+from daitir.scenes.dialogues import wrong
 
 KINDS = ("supported", "contradicted", "lucky", "invented")
 
@@ -68,7 +71,7 @@ def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
     """
     said = implied(stated := tuple(stated))
     latest = {fact[:2]: fact.value for fact in (*said, *stated)}
-    view, extra = _one_of_each(seen, latest)
+    view, extra = one_of_each(seen, latest)
     facts = [fact for fact in view.own_facts if fact.attribute != "count"]
     facts.append(Fact("scene", "count", len(seen.objects)))
     kinds = {fact: _kind(fact, latest, target) for fact in facts}
@@ -119,25 +122,18 @@ def cue_table(
     return pd.DataFrame(rows, columns=["dialogue", "view", "attribute", "kind", "number"])
 
 
-def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:
-    stated = latest.get((fact.subject, fact.attribute))
-    if fact.attribute == "present" and stated is None:
-        groups = [name for name, members in world.MEMBERS.items() if fact.subject in members]
-        if any(latest.get((group, "present")) is False for group in groups):
-            return "contradicted"
-    if stated is not None:
-        return "supported" if stated == fact.value else "contradicted"
-    return "lucky" if holds(fact, target) else "invented"
-
-
-def _one_of_each(
-    seen: Scene, latest: Mapping[tuple[str, str], object]
+def one_of_each(
+    seen: Scene, stated: Mapping[tuple[str, str], object]
 ) -> tuple[Scene, tuple[Fact, ...]]:
-    """The view with the best fitting object of each category, and the others as facts."""
+    """The view with one object of each category, and the others as facts.
+
+    Where a category stands in the view twice, the object counts that fits `stated`, a map from
+    (subject, attribute) to value, best, or else the first.
+    """
 
     def fit(item: SceneObject) -> int:
         return sum(
-            latest.get((item.category, name)) == getattr(item, name)
+            stated.get((item.category, name)) == getattr(item, name)
             for name in ("colour", "size", "column", "row")
         )
 
@@ -151,3 +147,76 @@ def _one_of_each(
         if item is not best[item.category]
     )
     return replace(seen, objects=tuple(best.values())), extra
+
+
+class Intervention(NamedTuple):
+    """A view with one cue changed and everything else as it was.
+
+    `action` is `repair`, a cue false of the target made true, or `break`, a true one made false.
+    `cue` is `place`, `time`, `weather`, `colour`, `size`, `column`, `row`, `false object` (taken
+    out to repair, put in to break) or `missing object` (the other way round).
+    """
+
+    action: str
+    cue: str
+    scene: Scene
+
+
+def interventions(
+    view: Scene, target: Scene, *, seed: int | str = 0
+) -> tuple[list[Intervention], int]:
+    """Every single repair of a view and for every true cue of it one way to break it.
+
+    Args:
+        view: at most one object of each category; see `one_of_each`.
+        target: what is true.
+        seed: of the false values and of the object that is put in.
+
+    Returns:
+        The interventions, and how many could not be made since the cell was taken. An attribute of
+        an object that the target lacks is repaired with the object, not by itself.
+    """
+    rng = random.Random(f"interventions/{seed}")
+    changes: list[tuple[str, str, Fact | SceneObject]] = []
+    for fact in view.own_facts:
+        true, owner = holds(fact, target), target.object(fact.subject)
+        if fact.attribute == "count":
+            continue
+        if fact.attribute == "present":
+            names = ("break", "missing object") if true else ("repair", "false object")
+            changes.append((*names, fact._replace(value=False)))
+        elif true:
+            changes.append(("break", fact.attribute, wrong(fact, rng)))
+        elif fact.subject == "scene" or owner:
+            value = getattr(owner or target, fact.attribute)
+            changes.append(("repair", fact.attribute, fact._replace(value=value)))
+    for item in target.objects:
+        if not view.object(item.category):
+            changes.append(("repair", "missing object", item))
+    others = [n for n in world.CATEGORIES if not view.object(n) and not target.object(n)]
+    weights = [world.OBJECT_WEIGHTS[target.place][name] for name in others]
+    added = Fact(rng.choices(others, weights)[0], "present", True)
+    changes.append(("break", "false object", added))
+
+    made, taken = [], {(item.column, item.row) for item in view.objects}
+    for action, cue, change in changes:
+        if isinstance(change, Fact):
+            try:
+                made.append(Intervention(action, cue, counterfactual(view, change)))
+            except ValueError:  # the cell is taken, or no cell is free
+                continue
+        elif (change.column, change.row) not in taken:
+            scene = replace(view, objects=(*view.objects, change))
+            made.append(Intervention(action, cue, scene))
+    return made, len(changes) - len(made)
+
+
+def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:
+    stated = latest.get((fact.subject, fact.attribute))
+    if fact.attribute == "present" and stated is None:
+        groups = [name for name, members in world.MEMBERS.items() if fact.subject in members]
+        if any(latest.get((group, "present")) is False for group in groups):
+            return "contradicted"
+    if stated is not None:
+        return "supported" if stated == fact.value else "contradicted"
+    return "lucky" if holds(fact, target) else "invented"

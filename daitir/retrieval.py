@@ -59,6 +59,49 @@ def target_ranks(
     return ranks.reshape(query_features.shape[:-1])
 
 
+@torch.no_grad()
+def reciprocal_rank_fusion(
+    text_features: Tensor,
+    view_features: Tensor,
+    gallery_features: Tensor,
+    target_indices: Tensor,
+    *,
+    constant: float = 60.0,
+) -> Tensor:
+    """0-based ranks where each image scores 1 / (constant + place) in both rankings, summed.
+
+    Places count from 1 and scores are not looked at. Shapes and errors as in `target_ranks`, for
+    texts and views of one shape; ties in the sum count against the query. Cormack et al. 2009.
+
+    >>> gallery = torch.eye(3)
+    >>> text, view = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[0.1, 0.9, 0.5]])
+    >>> reciprocal_rank_fusion(text, view, gallery, torch.tensor([1]))
+    tensor([0])
+    """
+    if text_features.shape != view_features.shape:
+        raise ValueError(
+            f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
+        )
+    _check_features(text_features, gallery_features, query_ndims=(2, 3))
+    _check_features(view_features, gallery_features, query_ndims=(2, 3))
+    num_images, dim = gallery_features.shape
+    targets = _checked_targets(target_indices, len(text_features), num_images)
+    texts, views = text_features.reshape(-1, dim), view_features.reshape(-1, dim)
+    targets = targets.to(texts.device).repeat_interleave(len(texts) // len(targets))
+    size = chunk_rows(len(texts), num_images)
+    ranks = []
+    for rows in torch.arange(len(texts)).split(size):
+        total = 0
+        for features in (texts[rows], views[rows]):
+            order = (features @ gallery_features.T).argsort(dim=1, descending=True, stable=True)
+            places = torch.empty_like(order).scatter_(
+                1, order, torch.arange(1, num_images + 1).to(order).expand_as(order)
+            )
+            total = total + 1 / (constant + places)
+        ranks.append((total >= total.gather(1, targets[rows, None])).sum(dim=1) - 1)
+    return torch.cat(ranks).reshape(text_features.shape[:-1])
+
+
 def chunk_rows(
     num_queries: int, num_images: int, *, itemsize: int = 4, chunk_size: int | None = None
 ) -> int:

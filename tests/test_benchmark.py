@@ -14,7 +14,7 @@ from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.gallery import read_gallery
-from daitir.profiles import PROFILES
+from daitir.profiles import PROFILES, FusionRecipe
 from daitir.recogniser import load_recogniser
 from daitir.reformulation import load_reformulator
 from daitir.scenes.export import export_scenes
@@ -25,8 +25,12 @@ SMALL = dataclasses.replace(
     name="small",
     num_test_dialogues=6,
     num_other_dialogues=6,
+    num_train_dialogues=6,
+    num_val_dialogues=6,
     num_gallery=20,
     broken_shares=(0.15,),
+    fusions={"adafuse": FusionRecipe("adafuse", steps=4, hidden_dim=16, eval_every=2)},
+    num_fusion_seeds=2,
 )
 VISDIAL = (
     Path(__file__).parents[2] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
@@ -43,8 +47,11 @@ def exported(tmp_path_factory):
 
 def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BENCHMARKS", ("terse",))
-    monkeypatch.setattr(queries, "SETS", {"terse": queries.SETS["terse"]})
-    small = dataclasses.replace(SMALL, queries=str(tmp_path / "queries"))
+    monkeypatch.setattr(benchmark, "NUM_TIMED", 2)
+    names = ("terse", "train", "val")
+    monkeypatch.setattr(queries, "SETS", {name: queries.SETS[name] for name in names})
+    own = {"queries": str(tmp_path / "queries"), "trained_fusions": str(tmp_path / "none")}
+    small = dataclasses.replace(SMALL, **own)
     models = queries.Models(
         load_reformulator(), load_view_generator(steps=1), load_encoder("mini"), load_recogniser()
     )
@@ -58,9 +65,18 @@ def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch
     assert methods == {
         "text", "text_controlled", "text_raw_dialogue", "text_all_rewrites",
         *(f"{name}{suffix}" for name in ("view", "dar") for suffix in suffixes),
-        "dar_placebo", "dar_noise",
+        "dar_placebo", "dar_noise", "dar_tuned", "rank_fusion", "best_of_text_and_view",
+        "adafuse", "adafuse_placebo",
     }  # fmt: skip
+    costs = table["metric"].isin(["seconds_per_query", "parameters_added"])
+    assert set(table[costs]["method"]) == {"text", "view", "dar", "adafuse"}
+    costs_of = table[costs].set_index(["method", "metric"])["value"]
+    for more, less in (("dar", "text"), ("adafuse", "dar")):
+        assert costs_of[more, "seconds_per_query"] > costs_of[less, "seconds_per_query"] > 0
+    assert costs_of["adafuse", "parameters_added"] > 0 == costs_of["dar", "parameters_added"]
+    table = table[~costs]
     assert set(table["num_queries"]) == {6}
+    assert set(table.query("method == 'adafuse'")["seed"]) == {0, 1}
     gains = table["metric"].str.endswith("_gain")
     shares = table[~gains & (table["metric"] != "bri")]
     assert shares["value"].between(0, 1).all() and table[gains]["value"].between(-1, 1).all()
@@ -70,7 +86,11 @@ def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch
     assert notes["truncated_query_texts"]["terse"]["text"] == 0
 
     monkeypatch.setattr(benchmark, "_measure", None)  # whatever is done must not be done again
-    assert pd.read_csv(benchmark.run_benchmark(small, **folders)).equals(table)
+    monkeypatch.setattr(benchmark, "_costs", None)
+    monkeypatch.setattr(benchmark, "train_fusion", None)
+    first = path.read_bytes()
+    (tmp_path / "none").symlink_to(tmp_path / "work" / "fusions")  # trained ones are found
+    assert benchmark.run_benchmark(small, **folders).read_bytes() == first
     with pytest.raises(DataError, match="another profile or other models"):
         benchmark.run_benchmark(dataclasses.replace(small, num_gallery=21), **folders)
 

@@ -80,6 +80,11 @@ RIGHT = {
     ),
     checks.best_of: lambda p, n: 1 - np.prod(1 - p[:n]),
     checks.half_width: lambda d, n: 1.96 * d / n**0.5,
+    checks.chair: lambda shown, true: len(shown - true) / max(len(shown), 1),
+    checks.corrected_rate: lambda read, alarm, miss: (read - alarm) / (1 - alarm - miss),
+    checks.area_under_curve: lambda s, y: float(np.mean(
+        (s[y][:, None] > s[~y]) + 0.5 * (s[y][:, None] == s[~y]))),
+    checks.interaction: lambda before, first, second, both: both - first - second + before,
     checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
 }
 WRONG = [
@@ -87,6 +92,10 @@ WRONG = [
     (checks.best_of, lambda p, n: np.sum(p[:n]), "multiply"),
     (checks.best_of, lambda p, n: 1 - np.prod(1 - p), "after one round"),
     (checks.half_width, lambda d, n: 1.96 * d / n, "the root"),
+    (checks.chair, lambda shown, true: len(true - shown) / len(true), "that the target lacks"),
+    (checks.corrected_rate, lambda read, alarm, miss: read - alarm, "solve for the truth"),
+    (checks.area_under_curve, lambda s, y: float(np.mean(s[y][:, None] > s[~y])), "every positive"),
+    (checks.interaction, lambda a, b, c, d: d - b - c, "add up"),
     (checks.weighted_sum, lambda t, v, w: unit(w * t + (1 - w) * v), "of the text and"),
     (checks.weighted_sum, lambda t, v, w: (1 - w) * t + w * v, "scale to length 1"),
     (checks.kept_share, lambda c, f: len(set(f) & set(parse(c).facts)), "all of these"),

@@ -2,16 +2,26 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from daitir.cli import main
+from daitir.encoders import load_encoder
 from daitir.errors import DataError
-from daitir.profiles import FusionRecipe
+from daitir.files import weights_digest
+from daitir.fusion import fuse_views
+from daitir.profiles import PROFILES, SMALL_FUSIONS, FusionRecipe
+from daitir.queries import MANIFEST_NAME, QuerySet, save_query_set
+from daitir.scenes import sample_scenes
 from daitir.training import fusion
 from daitir.training.fusion import (
     BEST_NAME,
+    KINDS,
     WEIGHTS_NAME,
     FusionData,
     build_fusion,
@@ -23,6 +33,7 @@ from daitir.training.fusion import (
 from daitir.training.loop import CHECKPOINT_NAME
 
 RECIPE = FusionRecipe(
+    "adafuse",
     steps=120,
     projection_dim=16,
     hidden_dim=32,
@@ -31,6 +42,8 @@ RECIPE = FusionRecipe(
     eval_every=10,
     learning_rate=5e-3,
 )
+
+NRGR = dataclasses.replace(RECIPE, kind="nrgr")
 
 
 def queries(seed, number=200, dim=16):
@@ -55,18 +68,20 @@ def data():
     return queries(0), queries(1)
 
 
-@pytest.mark.parametrize("kind", ["adafuse", "nrgr"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_path):
+    recipe = dataclasses.replace(RECIPE, kind=kind)
     torch.manual_seed(0)
-    before = recall(build_fusion(kind, 16, RECIPE), data[1])
-    model = train_fusion(kind, *data, RECIPE, tmp_path, progress=False)
-    assert recall(model, data[1]) > before + 0.03
+    before = recall(build_fusion(16, recipe), data[1])
+    model = train_fusion(*data, recipe, tmp_path, progress=False)
+    least = 0 if kind in ("scalar_gate", "cosine_gate") else 0.03  # those two cannot read the flag
+    assert recall(model, data[1]) >= before + least
     again = load_fusion(tmp_path)
     assert recall(again, data[1]) == pytest.approx(read_best(tmp_path / BEST_NAME)[1], abs=0.01)
 
 
 def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
-    whole = train_fusion("adafuse", *data, RECIPE, tmp_path / "whole", progress=False)
+    whole = train_fusion(*data, RECIPE, tmp_path / "whole", progress=False)
     evaluations = itertools.count(1)
 
     def killed_at_the_third(*arguments):
@@ -76,36 +91,105 @@ def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fusion, "recall", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        train_fusion("adafuse", *data, RECIPE, tmp_path / "parts", progress=False)
+        train_fusion(*data, RECIPE, tmp_path / "parts", progress=False)
     monkeypatch.undo()
-    parts = train_fusion("adafuse", *data, RECIPE, tmp_path / "parts", progress=False)
+    parts = train_fusion(*data, RECIPE, tmp_path / "parts", progress=False)
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_training_ends_where_nothing_gets_better(data, tmp_path):
     recipe = dataclasses.replace(RECIPE, learning_rate=0.0, patience=2)
-    train_fusion("adafuse", *data, recipe, tmp_path, progress=False)
+    train_fusion(*data, recipe, tmp_path, progress=False)
     assert read_best(tmp_path / BEST_NAME)[0] == 10
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_bad_input_is_refused(data, tmp_path):
     with pytest.raises(DataError, match="unknown fusion 'sum'"):
-        train_fusion("sum", *data, RECIPE, tmp_path, progress=False)
+        train_fusion(*data, dataclasses.replace(RECIPE, kind="sum"), tmp_path, progress=False)
     with pytest.raises(DataError, match="config.json: no such file"):
         load_fusion(tmp_path)
-    train_fusion("nrgr", *data, RECIPE, tmp_path, progress=False)
+    train_fusion(*data, NRGR, tmp_path, progress=False)
     (tmp_path / WEIGHTS_NAME).write_bytes(b"damaged")
     with pytest.raises(DataError, match="no fusion"):
         load_fusion(tmp_path)
     with pytest.raises(DataError, match="another model"):
         (tmp_path / "config.json").unlink()
-        train_fusion("adafuse", *data, RECIPE, tmp_path, progress=False)
+        train_fusion(*data, RECIPE, tmp_path, progress=False)
     assert (tmp_path / CHECKPOINT_NAME).is_file()
 
 
 def test_a_single_dialogue_trains(tmp_path):
     one = queries(0, number=1)
-    train_fusion("adafuse", one, one, dataclasses.replace(RECIPE, steps=2), tmp_path,
+    train_fusion(one, one, dataclasses.replace(RECIPE, steps=2), tmp_path,
                  progress=False)  # fmt: skip
+
+
+def test_a_round_with_several_views_is_fused_view_by_view():
+    torch.manual_seed(0)
+    text, views = normalize(torch.randn(3, 16), dim=-1), normalize(torch.randn(3, 4, 16), dim=-1)
+    for kind in KINDS:
+        model = build_fusion(16, dataclasses.replace(RECIPE, kind=kind)).eval()
+        fused, details = fuse_views(model, text, views)
+        shuffled, _ = fuse_views(model, text, views[:, [2, 0, 3, 1]])
+        assert torch.allclose(fused, shuffled, atol=1e-6)
+        alone, _ = fuse_views(model, text, views[:, :1])
+        assert torch.allclose(alone, model(text, views[:, 0])[0], atol=1e-6)
+        assert all(detail.shape[:2] == (3, 4) for detail in details.values())
+
+
+def test_small_fusions_add_no_more_than_was_published():
+    encoder = load_encoder("mini")
+    limit = 0.0529 * sum(p.numel() for p in encoder.model.parameters())
+    for recipe in SMALL_FUSIONS.values():
+        size = sum(p.numel() for p in build_fusion(encoder.dim, recipe).parameters())
+        assert size <= limit, f"{recipe.kind}: {size:,} parameters, more than {limit:,.0f}"
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A profile with query sets of a few dialogues, made up."""
+    profile = dataclasses.replace(
+        PROFILES["classroom"],
+        name="small",
+        num_gallery=12,
+        queries=str(tmp_path / "queries"),
+        fusions={"adafuse": dataclasses.replace(RECIPE, steps=10)},
+    )
+    monkeypatch.setitem(PROFILES, "small", profile)
+    encoder, folder = load_encoder("mini"), Path(profile.queries)
+    folder.mkdir()
+    manifest = {"encoder": weights_digest(encoder.model)}
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+    torch.manual_seed(0)
+    for name in ("train", "val"):
+        scenes = sample_scenes(0, name, 8)
+        features = normalize(torch.randn(8, 2, encoder.dim), dim=-1)
+        captions = [["a dog", "a cat at night", "a red kite"]] * 8
+        made = QuerySet(captions, torch.tensor([[0, 2]] * 8), features, [[s, s] for s in scenes])
+        save_query_set(made, folder, name)
+    return profile
+
+
+def test_the_command_trains_once_and_reads_features_again(small, tmp_path, monkeypatch, capsys):
+    command = ["train", "adafuse", "--profile", "small", "--seed", "3", "--workers", "1",
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(command) == 0
+    assert "R@10 on validation" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert settings["seed"] == 3 and settings["recipe"]["kind"] == "adafuse"
+
+    monkeypatch.setattr(fusion, "render_scenes", None)  # what was encoded is not encoded again
+    assert main([*command[:-1], str(tmp_path / "again")]) == 0
+    a, b = (load_fusion(tmp_path / name).state_dict() for name in ("out", "again"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_command_names_what_is_missing(small, tmp_path, capsys):
+    shutil.rmtree(small.queries)
+    command = ["train", "adafuse", "--profile", "small", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "manifest.json: no such file; `daitir queries" in capsys.readouterr().err
+    assert main(["train", "moe", "--profile", "small", "--out", str(tmp_path / "out")]) == 2
+    assert "unknown fusion 'moe'; the profile small has adafuse" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.hallucination import KINDS, cue_table, cues
+from daitir.hallucination import KINDS, cue_table, cues, interventions, one_of_each
 from daitir.scenes import (
     Fact,
     Scene,
@@ -129,3 +129,69 @@ def test_the_table_counts_what_cues_finds():
                 assert counts.get((n, t, name), 0) == found.count(name)
     with pytest.raises(ValueError, match="shorter|longer"):
         cue_table(texts[:2], views, targets)
+
+
+def test_one_repair_and_its_breaks_by_hand():
+    target = replace(SCENE, place="city", objects=(replace(DOG, size="large"), CAR))
+    found, taken = interventions(SCENE, target)
+    repairs = [(i.cue, i.scene) for i in found if i.action == "repair"]
+    bigger = replace(SCENE, objects=(replace(DOG, size="large"), CAR))
+    assert sorted(repairs, key=str) == sorted(
+        [("place", replace(SCENE, place="city")), ("size", bigger)], key=str
+    )
+    broken = [i.cue for i in found if i.action == "break"]
+    assert sorted(broken) == sorted(
+        ["time", "weather", "missing object", "missing object", "column", "column", "row", "row",
+         "colour", "size", "false object"]
+    )  # fmt: skip
+    assert taken == 0
+
+
+def _false(scene, target):
+    """The facts of a scene, presence and absence of objects with it, that its target denies."""
+    categories = {item.category for item in (*scene.objects, *target.objects)}
+    present = [Fact(name, "present", scene.object(name) is not None) for name in categories]
+    own = [f for f in scene.own_facts if f.attribute not in ("present", "count")]
+    return {fact for fact in (*present, *own) if not holds(fact, target)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_an_intervention_changes_one_cue(first, second):
+    view, target = sample_scene(0, "val", first), sample_scene(0, "val", second)
+    found, taken = interventions(view, target, seed=first)
+    assert taken >= 0
+    for action, cue, scene in found:
+        background = ("place", "time", "weather")
+        moved = [name for name in background if getattr(scene, name) != getattr(view, name)]
+        changed = set(scene.objects) ^ set(view.objects)
+        assert moved == ([cue] if cue in background else [])
+        assert len(changed) == (0 if moved else 1 if cue.endswith("object") else 2)
+        wrong_before, wrong_now = _false(view, target), _false(scene, target)
+        if action == "break":
+            assert wrong_now - wrong_before
+        else:
+            assert wrong_before - wrong_now and not wrong_now - wrong_before
+
+
+def test_interventions_on_the_target_itself_only_break_and_are_reproducible():
+    scenes = [sample_scene(0, "val", index) for index in range(30)]
+    for scene in scenes:
+        found, _ = interventions(scene, scene, seed=3)
+        assert {i.action for i in found} == {"break"}
+        assert interventions(scene, scene, seed=3)[0] == found
+
+
+def test_interventions_that_have_no_cell_are_counted():
+    there = replace(CAR, column=DOG.column, row=DOG.row)
+    view, target = replace(SCENE, objects=(DOG,)), replace(SCENE, objects=(there,))
+    found, taken = interventions(view, target)
+    assert taken == 1 and ("repair", "missing object") not in [i[:2] for i in found]
+
+
+def test_the_object_that_fits_the_words_stands_for_its_category():
+    red, blue = CAR, replace(CAR, colour="blue", column="left")
+    seen = replace(SCENE, objects=(red, blue))
+    view, extra = one_of_each(seen, {("car", "colour"): "blue"})
+    assert view.objects == (blue,) and extra == (Fact("car", "present", True),)
+    assert one_of_each(seen, {})[0].objects == (red,)

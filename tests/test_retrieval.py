@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daitir import retrieval
-from daitir.retrieval import chunk_rows, search, target_ranks
+from daitir.retrieval import chunk_rows, reciprocal_rank_fusion, search, target_ranks
 
 
 def naive_ranks(queries, gallery, targets):
@@ -192,3 +192,29 @@ def test_approximate_search_lists_every_image_when_asked_to(num_images):
     gallery = torch.randn(num_images, 8, generator=torch.Generator().manual_seed(num_images))
     _, indices = search(gallery[:1], gallery, k=num_images, approximate=True)
     assert indices.sort().values.equal(torch.arange(num_images)[None])
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 3, 8)])
+def test_rank_fusion_agrees_with_a_loop(shape):
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize
+    texts, views = (unit(torch.randn(shape), dim=-1) for _ in range(2))
+    gallery, targets = unit(torch.randn(9, 8), dim=-1), torch.tensor([3, 0, 8, 5])
+    found = reciprocal_rank_fusion(texts, views, gallery, targets)
+    assert found.shape == shape[:-1]
+    flat = zip(texts.reshape(-1, 8), views.reshape(-1, 8), strict=True)
+    for number, (text, view) in enumerate(flat):
+        sums = [0.0] * 9
+        for query in (text, view):
+            order = sorted(range(9), key=lambda i: -float(query @ gallery[i]))
+            for place, image in enumerate(order, start=1):
+                sums[image] += 1 / (60 + place)
+        target = int(targets[number // (len(texts.reshape(-1, 8)) // 4)])
+        rank = sum(s >= sums[target] - 1e-9 for s in sums) - 1
+        assert found.reshape(-1)[number] == rank
+
+
+def test_rank_fusion_refuses_two_shapes():
+    with pytest.raises(ValueError, match="differ"):
+        reciprocal_rank_fusion(torch.ones(2, 3), torch.ones(1, 3), torch.ones(4, 3),
+                               torch.tensor([0, 1]))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,19 +11,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.files import atomic_write
-from daitir.fusion import NRGR, ADaFuSE
+from daitir.fusion import NRGR, ADaFuSE, ConcatMLP, CosineGate, ScalarGate
 from daitir.objectives import info_nce
 from daitir.profiles import FusionRecipe, Profile
-from daitir.queries import SEED, SETS, load_query_set, queries_folder
+from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.loop import LoopConfig, train
 
-FUSIONS = ("adafuse", "nrgr")
+KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
+FUSIONS_FOLDER = Path(__file__).parents[1] / "assets" / "fusions"
 BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors", "config.json"
 
 
@@ -42,46 +45,73 @@ class FusionData:
 
 
 def encode_queries(
-    profile: Profile, name: str, encoder: Encoder, *, num_workers: int = 1, progress: bool = False
+    profile: Profile,
+    name: str,
+    encoder: Encoder,
+    *,
+    cache: Path | None = None,
+    num_workers: int = 1,
+    progress: bool = False,
 ) -> FusionData:
     """A query set of the profile with its texts and its gallery encoded.
 
-    The gallery of the training set is its targets alone, of any other set the profile's.
+    The gallery of the training set is its targets alone, of any other set the profile's. With
+    `cache`, a folder, the features are kept there and read again.
     """
-    found = load_query_set(name, encoder, queries_folder(profile))
+    folder = queries_folder(profile)
+    found = load_query_set(name, encoder, folder)
     number = len(found.captions) if name == "train" else profile.num_gallery
+    facts = [manifest_of(folder), name, number, profile.image_size]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    path = None if cache is None else cache / f"{name}_{key}.safetensors"
+    if path is not None and path.is_file():
+        kept = load_file(path)
+        return FusionData(kept["text"], found.view_features, kept["gallery"])
     scenes = sample_scenes(SEED, SETS[name].split, number)
     images = render_scenes(
         scenes, size=profile.image_size, num_workers=num_workers, progress=progress
     )
     captions = [caption for row in found.drawn_captions for caption in row]
-    texts = encoder.encode_texts(captions, progress=progress)
-    return FusionData(
-        texts.view_as(found.view_features),
-        found.view_features,
-        encoder.encode_images(images, progress=progress),
-    )
+    texts = encoder.encode_texts(captions, progress=progress).view_as(found.view_features)
+    gallery = encoder.encode_images(images, progress=progress)
+    if path is not None:
+        with atomic_write(path) as temporary:
+            save_file({"text": texts, "gallery": gallery}, temporary)
+    return FusionData(texts, found.view_features, gallery)
 
 
-def build_fusion(kind: str, dim: int, recipe: FusionRecipe) -> ADaFuSE | NRGR:
-    """An untrained fusion of `FUSIONS`.
+def fusion_folder(profile: Profile, name: str, seed: int) -> Path:
+    """Where the trained fusion of a name and seed of the profile lies, or would lie."""
+    mini = profile.trained_fusions == "mini"
+    return (FUSIONS_FOLDER if mini else Path(profile.trained_fusions)) / name / str(seed)
 
-    Raises DataError for an unknown name.
+
+def build_fusion(dim: int, recipe: FusionRecipe) -> nn.Module:
+    """An untrained fusion of a kind of `KINDS`: features `(..., dim)` of text and view to a query.
+
+    Raises DataError for an unknown kind.
     """
-    if kind == "adafuse":
+    width, dropout = recipe.hidden_dim, recipe.dropout
+    if recipe.kind == "scalar_gate":
+        return ScalarGate()
+    if recipe.kind == "cosine_gate":
+        return CosineGate()
+    if recipe.kind == "concat_mlp":
+        return ConcatMLP(dim, hidden_dim=width, dropout=dropout)
+    if recipe.kind == "nrgr":
+        return NRGR(dim, hidden_dim=width, num_experts=recipe.num_experts)
+    if recipe.kind == "adafuse":
         return ADaFuSE(
             dim,
             projection_dim=recipe.projection_dim,
-            hidden_dim=recipe.hidden_dim,
+            hidden_dim=width,
             num_experts=recipe.num_experts,
-            dropout=recipe.dropout,
+            dropout=dropout,
         )
-    if kind == "nrgr":
-        return NRGR(dim, num_experts=recipe.num_experts)
-    raise DataError(f"unknown fusion {kind!r}; choose one of {', '.join(FUSIONS)}")
+    raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(KINDS)}")
 
 
-def fusion_loss(model: ADaFuSE | NRGR, text: Tensor, view: Tensor, target: Tensor) -> Tensor:
+def fusion_loss(model: nn.Module, text: Tensor, view: Tensor, target: Tensor) -> Tensor:
     """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published."""
     scale = model.logit_scale.exp()
     fused, _ = model(text, view)
@@ -102,8 +132,23 @@ def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
     return (ranks < k).double().mean().item()
 
 
+def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
+    """The weights of the view that are best on validation, of rounds 0 and 1 and of later ones.
+
+    Of 0, 0.05, … 1 each, by R@10 of the normalised weighted sum; the smaller one where two are
+    equally good. `rounds` (num_dialogues, num_views) tells which rounds `data` holds.
+    """
+    text, view = data.text_features, data.view_features
+    found = []
+    for weight in torch.linspace(0, 1, 21):
+        fused = F.normalize((1 - weight) * text + weight * view, dim=-1)
+        ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
+        found.append([(ranks < 10)[part].double().mean() for part in (rounds < 2, rounds >= 2)])
+    early, late = torch.tensor(found).argmax(dim=0).tolist()
+    return early / 20, late / 20
+
+
 def train_fusion(
-    kind: str,
     train_data: FusionData,
     val_data: FusionData,
     recipe: FusionRecipe,
@@ -111,7 +156,7 @@ def train_fusion(
     *,
     seed: int = 0,
     progress: bool = True,
-) -> ADaFuSE | NRGR:
+) -> nn.Module:
     """Train a fusion and keep the weights that are best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
@@ -119,16 +164,16 @@ def train_fusion(
     are kept; after `recipe.patience` evaluations without a better one training ends.
 
     Args:
-        kind: one of `FUSIONS`.
+        recipe: the kind of fusion, its sizes and its optimisation.
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
             A run that was interrupted continues.
 
-    Raises DataError for an unknown fusion or a checkpoint of another run, FloatingPointError for a
+    Raises DataError for an unknown kind or a checkpoint of another run, FloatingPointError for a
     loss that is not finite.
     """
     torch.manual_seed(seed)
     dim = train_data.view_features.shape[-1]
-    model = build_fusion(kind, dim, recipe)
+    model = build_fusion(dim, recipe)
     config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
                            checkpoint_every=recipe.eval_every)  # fmt: skip
     number, num_views = train_data.view_features.shape[:2]
@@ -163,13 +208,13 @@ def train_fusion(
         weights = {name: tensor.half() for name, tensor in load_file(best_path).items()}
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
             save_file(weights, temporary)
-        settings = {"fusion": kind, "dim": dim, "seed": seed, "recipe": asdict(recipe)}
+        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
         with atomic_write(folder / CONFIG_NAME) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return load_fusion(folder)
 
 
-def load_fusion(folder: Path) -> ADaFuSE | NRGR:
+def load_fusion(folder: Path) -> nn.Module:
     """A fusion that `train_fusion` wrote, in eval mode.
 
     Raises DataError, naming the file, where one is missing or damaged.
@@ -180,7 +225,7 @@ def load_fusion(folder: Path) -> ADaFuSE | NRGR:
     try:
         settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         recipe = FusionRecipe(**settings["recipe"])
-        model = build_fusion(settings["fusion"], settings["dim"], recipe)
+        model = build_fusion(settings["dim"], recipe)
         weights = load_file(folder / WEIGHTS_NAME)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
