@@ -217,6 +217,8 @@ class CosineGate(nn.Module):
     def __init__(self):
         super().__init__()
         self.logistic = nn.Linear(1, 1)
+        nn.init.zeros_(self.logistic.weight)  # one half each, as DAR has it
+        nn.init.zeros_(self.logistic.bias)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
 
     def forward(

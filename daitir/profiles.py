@@ -150,9 +150,10 @@ class Profile:
 
 
 # Beside an encoder of 2.9 M parameters each is within the share that ADaFuSE adds, 5.29%.
+# A gate of one or two parameters has far to go and nothing to unsettle: it takes larger steps.
 SMALL_FUSIONS = {
-    "scalar_gate": FusionRecipe("scalar_gate"),
-    "cosine_gate": FusionRecipe("cosine_gate"),
+    "scalar_gate": FusionRecipe("scalar_gate", learning_rate=0.03),
+    "cosine_gate": FusionRecipe("cosine_gate", learning_rate=0.03),
     "concat_mlp": FusionRecipe("concat_mlp", hidden_dim=196),
     "nrgr": FusionRecipe("nrgr", hidden_dim=22, num_experts=8),
     "adafuse": FusionRecipe("adafuse", projection_dim=64, hidden_dim=124),
@@ -175,7 +176,7 @@ PROFILES = {
         reformulator="mini",
         generator="mini",
         queries="mini",
-        fusions=SMALL_FUSIONS | {"adafuse_wide": FusionRecipe("adafuse")},
+        fusions=SMALL_FUSIONS,
         trained_fusions="mini",
         num_gallery=5000,
     ),
@@ -187,8 +188,8 @@ PROFILES = {
         generator="runs/gpu/diffusion",
         queries="runs/gpu/queries",
         fusions={
-            "scalar_gate": FusionRecipe("scalar_gate"),
-            "cosine_gate": FusionRecipe("cosine_gate"),
+            "scalar_gate": SMALL_FUSIONS["scalar_gate"],
+            "cosine_gate": SMALL_FUSIONS["cosine_gate"],
             "concat_mlp": FusionRecipe("concat_mlp"),
             "nrgr": FusionRecipe("nrgr", hidden_dim=2048, num_experts=8),
             "adafuse": FusionRecipe("adafuse"),

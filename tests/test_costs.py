@@ -29,7 +29,7 @@ def test_every_part_is_timed_once_and_the_first_dialogue_warms_up():
     )
     assert set(found) == {"refine", "draw", "encode_text", "encode_view", "scalar_gate", "rank"}
     for part, seconds in found.items():
-        assert seconds.tolist() == [0.5, 0.5] if part == "refine" else [1.0, 1.0], part
+        assert seconds.tolist() == [0.5 if part == "refine" else 1.0] * 2, part
     assert next(ticks) == 3 * 6 * 2
 
 
