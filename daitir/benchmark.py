@@ -179,11 +179,14 @@ def _measure(
         return target_ranks(features, gallery_features, targets)
 
     def rows(
-        method: str, found: Tensor, baseline: Tensor | None = None, seed: int = SEED
+        method: str,
+        found: Tensor,
+        baseline: Tensor | None = None,
+        dar: Tensor | None = None,
+        seed: int = SEED,
     ) -> pd.DataFrame:
-        return result_rows(
-            found, benchmark=benchmark, method=method, seed=seed, baseline_ranks=baseline
-        )
+        about = {"benchmark": benchmark, "method": method, "seed": seed}
+        return result_rows(found, **about, baseline_ranks=baseline, dar_ranks=dar)
 
     said = [[turn.text for turn in turns] for turns in talks]
     exact = [rewrites(turns, seed=index) for index, turns in enumerate(talks)]
@@ -211,8 +214,13 @@ def _measure(
     yield from with_views("", queries.view_features)
     words, alone = features["text"], text_ranks["text"]
 
+    def dar_ranks(view_features: Tensor) -> Tensor:
+        number = len(view_features)
+        fused = dar_fusion(words[:number], view_features, round=rounds)
+        return target_ranks(fused, gallery_features, targets[:number])
+
     def trained(
-        view_features: Tensor, names: Iterable[str], suffix: str = ""
+        view_features: Tensor, names: Iterable[str], dar: Tensor, suffix: str = ""
     ) -> Iterator[pd.DataFrame]:
         number = len(view_features)
         for (name, seed), model in fusions.models.items():
@@ -220,17 +228,18 @@ def _measure(
                 with torch.no_grad():
                     query, _ = model(words[:number], view_features)
                 found = target_ranks(query, gallery_features, targets[:number])
-                yield rows(f"{name}{suffix}", found, alone[:number], seed)
+                yield rows(f"{name}{suffix}", found, alone[:number], dar, seed)
 
-    yield from trained(queries.view_features, profile.fusions)
+    dar = dar_ranks(queries.view_features)
+    yield from trained(queries.view_features, profile.fusions, dar)
     early, late = fusions.tuned_weights
     weight = torch.where(rounds < 2, early, late)[:, None]
     tuned = F.normalize((1 - weight) * words + weight * queries.view_features, dim=-1)
-    yield rows("dar_tuned", ranks(tuned), alone)
+    yield rows("dar_tuned", ranks(tuned), alone, dar)
     by_place = reciprocal_rank_fusion(words, queries.view_features, gallery_features, targets)
-    yield rows("rank_fusion", by_place, alone)
+    yield rows("rank_fusion", by_place, alone, dar)
     best = torch.minimum(alone, ranks(queries.view_features))
-    yield rows("best_of_text_and_view", best, alone)
+    yield rows("best_of_text_and_view", best, alone, dar)
     others = {
         "placebo": placebo_views(queries.view_features),
         "noise": noise_views(words, queries.view_features, seed=SEED),
@@ -239,12 +248,10 @@ def _measure(
         for name in ("again", "fixed_noise"):
             others[name] = load_query_set(f"human_{name}", encoder, folder).view_features
     for name, stand_in in others.items():
-        number = len(stand_in)
-        fused = dar_fusion(words[:number], stand_in, round=rounds)
-        found = target_ranks(fused, gallery_features, targets[:number])
-        yield rows(f"dar_{name}", found, alone[:number])
+        found = dar_ranks(stand_in)
+        yield rows(f"dar_{name}", found, alone[: len(stand_in)])
         if name != "noise":
-            yield from trained(stand_in, ("adafuse",), f"_{name}")
+            yield from trained(stand_in, ("adafuse",), found, f"_{name}")
     known = [[merge_facts(turns[: t + 1]) for t in range(len(turns))] for turns in talks]
     for share in profile.broken_shares:
         views = [

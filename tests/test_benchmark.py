@@ -75,8 +75,15 @@ def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch
         assert costs_of[more, "seconds_per_query"] > costs_of[less, "seconds_per_query"] > 0
     assert costs_of["adafuse", "parameters_added"] > 0 == costs_of["dar", "parameters_added"]
     table = table[~costs]
-    assert set(table["num_queries"]) == {6}
+    drops = table["metric"] == "rank_drop"  # of the degraded queries alone
+    assert set(table[~drops]["num_queries"]) == {6}
     assert set(table.query("method == 'adafuse'")["seed"]) == {0, 1}
+    over_dar = table["metric"].str.endswith("_over_dar")
+    assert set(table[over_dar]["method"]) == {
+        "adafuse", "adafuse_placebo", "dar_tuned", "rank_fusion", "best_of_text_and_view"
+    }  # fmt: skip
+    assert table[over_dar]["value"].between(-1, 1).all()
+    table = table[~over_dar & (table["metric"] != "rank_drop")]
     gains = table["metric"].str.endswith("_gain")
     shares = table[~gains & (table["metric"] != "bri")]
     assert shares["value"].between(0, 1).all() and table[gains]["value"].between(-1, 1).all()
