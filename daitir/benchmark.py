@@ -83,7 +83,7 @@ def run_benchmark(
     encoder = load_encoder(profile.encoder, device=device)
     _check_manifest(work_dir / "manifest.json", profile, encoder)
     options = {"num_workers": num_workers, "progress": progress}
-    fusions = _fusions(profile, encoder, work_dir, **options)
+    fusions = _fusions(profile, encoder, work_dir, device, **options)
     tables, seconds, truncated = [], {}, {}
     for name in BENCHMARKS:
         part = work_dir / f"{name}.csv"
@@ -130,7 +130,13 @@ class _Fusions:
 
 
 def _fusions(
-    profile: Profile, encoder: Encoder, work_dir: Path, *, num_workers: int, progress: bool
+    profile: Profile,
+    encoder: Encoder,
+    work_dir: Path,
+    device: str,
+    *,
+    num_workers: int,
+    progress: bool,
 ) -> _Fusions:
     """The fusions of the profile; those that lie nowhere yet are trained in `work_dir`."""
     names = itertools.product(profile.fusions, range(profile.num_fusion_seeds))
@@ -144,7 +150,7 @@ def _fusions(
     for name, seed in missing:
         models[name, seed] = train_fusion(
             train_data, val_data, profile.fusions[name], work_dir / "fusions" / name / str(seed),
-            seed=seed, progress=progress,
+            seed=seed, device=device, progress=progress,
         )  # fmt: skip
     rounds = load_query_set("val", encoder, queries_folder(profile)).rounds
     return _Fusions({key: models[key] for key in folders}, tuned_weights(val_data, rounds))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir import metrics
-from daitir.fusion import average_views
+from daitir.fusion import ADaFuSE, average_views
 from daitir.objectives import info_nce
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, sample_scene
@@ -326,6 +326,46 @@ def interaction(function: Callable[[float, float, float, float], float]) -> str:
     """
     _compare(function(3.0, 2.0, 2.5, 1.5), 0.0, "effects that add up do not interact")
     _compare(function(3.0, 2.0, 2.5, 1.0), -0.5, "effect of both, less the effects of each")
+    return PASSED
+
+
+def gated_query(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Chapter 07: `function(gate, text, view, residual)` is ADaFuSE's query.
+
+    `gate` is `(num_queries, 1)`, the others `(num_queries, dim)`, and so is the answer.
+    """
+    view, text = F.normalize(torch.tensor(_PAIRS), dim=-1)
+    gate = torch.linspace(0.2, 0.9, len(text))[:, None]
+    residual = 0.1 * text.flip(-1)
+    expected = F.normalize(gate * text + (1 - gate) * view + residual, dim=-1)
+    hint = "gate times text, the rest times view, plus the residual, scaled to length 1"
+    _compare(function(gate, text, view, residual), expected, hint)
+    return PASSED
+
+
+def adafuse_parameters(function: Callable[[int, int, int, int], int]) -> str:
+    """Chapter 07: `function(dim, projection_dim, hidden_dim, num_experts)` counts parameters."""
+    for sizes in ((256, 512, 2048, 4), (16, 8, 12, 3)):
+        model = ADaFuSE(sizes[0], projection_dim=sizes[1], hidden_dim=sizes[2],
+                        num_experts=sizes[3])  # fmt: skip
+        expected = sum(p.numel() for p in model.parameters())
+        answer = function(*sizes)
+        _shape(answer, ())
+        hint = "every layer has a weight for each pair and a bias; the logit scale is one more"
+        assert answer == expected, f"{hint}: for {sizes} expected {expected:,}, got {answer:,}"
+    return PASSED
+
+
+def experts_in_use(function: Callable[[Tensor], float]) -> str:
+    """Chapter 07: `function(router)` is the exponential of the entropy of the average router.
+
+    `router` is `(num_queries, num_experts)`, probabilities.
+    """
+    even, single = torch.full((3, 4), 0.25), torch.eye(4)[:1].expand(3, 4)
+    hint = "average over the queries first, then the entropy in natural units, then exp"
+    _compare(function(even.clone()), 4.0, hint)
+    _compare(function(single.clone()), 1.0, "0 times log 0 is 0: one expert alone is one expert")
+    _compare(function(torch.eye(4)), 4.0, hint)
     return PASSED
 
 

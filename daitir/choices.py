@@ -18,7 +18,7 @@ from torch import Tensor
 from daitir import metrics
 from daitir.encoders import Encoder
 from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
-from daitir.fusion import average_views, dar_fusion, dar_weights
+from daitir.fusion import average_views, dar_fusion, dar_weights, fuse_views
 from daitir.hallucination import cues
 from daitir.profiles import Profile
 from daitir.provenance import versions
@@ -26,6 +26,7 @@ from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_fold
 from daitir.recogniser import Recogniser
 from daitir.retrieval import target_ranks
 from daitir.scenes import Scene, parse, render_scenes, sample_scenes
+from daitir.training.fusion import fusion_folder, load_fusion
 from daitir.views import ViewGenerator, view_seed
 
 BENCHMARK, QUERY_SET = "human_val", "val"
@@ -50,14 +51,16 @@ def run_choices(
     """Draw validation dialogues in many ways and write `results/<profile>_choices.csv` and `.json`.
 
     The captions of the query set `val` at the rounds `ROUNDS` are drawn with other seeds, at other
-    guidance and with other numbers of steps than `generator` has. Beside the metrics of the
-    benchmark, `false_cue_share` is the share of a view's cues that are invented or contradicted.
+    guidance and with other numbers of steps than `generator` has, and fused by DAR and by the
+    trained ADaFuSE of the profile, view by view. Beside the metrics of the benchmark,
+    `false_cue_share` is the share of a view's cues that are invented or contradicted.
 
     Args:
         generator: draws whatever is not another choice.
         cache: keeps the views, so that an interrupted run continues.
 
-    Returns the path of the table. Raises DataError where the query set does not fit the encoder.
+    Returns the path of the table. Raises DataError where the query set does not fit the encoder
+    or a fusion is missing.
     """
     began = time.perf_counter()
     captions = load_query_set(QUERY_SET, encoder, queries_folder(profile)).captions
@@ -67,6 +70,8 @@ def run_choices(
                            progress=progress)  # fmt: skip
     gallery_features = encoder.encode_images(images, progress=progress)
     targets = torch.arange(len(captions))
+    folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
+    fusions = [load_fusion(folder) for folder in folders]
     rounds = torch.tensor(ROUNDS)
     prompts = [row[t] for row in captions for t in ROUNDS]
     text = encoder.encode_texts(prompts).view(len(captions), len(ROUNDS), -1)
@@ -83,16 +88,23 @@ def run_choices(
             np.reshape(false_cue_shares(prompts, read, found), text.shape[:2]),
         )
 
-    def table(method: str, ranks: Tensor) -> pd.DataFrame:
+    def table(method: str, ranks: Tensor, seed: int = SEED) -> pd.DataFrame:
         rows = result_rows(
-            ranks, benchmark=BENCHMARK, method=method, seed=SEED, baseline_ranks=text_ranks
+            ranks, benchmark=BENCHMARK, method=method, seed=seed, baseline_ranks=text_ranks
         )
         rows = rows[rows["metric"].isin(METRICS)]
         return rows.assign(round=rows["round"].map(dict(enumerate(ROUNDS))))
 
+    def adaptive(method: str, several: Tensor) -> Iterator[pd.DataFrame]:
+        for seed, model in enumerate(fusions):
+            with torch.no_grad():
+                fused, _ = fuse_views(model, text, several)
+            yield table(method, target_ranks(fused, gallery_features, targets), seed)
+
     def one_view(method: str, features: Tensor, shares: np.ndarray) -> Iterator[pd.DataFrame]:
         fused = dar_fusion(text, features, round=rounds)
         yield table(method, target_ranks(fused, gallery_features, targets))
+        yield from adaptive(method.replace("dar", "adafuse"), features[:, :, None])
         low, high = metrics.bootstrap_interval(shares)
         values = (BENCHMARK, method, SEED, ROUNDS, "false_cue_share", shares.mean(axis=0), low,
                   high, len(shares))  # fmt: skip
@@ -109,6 +121,7 @@ def run_choices(
         several = torch.stack(views[:number], dim=2)
         for name, ranks in combined_ranks(text, several, gallery_features, rounds).items():
             tables.append(table(f"dar_{number}_views_{name}", ranks))
+        tables += adaptive(f"adafuse_{number}_views", several)
     for name, values in (("guidance", GUIDANCES), ("steps", STEPS)):
         for value in values:
             settings = {"steps": generator.steps, "guidance": generator.guidance} | {name: value}

@@ -284,6 +284,23 @@ def _add_choices(subparsers) -> None:
     _add_machine(parser)
 
 
+def _add_ablations(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "ablations",
+        help="Train and measure ADaFuSE with one part changed; an interrupted run continues.",
+        example="daitir ablations",
+    )
+    parser.set_defaults(run=commands.ablations)
+    add = parser.add_argument
+    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--work", type=Path, default=Path("runs/ablations"), metavar="DIR",
+        help="keeps what is done (default: %(default)s)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR",
+        help="gets PROFILE_ablations.csv and .json (default: %(default)s)")
+    _add_machine(parser)
+
+
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where models run (default: %(default)s)")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
@@ -301,6 +318,7 @@ COMMANDS = (
     _add_train,
     _add_benchmark,
     _add_choices,
+    _add_ablations,
 )
 
 

@@ -269,7 +269,9 @@ def train(arguments: argparse.Namespace) -> None:
         for name in ("train", "val")
     )  # fmt: skip
     recipe = profile.fusions[arguments.fusion]
-    model = train_fusion(train_data, val_data, recipe, arguments.out, seed=arguments.seed)
+    model = train_fusion(
+        train_data, val_data, recipe, arguments.out, seed=arguments.seed, device=arguments.device
+    )
     print(f"R@10 on validation: {recall(model, val_data):.1%}; written to {arguments.out}")
 
 
@@ -282,6 +284,27 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     path = run_benchmark(
         profile,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
+def ablations(arguments: argparse.Namespace) -> None:
+    """Train and measure ADaFuSE with one part changed."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_ablations.csv")
+    _check_output(arguments.work / "features")
+    _check_device(arguments.device)
+    from daitir.ablations import run_ablations
+    from daitir.encoders import load_encoder
+
+    path = run_ablations(
+        profile,
+        load_encoder(profile.encoder, device=arguments.device),
         work_dir=arguments.work / profile.name,
         results_dir=arguments.results,
         device=arguments.device,

@@ -74,11 +74,12 @@ def result_rows(
     `mrr` per round, as fractions; `bri` at the last round, in natural logarithms. With
     `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, the same with a
     margin of ln 2 in log-rank as `degradation_rate_ln2`, `rank_drop`, the mean number of places
-    that degraded queries lose, and `hits_at_10_gain` and `recall_at_10_gain`, the differences to
-    text alone, query by query. With `dar_ranks`, those of DAR on the same views, the differences
-    to DAR as `hits_at_10_gain_over_dar` and `recall_at_10_gain_over_dar`.
-    `ci_low` and `ci_high` are the 95% percentile bootstrap over queries; `seed` labels the run and
-    does not touch it. `num_queries` counts the dialogues that have the round, for `hits_at_10` all.
+    that degraded queries lose (no row where none is degraded), and `hits_at_10_gain` and
+    `recall_at_10_gain`, the differences to text alone, query by query. With `dar_ranks`, those of
+    DAR on the same views, the differences to DAR as `hits_at_10_gain_over_dar` and
+    `recall_at_10_gain_over_dar`. `ci_low` and `ci_high` are the 95% percentile bootstrap over
+    queries; `seed` labels the run and does not touch it. `num_queries` counts the dialogues that
+    have the round, for `hits_at_10` all.
     `book/notation.md`, Metrics. Raises as the functions of `daitir.metrics` do.
     """
     values = {
@@ -117,7 +118,8 @@ def result_rows(
             "num_queries": columns.count(),
         }
         tables.append(pd.DataFrame(table, columns=list(RESULT_COLUMNS)))
-    return pd.concat(tables, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
+    return rows[rows["num_queries"] > 0].reset_index(drop=True)
 
 
 def write_results(path: Path, rows: pd.DataFrame, notes: Mapping) -> None:

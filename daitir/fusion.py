@@ -93,6 +93,8 @@ class ADaFuSE(nn.Module):
         hidden_dim: width of the gate and the experts; the router has a quarter of it.
         num_experts: number of experts.
         dropout: probability of dropout.
+        use_gate: without it both features weigh one half, as in DAR.
+        use_residual: without it no expert adds anything and the query lies between the two.
 
     >>> sum(p.numel() for p in ADaFuSE(256).parameters())
     11812614
@@ -106,8 +108,11 @@ class ADaFuSE(nn.Module):
         hidden_dim: int = 2048,
         num_experts: int = 4,
         dropout: float = 0.2,
+        use_gate: bool = True,
+        use_residual: bool = True,
     ):
         super().__init__()
+        self.use_gate, self.use_residual = use_gate, use_residual
         joint_dim = 2 * projection_dim
         self.text_projection = nn.Linear(dim, projection_dim)
         self.view_projection = nn.Linear(dim, projection_dim)
@@ -141,11 +146,14 @@ class ADaFuSE(nn.Module):
         projected = [self.text_projection(text_features), self.view_projection(view_features)]
         joint = self.dropout(F.gelu(torch.cat(projected, dim=-1)))
         gate = self.gate(joint).sigmoid()
+        if not self.use_gate:
+            gate = torch.full_like(gate, 0.5)
+        fused = gate * text_features + (1 - gate) * view_features
         router = self.router(joint).softmax(dim=-1)
-        experts = torch.stack([expert(joint) for expert in self.experts], dim=-2)
-        mixture = (router[..., None] * self.dropout(F.gelu(experts))).sum(dim=-2)
-        residual = self.dropout(self.output(mixture))
-        fused = gate * text_features + (1 - gate) * view_features + residual
+        if self.use_residual:
+            experts = torch.stack([expert(joint) for expert in self.experts], dim=-2)
+            mixture = (router[..., None] * self.dropout(F.gelu(experts))).sum(dim=-2)
+            fused = fused + self.dropout(self.output(mixture))
         return F.normalize(fused, dim=-1), {"gate": gate, "router": router}
 
 

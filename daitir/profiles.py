@@ -105,6 +105,8 @@ class FusionRecipe:
     hidden_dim: int = 128
     num_experts: int = 4
     dropout: float = 0.2
+    use_gate: bool = True
+    use_residual: bool = True
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05

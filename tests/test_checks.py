@@ -55,6 +55,17 @@ def similarity_gradient(similarity, scale):
     return guesses / (2 * len(logits)) - torch.eye(len(logits)) / len(logits)
 
 
+def adafuse_parameters(dim, projection, hidden, experts):
+    def linear(before, after):
+        return before * after + after
+
+    joint, quarter = 2 * projection, hidden // 4
+    gate = linear(joint, hidden) + linear(hidden, 1)
+    router = linear(joint, quarter) + linear(quarter, experts)
+    mixture = experts * linear(joint, hidden) + linear(hidden, dim)
+    return 2 * linear(dim, projection) + gate + router + mixture + 1
+
+
 RIGHT = {
     checks.unit_vectors: lambda f: f / f.norm(dim=-1, keepdim=True),
     checks.top_images: lambda q, g, k: (g @ q).argsort(descending=True)[:k],
@@ -85,9 +96,16 @@ RIGHT = {
     checks.area_under_curve: lambda s, y: float(np.mean(
         (s[y][:, None] > s[~y]) + 0.5 * (s[y][:, None] == s[~y]))),
     checks.interaction: lambda before, first, second, both: both - first - second + before,
+    checks.gated_query: lambda g, t, v, r: unit(g * t + (1 - g) * v + r),
+    checks.adafuse_parameters: adafuse_parameters,
+    checks.experts_in_use: lambda p: torch.special.entr(p.mean(dim=0)).sum().exp(),
     checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
 }
 WRONG = [
+    (checks.gated_query, lambda g, t, v, r: unit(g * v + (1 - g) * t + r), "gate times text"),
+    (checks.gated_query, lambda g, t, v, r: g * t + (1 - g) * v + r, "length 1"),
+    (checks.adafuse_parameters, lambda *s: adafuse_parameters(*s) - 1, "one more"),
+    (checks.experts_in_use, lambda p: torch.special.entr(p).sum(1).exp().mean(), "average over"),
     (checks.middle_ranks, lambda s, t: own_places(s, t, torch.ge) - 1, "half of the others"),
     (checks.best_of, lambda p, n: np.sum(p[:n]), "multiply"),
     (checks.best_of, lambda p, n: 1 - np.prod(1 - p), "after one round"),

@@ -77,11 +77,15 @@ def test_the_table_has_every_choice_and_a_second_run_draws_nothing(small, tmp_pa
     assert tuple(rows.columns) == RESULT_COLUMNS
     assert set(rows["benchmark"]) == {"human_val"} and set(rows["round"]) == {2, 6, 10}
     combined = {f"dar_2_views_{name}" for name in ("features", "scores", "best")}
-    assert set(rows["method"]) == {"text", "dar", "dar_guidance_1", "dar_steps_2"} | combined
+    learned = {"adafuse", "adafuse_guidance_1", "adafuse_steps_2", "adafuse_2_views"}
+    dar = {"dar", "dar_guidance_1", "dar_steps_2"}
+    assert set(rows["method"]) == {"text"} | dar | combined | learned
+    seeds = rows[rows["method"].isin(learned)].groupby("method")["seed"].nunique()
+    assert (seeds == small.num_fusion_seeds).all()
     shares = rows.query("metric == 'false_cue_share'")
-    assert set(shares["method"]) == {"dar", "dar_guidance_1", "dar_steps_2"}
+    assert set(shares["method"]) == dar
     assert (rows["num_queries"] == 3).all()
-    assert not rows.duplicated(["method", "metric", "round"]).any()
+    assert not rows.duplicated(["method", "seed", "metric", "round"]).any()
     assert json.loads(path.with_suffix(".json").read_text())["profile"]["name"] == "small"
 
     monkeypatch.setattr(ViewGenerator, "draw", None)

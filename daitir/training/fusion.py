@@ -43,6 +43,11 @@ class FusionData:
     view_features: Tensor
     gallery_features: Tensor
 
+    def to(self, device: str | torch.device) -> FusionData:
+        """The same features on a device."""
+        text, view, gallery = self.text_features, self.view_features, self.gallery_features
+        return FusionData(text.to(device), view.to(device), gallery.to(device))
+
 
 def encode_queries(
     profile: Profile,
@@ -107,6 +112,8 @@ def build_fusion(dim: int, recipe: FusionRecipe) -> nn.Module:
             hidden_dim=width,
             num_experts=recipe.num_experts,
             dropout=dropout,
+            use_gate=recipe.use_gate,
+            use_residual=recipe.use_residual,
         )
     raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(KINDS)}")
 
@@ -123,13 +130,18 @@ def fusion_loss(model: nn.Module, text: Tensor, view: Tensor, target: Tensor) ->
 
 
 @torch.no_grad()
-def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
-    """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
+def recall_values(model: nn.Module, data: FusionData, k: int = 10) -> Tensor:
+    """(num_dialogues,) R@k of the fused queries of each dialogue, over its drawn rounds."""
     was_training = model.training
     fused, _ = model.eval()(data.text_features, data.view_features)
     model.train(was_training)
     ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
-    return (ranks < k).double().mean().item()
+    return (ranks < k).double().mean(dim=1)
+
+
+def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
+    """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
+    return recall_values(model, data, k).mean().item()
 
 
 def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
@@ -155,6 +167,7 @@ def train_fusion(
     folder: Path,
     *,
     seed: int = 0,
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> nn.Module:
     """Train a fusion and keep the weights that are best on validation.
@@ -173,7 +186,8 @@ def train_fusion(
     """
     torch.manual_seed(seed)
     dim = train_data.view_features.shape[-1]
-    model = build_fusion(dim, recipe)
+    model = build_fusion(dim, recipe).to(device)
+    train_data, val_data = train_data.to(device), val_data.to(device)
     config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
                            checkpoint_every=recipe.eval_every)  # fmt: skip
     number, num_views = train_data.view_features.shape[:2]
