@@ -369,6 +369,39 @@ def experts_in_use(function: Callable[[Tensor], float]) -> str:
     return PASSED
 
 
+def linear_flops(function: Callable[[int, int], int]) -> str:
+    """Chapter 08: `function(num_inputs, num_outputs)` counts operations of a linear layer.
+
+    Of one query, a multiplication and an addition for each weight; the bias is not counted.
+    """
+    _compare(function(3, 2), 12, "each output is a sum of one product for each input")
+    _compare(function(512, 2048), 2 * 512 * 2048, "two operations a weight")
+    return PASSED
+
+
+def permutation_share(function: Callable[[float, np.ndarray], float]) -> str:
+    """Chapter 08: `function(observed, shuffled)` is the share of values at least as large.
+
+    The observed value counts as one of them, so the share is never zero.
+    """
+    shuffled = np.array([0.1, 0.4, 0.2, 0.3])
+    _compare(function(0.25, shuffled), 3 / 5, "two of the four and the observed one, of five")
+    _compare(function(0.9, shuffled), 1 / 5, "the observed value is a possible shuffle too")
+    return PASSED
+
+
+def mutual_information(function: Callable[[np.ndarray, np.ndarray], float]) -> str:
+    """Chapter 08: `function(a, b)` is the mutual information of two labellings, in nats."""
+    a = np.array([0, 0, 1, 1])
+    _compare(function(a, a), math.log(2), "two equal halves tell ln 2 about themselves")
+    _compare(function(a, np.array([0, 1, 0, 1])), 0.0, "independent labels tell nothing")
+    joint = {(0, 0): 0.5, (1, 0): 0.25, (1, 1): 0.25}  # of a and the labels below
+    expected = sum(p * math.log(p / (0.5 * (0.75, 0.25)[b])) for (_, b), p in joint.items())
+    hint = "sum p(a, b) ln(p(a, b) / (p(a) p(b))), 0 where p is 0"
+    _compare(function(a, np.array([0, 0, 0, 1])), expected, hint)
+    return PASSED
+
+
 def _compare(answer: Any, expected: Any, hint: str) -> None:
     expected = np.asarray(expected, dtype=float)
     _shape(answer, expected.shape)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 
 from daitir import checks, metrics
 from daitir.scenes import Fact, counterfactual, parse
@@ -99,9 +100,15 @@ RIGHT = {
     checks.gated_query: lambda g, t, v, r: unit(g * t + (1 - g) * v + r),
     checks.adafuse_parameters: adafuse_parameters,
     checks.experts_in_use: lambda p: torch.special.entr(p.mean(dim=0)).sum().exp(),
+    checks.linear_flops: lambda before, after: 2 * before * after,
+    checks.permutation_share: lambda x, null: (1 + (null >= x).sum()) / (1 + len(null)),
+    checks.mutual_information: mutual_info_score,
     checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
 }
 WRONG = [
+    (checks.linear_flops, lambda before, after: before * after + after, "one product"),
+    (checks.permutation_share, lambda x, null: (null >= x).mean(), "the observed one"),
+    (checks.mutual_information, lambda a, b: float((a == b).mean()), "about themselves"),
     (checks.gated_query, lambda g, t, v, r: unit(g * v + (1 - g) * t + r), "gate times text"),
     (checks.gated_query, lambda g, t, v, r: g * t + (1 - g) * v + r, "length 1"),
     (checks.adafuse_parameters, lambda *s: adafuse_parameters(*s) - 1, "one more"),
