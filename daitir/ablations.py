@@ -28,7 +28,8 @@ METRICS = ("recall_at_10", "recall_at_10_gain", "recall_at_10_gain_over_dar", "b
 def variants(recipe: FusionRecipe) -> dict[str, FusionRecipe]:
     """The recipe of ADaFuSE, whole and with one thing changed, by name.
 
-    `without_view` is whole, but is shown the text in the place of the view.
+    `published_size` has the published step size too. `without_view` is whole, but is shown the text
+    in the place of the view.
     """
     return {
         "whole": recipe,
@@ -41,7 +42,9 @@ def variants(recipe: FusionRecipe) -> dict[str, FusionRecipe]:
         "half_width": replace(
             recipe, projection_dim=recipe.projection_dim // 2, hidden_dim=recipe.hidden_dim // 2
         ),
-        "published_width": replace(recipe, projection_dim=512, hidden_dim=2048),
+        "published_size": replace(
+            recipe, projection_dim=512, hidden_dim=2048, learning_rate=5e-5
+        ),
         WITHOUT_VIEW: recipe,
     }
 

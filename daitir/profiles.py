@@ -196,7 +196,7 @@ PROFILES = {
             "nrgr": FusionRecipe("nrgr", hidden_dim=2048, num_experts=8),
             "adafuse": FusionRecipe("adafuse"),
         },
-        trained_fusions="runs/gpu/fusions",
+        trained_fusions="runs/benchmark/gpu/fusions",  # where `daitir benchmark` trains them
         clip=ClipRecipe(
             model="daitir-wide",
             num_scenes=400_000,
