@@ -1,0 +1,43 @@
+"""What the chapters share: numbers that their prose names, and intervals as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from daitir.metrics import PairedBootstrap
+
+
+def interval_text(found: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
+    """A difference with its interval, in points.
+
+    `found` is a paired bootstrap, or a value with its lower and upper bound.
+
+    >>> interval_text((0.025, 0.01, 0.041))
+    '+2.5 (+1.0 to +4.1)'
+    """
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(scale * part for part in _three(found)))
+
+
+def glue_numbers(**numbers: Any) -> None:
+    """Give numbers to the prose of a notebook under their names, as `glue` of myst_nb does."""
+    from myst_nb import glue  # late: only notebooks need it
+
+    for name, number in numbers.items():
+        plain = number.item() if hasattr(number, "item") else number  # NumPy's do not format
+        glue(name, plain, display=False)
+
+
+def glue_interval(
+    name: str, found: PairedBootstrap | Iterable[float], *, scale: float = 100.0
+) -> None:
+    """Give a value and its bounds to the prose: as `name`, `name_low` and `name_high`."""
+    value, low, high = (scale * float(part) for part in _three(found))
+    glue_numbers(**{name: value, f"{name}_low": low, f"{name}_high": high})
+
+
+def _three(found: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
+    if isinstance(found, PairedBootstrap):
+        return found.difference, found.low, found.high
+    value, low, high = found
+    return value, low, high
