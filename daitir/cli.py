@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from daitir import commands
@@ -251,53 +251,51 @@ def _add_train(subparsers) -> None:
 
 
 def _add_benchmark(subparsers) -> None:
-    parser = _add_command(
+    _add_table(
         subparsers,
         "benchmark",
+        commands.benchmark,
         help="Measure every method on every source of dialogues; an interrupted run continues.",
-        example="daitir benchmark --work runs/benchmark",
+        writes="PROFILE.csv and .json",
+        keeps=("--work", "runs/benchmark"),
     )
-    parser.set_defaults(run=commands.benchmark)
-    add = parser.add_argument
-    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--work", type=Path, default=Path("runs/benchmark"), metavar="DIR",
-        help="keeps what is done (default: %(default)s)")
-    add("--results", type=Path, default=Path("results"), metavar="DIR",
-        help="gets PROFILE.csv and PROFILE.json (default: %(default)s)")
-    _add_machine(parser)
 
 
 def _add_choices(subparsers) -> None:
-    parser = _add_command(
+    _add_table(
         subparsers,
         "choices",
+        commands.choices,
         help="Measure numbers of views, guidance and steps; an interrupted run continues.",
-        example="daitir choices",
+        writes="PROFILE_choices.csv and .json",
+        keeps=("--cache", "runs/views"),
     )
-    parser.set_defaults(run=commands.choices)
-    add = parser.add_argument
-    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
-        help="keeps what is drawn (default: %(default)s)")
-    add("--results", type=Path, default=Path("results"), metavar="DIR",
-        help="gets PROFILE_choices.csv and .json (default: %(default)s)")
-    _add_machine(parser)
 
 
 def _add_ablations(subparsers) -> None:
-    parser = _add_command(
+    _add_table(
         subparsers,
         "ablations",
+        commands.ablations,
         help="Train and measure ADaFuSE with one part changed; an interrupted run continues.",
-        example="daitir ablations",
+        writes="PROFILE_ablations.csv and .json",
+        keeps=("--work", "runs/ablations"),
     )
-    parser.set_defaults(run=commands.ablations)
+
+
+def _add_table(
+    subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
+) -> None:
+    """A command that measures a profile and writes a table among the results."""
+    flag, folder = keeps
+    parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
+    parser.set_defaults(run=run)
     add = parser.add_argument
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--work", type=Path, default=Path("runs/ablations"), metavar="DIR",
+    add(flag, type=Path, default=Path(folder), metavar="DIR",
         help="keeps what is done (default: %(default)s)")
     add("--results", type=Path, default=Path("results"), metavar="DIR",
-        help="gets PROFILE_ablations.csv and .json (default: %(default)s)")
+        help=f"gets {writes} (default: %(default)s)")
     _add_machine(parser)
 
 
