@@ -144,7 +144,13 @@ def _fusions(
     missing = [key for key, folder in folders.items() if not (folder / CONFIG_NAME).is_file()]
     options = {"cache": work_dir / "features", "num_workers": num_workers, "progress": progress}
     val_data = encode_queries(profile, "val", encoder, **options)
-    models = {key: load_fusion(folders[key]) for key in folders if key not in missing}
+    models = {
+        (name, seed): load_fusion(
+            folder, dim=encoder.dim, seed=seed, recipe=profile.fusions[name]
+        )
+        for (name, seed), folder in folders.items()
+        if (name, seed) not in missing
+    }
     if missing:
         train_data = encode_queries(profile, "train", encoder, **options)
     for name, seed in missing:

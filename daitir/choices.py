@@ -71,7 +71,7 @@ def run_choices(
     gallery_features = encoder.encode_images(images, progress=progress)
     targets = torch.arange(len(captions))
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
-    fusions = [load_fusion(folder) for folder in folders]
+    fusions = [load_fusion(folder, dim=encoder.dim) for folder in folders]
     rounds = torch.tensor(ROUNDS)
     prompts = [row[t] for row in captions for t in ROUNDS]
     text = encoder.encode_texts(prompts).view(len(captions), len(ROUNDS), -1)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,6 +171,38 @@ def test_learned_fusions_match_their_equations(build, naive):
         model(text, view[:1])
     with pytest.raises(ValueError, match="must be unit vectors"):
         model(text, torch.zeros_like(view))
+
+
+def numpy_adafuse(model, text, view):
+    """Equation eq-adafuse in NumPy, float64, for (num_queries, dim), dropout off."""
+    weights = {n: p.detach().numpy().astype(np.float64) for n, p in model.named_parameters()}
+
+    def layer(name, x):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+    parts = [layer("text_projection", text), layer("view_projection", view)]
+    h = gelu(np.concatenate(parts, axis=1))
+    gate = 1 / (1 + np.exp(-layer("gate.3", gelu(layer("gate.0", h)))))
+    logits = layer("router.2", gelu(layer("router.0", h)))
+    router = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    experts = [gelu(layer(f"experts.{k}", h)) for k in range(len(model.experts))]
+    mixture = sum(router[:, [k]] * expert for k, expert in enumerate(experts))
+    fused = gate * text + (1 - gate) * view + layer("output", mixture)
+    return fused / np.linalg.norm(fused, axis=1, keepdims=True)
+
+
+def test_adafuse_agrees_with_numpy_in_double_precision_and_its_gradient_with_differences():
+    torch.manual_seed(0)
+    model = ADaFuSE(5, **SMALL).double().eval()
+    text, view = unit(4, 5, seed=1).double(), unit(4, 5, seed=2).double()
+    text, view = (x / x.norm(dim=-1, keepdim=True) for x in (text, view))
+    expected = numpy_adafuse(model, text.numpy(), view.numpy())
+    assert np.abs(model(text, view)[0].detach().numpy() - expected).max() < 1e-12
+    inputs = [x.requires_grad_() for x in (text, view)]
+    assert torch.autograd.gradcheck(lambda t, v: model(t, v)[0], inputs)
 
 
 def test_parameters_of_the_published_size():

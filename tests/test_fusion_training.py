@@ -25,6 +25,7 @@ from daitir.training.fusion import (
     WEIGHTS_NAME,
     FusionData,
     build_fusion,
+    fusion_folder,
     load_fusion,
     read_best,
     recall,
@@ -118,6 +119,25 @@ def test_bad_input_is_refused(data, tmp_path):
         (tmp_path / "config.json").unlink()
         train_fusion(*data, RECIPE, tmp_path, progress=False)
     assert (tmp_path / CHECKPOINT_NAME).is_file()
+
+
+def test_a_fusion_of_another_dimension_seed_or_recipe_is_refused(data, tmp_path):
+    few = dataclasses.replace(RECIPE, steps=2)
+    train_fusion(*data, few, tmp_path, progress=False)
+    for asked, name in (({"dim": 32}, "dim"), ({"seed": 1}, "seed"), ({"recipe": NRGR}, "recipe")):
+        with pytest.raises(DataError, match=f"config.json: a fusion of another {name}"):
+            load_fusion(tmp_path, **asked)
+    with pytest.raises(DataError, match="a fusion of another recipe"):
+        train_fusion(*data, RECIPE, tmp_path, progress=False)
+    load_fusion(tmp_path, dim=16, seed=0, recipe=few)
+
+
+def test_the_shipped_fusions_are_those_of_the_profile():
+    profile = PROFILES["classroom"]
+    for name, recipe in profile.fusions.items():
+        for seed in range(profile.num_fusion_seeds):
+            folder = fusion_folder(profile, name, seed)
+            load_fusion(folder, dim=load_encoder("mini").dim, seed=seed, recipe=recipe)
 
 
 def test_a_single_dialogue_trains(tmp_path):

@@ -181,8 +181,8 @@ def train_fusion(
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
             A run that was interrupted continues.
 
-    Raises DataError for an unknown kind or a checkpoint of another run, FloatingPointError for a
-    loss that is not finite.
+    Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
+    for a loss that is not finite.
     """
     torch.manual_seed(seed)
     dim = train_data.view_features.shape[-1]
@@ -225,26 +225,38 @@ def train_fusion(
         settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
         with atomic_write(folder / CONFIG_NAME) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    return load_fusion(folder)
+    return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
 
 
-def load_fusion(folder: Path) -> nn.Module:
+def load_fusion(
+    folder: Path,
+    *,
+    dim: int | None = None,
+    seed: int | None = None,
+    recipe: FusionRecipe | None = None,
+) -> nn.Module:
     """A fusion that `train_fusion` wrote, in eval mode.
 
-    Raises DataError, naming the file, where one is missing or damaged.
+    Raises DataError, naming the file, where one is missing or damaged, or where the fusion is of
+    another dimension, seed or recipe than is asked for.
     """
     for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
         if not path.is_file():
-            raise DataError(f"{path}: no such file; `train_fusion` writes it")
+            raise DataError(f"{path}: no such file; `daitir train` writes it")
     try:
         settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        recipe = FusionRecipe(**settings["recipe"])
-        model = build_fusion(settings["dim"], recipe)
+        found = settings | {"recipe": FusionRecipe(**settings["recipe"])}
+        model = build_fusion(settings["dim"], found["recipe"])
         weights = load_file(folder / WEIGHTS_NAME)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fusion ({line}); train it again") from error
+    for name, wanted in (("dim", dim), ("seed", seed), ("recipe", recipe)):
+        if wanted is not None and found[name] != wanted:
+            raise DataError(
+                f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
+            )
     return model.eval()
 
 
