@@ -80,7 +80,7 @@ def run_ablations(
 
     text_ranks = test_ranks(test.text_features)
     dar = dar_fusion(test.text_features, test.view_features, round=torch.arange(last + 1))
-    dar_ranks = test_ranks(dar)
+    peers = {"dar": test_ranks(dar)}
     tables, sizes = [], {}
     for name, recipe in variants(profile.fusions["adafuse"]).items():
         data = (train, val, test)
@@ -95,7 +95,7 @@ def run_ablations(
             with torch.no_grad():
                 found = test_ranks(model(data[2].text_features, data[2].view_features)[0])
             about = {"benchmark": "human", "method": name, "seed": seed}
-            rows = result_rows(found, **about, baseline_ranks=text_ranks, dar_ranks=dar_ranks)
+            rows = result_rows(found, **about, baseline_ranks=text_ranks, peer_ranks=peers)
             tables.append(rows[rows["metric"].isin(METRICS)])
             hits = recall_values(model, data[1]).numpy()
             low, high = bootstrap_interval(hits)

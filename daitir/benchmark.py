@@ -198,7 +198,8 @@ def _measure(
         seed: int = SEED,
     ) -> pd.DataFrame:
         about = {"benchmark": benchmark, "method": method, "seed": seed}
-        return result_rows(found, **about, baseline_ranks=baseline, dar_ranks=dar)
+        peers = None if dar is None else {"dar": dar}
+        return result_rows(found, **about, baseline_ranks=baseline, peer_ranks=peers)
 
     said = [[turn.text for turn in turns] for turns in talks]
     exact = [rewrites(turns, seed=index) for index, turns in enumerate(talks)]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from daitir import metrics
 from daitir.fusion import ADaFuSE, average_views
-from daitir.objectives import info_nce
+from daitir.objectives import info_nce, jensen_shannon
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, sample_scene
 
@@ -399,6 +399,39 @@ def mutual_information(function: Callable[[np.ndarray, np.ndarray], float]) -> s
     expected = sum(p * math.log(p / (0.5 * (0.75, 0.25)[b])) for (_, b), p in joint.items())
     hint = "sum p(a, b) ln(p(a, b) / (p(a) p(b))), 0 where p is 0"
     _compare(function(a, np.array([0, 0, 0, 1])), expected, hint)
+    return PASSED
+
+
+def divergence_in_bits(function: Callable[[Tensor, Tensor], Any]) -> str:
+    """Chapter 09: the Jensen–Shannon divergence of rows of `(num_queries, num_targets)`, in bits."""
+    p = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    q = torch.tensor([[0.1, 0.9], [0.2, 0.8]])
+    _compare(function(p, p), 0.0, "the same distributions do not diverge")
+    expected = jensen_shannon(p.log(), q.log()) / math.log(2)
+    _compare(function(p, q), expected, "one bit is ln 2 nats; take the mean over the queries")
+    return PASSED
+
+
+def contrast_without_twins(function: Callable[[Tensor, Tensor, float, Tensor], Any]) -> str:
+    """Chapter 09: InfoNCE in which rows with the same label are no negatives of each other."""
+    a, b = (F.normalize(torch.tensor(rows), dim=1) for rows in _PAIRS)
+    for labels in (torch.tensor([4, 5, 6]), torch.tensor([7, 7, 8])):
+        expected = info_nce(a, b, 3.0, labels=labels)
+        hint = "leave twins out of both directions, but each row's own partner in"
+        _compare(function(a, b, 3.0, labels), expected, hint)
+    return PASSED
+
+
+def hardest_of_rows(function: Callable[[Tensor, int, float, float], Any]) -> str:
+    """Chapter 09: the mean softplus over the `k` most similar negatives of each row."""
+    cosines = torch.tensor([[0.6, 0.5, -0.2], [0.1, 0.2, 0.3], [0.9, -0.4, 0.7]])
+    for k in (1, 2):
+        gaps = [
+            sorted((row[j] - row[i] for j in range(3) if j != i), reverse=True)[:k]
+            for i, row in enumerate(cosines.tolist())
+        ]
+        expected = F.softplus((torch.tensor(gaps) + 0.1) / 0.5).mean()
+        _compare(function(cosines, k, 0.1, 0.5), expected, "leave the diagonal out before top-k")
     return PASSED
 
 

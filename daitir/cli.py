@@ -235,17 +235,19 @@ def _add_train(subparsers) -> None:
     parser = _add_command(
         subparsers,
         "train",
-        help="Train a fusion on the query sets; an interrupted run continues.",
+        help="Train a fusion, or fine-tune the encoder, on the query sets; an interrupted run "
+        "continues.",
         example="daitir train adafuse --out runs/adafuse",
     )
     parser.set_defaults(run=commands.train)
     add = parser.add_argument
-    add("fusion", metavar="FUSION",
-        help="adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate, or another of the profile")
+    add("method", metavar="METHOD",
+        help="a fusion of the frozen encoder (adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate) "
+        "or an encoder (dmcl, text_view, finetune_text)")
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
-    add("--cache", type=Path, default=Path("runs/features"), metavar="DIR",
-        help="keeps the features of texts and galleries (default: %(default)s)")
+    add("--cache", type=Path, default=Path("runs/cache"), metavar="DIR",
+        help="keeps features for a fusion, views for an encoder (default: %(default)s)")
     add("--out", required=True, type=Path, metavar="DIR", help="gets weights, log and checkpoint")
     _add_machine(parser)
 
@@ -259,6 +261,19 @@ def _add_benchmark(subparsers) -> None:
         writes="PROFILE.csv and .json",
         keeps=("--work", "runs/benchmark"),
     )
+
+
+def _add_encoders(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "encoders",
+        commands.encoders,
+        help="Measure the fine-tuned encoders; an interrupted run continues.",
+        writes="PROFILE_encoders.csv and .json",
+        keeps=("--work", "runs/encoders"),
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+                        help="keeps the views (default: %(default)s)")
 
 
 def _add_choices(subparsers) -> None:
@@ -285,7 +300,7 @@ def _add_ablations(subparsers) -> None:
 
 def _add_table(
     subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
-) -> None:
+) -> argparse.ArgumentParser:
     """A command that measures a profile and writes a table among the results."""
     flag, folder = keeps
     parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
@@ -297,6 +312,7 @@ def _add_table(
     add("--results", type=Path, default=Path("results"), metavar="DIR",
         help=f"gets {writes} (default: %(default)s)")
     _add_machine(parser)
+    return parser
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -315,6 +331,7 @@ COMMANDS = (
     _add_queries,
     _add_train,
     _add_benchmark,
+    _add_encoders,
     _add_choices,
     _add_ablations,
 )

@@ -247,32 +247,47 @@ def queries(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a fusion of the profile on its query sets."""
+    """Train a fusion of the profile, or fine-tune an encoder, on its query sets."""
     profile = get_profile(arguments.profile)
-    if arguments.fusion not in profile.fusions:
+    name, out = arguments.method, arguments.out
+    if name not in profile.fusions and name not in profile.encoders:
         raise DataError(
-            f"unknown fusion {arguments.fusion!r}; the profile {profile.name} has "
-            + ", ".join(profile.fusions)
+            f"unknown method {name!r}; the profile {profile.name} has "
+            + ", ".join((*profile.fusions, *profile.encoders))
         )
-    _check_output(arguments.out / "log.csv")
+    _check_output(out / "log.csv")
     _check_output(arguments.cache / "features")
     _check_device(arguments.device)
     from daitir.encoders import load_encoder
-    from daitir.training.fusion import encode_queries, recall, train_fusion
 
     encoder = load_encoder(profile.encoder, device=arguments.device)
-    train_data, val_data = (
-        encode_queries(
-            profile, name, encoder, cache=arguments.cache, num_workers=arguments.workers,
-            progress=True,
-        )
-        for name in ("train", "val")
-    )  # fmt: skip
-    recipe = profile.fusions[arguments.fusion]
-    model = train_fusion(
-        train_data, val_data, recipe, arguments.out, seed=arguments.seed, device=arguments.device
-    )
-    print(f"R@10 on validation: {recall(model, val_data):.1%}; written to {arguments.out}")
+    options = {"num_workers": arguments.workers, "progress": True}
+    if name in profile.encoders:
+        from daitir.training.finetune import as_read, finetune, profile_data, recalls
+        from daitir.views import load_view_generator
+
+        generator = load_view_generator(profile.generator, device=arguments.device)
+        recipe = profile.encoders[name]
+        data = [
+            as_read(
+                profile_data(profile, part, generator, encoder, arguments.cache, **options),
+                profile, part, recipe,
+            )
+            for part in ("train", "val")
+        ]  # fmt: skip
+        tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
+        found = recalls(tuned, data[1])[recipe.query]
+    else:
+        from daitir.training.fusion import encode_queries, recall, train_fusion
+
+        data = [
+            encode_queries(profile, part, encoder, cache=arguments.cache, **options)
+            for part in ("train", "val")
+        ]
+        recipe = profile.fusions[name]
+        model = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
+        found = recall(model, data[1])
+    print(f"R@10 on validation: {found:.1%}; written to {out}")
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
@@ -284,6 +299,29 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     path = run_benchmark(
         profile,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
+def encoders(arguments: argparse.Namespace) -> None:
+    """Measure every fine-tuned encoder on every source of dialogues."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_encoders.csv")
+    _check_output(arguments.work / "features")
+    _check_output(arguments.cache / "view.webp")
+    _check_device(arguments.device)
+    from daitir.encoder_benchmark import run_encoder_benchmark
+    from daitir.views import load_view_generator
+
+    path = run_encoder_benchmark(
+        profile,
+        load_view_generator(profile.generator, device=arguments.device),
+        cache=arguments.cache,
         work_dir=arguments.work / profile.name,
         results_dir=arguments.results,
         device=arguments.device,

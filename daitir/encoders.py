@@ -6,7 +6,8 @@ A *spec* names an encoder:
 - `open_clip:NAME`: an architecture of open_clip with random weights;
 - `open_clip:NAME@PRETRAINED`: with a pretrained tag of open_clip or a weights file;
 - `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser, relative to
-  the working directory or to the checkout.
+  the working directory or to the checkout;
+- `finetuned:FOLDER`: a folder that `daitir train dmcl` or one of its peers wrote.
 """
 
 from __future__ import annotations
@@ -162,10 +163,14 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
     if spec == "mini":
         return _load_folder(spec, MINI_FOLDER, device)
     kind, _, rest = spec.partition(":")
+    if kind == "finetuned" and rest:
+        from daitir.finetuned import load_finetuned  # late: it builds on this module
+
+        return load_finetuned(Path(rest), device=device)
     if kind != "open_clip" or not rest:
         raise DataError(
-            f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED "
-            "or open_clip:FOLDER"
+            f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
+            "open_clip:FOLDER or finetuned:FOLDER"
         )
     name, _, pretrained = rest.partition("@")
     if name not in open_clip.list_models():

@@ -64,7 +64,7 @@ def result_rows(
     seed: int,
     lengths: Sequence[int] | np.ndarray | None = None,
     baseline_ranks: np.ndarray | Tensor | None = None,
-    dar_ranks: np.ndarray | Tensor | None = None,
+    peer_ranks: Mapping[str, np.ndarray | Tensor] | None = None,
     num_samples: int = 1000,
 ) -> pd.DataFrame:
     """The results of one method as tidy rows with the columns RESULT_COLUMNS.
@@ -75,8 +75,8 @@ def result_rows(
     `baseline_ranks`, the ranks of text alone, also per round `degradation_rate`, the same with a
     margin of ln 2 in log-rank as `degradation_rate_ln2`, `rank_drop`, the mean number of places
     that degraded queries lose (no row where none is degraded), and `hits_at_10_gain` and
-    `recall_at_10_gain`, the differences to text alone, query by query. With `dar_ranks`, those of
-    DAR on the same views, the differences to DAR as `hits_at_10_gain_over_dar` and
+    `recall_at_10_gain`, the differences to text alone, query by query. With `peer_ranks`, those of
+    other methods by name, the differences to each, for example `hits_at_10_gain_over_dar` and
     `recall_at_10_gain_over_dar`. `ci_low` and `ci_high` are the 95% percentile bootstrap over
     queries; `seed` labels the run and does not touch it. `num_queries` counts the dialogues that
     have the round, for `hits_at_10` all.
@@ -95,12 +95,13 @@ def result_rows(
                 ranks, baseline_ranks, margin=margin, lengths=lengths
             )
         values["rank_drop"] = metrics.rank_drop_values(ranks, baseline_ranks, lengths=lengths)
-    for suffix, others in (("_gain", baseline_ranks), ("_gain_over_dar", dar_ranks)):
-        if others is not None:
-            hits = metrics.hit_values(others, 10, lengths=lengths)
-            recall = metrics.recall_values(others, 10, lengths=lengths)
-            values[f"hits_at_10{suffix}"] = values["hits_at_10"] - hits
-            values[f"recall_at_10{suffix}"] = values["recall_at_10"] - recall
+    compared = {} if baseline_ranks is None else {"gain": baseline_ranks}
+    compared |= {f"gain_over_{name}": others for name, others in (peer_ranks or {}).items()}
+    for suffix, others in compared.items():
+        hits = metrics.hit_values(others, 10, lengths=lengths)
+        recall = metrics.recall_values(others, 10, lengths=lengths)
+        values[f"hits_at_10_{suffix}"] = values["hits_at_10"] - hits
+        values[f"recall_at_10_{suffix}"] = values["recall_at_10"] - recall
     last = values["mrr"].shape[1] - 1
     tables = []
     for metric, columns in values.items():

@@ -156,7 +156,7 @@ class DMCLLoss(nn.Module):
     def forward(
         self,
         text_features: Tensor,
-        view_features: Tensor,
+        view_features: Tensor | None,
         target_features: Tensor,
         logit_scale: Tensor | float,
         *,
@@ -166,18 +166,24 @@ class DMCLLoss(nn.Module):
 
         The features `(batch, dim)` are unit vectors, `logit_scale` is a factor; rows with the same
         integer in `labels` `(batch,)`, the ids of their targets, are no negatives of each other.
-        Raises ValueError as `info_nce` does.
+        `view_features` may be None where only `text_target` has a weight; the other terms are then
+        missing. Raises ValueError for views that are needed, and as `info_nce` does.
         """
+        if view_features is None:
+            if (
+                self.learnable_weights
+                or self.fixed_weights.count_nonzero() > 1
+                or not self.fixed_weights[0]
+            ):
+                raise ValueError("the views are missing; only text_target alone needs none")
+            loss = self._to_target(text_features, target_features, logit_scale, labels)
+            return loss, {"text_target": loss}
         fused_features = F.normalize(text_features + view_features, dim=-1)
         queries = {"text": text_features, "view": view_features, "fused": fused_features}
         terms = {
-            f"{name}_target": info_nce(query, target_features, logit_scale, labels=labels)
+            f"{name}_target": self._to_target(query, target_features, logit_scale, labels)
             for name, query in queries.items()
         }
-        if self.hard_negatives:
-            for name, query in queries.items():
-                hard = hard_negative_loss(query @ target_features.T, labels=labels)
-                terms[f"{name}_target"] = terms[f"{name}_target"] + HARD_WEIGHT * hard
         terms["text_view"] = info_nce(text_features, view_features, logit_scale, labels=labels)
         terms["agreement"] = jensen_shannon(
             logit_scale * text_features @ target_features.T,
@@ -186,3 +192,17 @@ class DMCLLoss(nn.Module):
         values = torch.stack([terms[name] for name in DMCL_WEIGHTS])
         weights = self.weights.to(values)
         return (weights * values).sum() / weights.sum(), terms
+
+    def _to_target(
+        self,
+        query_features: Tensor,
+        target_features: Tensor,
+        logit_scale: Tensor | float,
+        labels: Tensor | None,
+    ) -> Tensor:
+        """InfoNCE of queries with their targets, with hard negatives where they are asked for."""
+        loss = info_nce(query_features, target_features, logit_scale, labels=labels)
+        if self.hard_negatives:
+            similarity = query_features @ target_features.T
+            loss = loss + HARD_WEIGHT * hard_negative_loss(similarity, labels=labels)
+        return loss

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daitir.errors import DataError
 
@@ -116,6 +116,41 @@ class FusionRecipe:
     patience: int = 10
 
 
+DMCL_TERMS = ("text_target", "view_target", "fused_target", "text_view", "agreement")
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """How the encoder is fine-tuned on texts, views and targets: objective, data, optimiser.
+
+    `terms` are those of `daitir.objectives.DMCL_WEIGHTS` that count, each with its published
+    weight. Training selects on validation by the query that is ranked, `query`: the text, or the
+    sum of text and view with DAR's weights. `text` is a convention of
+    `daitir.dialogues.query_texts`. The features of a batch are computed in parts of
+    `micro_batch_size`, of which only one needs memory for its gradients at a time. A layer learns
+    with `layer_decay` times the rate of the one above it. `num_dialogues` are the first of the
+    training dialogues, None for all. What training changed is stored with `rank`, None for all.
+    """
+
+    terms: tuple[str, ...] = DMCL_TERMS
+    query: str = "dar"
+    text: str = "current_rewrite"
+    hard_negatives: bool = False
+    learnable_weights: bool = False
+    learnable_scale: bool = True
+    num_dialogues: int | None = None
+    steps: int = 300
+    batch_size: int = 128
+    micro_batch_size: int = 128
+    learning_rate: float = 3e-4
+    layer_decay: float = 0.9
+    weight_decay: float = 0.05
+    warmup_steps: int = 30
+    clip_norm: float = 3.0
+    eval_every: int = 50
+    rank: int | None = 32
+
+
 @dataclass(frozen=True)
 class Profile:
     """Sizes and names of one profile.
@@ -123,10 +158,11 @@ class Profile:
     `encoder`, `reformulator` and `generator` are specs for `load_encoder`, `load_reformulator` and
     `load_view_generator`; `queries` is the folder of query sets, or `mini` for those that come with
     the package. `fusions` are the fusions that are trained, by the name of the method, each with
-    `num_fusion_seeds` seeds; `trained_fusions` is the folder where they lie, or `mini`. The `num_*`
-    fields are sizes of the benchmark and of the query sets: dialogues of the main source and of
-    each other one, and `views_per_dialogue` is how many rounds of a training or validation dialogue
-    are drawn. `broken_shares` are the shares of stated facts that controlled views break.
+    `num_fusion_seeds` seeds; `trained_fusions` is the folder where they lie, or `mini`. `encoders`,
+    `num_encoder_seeds` and `trained_encoders` say the same of those that are fine-tuned. The
+    `num_*` fields are sizes of the benchmark and of the query sets: dialogues of the main source
+    and of each other one, and `views_per_dialogue` is how many rounds of a training or validation
+    dialogue are drawn. `broken_shares` are the shares of stated facts that controlled views break.
     """
 
     name: str
@@ -146,9 +182,12 @@ class Profile:
     queries: str
     fusions: Mapping[str, FusionRecipe]
     trained_fusions: str
+    encoders: Mapping[str, EncoderRecipe]
+    trained_encoders: str
     views_per_dialogue: int = 4
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
     num_fusion_seeds: int = 5
+    num_encoder_seeds: int = 3
 
 
 # Beside an encoder of 2.9 M parameters each is within the share that ADaFuSE adds, 5.29%.
@@ -159,6 +198,12 @@ SMALL_FUSIONS = {
     "concat_mlp": FusionRecipe("concat_mlp", hidden_dim=196),
     "nrgr": FusionRecipe("nrgr", hidden_dim=22, num_experts=8),
     "adafuse": FusionRecipe("adafuse", projection_dim=64, hidden_dim=124),
+}
+# DMCL and its peers: the dialogue's text alone, as ChatIR does it, and the three InfoNCE terms.
+ENCODERS = {
+    "finetune_text": EncoderRecipe(terms=DMCL_TERMS[:1], query="text"),
+    "text_view": EncoderRecipe(terms=DMCL_TERMS[:3]),
+    "dmcl": EncoderRecipe(),
 }
 PROFILES = {
     "classroom": Profile(
@@ -180,6 +225,8 @@ PROFILES = {
         queries="mini",
         fusions=SMALL_FUSIONS,
         trained_fusions="mini",
+        encoders=ENCODERS,
+        trained_encoders="mini",
         num_gallery=5000,
     ),
     "gpu": Profile(
@@ -197,6 +244,11 @@ PROFILES = {
             "adafuse": FusionRecipe("adafuse"),
         },
         trained_fusions="runs/benchmark/gpu/fusions",  # where `daitir benchmark` trains them
+        encoders={
+            name: replace(recipe, steps=4000, batch_size=512, warmup_steps=400, learning_rate=1e-4)
+            for name, recipe in ENCODERS.items()
+        },
+        trained_encoders="runs/encoders/gpu",  # where `daitir encoders` trains them
         clip=ClipRecipe(
             model="daitir-wide",
             num_scenes=400_000,

@@ -147,13 +147,7 @@ def make_query_set(
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
-    paths = models.generator.generate(
-        [captions[index][t] for index, t in drawn],
-        [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn],
-        cache,
-        progress=progress,
-    )
+    paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
     read = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
     return QuerySet(
@@ -161,6 +155,53 @@ def make_query_set(
         torch.tensor(rounds),
         features.view(len(captions), number, models.encoder.dim),
         [read[start : start + number] for start in range(0, len(read), number)],
+    )
+
+
+def view_files(
+    profile: Profile,
+    name: str,
+    generator: ViewGenerator,
+    encoder: Encoder,
+    cache: Path,
+    *,
+    progress: bool = False,
+) -> list[list[Path]]:
+    """`files[dialogue][view]`: the views of a query set of the profile, of which it has features.
+
+    Those that `cache` lacks are drawn anew. `encoder` is the one that encoded the set. Raises
+    DataError for another generator than the one that drew it, and as `load_query_set` does.
+    """
+    folder = queries_folder(profile)
+    found = load_query_set(name, encoder, folder)
+    manifest = manifest_of(folder)
+    settings = [generator.digest, generator.steps, generator.guidance]
+    if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
+        raise DataError(
+            f"{folder}: its views were drawn by another pipeline or with other settings than "
+            f"{generator.spec}; make the query sets again with `daitir queries`"
+        )
+    rounds = found.rounds.tolist()
+    paths = _draw(SETS[name], found.captions, rounds, generator, cache, progress)
+    width = len(rounds[0])
+    return [paths[start : start + width] for start in range(0, len(paths), width)]
+
+
+def _draw(
+    recipe: SetRecipe,
+    captions: Sequence[Sequence[str]],
+    rounds: Sequence[Sequence[int]],
+    generator: ViewGenerator,
+    cache: Path,
+    progress: bool,
+) -> list[Path]:
+    """The files of the views of some rounds of each dialogue, one after the other."""
+    drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
+    return generator.generate(
+        [captions[index][t] for index, t in drawn],
+        [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn],
+        cache,
+        progress=progress,
     )
 
 

@@ -27,11 +27,11 @@ from daitir.training.fusion import (
     build_fusion,
     fusion_folder,
     load_fusion,
-    read_best,
     recall,
     train_fusion,
 )
 from daitir.training.loop import CHECKPOINT_NAME
+from daitir.training.selection import read_best
 
 RECIPE = FusionRecipe(
     "adafuse",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,6 @@ def train_clip(
     size = model.visual.image_size[0]
     images = render_scenes(scenes, size=size, num_workers=num_workers, progress=progress)
 
-    kind = torch.device(device).type
-    # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
-    attention = partial(sdpa_kernel, SDPBackend.MATH) if kind == "cpu" else nullcontext
-
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = np.random.default_rng([seed, step]).choice(
             len(scenes), recipe.batch_size, replace=False
@@ -80,11 +76,7 @@ def train_clip(
         ]
         pixels = augment(torch.from_numpy(images[chosen]).to(device))
         tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"].to(device)
-        with (
-            shortened_context(model, tokens.shape[1]),
-            torch.autocast(kind, torch.bfloat16),
-            attention(),
-        ):
+        with shortened_context(model, tokens.shape[1]), mixed_precision(device):
             image_features, text_features, logit_scale = model(pixels, tokens)
         loss = info_nce(image_features.float(), text_features.float(), logit_scale)
         return {"loss": loss, "logit_scale": logit_scale}
@@ -107,8 +99,22 @@ def train_clip(
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
-def augment(images: Tensor) -> Tensor:
+@contextmanager
+def mixed_precision(device: str | torch.device) -> Iterator[None]:
+    """Products in bfloat16, as fast as the device can."""
+    kind = torch.device(device).type
+    # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
+    attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
+    with torch.autocast(kind, torch.bfloat16), attention:
+        yield
+
+
+def augment(
+    images: Tensor, *, mean: float | Sequence[float] = MEAN, std: float | Sequence[float] = STD
+) -> Tensor:
     """Pixels (batch, size, size, 3) uint8 to a normalised (batch, 3, size, size) float batch.
+
+    `mean` and `std` are those of the encoder, one number or one a channel.
 
     Brightness and contrast vary by a tenth, half of the batches are blurred by scaling down and
     up, and a little noise is added, so that the encoder also reads pictures that are not crisp.
@@ -124,7 +130,8 @@ def augment(images: Tensor) -> Tensor:
         pixels = F.interpolate(pixels, smaller, mode="bilinear", antialias=True)
         pixels = F.interpolate(pixels, size, mode="bilinear")
     pixels = pixels + 0.02 * torch.randn_like(pixels)
-    return (pixels - MEAN) / STD
+    mean, std = (torch.as_tensor(v, device=pixels.device).view(-1, 1, 1) for v in (mean, std))
+    return (pixels - mean) / std
 
 
 def export(model, architecture: dict, folder: Path) -> None:

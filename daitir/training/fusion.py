@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_fold
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.loop import LoopConfig, train
+from daitir.training.selection import keep_best
 
 KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
 FUSIONS_FOLDER = Path(__file__).parents[1] / "assets" / "fusions"
@@ -204,19 +205,14 @@ def train_fusion(
         )
         return {"loss": fusion_loss(model, text, view, train_data.gallery_features[chosen])}
 
-    def stop_after(done: int) -> bool:
-        if done % recipe.eval_every and done != config.steps:
-            return False
-        best_step, best = read_best(best_path)
-        found = recall(model, val_data)
-        if found > best:
-            with atomic_write(best_path) as temporary:
-                save_file(
-                    model.state_dict(), temporary, {"step": str(done), "recall": repr(found)}
-                )
-            return False
-        return done - best_step >= recipe.patience * recipe.eval_every
-
+    stop_after = keep_best(
+        model,
+        lambda: recall(model, val_data),
+        best_path,
+        steps=config.steps,
+        eval_every=recipe.eval_every,
+        patience=recipe.patience,
+    )
     if not (folder / CONFIG_NAME).is_file():
         train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
         weights = {name: tensor.half() for name, tensor in load_file(best_path).items()}
@@ -258,12 +254,3 @@ def load_fusion(
                 f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
             )
     return model.eval()
-
-
-def read_best(path: Path) -> tuple[int, float]:
-    """The step and the recall of the best weights so far; (0, -1.0) before there are any."""
-    if not path.is_file():
-        return 0, -1.0
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    return int(metadata["step"]), float(metadata["recall"])

@@ -80,8 +80,11 @@ def train(
     config: LoopConfig,
     folder: Path,
     *,
+    groups: list[dict] | None = None,
+    after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
     stop_after: Callable[[int], bool] | None = None,
+    is_main: bool = True,
     progress: bool = True,
 ) -> float:
     """Train a model in place, or continue where the folder's checkpoint stopped.
@@ -92,8 +95,12 @@ def train(
             depend on the step number alone.
         config: the optimisation.
         folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
+        groups: parameter groups of the optimiser, by default those of `parameter_groups`; a
+            group's learning rate is the schedule's times its `"scale"`, where it has one.
+        after_backward: called before each update, for example to average gradients.
         after_step: called after each update, for example to clamp a logit scale.
         stop_after: told how many steps are done, after each; true ends the training early.
+        is_main: whether this process writes; of several that train together only one does.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -105,11 +112,13 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
+        groups or parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=config.betas,
     )
     checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
     start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
-    seconds_before = _trim_log(log, start)
+    seconds_before = _trim_log(log, start) if is_main else 0.0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()
     bar = tqdm(
@@ -118,13 +127,13 @@ def train(
         total=config.steps,
         desc=f"training {folder.name}",
         unit="step",
-        disable=not progress,
+        disable=not (progress and is_main),
     )
     began = time.perf_counter() - seconds_before
     for step in bar:
         rate = learning_rate_at(step, config)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         torch.manual_seed(config.seed * 1_000_003 + step)
         losses = step_loss(step)
         loss = losses["loss"]
@@ -135,6 +144,8 @@ def train(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if after_backward is not None:
+            after_backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
         if after_step is not None:
@@ -142,13 +153,13 @@ def train(
         done = step + 1
         stopped = stop_after is not None and stop_after(done)
         last = stopped or done == config.steps
-        if done % config.log_every == 0 or last:
+        if is_main and (done % config.log_every == 0 or last):
             row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
             row |= {name: value.item() for name, value in losses.items()}
             row["seconds"] = time.perf_counter() - began
             _append_row(log, row)
             bar.set_postfix(loss=f"{row['loss']:.3f}")
-        if done % config.checkpoint_every == 0 or last:
+        if is_main and (done % config.checkpoint_every == 0 or last):
             save_checkpoint(checkpoint, model, optimizer, config, done)
         if last:
             break
