@@ -403,7 +403,7 @@ def mutual_information(function: Callable[[np.ndarray, np.ndarray], float]) -> s
 
 
 def divergence_in_bits(function: Callable[[Tensor, Tensor], Any]) -> str:
-    """Chapter 09: the Jensen–Shannon divergence of rows of `(num_queries, num_targets)`, in bits."""
+    """Chapter 09: the divergence (Jensen–Shannon) of rows `(num_queries, num_targets)`, in bits."""
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
     q = torch.tensor([[0.1, 0.9], [0.2, 0.8]])
     _compare(function(p, p), 0.0, "the same distributions do not diverge")

@@ -91,7 +91,9 @@ def run_encoder_benchmark(
                 with atomic_write(path) as temporary:
                     save_file(found[name, seed], temporary, facts)
     tables = [
-        _rows(found, name, seed, key) for (name, seed), ranks in found.items() for key in ranks
+        _rows(found, name, seed, key)
+        for (name, seed), ranks in found.items()
+        for key in sorted(ranks)  # the order in which they are read again
     ]
     path = results_dir / f"{profile.name}_encoders.csv"
     notes = {

@@ -28,7 +28,7 @@ from daitir.training import finetune as finetune_module
 from daitir.training.finetune import FinetuneData, finetune, layer_groups
 
 RECIPE = EncoderRecipe(
-    steps=6, batch_size=16, micro_batch_size=16, warmup_steps=1, eval_every=3, rank=None
+    steps=4, batch_size=12, micro_batch_size=12, warmup_steps=1, eval_every=2, rank=None
 )
 
 
@@ -53,7 +53,7 @@ def pictures(split, number):
 
 @pytest.fixture(scope="module")
 def data():
-    return pictures("train", 24), pictures("val", 12)
+    return pictures("train", 16), pictures("val", 8)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_run_writes_what_it_says(trained):
     assert same(encoder, load_encoder(f"finetuned:{folder}"))
     assert encoder.spec == f"finetuned:{folder}"
     settings = json.loads((folder / CONFIG_NAME).read_text())
-    assert settings["base"] == "mini" and settings["recipe"]["steps"] == 6
+    assert settings["base"] == "mini" and settings["recipe"]["steps"] == 4
 
 
 def test_a_finished_run_is_read_and_another_refused(trained, data):
@@ -88,7 +88,7 @@ def test_a_finished_run_is_read_and_another_refused(trained, data):
 
 
 def test_training_lowers_the_loss_on_what_it_sees(data, tmp_path):
-    recipe = replace(RECIPE, steps=30, batch_size=24, eval_every=30)
+    recipe = replace(RECIPE, steps=20, batch_size=16, eval_every=20)
     finetune(load_encoder("mini"), data[0], data[0], recipe, tmp_path, progress=False)
     rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
     column = rows[0].index("loss")
@@ -105,7 +105,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(trained, data, tmp_path
     def killed(*arguments, **options):
         nonlocal calls
         calls += 1
-        if calls == 5:
+        if calls == 6:  # in the third step, after the first checkpoint
             raise Killed
         return real(*arguments, **options)
 

@@ -203,6 +203,17 @@ def test_bad_shapes_of_the_new_losses_are_refused():
         jensen_shannon(torch.zeros(2, 3), torch.zeros(2, 2))
 
 
+def test_the_text_alone_needs_no_views():
+    text, target = unit(5, 8, seed=0), unit(5, 8, seed=1)
+    alone = DMCLLoss(weights={"text_target": 1.0})
+    total, terms = alone(text, None, target, 10.0)
+    assert set(terms) == {"text_target"}
+    assert total == alone(text, unit(5, 8, seed=2), target, 10.0)[0]
+    for loss in (DMCLLoss(), DMCLLoss(weights={"view_target": 1.0})):
+        with pytest.raises(ValueError, match="views are missing"):
+            loss(text, None, target, 10.0)
+
+
 def test_gradients_of_dmcl_are_numerically_right():
     features = [unit(4, 3, seed).requires_grad_() for seed in (1, 2, 3)]
     loss = DMCLLoss(hard_negatives=True)

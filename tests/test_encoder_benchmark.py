@@ -1,0 +1,76 @@
+"""The benchmark of encoders: small sizes, real models, every encoder fine-tuned for two steps."""
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+from test_benchmark import SMALL
+
+from daitir import encoder_benchmark, queries
+from daitir.encoder_benchmark import run_encoder_benchmark
+from daitir.encoders import load_encoder
+from daitir.errors import DataError
+from daitir.evaluation import RESULT_COLUMNS
+from daitir.profiles import EncoderRecipe
+from daitir.recogniser import load_recogniser
+from daitir.reformulation import load_reformulator
+from daitir.views import load_view_generator
+
+RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
+
+
+def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_benchmark, "BENCHMARKS", ("human",))
+    sets = {name: queries.SETS[name] for name in ("human", "train", "val")}
+    monkeypatch.setattr(queries, "SETS", sets)
+    small = dataclasses.replace(
+        SMALL,
+        queries=str(tmp_path / "queries"),
+        trained_encoders=str(tmp_path / "encoders"),
+        num_encoder_seeds=1,
+        encoders={
+            "finetune_text": dataclasses.replace(RECIPE, terms=("text_target",), query="text"),
+            "dmcl_raw": dataclasses.replace(RECIPE, text="raw_dialogue"),
+        },
+    )
+    generator = load_view_generator(steps=1)
+    models = queries.Models(
+        load_reformulator(), generator, load_encoder("mini"), load_recogniser()
+    )
+    cache = tmp_path / "cache"
+    queries.make_query_sets(small, tmp_path / "queries", models, cache=cache)
+    folders = {"cache": cache, "work_dir": tmp_path / "work", "results_dir": tmp_path / "results"}
+    table = pd.read_csv(run_encoder_benchmark(small, generator, **folders))
+    assert tuple(table.columns) == RESULT_COLUMNS
+    asked = ("text", "view", "dar", "placebo", "adafuse")
+    assert set(table["method"]) == {
+        f"{name}+{query}" for name in ("zero_shot", "finetune_text", "dmcl_raw") for query in asked
+    }
+    rows = table[(table["benchmark"] == "human") & (table["round"] == 10)]
+    values = rows.set_index(["method", "metric"])["value"]
+    assert values["zero_shot+dar", "recall_at_10_gain_over_dar"] == 0
+    assert values["finetune_text+text", "recall_at_10_gain_over_finetune_text"] == 0
+    difference = values["dmcl_raw+dar", "recall_at_10"] - values["zero_shot+dar", "recall_at_10"]
+    assert values["dmcl_raw+dar", "recall_at_10_gain_over_dar"] == pytest.approx(difference)
+    short = table[table["benchmark"] == "short_caption"]
+    assert set(short["round"]) == {0} and short["method"].nunique() == 3
+    notes = json.loads((tmp_path / "results" / "small_encoders.json").read_text())
+    assert len(set(notes["encoders"].values())) == 3
+
+    def untouched(*arguments, **options):
+        raise AssertionError("a second run measures nothing anew")
+
+    monkeypatch.setattr(encoder_benchmark, "_ranks", untouched)
+    again = pd.read_csv(run_encoder_benchmark(small, generator, **folders))
+    pd.testing.assert_frame_equal(again, table)
+    other = dataclasses.replace(small, trained_encoders=str(tmp_path / "others"))
+    encoders = {n: dataclasses.replace(r, steps=1) for n, r in small.encoders.items()}
+    with pytest.raises(DataError, match="ranks of another encoder"):
+        run_encoder_benchmark(dataclasses.replace(other, encoders=encoders), generator, **folders)
+
+
+def test_views_of_another_generator_are_refused(tmp_path):
+    encoder = load_encoder("mini")
+    with pytest.raises(DataError, match="another pipeline or with other settings"):
+        queries.view_files(SMALL, "val", load_view_generator(steps=3), encoder, tmp_path)
