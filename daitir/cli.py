@@ -283,9 +283,23 @@ def _add_ablations(subparsers) -> None:
     )
 
 
+def _add_robustness(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "robustness",
+        commands.robustness,
+        help="Measure what ADaFuSE was not trained for, from typing errors to another encoder; an "
+        "interrupted run continues.",
+        writes="PROFILE_robustness.csv and .json",
+        keeps=("--work", "runs/robustness"),
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+                        help="keeps what is drawn (default: %(default)s)")
+
+
 def _add_table(
     subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
-) -> None:
+) -> argparse.ArgumentParser:
     """A command that measures a profile and writes a table among the results."""
     flag, folder = keeps
     parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
@@ -297,6 +311,7 @@ def _add_table(
     add("--results", type=Path, default=Path("results"), metavar="DIR",
         help=f"gets {writes} (default: %(default)s)")
     _add_machine(parser)
+    return parser
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -317,6 +332,7 @@ COMMANDS = (
     _add_benchmark,
     _add_choices,
     _add_ablations,
+    _add_robustness,
 )
 
 
