@@ -297,6 +297,18 @@ def _add_robustness(subparsers) -> None:
                         help="keeps what is drawn (default: %(default)s)")
 
 
+def _add_memory(subparsers) -> None:
+    _add_table(
+        subparsers,
+        "memory",
+        commands.memory,
+        help="Train and measure fusions that remember the views of earlier rounds; an interrupted "
+        "run continues.",
+        writes="PROFILE_memory.csv and .json",
+        keeps=("--work", "runs/memory"),
+    )
+
+
 def _add_table(
     subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
 ) -> argparse.ArgumentParser:
@@ -333,6 +345,7 @@ COMMANDS = (
     _add_choices,
     _add_ablations,
     _add_robustness,
+    _add_memory,
 )
 
 

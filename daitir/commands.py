@@ -367,6 +367,27 @@ def robustness(arguments: argparse.Namespace) -> None:
     print(f"written to {path}")
 
 
+def memory(arguments: argparse.Namespace) -> None:
+    """Train and measure fusions that remember the views of earlier rounds."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_memory.csv")
+    _check_output(arguments.work / profile.name / "features")
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.memory import run_memory
+
+    path = run_memory(
+        profile,
+        load_encoder(profile.encoder, device=arguments.device),
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
     """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
     dialogues = read_dialogues(arguments.dialogues, **options)

@@ -151,6 +151,19 @@ def fused_queries(
     return {"text": text[None], "view": view[None], "dar": dar[None], "adafuse": adaptive}
 
 
+def method_ranks(queries: Mapping[str, Tensor], gallery_features: Tensor) -> Ranks:
+    """The ranks of each method's queries `(num_seeds, num_queries, num_rounds, dim)`.
+
+    `gallery_features` `(num_images, dim)`; query i looks for image i.
+    """
+    return {
+        method: torch.stack(
+            [target_ranks(one, gallery_features, torch.arange(len(one))) for one in found]
+        )
+        for method, found in queries.items()
+    }
+
+
 def condition_rows(
     condition: str, ranks: Ranks, rounds: Sequence[int], *, usual: Ranks | None = None
 ) -> pd.DataFrame:
@@ -227,7 +240,8 @@ class Bench:
         self.gallery = self.pictures(sample_scenes(SEED, "test", profile.num_gallery))
         self.text = self.encode(self.human.captions)
         self.view = self.human.view_features[:, list(ROUNDS)]
-        self.usual = self.ranks(fused_queries(self.text, self.view, ROUNDS, self.models))
+        queries = fused_queries(self.text, self.view, ROUNDS, self.models)
+        self.usual = method_ranks(queries, self.gallery)
 
     def pictures(self, scenes: Sequence[Scene], encoder: Encoder | None = None) -> Tensor:
         """(num_scenes, dim) features of rendered scenes."""
@@ -259,15 +273,6 @@ class Bench:
             progress=self.options["progress"],
         )
 
-    def ranks(self, queries: Mapping[str, Tensor], gallery: Tensor | None = None) -> Ranks:
-        """The ranks of each method's queries; query i looks for image i."""
-        gallery = self.gallery if gallery is None else gallery
-        targets = torch.arange(len(self.talks))
-        return {
-            method: torch.stack([target_ranks(one, gallery, targets) for one in found])
-            for method, found in queries.items()
-        }
-
 
 def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]]]:
     """What is measured, by name: each a function of its name that yields rows."""
@@ -276,7 +281,7 @@ def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]
     def rows(
         name: str, text: Tensor, view: Tensor, rounds: Sequence[int] = ROUNDS
     ) -> Iterator[pd.DataFrame]:
-        ranks = bench.ranks(fused_queries(text, view, rounds, bench.models))
+        ranks = method_ranks(fused_queries(text, view, rounds, bench.models), bench.gallery)
         yield condition_rows(name, ranks, rounds, usual=bench.usual if rounds == ROUNDS else None)
 
     def again(name: str, captions: list[list[str]], rounds: Sequence[int] = ROUNDS):
@@ -338,8 +343,8 @@ def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]
             queries = fused_queries(bench.text, view, ROUNDS, bench.models)
             del queries["view"]
             queries = {m: torch.where(alone, bench.text, found) for m, found in queries.items()}
-            condition = f"{name}_{stand_in}"
-            yield condition_rows(condition, bench.ranks(queries), ROUNDS, usual=bench.usual)
+            ranks = method_ranks(queries, bench.gallery)
+            yield condition_rows(f"{name}_{stand_in}", ranks, ROUNDS, usual=bench.usual)
 
     def other_encoder(name: str):
         """An encoder from another seed: the fusions carried over to it, and trained for it."""
@@ -361,7 +366,7 @@ def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]
         ]  # fmt: skip
         for how, models in (("carried_over", bench.models), ("trained_for_it", trained)):
             queries = fused_queries(text, view, ROUNDS, models)
-            yield condition_rows(f"{name}_{how}", bench.ranks(queries, gallery), ROUNDS)
+            yield condition_rows(f"{name}_{how}", method_ranks(queries, gallery), ROUNDS)
 
     return {
         "as_trained": lambda name: rows(name, bench.text, bench.view),

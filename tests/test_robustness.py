@@ -11,6 +11,7 @@ from test_fusion_training import RECIPE
 from test_view_generation import tiny_pipeline
 
 from daitir import robustness
+from daitir.benchmark import BENCHMARKS
 from daitir.encoders import load_encoder
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.files import atomic_write
@@ -149,7 +150,7 @@ def small(tmp_path):
     encoder, folder = load_encoder("mini"), tmp_path / "queries"
     with atomic_write(folder / MANIFEST_NAME) as temporary:
         temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
-    for name in ("human", "train", "val"):
+    for name in (*BENCHMARKS, "train", "val"):
         found = load_query_set(name, encoder, QUERIES_FOLDER)
         parts = (found.captions, found.rounds, found.view_features, found.readings)
         save_query_set(QuerySet(*(part[:4] for part in parts)), folder, name)
