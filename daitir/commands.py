@@ -371,7 +371,7 @@ def memory(arguments: argparse.Namespace) -> None:
     """Train and measure fusions that remember the views of earlier rounds."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_memory.csv")
-    _check_output(arguments.work / profile.name / "features")
+    _check_output(arguments.work / profile.name / "log.csv")
     _check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.memory import run_memory
