@@ -59,7 +59,13 @@ from daitir.scenes import (
     sample_scenes,
 )
 from daitir.training.clip import train_clip
-from daitir.training.fusion import FusionData, fusion_folder, load_fusion, train_fusion
+from daitir.training.fusion import (
+    FusionData,
+    encode_queries,
+    fusion_folder,
+    load_fusion,
+    train_fusion,
+)
 from daitir.views import ViewGenerator, view_seed
 
 logger = logging.getLogger(__name__)
@@ -346,27 +352,49 @@ def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]
             ranks = method_ranks(queries, bench.gallery)
             yield condition_rows(f"{name}_{stand_in}", ranks, ROUNDS, usual=bench.usual)
 
-    def other_encoder(name: str):
-        """An encoder from another seed: the fusions carried over to it, and trained for it."""
-        folder = bench.work_dir / "encoder"
-        if not (folder / "open_clip_config.json").is_file():
-            train_clip(other_recipe(profile.clip), folder, seed=SEED + 1, device=bench.device,
-                       **bench.options)  # fmt: skip
-        encoder = load_encoder(f"open_clip:{folder}", device=bench.device)
-        train, val = (_drawn_data(bench, some, encoder) for some in ("train", "val"))
-        text = bench.encode(human.captions, encoder=encoder)
-        view = encoder.encode_images(bench.draw(human.captions)).view_as(text)
-        gallery = bench.pictures(sample_scenes(SEED, "test", profile.num_gallery), encoder)
+    def elsewhere(name: str, train: FusionData, val: FusionData, text: Tensor, view: Tensor,
+                  gallery: Tensor):  # fmt: skip
+        """Features of another space: the fusions carried over to it, and trained in it."""
         trained = [
             train_fusion(
-                train, val, profile.fusions["adafuse"], bench.work_dir / "adafuse" / str(seed),
+                train, val, profile.fusions["adafuse"], bench.work_dir / name / str(seed),
                 seed=seed, device=bench.device, progress=bool(bench.options["progress"]),
             )
             for seed in range(NUM_SEEDS)
         ]  # fmt: skip
         for how, models in (("carried_over", bench.models), ("trained_for_it", trained)):
-            queries = fused_queries(text, view, ROUNDS, models)
-            yield condition_rows(f"{name}_{how}", method_ranks(queries, gallery), ROUNDS)
+            ranks = method_ranks(fused_queries(text, view, ROUNDS, models), gallery)
+            yield condition_rows(f"{name}_{how}", ranks, ROUNDS)
+
+    def rotated(name: str):
+        """The same space in other coordinates: the same to DAR, another to a trained fusion."""
+        dim = bench.encoder.dim
+        noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(SEED))
+        turn = torch.linalg.qr(noise).Q
+        data = (
+            encode_queries(profile, some, bench.encoder, cache=bench.work_dir / "features",
+                           **bench.options)
+            for some in ("train", "val")
+        )  # fmt: skip
+        turned = (
+            FusionData(d.text_features @ turn, d.view_features @ turn, d.gallery_features @ turn)
+            for d in data
+        )
+        here = (features @ turn for features in (bench.text, bench.view, bench.gallery))
+        return elsewhere(name, *turned, *here)
+
+    def other_encoder(name: str):
+        """An encoder of the same recipe, from another seed and trained for less long."""
+        folder = bench.work_dir / "encoder"
+        if not (folder / "open_clip_config.json").is_file():
+            train_clip(other_recipe(profile.clip), folder, seed=SEED + 1, device=bench.device,
+                       **bench.options)  # fmt: skip
+        encoder = load_encoder(f"open_clip:{folder}", device=bench.device)
+        data = (_drawn_data(bench, some, encoder) for some in ("train", "val"))
+        text = bench.encode(human.captions, encoder=encoder)
+        view = encoder.encode_images(bench.draw(human.captions)).view_as(text)
+        gallery = bench.pictures(sample_scenes(SEED, "test", profile.num_gallery), encoder)
+        return elsewhere(name, *data, text, view, gallery)
 
     return {
         "as_trained": lambda name: rows(name, bench.text, bench.view),
@@ -377,6 +405,7 @@ def conditions(bench: Bench) -> dict[str, Callable[[str], Iterator[pd.DataFrame]
         **{f"controlled_{round(100 * share):02d}": partial(controlled, share=share)
            for share in profile.broken_shares},
         "missing": missing,
+        "rotated": rotated,
         "other_encoder": other_encoder,
     }  # fmt: skip
 

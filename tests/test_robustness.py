@@ -176,16 +176,22 @@ def test_the_table_has_every_condition_and_a_second_run_measures_nothing(
     expected = {"as_trained", "typos_10", "typos_30", "dropped_rounds", "shuffled_rounds",
                 "longer", "guidance_1", "steps_2", "redrawn", "controlled_05", "controlled_15",
                 "controlled_30", "missing_text_alone", "missing_text_as_view",
-                "missing_previous_view", "other_encoder_carried_over",
-                "other_encoder_trained_for_it"}  # fmt: skip
+                "missing_previous_view", "rotated_carried_over", "rotated_trained_for_it",
+                "other_encoder_carried_over", "other_encoder_trained_for_it"}  # fmt: skip
     assert set(rows["benchmark"]) == expected
     assert (rows["num_queries"] == 3).all()
     assert set(rows.query("benchmark == 'longer'")["round"]) == {10, 15, 20}
     changes = rows.query("metric == 'recall_at_10_change'")
     assert (changes.query("benchmark == 'as_trained'")["value"] == 0).all()
-    assert not changes["benchmark"].str.contains("longer|encoder").any()
+    assert not changes["benchmark"].str.contains("longer|rotated|encoder").any()
     seeds = rows.query("method == 'adafuse'").groupby("benchmark")["seed"].unique().str[0]
-    assert seeds.pop("other_encoder_trained_for_it") == "mean of 3"
+    for name in ("rotated_trained_for_it", "other_encoder_trained_for_it"):
+        assert seeds.pop(name) == "mean of 3"
+    for method in ("text", "view", "dar"):  # a rotation leaves every angle as it is
+        of_method = rows.query("method == @method and metric == 'recall_at_10'")
+        values = of_method.set_index("benchmark")["value"]
+        turned = values["rotated_carried_over"].tolist()
+        assert turned == values["as_trained"].tolist()
     assert set(seeds) == {"mean of 5"}
     assert json.loads(path.with_suffix(".json").read_text())["other_encoder"]["steps"] == 1
 
