@@ -188,7 +188,7 @@ def test_the_table_has_every_condition_and_a_second_run_measures_nothing(
     for name in ("rotated_trained_for_it", "other_encoder_trained_for_it"):
         assert seeds.pop(name) == "mean of 3"
     for method in ("text", "view", "dar"):  # a rotation leaves every angle as it is
-        of_method = rows.query("method == @method and metric == 'recall_at_10'")
+        of_method = rows[(rows["method"] == method) & (rows["metric"] == "recall_at_10")]
         values = of_method.set_index("benchmark")["value"]
         turned = values["rotated_carried_over"].tolist()
         assert turned == values["as_trained"].tolist()
