@@ -298,6 +298,32 @@ def _add_ablations(subparsers) -> None:
     )
 
 
+def _add_robustness(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "robustness",
+        commands.robustness,
+        help="Measure what ADaFuSE was not trained for, from typing errors to another encoder; an "
+        "interrupted run continues.",
+        writes="PROFILE_robustness.csv and .json",
+        keeps=("--work", "runs/robustness"),
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
+                        help="keeps what is drawn (default: %(default)s)")
+
+
+def _add_memory(subparsers) -> None:
+    _add_table(
+        subparsers,
+        "memory",
+        commands.memory,
+        help="Train and measure fusions that remember the views of earlier rounds; an interrupted "
+        "run continues.",
+        writes="PROFILE_memory.csv and .json",
+        keeps=("--work", "runs/memory"),
+    )
+
+
 def _add_table(
     subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
 ) -> argparse.ArgumentParser:
@@ -334,6 +360,8 @@ COMMANDS = (
     _add_encoders,
     _add_choices,
     _add_ablations,
+    _add_robustness,
+    _add_memory,
 )
 
 

@@ -377,6 +377,55 @@ def choices(arguments: argparse.Namespace) -> None:
     print(f"written to {path}")
 
 
+def robustness(arguments: argparse.Namespace) -> None:
+    """Measure text, view, DAR and ADaFuSE under conditions that ADaFuSE was not trained for."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_robustness.csv")
+    _check_output(arguments.cache / "view.webp")
+    _check_output(arguments.work / profile.name / "log.csv")
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.reformulation import load_reformulator
+    from daitir.robustness import run_robustness
+    from daitir.views import load_view_generator
+
+    on = {"device": arguments.device}
+    path = run_robustness(
+        profile,
+        load_reformulator(profile.reformulator, **on),
+        load_view_generator(profile.generator, **on),
+        load_encoder(profile.encoder, **on),
+        cache=arguments.cache,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        num_workers=arguments.workers,
+        progress=True,
+        **on,
+    )
+    print(f"written to {path}")
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Train and measure fusions that remember the views of earlier rounds."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_memory.csv")
+    _check_output(arguments.work / profile.name / "log.csv")
+    _check_device(arguments.device)
+    from daitir.encoders import load_encoder
+    from daitir.memory import run_memory
+
+    path = run_memory(
+        profile,
+        load_encoder(profile.encoder, device=arguments.device),
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
     """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
     dialogues = read_dialogues(arguments.dialogues, **options)

@@ -81,6 +81,30 @@ def average_views(view_features: Tensor) -> Tensor:
     return F.normalize(mean, dim=-1)
 
 
+def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
+    """Each round's view together with the earlier ones: a decaying mean, scaled to unit norm.
+
+    `view_features` `(..., num_rounds, dim)` are unit vectors in the order of their rounds. Round t
+    of the result, of the same shape, has the direction of the sum of decay^(t − s) times the view
+    of round s over all s up to t: with 0 it is the view itself, with 1 the plain mean of all so
+    far. Raises ValueError for a decay outside [0, 1], vectors that are not unit vectors, or views
+    that cancel out.
+
+    >>> remembered_views(torch.eye(2), decay=1)[1]
+    tensor([0.7071, 0.7071])
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay is between 0 and 1, not {decay}")
+    _check_unit("view_features", view_features)
+    sums = [view_features[..., 0, :]]
+    for t in range(1, view_features.shape[-2]):
+        sums.append(decay * sums[-1] + view_features[..., t, :])
+    total = torch.stack(sums, dim=-2)
+    if (total == 0).all(dim=-1).any():
+        raise ValueError("the views so far cancel out: their mean has no direction")
+    return F.normalize(total, dim=-1)
+
+
 class ADaFuSE(nn.Module):
     """Adaptive fusion: a gate weighs text and view, a mixture of experts adds what is missing.
 

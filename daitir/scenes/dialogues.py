@@ -64,8 +64,10 @@ SMALL_TALK = (
 )
 
 
-def dialogue(source: str, scene: Scene, *, seed: int = 0) -> list[Turn]:
-    """A caption and ten questions with answers about a scene, as a source would have them.
+def dialogue(
+    source: str, scene: Scene, *, seed: int = 0, num_questions: int = NUM_QUESTIONS
+) -> list[Turn]:
+    """A caption and questions with answers about a scene, as a source would have them.
 
     Args:
         source: one of `SOURCES`. `human`: full sentences, sensible questions; `terse`: single
@@ -74,6 +76,7 @@ def dialogue(source: str, scene: Scene, *, seed: int = 0) -> list[Turn]:
             some are "can't tell".
         scene: the target.
         seed: chooses among the many dialogues that a source could have about a scene.
+        num_questions: how many are asked; a longer dialogue begins as the shorter one.
 
     Raises ValueError for an unknown source.
     """
@@ -83,7 +86,7 @@ def dialogue(source: str, scene: Scene, *, seed: int = 0) -> list[Turn]:
     style = source if source in ("terse", "verbose") else "human"
     turns = [_opening(scene, style, rng)]
     asked: list[Question] = []
-    for _ in range(NUM_QUESTIONS):
+    for _ in range(num_questions):
         known = merge_facts(turns)
         if source == "degenerate" and asked and rng.random() < _REPEAT_SHARE:
             question = rng.choice(asked)
