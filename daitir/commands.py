@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daitir.data_commands import fill_in_files
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery for dialogues, print the main metrics, write the table."""
+    fill_in_files(arguments, "dialogues", "images", "gallery", "views")
     if arguments.fusion != "text" and arguments.views is None:
-        raise DataError(f"--fusion {arguments.fusion} needs --views DIR")
+        where = f"; `daitir generate --data {arguments.data}` draws some" if arguments.data else ""
+        raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
     _check_output(arguments.out)
@@ -60,6 +63,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with atomic_write(arguments.out) as temporary:
         found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    print(f"texts: {arguments.text} of {arguments.dialogues}")
     print(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
@@ -70,6 +74,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into a ChatIR file of captions."""
+    is_implied = arguments.out is None
+    fill_in_files(arguments, "dialogues", "out_rewrites")
+    if is_implied and arguments.out.exists():
+        raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out)
     _check_device(arguments.device)
@@ -91,10 +99,12 @@ def refine(arguments: argparse.Namespace) -> None:
     )
 
 
-def draw(arguments: argparse.Namespace) -> None:
+def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
+    fill_in_files(arguments, "dialogues", "out_views")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out / "0_0.webp")
+    _check_nobody_drew(arguments.out)
     _check_output(arguments.cache / "view.webp")
     _check_device(arguments.device)
     from daitir.views import load_view_generator, view_seed
@@ -117,7 +127,10 @@ def draw(arguments: argparse.Namespace) -> None:
     for (i, t), path in zip(rounds, paths, strict=True):
         with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
             shutil.copyfile(path, temporary)
-    print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {arguments.out}")
+    print(
+        f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
+        f"{arguments.dialogues}, written to {arguments.out}"
+    )
 
 
 def scenes(arguments: argparse.Namespace) -> None:
@@ -349,6 +362,15 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
             f"--num-dialogues {number:,}"
         )
     return dialogues[:number]
+
+
+def _check_nobody_drew(folder: Path) -> None:
+    """Raises DataError where a folder holds views that this command would not have written."""
+    others = [path.name for path in sorted(folder.glob("[0-9]*_[0-9]*")) if path.suffix != ".webp"]
+    if others:
+        raise DataError(
+            f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
+        )
 
 
 def _check_output(path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Commands for one's own data, and the files that `--data DIR` stands for in all commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.dialogues import read_dialogues
+from daitir.errors import DataError
+
+if TYPE_CHECKING:
+    from daitir.datafolder import DataFolder
+
+
+def lint(arguments: argparse.Namespace) -> None:
+    """Print everything that is wrong with a folder of own data.
+
+    Raises DataError, after the report, where the other commands would refuse the data.
+    """
+    from daitir.lint import lint_data
+
+    report = lint_data(arguments.folder, decode=not arguments.quick, progress=not arguments.json)
+    if arguments.json:
+        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        print(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        for finding in report.findings:
+            level = "error" if finding.is_error else "warning"
+            print(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
+            print("".join(f"    {message}\n" for message in finding.examples), end="")
+            if finding.count > len(finding.examples):
+                print(f"    … and {finding.count - len(finding.examples):,} more")
+        if not report.findings:
+            print("nothing is wrong")
+    if report.num_errors:
+        raise DataError(f"{arguments.folder}: {report.num_errors:,} errors; mend the files")
+
+
+def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
+    """Set those of the arguments `names` that are missing to the files of `--data`.
+
+    Names are `dialogues`, `images`, `gallery`, `views`, and `out_rewrites` or `out_views` for
+    where results go. `text`, where the command has it, tells whether rewrites are read; without
+    it they are where there are some. Raises DataError where files are named in two ways or not at
+    all, and where rewrites do not belong to the dialogues.
+    """
+    if arguments.data is None:
+        absent = [name for name in ("dialogues", "images") if name in names]
+        absent = [f"--{name}" for name in absent if getattr(arguments, name) is None]
+        if any(name.startswith("out_") for name in names) and arguments.out is None:
+            absent.append("--out")
+        if absent:
+            raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
+        if getattr(arguments, "text", "") is None:
+            arguments.text = "current_rewrite"
+        return
+    from daitir.datafolder import find_data  # late: it loads what reads pictures
+
+    data = find_data(arguments.data)
+    split = arguments.split or "test"
+    for name in names:
+        if getattr(arguments, name, None) is not None:
+            raise DataError(f"--{name} and --data both name it; leave one of them out")
+    found = {
+        "dialogues": data.dialogue_file(split),
+        "images": data.images_dir,
+        "gallery": data.gallery_file,
+        "views": [data.views_dir(split)] if data.views_dir(split).is_dir() else None,
+    }
+    if "text" in arguments:
+        found["dialogues"], arguments.text = _texts(data, split, arguments.text)
+    for name in names:
+        if name in found:
+            setattr(arguments, name, found[name])
+    if "out_rewrites" in names:
+        arguments.out = arguments.out or data.rewrites_file(split)
+    if "out_views" in names:
+        arguments.out = arguments.out or data.root / "views" / split
+    if "benchmark" in arguments:
+        arguments.benchmark = arguments.benchmark or data.root.resolve().name
+
+
+def _texts(data: DataFolder, split: str, convention: str | None) -> tuple[Path, str]:
+    """The file that query texts come from, and how they are made."""
+    raw, rewrites = data.dialogue_file(split), data.rewrites_file(split)
+    if convention == "raw_dialogue" or not rewrites.exists():
+        return raw, convention or "raw_dialogue"
+    pair = [read_dialogues(path, allow_duplicate_targets=True) for path in (raw, rewrites)]
+    about = [[(dialogue.image, len(dialogue.rounds)) for dialogue in file] for file in pair]
+    if about[0] != about[1]:
+        raise DataError(
+            f"{rewrites}: its dialogues are not those of {raw}; remove it, or make it again by "
+            f"`daitir refine --data {data.root} --split {split}`"
+        )
+    return rewrites, convention or "current_rewrite"
