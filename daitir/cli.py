@@ -81,8 +81,8 @@ def _add_evaluate(subparsers) -> None:
     add("--views", type=Path, metavar="DIR", nargs="+",
         help="folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or "
         "dar; several views of a round, and those of several folders, are averaged")
-    add("--encoder", required=True, metavar="SPEC",
-        help="mini, or open_clip:NAME[@PRETRAINED-or-file]")
+    _add_encoder(parser)
+    _add_embedding(parser)
     add("--fusion", required=True, choices=("text", "view", "dar"),
         help="how the query is made; view and dar also tabulate text alone, to compare with")
     _add_text(parser, "the query text")
@@ -316,6 +316,40 @@ def _add_table(
     _add_machine(parser)
 
 
+def _add_embed(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "embed",
+        help="Embed the pictures and views of a folder of own data; an interrupted run continues.",
+        example="daitir embed my_pictures/ --encoder hf:models/siglip",
+    )
+    parser.set_defaults(run=data_commands.embed)
+    parser.add_argument("folder", type=Path, metavar="DIR",
+                        help="folder with dialogues.json (or dialogues/) and images/")
+    _add_encoder(parser)
+    _add_embedding(parser)
+    parser.add_argument("--device", default="cpu",
+                        help="where the encoder runs (default: %(default)s)")
+
+
+def _add_encoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder", required=True, metavar="SPEC",
+                        help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
+                        "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers)")
+
+
+def _add_embedding(parser: argparse.ArgumentParser) -> None:
+    """How the pictures of a folder of own data are embedded, and where features are kept."""
+    add = parser.add_argument
+    add("--features", type=Path, metavar="DIR",
+        help="where features are kept (default: features/ and the encoder's name in the folder "
+        "of own data)")
+    add("--batch-size", type=_positive, default=64, metavar="N",
+        help="pictures that the encoder sees together (default: %(default)s)")
+    add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
+        help="threads that decode pictures (default: one a core, %(default)s)")
+
+
 def _add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:
     """The folder of own data that stands for other arguments."""
     parser.add_argument("--data", type=Path, metavar="DIR",
@@ -341,6 +375,7 @@ COMMANDS = (
     _add_lint,
     _add_refine,
     _add_generate,
+    _add_embed,
     _add_scenes,
     _add_pretrain,
     _add_quality,

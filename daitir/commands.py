@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.data_commands import fill_in_files
+from daitir.data_commands import cached_encoder, check_device, fill_in_files
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write
@@ -39,11 +39,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.evaluation import evaluate
 
-    _check_device(arguments.device)
-    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    if arguments.data or arguments.features:
+        encoder = cached_encoder(arguments, arguments.data or arguments.images)
+    else:
+        encoder = load_encoder(arguments.encoder, device=arguments.device)
     benchmark = arguments.benchmark or arguments.dialogues.stem
     found = evaluate(
         dialogues,
@@ -80,7 +83,7 @@ def refine(arguments: argparse.Namespace) -> None:
         raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.reformulation import load_reformulator
 
     reformulator = load_reformulator(arguments.model, device=arguments.device)
@@ -106,7 +109,7 @@ def generate(arguments: argparse.Namespace) -> None:
     _check_output(arguments.out / "0_0.webp")
     _check_nobody_drew(arguments.out)
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.views import load_view_generator, view_seed
 
     generator = load_view_generator(
@@ -163,7 +166,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.out / "log.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     if arguments.model == "tokenizer":
         from daitir.training.tokenizer import train_tokenizer
 
@@ -194,7 +197,7 @@ def quality(arguments: argparse.Namespace) -> None:
     """Measure a model on the validation split."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.out)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir import quality as measures
 
     options = {"num_workers": arguments.workers, "progress": True}
@@ -239,7 +242,7 @@ def queries(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.out / "manifest.json")
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.queries import Models, make_query_sets
     from daitir.recogniser import load_recogniser
@@ -269,7 +272,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
     _check_output(arguments.out / "log.csv")
     _check_output(arguments.cache / "features")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.training.fusion import encode_queries, recall, train_fusion
 
@@ -292,7 +295,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     """Measure every method on every source of dialogues."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.benchmark import run_benchmark
 
     path = run_benchmark(
@@ -311,7 +314,7 @@ def ablations(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_ablations.csv")
     _check_output(arguments.work / "features")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.ablations import run_ablations
     from daitir.encoders import load_encoder
 
@@ -332,7 +335,7 @@ def choices(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_choices.csv")
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.choices import run_choices
     from daitir.encoders import load_encoder
     from daitir.recogniser import load_recogniser
@@ -383,15 +386,6 @@ def _check_output(path: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise DataError(f"--device {name}: not available here; use cpu") from error
 
 
 def _table(found: Evaluation) -> str:

@@ -12,6 +12,7 @@ from daitir.errors import DataError
 
 if TYPE_CHECKING:
     from daitir.datafolder import DataFolder
+    from daitir.features import CachedEncoder
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -36,6 +37,51 @@ def lint(arguments: argparse.Namespace) -> None:
             print("nothing is wrong")
     if report.num_errors:
         raise DataError(f"{arguments.folder}: {report.num_errors:,} errors; mend the files")
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    """Embed the pictures and views of a folder of own data, and keep the features."""
+    from daitir.datafolder import find_data
+
+    check_device(arguments.device)
+    data = find_data(arguments.folder)
+    paths = [data.images_dir / name for name in data.gallery()]
+    num_pictures = len(paths)
+    for split, file in data.dialogues.items():
+        if data.views_dir(split).is_dir():
+            from daitir.viewfiles import list_views
+
+            lengths = [len(d.rounds) for d in read_dialogues(file, allow_duplicate_targets=True)]
+            found = list_views(data.views_dir(split), lengths).views
+            paths += [path for rounds in found for files in rounds for path in files]
+    cached = cached_encoder(arguments, data.root)
+    cached.encode_images(paths, progress=True)
+    print(
+        f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
+        f"{cached.num_embedded:,} embedded now; written to {cached.folder}"
+    )
+
+
+def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
+    """The encoder of `--encoder`, which keeps features below `root` or in `--features`."""
+    from daitir.encoders import load_encoder
+    from daitir.features import CachedEncoder, features_folder
+
+    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    folder = arguments.features or features_folder(root, arguments.encoder)
+    return CachedEncoder(
+        encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
+    )
+
+
+def check_device(name: str) -> None:
+    """Raises DataError unless torch can compute on the device of `--device`."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise DataError(f"--device {name}: not available here; use cpu") from error
 
 
 def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
