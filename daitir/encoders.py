@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import open_clip
@@ -244,7 +245,7 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
             tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=context_length)
         else:
             tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, UnpicklingError) as error:
         raise DataError(f"{spec}: could not be loaded ({_first_line(error)})") from error
     if not pretrained:
         logger.warning("%s: no weights named, the encoder is random", spec)
