@@ -129,7 +129,7 @@ def _add_refine(subparsers) -> None:
     parser = _add_command(
         subparsers,
         "refine",
-        help="Refine dialogues by a language model, into one caption after every round.",
+        help="Refine dialogues by a language model into captions; an interrupted run continues.",
         example="daitir refine --dialogues dialogues.json --out rewrites.json",
     )
     parser.set_defaults(run=commands.refine)
@@ -139,6 +139,8 @@ def _add_refine(subparsers) -> None:
     add("--num-dialogues", type=_positive, metavar="N", help="refine the first N dialogues only")
     add("--model", default="mini", metavar="SPEC",
         help="mini, a folder of a transformers model, or a hub's name (default: %(default)s)")
+    add("--prompt", type=Path, metavar="FILE",
+        help="template of the prompt, with {dialogue} in it; not for mini")
     add("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
     add("--out", type=Path, metavar="FILE",
@@ -332,6 +334,29 @@ def _add_embed(subparsers) -> None:
                         help="where the encoder runs (default: %(default)s)")
 
 
+def _add_search(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "search",
+        help="Search a folder of pictures by a dialogue in the terminal.",
+        example="daitir search my_pictures/ --encoder hf:models/siglip",
+    )
+    parser.set_defaults(run=data_commands.search)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR",
+        help="folder of pictures at any depth, or of own data with images/")
+    _add_encoder(parser)
+    _add_embedding(parser)
+    add("--model", metavar="SPEC",
+        help="refine what is said by this language model (default: the words are joined)")
+    add("--pipeline", metavar="SPEC",
+        help="search with a view that this pipeline draws too, as DAR does (default: words alone)")
+    add("--top", type=_positive, default=10, metavar="N",
+        help="pictures that are named (default: %(default)s)")
+    add("--skip-unreadable", action="store_true", help="leave out pictures that cannot be decoded")
+    add("--device", default="cpu", help="where models run (default: %(default)s)")
+
+
 def _add_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, metavar="SPEC",
                         help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
@@ -376,6 +401,7 @@ COMMANDS = (
     _add_refine,
     _add_generate,
     _add_embed,
+    _add_search,
     _add_scenes,
     _add_pretrain,
     _add_quality,

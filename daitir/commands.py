@@ -84,11 +84,15 @@ def refine(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out)
     check_device(arguments.device)
-    from daitir.reformulation import load_reformulator
+    from daitir.reformulation import load_reformulator, refine_resumably
 
-    reformulator = load_reformulator(arguments.model, device=arguments.device)
-    found = reformulator.refine(
+    reformulator = load_reformulator(
+        arguments.model, device=arguments.device, prompt=_read_prompt(arguments.prompt)
+    )
+    found = refine_resumably(
+        reformulator,
         [dialogue.rounds for dialogue in dialogues],
+        arguments.out.with_name(f".{arguments.out.stem}.partial.json"),
         batch_size=arguments.batch_size,
         progress=True,
     )
@@ -97,7 +101,8 @@ def refine(arguments: argparse.Namespace) -> None:
     number = sum(len(captions) for captions in found.captions)
     print(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
-        f"{len(found.faults):,} outputs were of no use and are the joined dialogue, "
+        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
+        "and are the joined dialogue, "
         f"{found.num_truncated:,} inputs were cut"
     )
 
@@ -365,6 +370,15 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
             f"--num-dialogues {number:,}"
         )
     return dialogues[:number]
+
+
+def _read_prompt(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _check_nobody_drew(folder: Path) -> None:

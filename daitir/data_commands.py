@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from daitir.dialogues import read_dialogues
 from daitir.errors import DataError
 
+_SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
+
 if TYPE_CHECKING:
     from daitir.datafolder import DataFolder
     from daitir.features import CachedEncoder
@@ -60,6 +62,54 @@ def embed(arguments: argparse.Namespace) -> None:
         f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
         f"{cached.num_embedded:,} embedded now; written to {cached.folder}"
     )
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """Hold a dialogue in the terminal over a folder of pictures."""
+    check_device(arguments.device)
+    from daitir.gallery import check_images, list_images, read_gallery
+    from daitir.live import LiveSearch
+
+    root = arguments.folder
+    images_dir = root / "images" if (root / "images").is_dir() else root
+    listed = root / "gallery.json"
+    names = read_gallery(listed) if listed.exists() else list_images(images_dir)
+    names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
+    reformulator = generator = None
+    if arguments.model:
+        from daitir.reformulation import load_reformulator
+
+        reformulator = load_reformulator(arguments.model, device=arguments.device)
+    if arguments.pipeline:
+        from daitir.views import load_view_generator
+
+        generator = load_view_generator(arguments.pipeline, device=arguments.device)
+    encoder = cached_encoder(arguments, root)
+    features = encoder.encode_images([images_dir / name for name in names], progress=True)
+    search = LiveSearch(features, encoder, reformulator, generator)
+    print(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
+    while True:
+        try:
+            words = input(f"round {len(search.rounds)}> ").strip()
+        except EOFError:
+            print()
+            return
+        if words == "/quit":
+            return
+        if words in ("/undo", "/new"):
+            search.undo()
+            while words == "/new" and search.rounds:
+                search.undo()
+        elif not words or words.startswith("/"):
+            print(_SEARCH_HELP)
+        else:
+            found = search.say(words)
+            if encoder.count_truncated([found.caption]):
+                print(f"(too long: the encoder reads {encoder.context_length} tokens, no more)")
+            if reformulator:
+                print(f"searched for: {found.caption}")
+            for place, index in enumerate(found.ranking[: arguments.top].tolist(), 1):
+                print(f"{place:>4}  {found.scores[index]:.3f}  {names[index]}")
 
 
 def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:

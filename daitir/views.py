@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 from tqdm import tqdm
 
@@ -75,9 +76,11 @@ class ViewGenerator:
 
         Images that the cache holds are not drawn again; the same prompt with the same seed is
         drawn once. What is drawn does not depend on what the cache held before. Prompts that the
-        text encoder cuts off are counted in a warning.
+        text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
+        guidance and model in its metadata (EXIF, image description).
 
-        Raises DataError for an empty prompt, before anything is drawn, and where the disk is full.
+        Raises DataError for an empty prompt, before anything is drawn, where the disk is full, and
+        as `draw` does.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
@@ -101,26 +104,67 @@ class ViewGenerator:
                 for pair, image in zip(batch, images, strict=True):
                     if not files[pair].is_file():
                         with atomic_write(files[pair]) as temporary:
-                            image.save(temporary, quality=90, method=4)
+                            exif = self._metadata(*pair)
+                            image.save(temporary, quality=90, method=4, exif=exif)
             bar.update(min(batch_size, len(pairs) - start))
         bar.close()
         return [files[pair] for pair in zip(prompts, seeds, strict=True)]
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """The images of prompts, one seed each, drawn in one batch and kept nowhere."""
-        return self.pipeline(
+        """The images of prompts, one seed each, drawn in one batch and kept nowhere.
+
+        Raises DataError for an image that is black all over: it would be taken for a view.
+        """
+        images = self.pipeline(
             list(prompts),
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             # Noise is drawn on the CPU, image by image, so that it is the same on every device.
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         ).images
+        black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
+        if black:
+            raise DataError(
+                f"{self.spec}: {len(black)} of {len(images)} views are black, that of {black[0]!r} "
+                "for one: the pipeline's safety checker hid it, or numbers overflowed; change the "
+                "prompt or the precision"
+            )
+        return images
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
-        """How many prompts have more tokens than the pipeline's first text encoder reads."""
-        tokenizer = self.pipeline.tokenizer
-        lengths = (len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
-        return sum(length > tokenizer.model_max_length for length in lengths)
+        """How many prompts are cut off by each of the pipeline's text encoders.
+
+        Pipelines of several (SDXL, SD 3, FLUX) lose no words that one of them reads: a T5 encoder
+        reads more tokens than CLIP does.
+        """
+        readers = list(self._readers())
+        return sum(
+            all(len(tokenizer(prompt, verbose=False)["input_ids"]) > limit
+                for tokenizer, limit in readers)
+            for prompt in prompts
+        )  # fmt: skip
+
+    def _readers(self):
+        """Each tokeniser of the pipeline, and how many tokens are read of it."""
+        call = inspect.signature(type(self.pipeline).__call__).parameters
+        for suffix in ("", "_2", "_3"):
+            tokenizer = getattr(self.pipeline, f"tokenizer{suffix}", None)
+            encoder = getattr(self.pipeline, f"text_encoder{suffix}", None)
+            if tokenizer is None or encoder is None:  # SD 3 goes without its T5 encoder too
+                continue
+            limit = tokenizer.model_max_length
+            if encoder.config.model_type == "t5" and "max_sequence_length" in call:
+                limit = call["max_sequence_length"].default
+            yield tokenizer, limit
+
+    def _metadata(self, prompt: str, seed: int) -> Image.Exif:
+        facts = {
+            "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
+            "pipeline": self.spec, "digest": self.digest,
+        }  # fmt: skip
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = json.dumps(facts)
+        return exif
 
     def _key(self, prompt: str, seed: int) -> str:
         facts = [self.digest, self.steps, self.guidance, prompt, seed]
@@ -136,8 +180,9 @@ def load_view_generator(
 ) -> ViewGenerator:
     """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
 
-    On a CPU it computes in single precision, elsewhere in half precision. Raises DataError where
-    a part of the folder is missing or damaged, and as `ViewGenerator` does.
+    On a CPU it computes in single precision, elsewhere in half precision. Weights are read from
+    safetensors only. Raises DataError where a part of the folder is missing or damaged, where the
+    hub cannot be reached, and as `ViewGenerator` does.
     """
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
@@ -150,13 +195,15 @@ def load_view_generator(
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
-            source if is_folder else spec, dtype=dtype
+            source if is_folder else spec, dtype=dtype, use_safetensors=True
         )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(
-            f"{source}: no text-to-image pipeline ({line}); `daitir pretrain diffusion` makes one"
-        ) from error
+        advice = "`daitir pretrain diffusion` makes one" if is_folder else (
+            f"there is no folder {spec}; without a network download the pipeline elsewhere and "
+            "name its folder"
+        )  # fmt: skip
+        raise DataError(f"{spec}: no text-to-image pipeline ({line}); {advice}") from error
     return ViewGenerator(spec, pipeline.to(device), steps=steps, guidance=guidance)
 
 
