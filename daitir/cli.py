@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from daitir import commands
+from daitir import commands, data_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 
@@ -66,25 +66,26 @@ def _add_evaluate(subparsers) -> None:
         "evaluate",
         help="Rank a gallery after every round of every dialogue, and tabulate the metrics.",
         example="daitir evaluate --dialogues dialogues.json --images images/ --views views/ "
-        "--encoder mini --fusion dar --out dar.csv",
+        "--encoder mini --fusion dar --out dar.csv\n"
+        "  daitir evaluate --data my_pictures/ --encoder mini --fusion text --out text.csv",
     )
     parser.set_defaults(run=commands.evaluate)
+    _add_data(parser, instead_of="--dialogues, --images, --gallery and --views")
     add = parser.add_argument
-    add("--dialogues", required=True, type=Path, metavar="FILE",
+    add("--dialogues", type=Path, metavar="FILE",
         help='ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, ...]}')
-    add("--images", required=True, type=Path, metavar="DIR",
+    add("--images", type=Path, metavar="DIR",
         help="folder that the image paths are relative to")
     add("--gallery", type=Path, metavar="FILE",
         help="JSON list of the image paths to rank (default: all images below --images)")
     add("--views", type=Path, metavar="DIR", nargs="+",
-        help="folder of views {dialogue}_{round}.jpg|.jpeg|.webp|.png, for --fusion view or dar; "
-        "the views of several folders are averaged")
-    add("--encoder", required=True, metavar="SPEC",
-        help="mini, or open_clip:NAME[@PRETRAINED-or-file]")
+        help="folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or "
+        "dar; several views of a round, and those of several folders, are averaged")
+    _add_encoder(parser)
+    _add_embedding(parser)
     add("--fusion", required=True, choices=("text", "view", "dar"),
         help="how the query is made; view and dar also tabulate text alone, to compare with")
-    add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
-        help="how the query text is made from the rounds (default: %(default)s)")
+    _add_text(parser, "the query text")
     add("--missing-views", choices=("error", "exclude"), default="error",
         help="what to do with dialogues that lack a view (default: %(default)s)")
     add("--skip-unreadable", action="store_true",
@@ -92,7 +93,8 @@ def _add_evaluate(subparsers) -> None:
     add("--allow-duplicate-targets", action="store_true",
         help="accept several dialogues about one image")
     add("--num-dialogues", type=_positive, metavar="N", help="evaluate the first N dialogues only")
-    add("--benchmark", metavar="NAME", help="label (default: the dialogue file's name)")
+    add("--benchmark", metavar="NAME",
+        help="label (default: that of the dialogue file, or of --data)")
     add("--method", metavar="NAME", help="label (default: the fusion)")
     add("--seed", type=int, default=0, metavar="N",
         help="label: the seed that made the views or the encoder (default: %(default)s)")
@@ -127,33 +129,36 @@ def _add_refine(subparsers) -> None:
     parser = _add_command(
         subparsers,
         "refine",
-        help="Refine dialogues by a language model, into one caption after every round.",
+        help="Refine dialogues by a language model into captions; an interrupted run continues.",
         example="daitir refine --dialogues dialogues.json --out rewrites.json",
     )
     parser.set_defaults(run=commands.refine)
+    _add_data(parser, instead_of="--dialogues and --out")
     add = parser.add_argument
-    add("--dialogues", required=True, type=Path, metavar="FILE", help="ChatIR file")
+    add("--dialogues", type=Path, metavar="FILE", help="ChatIR file")
     add("--num-dialogues", type=_positive, metavar="N", help="refine the first N dialogues only")
     add("--model", default="mini", metavar="SPEC",
         help="mini, a folder of a transformers model, or a hub's name (default: %(default)s)")
+    add("--prompt", type=Path, metavar="FILE",
+        help="template of the prompt, with {dialogue} in it; not for mini")
     add("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
-    add("--out", required=True, type=Path, metavar="FILE",
-        help="ChatIR file with the captions as rounds")
+    add("--out", type=Path, metavar="FILE",
+        help="ChatIR file with the captions as rounds (default: the rewrites of --data)")
 
 
-def _add_draw(subparsers) -> None:
+def _add_generate(subparsers) -> None:
     parser = _add_command(
         subparsers,
-        "draw",
+        "generate",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir draw --dialogues rewrites.json --out views/",
+        example="daitir generate --dialogues rewrites.json --out views/",
     )
-    parser.set_defaults(run=commands.draw)
+    parser.set_defaults(run=commands.generate)
+    _add_data(parser, instead_of="--dialogues and --out")
     add = parser.add_argument
-    add("--dialogues", required=True, type=Path, metavar="FILE", help="ChatIR file")
-    add("--text", choices=tuple(TEXT_CONVENTIONS), default="current_rewrite",
-        help="how the prompt is made from the rounds (default: %(default)s)")
+    add("--dialogues", type=Path, metavar="FILE", help="ChatIR file")
+    _add_text(parser, "the prompt")
     add("--num-dialogues", type=_positive, metavar="N", help="draw for the first N dialogues only")
     add("--pipeline", default="mini", metavar="SPEC",
         help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
@@ -167,8 +172,22 @@ def _add_draw(subparsers) -> None:
     add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
         help="keeps what is drawn (default: %(default)s)")
     add("--device", default="cpu", help="where the pipeline runs (default: %(default)s)")
-    add("--out", required=True, type=Path, metavar="DIR",
-        help="gets {dialogue}_{round}.webp")
+    add("--out", type=Path, metavar="DIR",
+        help="gets {dialogue}_{round}.webp (default: the views of --data)")
+
+
+def _add_lint(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "lint",
+        help="Look at every file of a folder of own data; what is wrong is counted.",
+        example="daitir lint my_pictures/",
+    )
+    parser.set_defaults(run=data_commands.lint)
+    parser.add_argument("folder", type=Path, metavar="DIR",
+                        help="folder with dialogues.json (or dialogues/) and images/")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--quick", action="store_true", help="do not decode the pictures")
 
 
 def _add_pretrain(subparsers) -> None:
@@ -341,6 +360,77 @@ def _add_table(
     return parser
 
 
+def _add_embed(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "embed",
+        help="Embed the pictures and views of a folder of own data; an interrupted run continues.",
+        example="daitir embed my_pictures/ --encoder hf:models/siglip",
+    )
+    parser.set_defaults(run=data_commands.embed)
+    parser.add_argument("folder", type=Path, metavar="DIR",
+                        help="folder with dialogues.json (or dialogues/) and images/")
+    _add_encoder(parser)
+    _add_embedding(parser)
+    parser.add_argument("--device", default="cpu",
+                        help="where the encoder runs (default: %(default)s)")
+
+
+def _add_search(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "search",
+        help="Search a folder of pictures by a dialogue in the terminal.",
+        example="daitir search my_pictures/ --encoder hf:models/siglip",
+    )
+    parser.set_defaults(run=data_commands.search)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR",
+        help="folder of pictures at any depth, or of own data with images/")
+    _add_encoder(parser)
+    _add_embedding(parser)
+    add("--model", metavar="SPEC",
+        help="refine what is said by this language model (default: the words are joined)")
+    add("--pipeline", metavar="SPEC",
+        help="search with a view that this pipeline draws too, as DAR does (default: words alone)")
+    add("--top", type=_positive, default=10, metavar="N",
+        help="pictures that are named (default: %(default)s)")
+    add("--skip-unreadable", action="store_true", help="leave out pictures that cannot be decoded")
+    add("--device", default="cpu", help="where models run (default: %(default)s)")
+
+
+def _add_encoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoder", required=True, metavar="SPEC",
+                        help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
+                        "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers)")
+
+
+def _add_embedding(parser: argparse.ArgumentParser) -> None:
+    """How the pictures of a folder of own data are embedded, and where features are kept."""
+    add = parser.add_argument
+    add("--features", type=Path, metavar="DIR",
+        help="where features are kept (default: features/ and the encoder's name in the folder "
+        "of own data)")
+    add("--batch-size", type=_positive, default=64, metavar="N",
+        help="pictures that the encoder sees together (default: %(default)s)")
+    add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
+        help="threads that decode pictures (default: one a core, %(default)s)")
+
+
+def _add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:
+    """The folder of own data that stands for other arguments."""
+    parser.add_argument("--data", type=Path, metavar="DIR",
+                        help=f"folder of own data, instead of {instead_of}")
+    parser.add_argument("--split", choices=("train", "val", "test"),
+                        help="of --data (default: test, which is what dialogues.json alone is)")
+
+
+def _add_text(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--text", choices=tuple(TEXT_CONVENTIONS),
+                        help=f"how {what} is made from the rounds (default: current_rewrite; "
+                        "raw_dialogue where --data has no rewrites)")
+
+
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where models run (default: %(default)s)")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
@@ -349,8 +439,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     _add_evaluate,
+    _add_lint,
     _add_refine,
-    _add_draw,
+    _add_generate,
+    _add_embed,
+    _add_search,
     _add_scenes,
     _add_pretrain,
     _add_quality,

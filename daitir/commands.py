@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daitir.data_commands import cached_encoder, check_device, fill_in_files
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery for dialogues, print the main metrics, write the table."""
+    fill_in_files(arguments, "dialogues", "images", "gallery", "views")
     if arguments.fusion != "text" and arguments.views is None:
-        raise DataError(f"--fusion {arguments.fusion} needs --views DIR")
+        where = f"; `daitir generate --data {arguments.data}` draws some" if arguments.data else ""
+        raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
     _check_output(arguments.out)
@@ -36,11 +39,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.evaluation import evaluate
 
-    _check_device(arguments.device)
-    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    if arguments.data or arguments.features:
+        encoder = cached_encoder(arguments, arguments.data or arguments.images)
+    else:
+        encoder = load_encoder(arguments.encoder, device=arguments.device)
     benchmark = arguments.benchmark or arguments.dialogues.stem
     found = evaluate(
         dialogues,
@@ -60,6 +66,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with atomic_write(arguments.out) as temporary:
         found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    print(f"texts: {arguments.text} of {arguments.dialogues}")
     print(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
@@ -70,14 +77,22 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into a ChatIR file of captions."""
+    is_implied = arguments.out is None
+    fill_in_files(arguments, "dialogues", "out_rewrites")
+    if is_implied and arguments.out.exists():
+        raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out)
-    _check_device(arguments.device)
-    from daitir.reformulation import load_reformulator
+    check_device(arguments.device)
+    from daitir.reformulation import load_reformulator, refine_resumably
 
-    reformulator = load_reformulator(arguments.model, device=arguments.device)
-    found = reformulator.refine(
+    reformulator = load_reformulator(
+        arguments.model, device=arguments.device, prompt=_read_prompt(arguments.prompt)
+    )
+    found = refine_resumably(
+        reformulator,
         [dialogue.rounds for dialogue in dialogues],
+        arguments.out.with_name(f".{arguments.out.stem}.partial.json"),
         batch_size=arguments.batch_size,
         progress=True,
     )
@@ -86,17 +101,20 @@ def refine(arguments: argparse.Namespace) -> None:
     number = sum(len(captions) for captions in found.captions)
     print(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
-        f"{len(found.faults):,} outputs were of no use and are the joined dialogue, "
+        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
+        "and are the joined dialogue, "
         f"{found.num_truncated:,} inputs were cut"
     )
 
 
-def draw(arguments: argparse.Namespace) -> None:
+def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
+    fill_in_files(arguments, "dialogues", "out_views")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     _check_output(arguments.out / "0_0.webp")
+    _check_nobody_drew(arguments.out)
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.views import load_view_generator, view_seed
 
     generator = load_view_generator(
@@ -117,7 +135,10 @@ def draw(arguments: argparse.Namespace) -> None:
     for (i, t), path in zip(rounds, paths, strict=True):
         with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
             shutil.copyfile(path, temporary)
-    print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {arguments.out}")
+    print(
+        f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
+        f"{arguments.dialogues}, written to {arguments.out}"
+    )
 
 
 def scenes(arguments: argparse.Namespace) -> None:
@@ -150,7 +171,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.out / "log.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     if arguments.model == "tokenizer":
         from daitir.training.tokenizer import train_tokenizer
 
@@ -181,7 +202,7 @@ def quality(arguments: argparse.Namespace) -> None:
     """Measure a model on the validation split."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.out)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir import quality as measures
 
     options = {"num_workers": arguments.workers, "progress": True}
@@ -226,7 +247,7 @@ def queries(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.out / "manifest.json")
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.queries import Models, make_query_sets
     from daitir.recogniser import load_recogniser
@@ -257,7 +278,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
     _check_output(out / "log.csv")
     _check_output(arguments.cache / "features")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
 
     encoder = load_encoder(profile.encoder, device=arguments.device)
@@ -294,7 +315,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     """Measure every method on every source of dialogues."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.benchmark import run_benchmark
 
     path = run_benchmark(
@@ -336,7 +357,7 @@ def ablations(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_ablations.csv")
     _check_output(arguments.work / "features")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.ablations import run_ablations
     from daitir.encoders import load_encoder
 
@@ -357,7 +378,7 @@ def choices(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_choices.csv")
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.choices import run_choices
     from daitir.encoders import load_encoder
     from daitir.recogniser import load_recogniser
@@ -438,6 +459,24 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
     return dialogues[:number]
 
 
+def _read_prompt(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def _check_nobody_drew(folder: Path) -> None:
+    """Raises DataError where a folder holds views that this command would not have written."""
+    others = [path.name for path in sorted(folder.glob("[0-9]*_[0-9]*")) if path.suffix != ".webp"]
+    if others:
+        raise DataError(
+            f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
+        )
+
+
 def _check_output(path: Path) -> None:
     """Raises DataError unless a file can be written at `path`, before anything long begins."""
     if path.is_dir():
@@ -448,15 +487,6 @@ def _check_output(path: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise DataError(f"--device {name}: not available here; use cpu") from error
 
 
 def _table(found: Evaluation) -> str:

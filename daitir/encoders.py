@@ -1,4 +1,4 @@
-"""Dual encoders: one interface over open_clip models, the shipped mini model and folders.
+"""Dual encoders: one interface over open_clip and transformers models and the shipped mini model.
 
 A *spec* names an encoder:
 
@@ -7,16 +7,23 @@ A *spec* names an encoder:
 - `open_clip:NAME@PRETRAINED`: with a pretrained tag of open_clip or a weights file;
 - `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser, relative to
   the working directory or to the checkout;
+- `hf:NAME[@REVISION]` or `hf:FOLDER`: CLIP, SigLIP, SigLIP 2 or BLIP of transformers;
 - `finetuned:FOLDER`: a folder that `daitir train dmcl` or one of its peers wrote.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import open_clip
@@ -25,9 +32,11 @@ from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from daitir.errors import DataError
+from daitir.files import weights_digest
 from daitir.gallery import read_image
 
 logger = logging.getLogger(__name__)
@@ -47,7 +56,8 @@ class Encoder:
     Attributes:
         spec: the spec it was loaded from.
         folder: the folder with its weights, training log and card, None where it has none.
-        model: the open_clip model, in eval mode.
+        model: the open_clip or transformers model, in eval mode.
+        preprocess: from a picture to what the model reads, by the model's own library.
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
         context_length: tokens that the text tower reads, start and end tokens included.
@@ -69,11 +79,15 @@ class Encoder:
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.context_length = tokenizer.context_length
-        size = model.visual.image_size
-        self.image_size = size[0] if isinstance(size, tuple) else size
+        self.context_length, self.image_size = self._sizes()
         with torch.no_grad():
-            self.dim = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+            self.dim = self._text_features(["a"]).shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all that decides the features of an image: weights and preprocessing."""
+        facts = weights_digest(self.model) + self._preprocess_facts()
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     @property
     def logit_scale(self) -> float:
@@ -83,6 +97,25 @@ class Encoder:
     def count_truncated(self, texts: Iterable[str]) -> int:
         """How many texts have more tokens than the text tower reads."""
         return sum(length > self.context_length for length in self._token_counts(list(texts)))
+
+    # What follows differs between libraries.
+
+    def _sizes(self) -> tuple[int, int]:
+        """Tokens that the text tower reads, and pixels that the vision tower sees."""
+        size = self.model.visual.image_size
+        return self.tokenizer.context_length, size[0] if isinstance(size, tuple) else size
+
+    def _preprocess_facts(self) -> str:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))
+
+    def _text_features(self, batch: list[str]) -> Tensor:
+        tokens = self.tokenizer(batch)
+        used = int((tokens != 0).sum(dim=1).max())  # padding is 0
+        with shortened_context(self.model, used) as length:
+            return self.model.encode_text(tokens[:, :length].to(self.device))
+
+    def _image_features(self, batch: Tensor) -> Tensor:
+        return self.model.encode_image(batch.to(self.device))
 
     def _token_counts(self, texts: list[str]) -> list[int]:
         if hasattr(self.tokenizer, "tokenizer"):  # open_clip's wrapper of a Hugging Face tokeniser
@@ -104,34 +137,51 @@ class Encoder:
             raise ValueError("no text to encode")
         features = []
         for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
-            tokens = self.tokenizer(batch)
-            used = int((tokens != 0).sum(dim=1).max())  # padding is 0
-            with shortened_context(self.model, used) as length:
-                features.append(_unit(self.model.encode_text(tokens[:, :length].to(self.device))))
+            features.append(_unit(self._text_features(batch)))
         table = dict(zip(unique, range(len(unique)), strict=True))
         return torch.cat(features)[[table[text] for text in texts]]
 
-    @torch.no_grad()
     def encode_images(
         self,
         images: Iterable[Image.Image | Path | np.ndarray],
         *,
         batch_size: int = 256,
+        workers: int = 0,
         progress: bool = False,
     ) -> Tensor:
         """Features of images, (num_images, dim) float32 on the CPU, each of length 1.
 
         Args:
             images: pictures, paths of pictures, or uint8 arrays (height, width, 3).
+            batch_size: images that the model sees together.
+            workers: threads that decode and preprocess ahead of the model; 0 for none.
 
         Raises DataError, naming the file, where a path is no readable image.
         """
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
         features = []
-        for batch in _batches(images, batch_size, total, "encoding images", progress):
-            pixels = torch.stack([self.preprocess(_as_image(image)) for image in batch])
-            features.append(_unit(self.model.encode_image(pixels.to(self.device))))
+        with tqdm(total=total, desc="encoding images", unit="item", disable=not progress) as bar:
+            for batch in self.image_batches(images, batch_size=batch_size, workers=workers):
+                features.append(batch)
+                bar.update(len(batch))
         return torch.cat(features) if features else torch.empty(0, self.dim)
+
+    def image_batches(
+        self,
+        images: Iterable[Image.Image | Path | np.ndarray],
+        *,
+        batch_size: int = 256,
+        workers: int = 0,
+    ) -> Iterator[Tensor]:
+        """What `encode_images` gives, batch by batch."""
+
+        def pixels_of(image: Image.Image | Path | np.ndarray) -> Tensor:
+            return self.preprocess(_as_image(image))
+
+        pixels = _in_order(pixels_of, images, workers=workers, ahead=batch_size)
+        while batch := list(islice(pixels, batch_size)):
+            with torch.no_grad():
+                yield _unit(self._image_features(default_collate(batch)))
 
 
 @contextmanager
@@ -163,6 +213,10 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
     if spec == "mini":
         return _load_folder(spec, MINI_FOLDER, device)
     kind, _, rest = spec.partition(":")
+    if kind == "hf" and rest:
+        from daitir.hf_encoders import load_hf  # late: it builds on this module
+
+        return load_hf(rest, device=device)
     if kind == "finetuned" and rest:
         from daitir.finetuned import load_finetuned  # late: it builds on this module
 
@@ -170,7 +224,7 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
     if kind != "open_clip" or not rest:
         raise DataError(
             f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
-            "open_clip:FOLDER or finetuned:FOLDER"
+            "open_clip:FOLDER, hf:NAME, hf:FOLDER or finetuned:FOLDER"
         )
     name, _, pretrained = rest.partition("@")
     if name not in open_clip.list_models():
@@ -196,7 +250,7 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
             tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=context_length)
         else:
             tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, UnpicklingError) as error:
         raise DataError(f"{spec}: could not be loaded ({_first_line(error)})") from error
     if not pretrained:
         logger.warning("%s: no weights named, the encoder is random", spec)
@@ -227,6 +281,24 @@ def _as_image(image: Image.Image | Path | np.ndarray) -> Image.Image:
     if isinstance(image, Path):
         return read_image(image)
     return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
+def _in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:
+    """`function` of each item, in order, computed up to `ahead` items ahead by threads."""
+    if not workers:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _batches(items: Iterable, size: int, total: int | None, label: str, progress: bool):

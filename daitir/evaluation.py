@@ -22,7 +22,7 @@ from daitir.files import atomic_write
 from daitir.fusion import average_views, dar_fusion
 from daitir.gallery import check_images, examples
 from daitir.retrieval import target_ranks
-from daitir.views import find_views
+from daitir.viewfiles import find_views
 
 if TYPE_CHECKING:
     from daitir.encoders import Encoder
@@ -152,8 +152,8 @@ def evaluate(
 
     `gallery` names images below `images_dir` and holds every dialogue's target. `fusion` is how
     the query is made: `text`, `view` (the generated view alone) or `dar`; the latter two need
-    `views_dir`, and the ranks of text alone are computed and tabulated beside them. Several
-    folders hold several views of each round, whose features are averaged. `method` is
+    `views_dir`, and the ranks of text alone are computed and tabulated beside them. Where a round
+    has several views, in one folder or in several, their features are averaged. `method` is
     their name in the table, by default `fusion`; `benchmark` and `seed` are labels.
 
     With `missing_views="exclude"` dialogues that lack a view, and with `skip_unreadable` gallery
@@ -190,9 +190,9 @@ def evaluate(
 
     queries = {"text" if views else name: encode("texts", encoder.encode_texts, query_text)}
     if views:
-        view_features = encode("views", encoder.encode_images, views)
-        view_features = view_features.view(len(folders), len(query_text), encoder.dim)
-        view_features = average_views(view_features.transpose(0, 1))
+        paths = [path for files in views for path in files]
+        view_features = encode("views", encoder.encode_images, paths)
+        view_features = _averaged(view_features, [len(files) for files in views])
         queries[name] = (
             view_features
             if fusion == "view"
@@ -237,11 +237,8 @@ def _checked_files(
     views_dirs: Sequence[str | Path],
     missing_views: str,
     skip_unreadable: bool,
-) -> tuple[list[int], list[str], list[Path]]:
-    """Indices of the dialogues to evaluate, the gallery, and the views.
-
-    The views stand in the order of queries, one folder after the other.
-    """
+) -> tuple[list[int], list[str], list[list[Path]]]:
+    """Indices of the dialogues to evaluate, the gallery, and the views of each query."""
     known = set(gallery)
     if len(known) < len(gallery):
         raise DataError("the gallery names an image twice; name each once")
@@ -268,11 +265,27 @@ def _checked_files(
         if not kept:
             raise DataError(f"{images_dir}: {summary}, none is left")
         logger.warning("excluded, %s: %s", summary, examples(lost))
-    paths = []
+    rounds = [(i, t) for i in kept for t in range(lengths[i])] if found else []
+    paths = [[path for views in found for path in views[i][t]] for i, t in rounds]
     for folder, views in zip(views_dirs, found, strict=True):
-        paths += [path for i in kept for path in views[i]]
-        check_images(folder, [path.name for i in kept for path in views[i]])
+        check_images(folder, [path.name for i, t in rounds for path in views[i][t]])
     return kept, gallery, paths
+
+
+def _averaged(view_features: Tensor, counts: Sequence[int]) -> Tensor:
+    """One feature a query, (num_queries, dim), of views that lie one after the other.
+
+    Args:
+        view_features: (num_views, dim), those of the first query first.
+        counts: how many views each query has, at least one.
+    """
+    numbers = torch.tensor(counts)
+    starts = numbers.cumsum(0) - numbers
+    averaged = view_features.new_empty(len(counts), view_features.shape[-1])
+    for number in numbers.unique():
+        rows = numbers == number
+        averaged[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
+    return averaged
 
 
 def _check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:

@@ -1,24 +1,30 @@
-"""Live search: one dialogue over a gallery, round after round, as a function and as a widget."""
+"""Live search: one dialogue over a gallery, round after round, as a function and as a widget.
+
+`daitir search` holds the same dialogue in the terminal.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.fusion import dar_fusion
-from daitir.reformulation import Reformulator
+from daitir.gallery import read_image
 from daitir.views import ViewGenerator, view_seed
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
+
+    from daitir.reformulation import Reformulator
 
 _WIDGET_PIXELS = 96
 
@@ -29,15 +35,17 @@ class LiveRound:
 
     Attributes:
         said: the words of the round.
-        caption: all words so far, refined into one caption.
-        view: the picture drawn from the caption.
+        caption: all words so far, refined into one caption, or joined.
+        view: the picture drawn from the caption, where pictures are drawn.
         ranking: (num_images,) indices of the gallery, best first.
+        scores: (num_images,) the score of each picture of the gallery.
     """
 
     said: str
     caption: str
-    view: Image.Image
+    view: Image.Image | None
     ranking: Tensor
+    scores: Tensor
 
 
 class LiveSearch:
@@ -51,12 +59,16 @@ class LiveSearch:
         self,
         image_features: Tensor,
         encoder: Encoder,
-        reformulator: Reformulator,
-        generator: ViewGenerator,
+        reformulator: Reformulator | None = None,
+        generator: ViewGenerator | None = None,
         *,
         seed: int = 0,
     ):
-        """`image_features` (num_images, dim) are the gallery's; `seed` is that of the drawings."""
+        """`image_features` (num_images, dim) are the gallery's; `seed` is that of the drawings.
+
+        Without a reformulator the words are joined by `", "`, without a generator they search
+        alone.
+        """
         self.image_features, self.encoder = image_features, encoder
         self.reformulator, self.generator, self.seed = reformulator, generator, seed
         self.rounds: list[LiveRound] = []
@@ -70,20 +82,26 @@ class LiveSearch:
             raise DataError("nothing was said; describe the picture, or answer the question")
         t = len(self.rounds)
         dialogue = [*(r.said for r in self.rounds), words]
-        caption = self.reformulator.refine([dialogue]).captions[0][-1]
-        view = self.generator.draw([caption], [view_seed(self.seed, 0, t)])[0]
-        query = dar_fusion(
-            self.encoder.encode_texts([caption]), self.encoder.encode_images([view]), round=t
-        )
+        caption, view = ", ".join(dialogue), None
+        if self.reformulator:
+            caption = self.reformulator.refine([dialogue]).captions[0][-1]
+        query = self.encoder.encode_texts([caption])
+        if self.generator:
+            view = self.generator.draw([caption], [view_seed(self.seed, 0, t)])[0]
+            query = dar_fusion(query, self.encoder.encode_images([view]), round=t)
         scores = self.image_features @ query[0]
         ranking = scores.argsort(descending=True, stable=True)
-        self.rounds.append(LiveRound(words, caption, view, ranking))
+        self.rounds.append(LiveRound(words, caption, view, ranking, scores))
         return self.rounds[-1]
+
+    def undo(self) -> None:
+        """Take the last round back, where there is one."""
+        del self.rounds[-1:]
 
 
 def live_widget(
     search: LiveSearch,
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray | Path],
     *,
     ask: Callable[[LiveSearch], str] | None = None,
     num_shown: int = 10,
@@ -92,7 +110,8 @@ def live_widget(
 
     Args:
         search: the search; what is typed is said to it.
-        images: the gallery's pictures, uint8 (height, width, 3), in the order of its features.
+        images: the gallery's pictures, uint8 (height, width, 3), or their files, in the order of
+            its features.
         ask: gives the next question after each round; it is shown, and said with the answer.
         num_shown: how many pictures are shown, best first.
     """
@@ -104,7 +123,8 @@ def live_widget(
 
     def picture(image: Image.Image) -> ipywidgets.Image:
         buffer = io.BytesIO()
-        image.resize((_WIDGET_PIXELS, _WIDGET_PIXELS)).save(buffer, "png")
+        size = (_WIDGET_PIXELS, _WIDGET_PIXELS)
+        ImageOps.pad(image, size, color="white").save(buffer, "png")
         return ipywidgets.Image(value=buffer.getvalue(), format="png")
 
     def answered(change: dict) -> None:
@@ -112,9 +132,12 @@ def live_widget(
             return
         found = search.say(f"{question.value} {change['new']}".strip())
         caption.value = f"round {len(search.rounds) - 1}: {found.caption}"
-        view.children = [picture(found.view)]
-        shown = found.ranking[:num_shown].tolist()
-        best.children = [picture(Image.fromarray(images[index])) for index in shown]
+        view.children = [picture(found.view)] if found.view else []
+        shown = [images[index] for index in found.ranking[:num_shown].tolist()]
+        best.children = [
+            picture(read_image(image) if isinstance(image, Path) else Image.fromarray(image))
+            for image in shown
+        ]
         question.value = ask(search) if ask else ""
         field.value, field.placeholder = "", "answer"
 

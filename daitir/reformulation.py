@@ -8,6 +8,8 @@ far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 from collections import Counter
@@ -27,13 +29,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from daitir.dialogues import read_json
 from daitir.errors import DataError
+from daitir.files import atomic_write, weights_digest
 
 logger = logging.getLogger(__name__)
 
 MINI_FOLDER = Path(__file__).parent / "assets" / "lm"
 WINDOW_ROUNDS = 3
 MAX_NEW_TOKENS = 96
+# How a model that wrote something of no use is asked again: another way of search, no chance.
+RETRY = {"num_beams": 4, "repetition_penalty": 1.1}
 PROMPT = """Below is a dialogue about one picture: a caption, then questions with their answers.
 Write one caption of the picture that states everything that the dialogue tells of it, and nothing
 else. Where answers disagree, the last one counts. Reply with the caption alone.
@@ -54,11 +60,13 @@ class Refinement:
             use (`fault_of`, or `"unfinished"`: no end within `MAX_NEW_TOKENS`). There the caption
             is the dialogue so far, joined by `", "`.
         num_truncated: rounds whose input was longer than the model's context and lost its middle.
+        num_retried: outputs that were of no use at first, those of `faults` among them.
     """
 
     captions: list[list[str]]
     faults: dict[tuple[int, int], str]
     num_truncated: int
+    num_retried: int = 0
 
 
 def fault_of(text: str) -> str | None:
@@ -92,7 +100,8 @@ class Reformulator:
         spec: the spec it was loaded from.
         model: a causal or encoder-decoder model of transformers, in eval mode.
         round_by_round: whether the model refines its own last caption (`window`), or is shown
-            the whole dialogue in `PROMPT`.
+            the whole dialogue in its prompt.
+        prompt: the template of that prompt, with `{dialogue}` where the dialogue goes.
     """
 
     def __init__(
@@ -101,12 +110,20 @@ class Reformulator:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         device: str | torch.device = "cpu",
+        *,
+        prompt: str | None = None,
     ):
+        """Raises DataError for a model without room for a caption, or a prompt of no use."""
         self.spec = spec
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.round_by_round = bool(getattr(model.config, "refines_round_by_round", False))
+        if prompt is not None and self.round_by_round:
+            raise DataError(f"{spec}: was trained to read rounds; leave the prompt out")
+        self.prompt = PROMPT if prompt is None else prompt
+        if self.prompt.count("{dialogue}") != 1:
+            raise DataError("the prompt must hold {dialogue} once, where the dialogue goes")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
@@ -140,7 +157,7 @@ class Reformulator:
                 raise DataError(f"dialogue {index}: must be one or more strings, a round each")
         captions: list[list[str]] = [[] for _ in dialogues]
         faults: dict[tuple[int, int], str] = {}
-        num_truncated = 0
+        num_truncated = num_retried = 0
         lengths = [len(said) for said in dialogues]
         with tqdm(
             total=sum(lengths), desc="refining", unit="caption", disable=not progress
@@ -157,8 +174,9 @@ class Reformulator:
                     batch = order[begin : begin + batch_size]
                     cut = [self._cut(inputs[index]) for index in batch]
                     num_truncated += sum(len(inputs[i]) > self._max_input for i in batch)
-                    for index, (text, done) in zip(batch, self._generate(cut), strict=True):
-                        fault = fault_of(text) or (None if done else "unfinished")
+                    outputs, retried = self._outputs(cut)
+                    num_retried += retried
+                    for index, (text, fault) in zip(batch, outputs, strict=True):
                         if fault:
                             faults[index, t] = fault
                             text = ", ".join(dialogues[index][: t + 1])
@@ -175,14 +193,32 @@ class Reformulator:
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
                 self.spec, num_truncated, sum(lengths), self._max_input,
             )
-        return Refinement(captions, dict(sorted(faults.items())), num_truncated)
+        return Refinement(captions, dict(sorted(faults.items())), num_truncated, num_retried)
+
+    def _outputs(self, inputs: list[list[int]]) -> tuple[list[tuple[str, str | None]], int]:
+        """What the model writes with its fault, and how many outputs were asked for again."""
+
+        def judged(outputs: list[tuple[str, bool]]) -> list[tuple[str, str | None]]:
+            return [
+                (text, fault_of(text) or (None if done else "unfinished")) for text, done in outputs
+            ]
+
+        outputs = judged(self._generate(inputs))
+        again = [i for i, (_, fault) in enumerate(outputs) if fault]
+        if self.round_by_round or not again:
+            return outputs, 0
+        for i, output in zip(
+            again, judged(self._generate([inputs[i] for i in again], **RETRY)), strict=True
+        ):
+            outputs[i] = output
+        return outputs, len(again)
 
     def _input(
         self, said: Sequence[str], captions: list[str], faults: dict, index: int, t: int
     ) -> list[int]:
         """The tokens that round t's caption is written after."""
         if not self.round_by_round:
-            prompt = PROMPT.format(dialogue="\n".join(said[: t + 1]))
+            prompt = self.prompt.replace("{dialogue}", "\n".join(said[: t + 1]))
             if self.tokenizer.chat_template:
                 return self.tokenizer.apply_chat_template(
                     [{"role": "user", "content": prompt}], add_generation_prompt=True,
@@ -210,7 +246,7 @@ class Reformulator:
         return ids[:head] + ids[head + surplus :]
 
     @torch.no_grad()
-    def _generate(self, inputs: list[list[int]]) -> list[tuple[str, bool]]:
+    def _generate(self, inputs: list[list[int]], **options) -> list[tuple[str, bool]]:
         """What the model writes after each input, and whether it came to an end."""
         longest = max(map(len, inputs))
         pad, left = self.tokenizer.pad_token_id, not self.model.config.is_encoder_decoder
@@ -224,8 +260,8 @@ class Reformulator:
             attention_mask=torch.tensor(mask, device=self.device),
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
-            num_beams=1,
             pad_token_id=pad,
+            **{"num_beams": 1} | options,
         )
         if left:
             written = written[:, longest:]
@@ -238,6 +274,48 @@ class Reformulator:
             (line, bool(ends & set(ids)) or "\n" in text.strip())
             for line, text, ids in zip(lines, texts, written.tolist(), strict=True)
         ]
+
+
+def refine_resumably(
+    reformulator: Reformulator,
+    dialogues: Sequence[Sequence[str]],
+    partial: Path,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Refinement:
+    """As `Reformulator.refine`, `batch_size` dialogues after the other; a killed run goes on.
+
+    What is done lies in `partial`, a JSON file that is removed at the end. One of other dialogues,
+    of another model or prompt is begun anew. Raises DataError as `refine` does.
+    """
+    facts = [weights_digest(reformulator.model), reformulator.prompt, list(map(list, dialogues))]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    state = {"key": key, "captions": [], "faults": [], "num_truncated": 0, "num_retried": 0}
+    if partial.exists():
+        found = read_json(partial)
+        state = found if isinstance(found, dict) and found.get("key") == key else state
+    done = len(state["captions"])
+    with tqdm(
+        total=len(dialogues), initial=done, desc="refining", unit="dialogue", disable=not progress
+    ) as bar:
+        for begin in range(done, len(dialogues), batch_size):
+            chunk = dialogues[begin : begin + batch_size]
+            found = reformulator.refine(chunk, batch_size=batch_size)
+            state["captions"] += found.captions
+            state["faults"] += [[begin + i, t, kind] for (i, t), kind in found.faults.items()]
+            state["num_truncated"] += found.num_truncated
+            state["num_retried"] += found.num_retried
+            with atomic_write(partial) as temporary:
+                temporary.write_text(json.dumps(state), encoding="utf-8")
+            bar.update(len(chunk))
+    partial.unlink(missing_ok=True)
+    return Refinement(
+        state["captions"],
+        {(i, t): kind for i, t, kind in state["faults"]},
+        state["num_truncated"],
+        state["num_retried"],
+    )
 
 
 def window(
@@ -272,10 +350,13 @@ def window(
     return ids, written
 
 
-def load_reformulator(spec: str = "mini", *, device: str | torch.device = "cpu") -> Reformulator:
+def load_reformulator(
+    spec: str = "mini", *, device: str | torch.device = "cpu", prompt: str | None = None
+) -> Reformulator:
     """The reformulator of a spec (see the module's description).
 
-    Raises DataError, naming the folder, where a part is missing or damaged.
+    Weights are read from safetensors only. Raises DataError, naming the folder, where a part is
+    missing or damaged, where the hub cannot be reached, and as `Reformulator` does.
     """
     folder = MINI_FOLDER if spec == "mini" else Path(spec)
     if spec == "mini" or folder.is_dir():
@@ -290,11 +371,14 @@ def load_reformulator(spec: str = "mini", *, device: str | torch.device = "cpu")
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Half precision is slow on most processors; elsewhere the model's own is kept.
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, report = kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{spec}: no language model that can be loaded ({line})") from error
+        advice = "" if folder.is_dir() else f"; without a network name a folder, not {spec}"
+        raise DataError(f"{spec}: no language model that can be loaded ({line}){advice}") from error
     if report["missing_keys"]:
         raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
-    return Reformulator(spec, model, tokenizer, device)
+    return Reformulator(spec, model, tokenizer, device, prompt=prompt)

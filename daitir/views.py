@@ -1,23 +1,22 @@
-"""Views: generating images from texts, and finding those of each round of each dialogue."""
+"""Views: generating images from texts, kept in a cache."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 from tqdm import tqdm
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
-from daitir.gallery import IMAGE_SUFFIXES, examples
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_FOLDER = Path(__file__).parent / "assets" / "diffusion"
 MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
-_VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)")
 
 
 class ViewGenerator:
@@ -78,9 +76,11 @@ class ViewGenerator:
 
         Images that the cache holds are not drawn again; the same prompt with the same seed is
         drawn once. What is drawn does not depend on what the cache held before. Prompts that the
-        text encoder cuts off are counted in a warning.
+        text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
+        guidance and model in its metadata (EXIF, image description).
 
-        Raises DataError for an empty prompt, before anything is drawn, and where the disk is full.
+        Raises DataError for an empty prompt, before anything is drawn, where the disk is full, and
+        as `draw` does.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
@@ -104,26 +104,67 @@ class ViewGenerator:
                 for pair, image in zip(batch, images, strict=True):
                     if not files[pair].is_file():
                         with atomic_write(files[pair]) as temporary:
-                            image.save(temporary, quality=90, method=4)
+                            exif = self._metadata(*pair)
+                            image.save(temporary, quality=90, method=4, exif=exif)
             bar.update(min(batch_size, len(pairs) - start))
         bar.close()
         return [files[pair] for pair in zip(prompts, seeds, strict=True)]
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """The images of prompts, one seed each, drawn in one batch and kept nowhere."""
-        return self.pipeline(
+        """The images of prompts, one seed each, drawn in one batch and kept nowhere.
+
+        Raises DataError for an image that is black all over: it would be taken for a view.
+        """
+        images = self.pipeline(
             list(prompts),
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             # Noise is drawn on the CPU, image by image, so that it is the same on every device.
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         ).images
+        black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
+        if black:
+            raise DataError(
+                f"{self.spec}: {len(black)} of {len(images)} views are black, that of {black[0]!r} "
+                "for one: the pipeline's safety checker hid it, or numbers overflowed; change the "
+                "prompt or the precision"
+            )
+        return images
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
-        """How many prompts have more tokens than the pipeline's first text encoder reads."""
-        tokenizer = self.pipeline.tokenizer
-        lengths = (len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
-        return sum(length > tokenizer.model_max_length for length in lengths)
+        """How many prompts are cut off by each of the pipeline's text encoders.
+
+        Pipelines of several (SDXL, SD 3, FLUX) lose no words that one of them reads: a T5 encoder
+        reads more tokens than CLIP does.
+        """
+        readers = list(self._readers())
+        return sum(
+            all(len(tokenizer(prompt, verbose=False)["input_ids"]) > limit
+                for tokenizer, limit in readers)
+            for prompt in prompts
+        )  # fmt: skip
+
+    def _readers(self):
+        """Each tokeniser of the pipeline, and how many tokens are read of it."""
+        call = inspect.signature(type(self.pipeline).__call__).parameters
+        for suffix in ("", "_2", "_3"):
+            tokenizer = getattr(self.pipeline, f"tokenizer{suffix}", None)
+            encoder = getattr(self.pipeline, f"text_encoder{suffix}", None)
+            if tokenizer is None or encoder is None:  # SD 3 goes without its T5 encoder too
+                continue
+            limit = tokenizer.model_max_length
+            if encoder.config.model_type == "t5" and "max_sequence_length" in call:
+                limit = call["max_sequence_length"].default
+            yield tokenizer, limit
+
+    def _metadata(self, prompt: str, seed: int) -> Image.Exif:
+        facts = {
+            "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
+            "pipeline": self.spec, "digest": self.digest,
+        }  # fmt: skip
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = json.dumps(facts)
+        return exif
 
     def _key(self, prompt: str, seed: int) -> str:
         facts = [self.digest, self.steps, self.guidance, prompt, seed]
@@ -139,8 +180,9 @@ def load_view_generator(
 ) -> ViewGenerator:
     """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
 
-    On a CPU it computes in single precision, elsewhere in half precision. Raises DataError where
-    a part of the folder is missing or damaged, and as `ViewGenerator` does.
+    On a CPU it computes in single precision, elsewhere in half precision. Weights are read from
+    safetensors only. Raises DataError where a part of the folder is missing or damaged, where the
+    hub cannot be reached, and as `ViewGenerator` does.
     """
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
@@ -153,13 +195,15 @@ def load_view_generator(
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
-            source if is_folder else spec, dtype=dtype
+            source if is_folder else spec, dtype=dtype, use_safetensors=True
         )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(
-            f"{source}: no text-to-image pipeline ({line}); `daitir pretrain diffusion` makes one"
-        ) from error
+        advice = "`daitir pretrain diffusion` makes one" if is_folder else (
+            f"there is no folder {spec}; without a network download the pipeline elsewhere and "
+            "name its folder"
+        )  # fmt: skip
+        raise DataError(f"{spec}: no text-to-image pipeline ({line}); {advice}") from error
     return ViewGenerator(spec, pipeline.to(device), steps=steps, guidance=guidance)
 
 
@@ -171,62 +215,3 @@ def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:
     """
     digest = hashlib.sha256(f"view/{seed}/{dialogue}/{round}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
-
-
-def find_views(
-    folder: str | Path, lengths: Sequence[int], *, missing: str = "error"
-) -> list[list[Path] | None]:
-    """The view files of every round, as `views[dialogue][round]`.
-
-    A view is named `{dialogue}_{round}` with the suffix .jpg, .jpeg, .webp or .png, both numbers
-    from 0 (DAR's released folder). `lengths` has the number of rounds of each dialogue. Files of
-    other names, and views beyond `lengths`, are counted in the log.
-
-    Where a dialogue lacks a view: with `missing="error"` raises DataError with the number of
-    missing views and the first of them; with `missing="exclude"` the dialogue's entry is None and
-    a warning counts those dialogues (never a stand-in view). Raises DataError too when the folder
-    does not exist, when two files are the view of one round, or when no dialogue has all its views.
-    """
-    if missing not in ("error", "exclude"):
-        raise ValueError(f"missing must be 'error' or 'exclude', found {missing!r}")
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of views")
-    files: dict[tuple[int, int], Path] = {}
-    strays = 0
-    for path in sorted(folder.iterdir()):
-        match = _VIEW_NAME.fullmatch(path.stem)
-        key = (int(match[1]), int(match[2])) if match else None
-        if (
-            key is None
-            or path.suffix.lower() not in IMAGE_SUFFIXES
-            or key[0] >= len(lengths)
-            or key[1] >= lengths[key[0]]
-        ):
-            strays += 1
-        elif key in files:
-            raise DataError(
-                f"{folder}: {files[key].name} and {path.name} are both the view of dialogue "
-                f"{key[0]}, round {key[1]}; keep one"
-            )
-        else:
-            files[key] = path
-    if strays:
-        logger.info("%s: %d files are no view of these dialogues, left out", folder, strays)
-
-    views: list[list[Path] | None] = []
-    absent = []
-    for dialogue, length in enumerate(lengths):
-        gaps = [(dialogue, t) for t in range(length) if (dialogue, t) not in files]
-        absent += gaps
-        views.append(None if gaps else [files[dialogue, t] for t in range(length)])
-    if absent:
-        incomplete = sum(entry is None for entry in views)
-        summary = (
-            f"{len(absent):,} of {sum(lengths):,} views are missing, in {incomplete:,} of "
-            f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
-        )
-        if missing == "error" or incomplete == len(lengths):
-            raise DataError(f"{folder}: {summary}")
-        logger.warning("%s: those dialogues are excluded, %s", folder, summary)
-    return views

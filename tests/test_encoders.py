@@ -97,6 +97,35 @@ def test_a_weights_file_can_be_named(mini):
     assert torch.allclose(folder.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
 
 
+class Evil:
+    """What a pickle may do when it is read."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("code in a checkpoint was run",))
+
+
+def test_a_checkpoint_is_read_as_plain_tensors(mini, tmp_path):
+    torch.save(mini.model.state_dict(), tmp_path / "plain.pt")
+    found = load_encoder(f"open_clip:daitir-mini@{tmp_path / 'plain.pt'}")
+    assert torch.allclose(found.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match="could not be loaded"):
+        load_encoder(f"open_clip:daitir-mini@{tmp_path / 'evil.pt'}")
+
+
+def test_threads_change_neither_features_nor_errors(mini, pictures, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(len(pictures))]
+    for path, image in zip(paths, pictures, strict=True):
+        Image.fromarray(image).save(path)
+    expected = mini.encode_images(paths, batch_size=4)
+    for workers in (1, 3):
+        assert torch.equal(mini.encode_images(paths, batch_size=4, workers=workers), expected)
+    paths[1].write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png: empty"):
+        mini.encode_images(paths, batch_size=2, workers=3)
+    assert mini.encode_images([], workers=2).shape == (0, mini.dim)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -128,6 +128,25 @@ def test_several_views_of_a_round_are_averaged(world, tmp_path):
     assert fewer.dialogue_indices.tolist() == [0, 2, 3]
 
 
+def test_rounds_with_different_numbers_of_views_agree_with_plain_loops(world):
+    dialogues, options = world
+    folder = options["views_dir"]
+    for name, value in (("0_1_1", 33), ("0_1_7", 44), ("3_2_1", 55)):
+        _image(folder / f"{name}.png", value)
+    found = evaluate(dialogues, fusion="view", **options)
+    encoder = options["encoder"]
+    gallery = encoder.encode_images([options["images_dir"] / name for name in options["gallery"]])
+    for index, dialogue in enumerate(dialogues):
+        target = options["gallery"].index(dialogue.image)
+        for t in range(len(dialogue.rounds)):
+            files = sorted(folder.glob(f"{index}_{t}.png")) + sorted(folder.glob(f"{index}_{t}_*"))
+            view = torch.nn.functional.normalize(encoder.encode_images(files).mean(0), dim=0)
+            scores = gallery @ view
+            rank = int((scores >= scores[target]).sum()) - 1
+            assert found.ranks["view"][index, t] == rank
+    assert len(list(folder.iterdir())) == 12
+
+
 def test_the_table_is_tidy_and_agrees_with_the_metrics(world):
     dialogues, options = world
     found = evaluate(dialogues, fusion="dar", method="dar_controlled_05", seed=3, **options)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from own_data import make_own_data
 from test_view_generation import tiny_pipeline
 
+from daitir.cli import main
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.live import LiveSearch, live_widget
@@ -72,3 +74,68 @@ def test_the_widget_asks_shows_and_goes_on(search, images):
     field.value = reply(asked[0], answer(asked[0], GALLERY[0]))
     assert [r.said for r in search.rounds][1].startswith(ask(asked[0]))
     assert len(asked) == 2
+
+
+def test_without_other_models_the_words_search_alone(images, models):
+    encoder = models[0]
+    search = LiveSearch(encoder.encode_images(images), encoder)
+    search.say("a dog at the beach")
+    found = search.say("at night")
+    assert found.caption == "a dog at the beach, at night" and found.view is None
+    scores = search.image_features @ encoder.encode_texts([found.caption])[0]
+    assert torch.equal(found.scores, scores) and found.ranking[0] == scores.argmax()
+    search.undo()
+    assert [r.said for r in search.rounds] == ["a dog at the beach"]
+
+
+def test_the_widget_shows_files_too(models, tmp_path):
+    names = make_own_data(tmp_path, num_pictures=4, num_dialogues=1)
+    paths = [tmp_path / "images" / name for name in names]
+    search = LiveSearch(models[0].encode_images(paths), models[0])
+    widget = live_widget(search, paths, num_shown=3)
+    widget.children[1].value = "something blue"
+    assert len(widget.children[3].children) == 0 and len(widget.children[4].children) == 3
+
+
+def _search(monkeypatch, folder, lines, *options):
+    """Run the command with these lines typed in, then the end of the input."""
+    typed = iter(lines)
+
+    def read(prompt=""):
+        print(prompt)
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    return main(["search", str(folder), "--encoder", "mini", *options])
+
+
+def test_the_command_searches_any_folder_of_pictures(tmp_path, capsys, monkeypatch):
+    make_own_data(tmp_path, num_pictures=9, num_dialogues=2)
+    lines = ["red circles", "", "有人吗 " * 60, "/undo", "and blue", "/new", "stripes"]
+    assert _search(monkeypatch, tmp_path / "images", lines, "--top", "3") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("9 pictures. Describe one")
+    assert printed.count("(too long: the encoder reads") == 1
+    assert printed.count("round 0>") == 2  # at first, and after /new
+    assert printed.count("   1  0.") + printed.count("   1  -0.") == 4
+    assert (tmp_path / "images" / "features" / "mini" / "manifest.json").is_file()
+    first = printed.split("   1  ")[1].splitlines()[0].split("  ")[1]
+    assert (tmp_path / "images" / first).is_file()
+
+
+def test_a_search_with_all_models_and_bad_folders(tmp_path, capsys, monkeypatch):
+    make_own_data(tmp_path, num_pictures=4, num_dialogues=1)
+    options = ["--model", "mini", "--features", str(tmp_path / "kept")]
+    assert _search(monkeypatch, tmp_path, ["a dog", "/quit", "never read"], *options) == 0
+    printed = capsys.readouterr().out
+    assert "searched for: " in printed and "round 2" not in printed
+    bad = next((tmp_path / "images").rglob("*.jpg"))
+    bad.write_bytes(b"")
+    assert _search(monkeypatch, tmp_path, []) == 2
+    assert "1 of 4 images are unreadable" in capsys.readouterr().err
+    assert _search(monkeypatch, tmp_path, [], "--skip-unreadable") == 0
+    assert "3 pictures." in capsys.readouterr().out
+    assert _search(monkeypatch, tmp_path / "nowhere", []) == 2

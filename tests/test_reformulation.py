@@ -29,6 +29,7 @@ from daitir.reformulation import (
     Reformulator,
     fault_of,
     load_reformulator,
+    refine_resumably,
     window,
 )
 from daitir.scenes import (
@@ -84,13 +85,13 @@ def untrained(tokenizer, *, eos=None, **options):
 class Scripted(Reformulator):
     """Writes what it is told to instead of generating; keeps the inputs as words."""
 
-    def __init__(self, tokenizer, outputs):
-        super().__init__(
-            "scripted", untrained(tokenizer, refines_round_by_round=True), tokenizer
-        )
+    def __init__(self, tokenizer, outputs, *, refines_round_by_round=True):
+        model = untrained(tokenizer, refines_round_by_round=refines_round_by_round)
+        model.config.max_position_embeddings = 2048
+        super().__init__("scripted", model, tokenizer)
         self.outputs, self.inputs = iter(outputs), []
 
-    def _generate(self, inputs):
+    def _generate(self, inputs, **options):
         self.inputs += self.tokenizer.batch_decode(inputs)
         return [next(self.outputs) for _ in inputs]
 
@@ -173,6 +174,47 @@ def test_what_a_useless_output_lost_is_said_again(tokenizer, caplog):
     assert "2 of 4 outputs were of no use (1 fragment, 1 unfinished)" in caplog.text
 
 
+def test_what_is_of_no_use_is_asked_for_again(tokenizer):
+    outputs = [("45.", True), ("a dog", True), ("no no no", True), ("a dog at night", True)]
+    outputs += [("", True), ("a red dog", False)]
+    reformulator = Scripted(tokenizer, outputs, refines_round_by_round=False)
+    found = reformulator.refine([["one dog", "night? yes", "red? yes"]])
+    assert found.captions == [["a dog", "a dog at night", "one dog, night? yes, red? yes"]]
+    assert found.faults == {(0, 2): "unfinished"} and found.num_retried == 3
+    assert reformulator.inputs[0] == reformulator.inputs[1]
+
+
+def test_a_killed_run_goes_on_with_the_same_captions(tokenizer, tmp_path):
+    talks = [[f"said {i}"] for i in range(5)]
+    said = [(f"a caption {i}", True) for i in range(5)]
+    whole = Scripted(tokenizer, said).refine(talks)
+    partial = tmp_path / "partial.json"
+    with pytest.raises(StopIteration):  # the script ends too early
+        refine_resumably(Scripted(tokenizer, said[:3]), talks, partial, batch_size=1)
+    rest = Scripted(tokenizer, said[3:])
+    assert refine_resumably(rest, talks, partial, batch_size=1) == whole
+    assert len(rest.inputs) == 2 and not partial.exists()
+    with pytest.raises(StopIteration):
+        refine_resumably(Scripted(tokenizer, said[:3]), talks, partial, batch_size=1)
+    other = Scripted(tokenizer, [("another caption", True)] * 5)
+    found = refine_resumably(other, [*talks[:4], ["something else"]], partial, batch_size=2)
+    assert found.captions == [["another caption"]] * 5
+
+
+@pytest.mark.parametrize(
+    ("rounds", "prompt", "message"),
+    [
+        (False, "no place for it", "must hold {dialogue} once"),
+        (False, "{dialogue} {dialogue}", "must hold {dialogue} once"),
+        (True, "{dialogue}", "leave the prompt out"),
+    ],
+)
+def test_prompts_of_no_use_are_refused(tokenizer, rounds, prompt, message):
+    model = untrained(tokenizer, refines_round_by_round=rounds)
+    with pytest.raises(DataError, match=message):
+        Reformulator("x", model, tokenizer, prompt=prompt)
+
+
 def test_the_window_slides(tokenizer):
     reformulator = Scripted(tokenizer, [(f"a caption {t}", True) for t in range(5)])
     reformulator.refine([[f"said {t}" for t in range(5)]])
@@ -213,9 +255,10 @@ def test_an_instruction_model_sees_the_whole_dialogue(tmp_path, tokenizer, chat,
     assert not reformulator.round_by_round
     seen = []
 
-    def spy(inputs):
-        seen.extend(reformulator.tokenizer.batch_decode(inputs))
-        return Reformulator._generate(reformulator, inputs)
+    def spy(inputs, **options):
+        if not options:  # else it is asked again
+            seen.extend(reformulator.tokenizer.batch_decode(inputs))
+        return Reformulator._generate(reformulator, inputs, **options)
 
     monkeypatch.setattr(reformulator, "_generate", spy)
     found = reformulator.refine([TALK])

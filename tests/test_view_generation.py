@@ -19,7 +19,8 @@ from daitir.cli import main
 from daitir.dialogues import Dialogue, write_dialogues
 from daitir.encoders import TOKENIZER_FOLDER
 from daitir.errors import DataError
-from daitir.views import ViewGenerator, find_views, load_view_generator
+from daitir.viewfiles import find_views
+from daitir.views import ViewGenerator, load_view_generator
 
 PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
 SEEDS = [1, 2, 3, 4]
@@ -79,7 +80,7 @@ def generator(folder):
 def test_the_command_draws_what_evaluate_reads(folder, tmp_path, capsys):
     dialogues = [Dialogue("a.png", ("a dog", "a red dog")), Dialogue("b.png", ("a cat",))]
     write_dialogues(tmp_path / "rewrites.json", dialogues)
-    command = ["draw", "--dialogues", str(tmp_path / "rewrites.json"), "--steps", "2"]
+    command = ["generate", "--dialogues", str(tmp_path / "rewrites.json"), "--steps", "2"]
     command += ["--pipeline", str(folder), "--cache", str(tmp_path / "cache"), "--out"]
     assert main([*command, str(tmp_path / "views")]) == 0
     assert "3 views of 2 dialogues" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 
 from daitir.errors import DataError
-from daitir.views import find_views
+from daitir.viewfiles import find_views
 
 
 def _touch(folder, *names):
@@ -14,11 +14,18 @@ def _touch(folder, *names):
 def test_finds_views_of_every_suffix_and_counts_strays(tmp_path, caplog):
     caplog.set_level("INFO")
     _touch(tmp_path, "0_0.jpg", "0_1.WEBP", "1_0.png", "2_0.jpeg", "2_1.png", "2_10.png")
-    _touch(tmp_path, "notes.txt", "1_7.png", "9_0.png", "0_0_1.png", "0_0.txt", "_0.png")
+    _touch(tmp_path, "notes.txt", "1_7.png", "9_0.png", "0_0_.png", "0_0.txt", "_0.png")
     views = find_views(tmp_path, [2, 1, 2])
-    names = [[path.name for path in rounds] for rounds in views]
+    names = [[path.name for files in rounds for path in files] for rounds in views]
     assert names == [["0_0.jpg", "0_1.WEBP"], ["1_0.png"], ["2_0.jpeg", "2_1.png"]]
     assert "7 files are no view of these dialogues" in caplog.text
+
+
+def test_a_round_may_have_several_views_in_the_order_of_their_numbers(tmp_path):
+    _touch(tmp_path, "0_0_10.png", "0_0_2.png", "0_0.jpg", "0_1_5.webp")
+    ((first, second),) = find_views(tmp_path, [2])
+    assert [path.name for path in first] == ["0_0.jpg", "0_0_2.png", "0_0_10.png"]
+    assert [path.name for path in second] == ["0_1_5.webp"]
 
 
 def test_missing_views_are_an_error_or_a_counted_exclusion(tmp_path, caplog):
@@ -35,7 +42,9 @@ def test_excluding_every_dialogue_is_an_error(tmp_path):
         find_views(tmp_path, [1, 1], missing="exclude")
 
 
-@pytest.mark.parametrize("names", [("0_0.jpg", "0_0.png"), ("0_0.jpg", "00_0.jpg")])
+@pytest.mark.parametrize(
+    "names", [("0_0.jpg", "0_0.png"), ("0_0.jpg", "00_0.jpg"), ("0_0.jpg", "0_0_0.jpg")]
+)
 def test_two_views_of_one_round_are_an_error(tmp_path, names):
     _touch(tmp_path, *names)
     with pytest.raises(DataError, match="both the view of dialogue 0, round 0"):

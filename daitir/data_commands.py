@@ -1,0 +1,193 @@
+"""Commands for one's own data, and the files that `--data DIR` stands for in all commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.dialogues import read_dialogues
+from daitir.errors import DataError
+
+_SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
+
+if TYPE_CHECKING:
+    from daitir.datafolder import DataFolder
+    from daitir.features import CachedEncoder
+
+
+def lint(arguments: argparse.Namespace) -> None:
+    """Print everything that is wrong with a folder of own data.
+
+    Raises DataError, after the report, where the other commands would refuse the data.
+    """
+    from daitir.lint import lint_data
+
+    report = lint_data(arguments.folder, decode=not arguments.quick, progress=not arguments.json)
+    if arguments.json:
+        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        print(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        for finding in report.findings:
+            level = "error" if finding.is_error else "warning"
+            print(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
+            print("".join(f"    {message}\n" for message in finding.examples), end="")
+            if finding.count > len(finding.examples):
+                print(f"    … and {finding.count - len(finding.examples):,} more")
+        if not report.findings:
+            print("nothing is wrong")
+    if report.num_errors:
+        raise DataError(f"{arguments.folder}: {report.num_errors:,} errors; mend the files")
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    """Embed the pictures and views of a folder of own data, and keep the features."""
+    from daitir.datafolder import find_data
+
+    check_device(arguments.device)
+    data = find_data(arguments.folder)
+    paths = [data.images_dir / name for name in data.gallery()]
+    num_pictures = len(paths)
+    for split, file in data.dialogues.items():
+        if data.views_dir(split).is_dir():
+            from daitir.viewfiles import list_views
+
+            lengths = [len(d.rounds) for d in read_dialogues(file, allow_duplicate_targets=True)]
+            found = list_views(data.views_dir(split), lengths).views
+            paths += [path for rounds in found for files in rounds for path in files]
+    cached = cached_encoder(arguments, data.root)
+    cached.encode_images(paths, progress=True)
+    print(
+        f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
+        f"{cached.num_embedded:,} embedded now; written to {cached.folder}"
+    )
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """Hold a dialogue in the terminal over a folder of pictures."""
+    check_device(arguments.device)
+    from daitir.gallery import check_images, list_images, read_gallery
+    from daitir.live import LiveSearch
+
+    root = arguments.folder
+    images_dir = root / "images" if (root / "images").is_dir() else root
+    listed = root / "gallery.json"
+    names = read_gallery(listed) if listed.exists() else list_images(images_dir)
+    names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
+    reformulator = generator = None
+    if arguments.model:
+        from daitir.reformulation import load_reformulator
+
+        reformulator = load_reformulator(arguments.model, device=arguments.device)
+    if arguments.pipeline:
+        from daitir.views import load_view_generator
+
+        generator = load_view_generator(arguments.pipeline, device=arguments.device)
+    encoder = cached_encoder(arguments, root)
+    features = encoder.encode_images([images_dir / name for name in names], progress=True)
+    search = LiveSearch(features, encoder, reformulator, generator)
+    print(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
+    while True:
+        try:
+            words = input(f"round {len(search.rounds)}> ").strip()
+        except EOFError:
+            print()
+            return
+        if words == "/quit":
+            return
+        if words in ("/undo", "/new"):
+            search.undo()
+            while words == "/new" and search.rounds:
+                search.undo()
+        elif not words or words.startswith("/"):
+            print(_SEARCH_HELP)
+        else:
+            found = search.say(words)
+            if encoder.count_truncated([found.caption]):
+                print(f"(too long: the encoder reads {encoder.context_length} tokens, no more)")
+            if reformulator:
+                print(f"searched for: {found.caption}")
+            for place, index in enumerate(found.ranking[: arguments.top].tolist(), 1):
+                print(f"{place:>4}  {found.scores[index]:.3f}  {names[index]}")
+
+
+def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
+    """The encoder of `--encoder`, which keeps features below `root` or in `--features`."""
+    from daitir.encoders import load_encoder
+    from daitir.features import CachedEncoder, features_folder
+
+    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    folder = arguments.features or features_folder(root, arguments.encoder)
+    return CachedEncoder(
+        encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
+    )
+
+
+def check_device(name: str) -> None:
+    """Raises DataError unless torch can compute on the device of `--device`."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        raise DataError(f"--device {name}: not available here; use cpu") from error
+
+
+def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
+    """Set those of the arguments `names` that are missing to the files of `--data`.
+
+    Names are `dialogues`, `images`, `gallery`, `views`, and `out_rewrites` or `out_views` for
+    where results go. `text`, where the command has it, tells whether rewrites are read; without
+    it they are where there are some. Raises DataError where files are named in two ways or not at
+    all, and where rewrites do not belong to the dialogues.
+    """
+    if arguments.data is None:
+        absent = [name for name in ("dialogues", "images") if name in names]
+        absent = [f"--{name}" for name in absent if getattr(arguments, name) is None]
+        if any(name.startswith("out_") for name in names) and arguments.out is None:
+            absent.append("--out")
+        if absent:
+            raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
+        if getattr(arguments, "text", "") is None:
+            arguments.text = "current_rewrite"
+        return
+    from daitir.datafolder import find_data  # late: it loads what reads pictures
+
+    data = find_data(arguments.data)
+    split = arguments.split or "test"
+    for name in names:
+        if getattr(arguments, name, None) is not None:
+            raise DataError(f"--{name} and --data both name it; leave one of them out")
+    found = {
+        "dialogues": data.dialogue_file(split),
+        "images": data.images_dir,
+        "gallery": data.gallery_file,
+        "views": [data.views_dir(split)] if data.views_dir(split).is_dir() else None,
+    }
+    if "text" in arguments:
+        found["dialogues"], arguments.text = _texts(data, split, arguments.text)
+    for name in names:
+        if name in found:
+            setattr(arguments, name, found[name])
+    if "out_rewrites" in names:
+        arguments.out = arguments.out or data.rewrites_file(split)
+    if "out_views" in names:
+        arguments.out = arguments.out or data.root / "views" / split
+    if "benchmark" in arguments:
+        arguments.benchmark = arguments.benchmark or data.root.resolve().name
+
+
+def _texts(data: DataFolder, split: str, convention: str | None) -> tuple[Path, str]:
+    """The file that query texts come from, and how they are made."""
+    raw, rewrites = data.dialogue_file(split), data.rewrites_file(split)
+    if convention == "raw_dialogue" or not rewrites.exists():
+        return raw, convention or "raw_dialogue"
+    pair = [read_dialogues(path, allow_duplicate_targets=True) for path in (raw, rewrites)]
+    about = [[(dialogue.image, len(dialogue.rounds)) for dialogue in file] for file in pair]
+    if about[0] != about[1]:
+        raise DataError(
+            f"{rewrites}: its dialogues are not those of {raw}; remove it, or make it again by "
+            f"`daitir refine --data {data.root} --split {split}`"
+        )
+    return rewrites, convention or "current_rewrite"

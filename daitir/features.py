@@ -1,0 +1,185 @@
+"""Features of picture files, kept in a folder: computed once, never mixed with another model's.
+
+The folder holds shards `*.safetensors` and `manifest.json`, which names the model and, for each
+shard, its files with their sizes and times. A file that was changed since is embedded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from daitir.dialogues import read_json
+from daitir.encoders import Encoder
+from daitir.errors import DataError
+from daitir.files import atomic_write
+
+MANIFEST = "manifest.json"
+SHARD_SIZE = 1024
+MAX_SHARDS = 100  # of one run: the manifest is written again after each
+
+File = tuple[str, int, int]  # name, size in bytes, time of change in nanoseconds
+
+
+class CachedEncoder:
+    """An encoder that keeps the features of picture files below a folder; else the same encoder.
+
+    Attributes:
+        encoder: the encoder whose features these are.
+        root: the folder that the names of files are relative to.
+        folder: where the features are kept.
+        num_embedded: files that were embedded so far, the rest having been there.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        root: str | Path,
+        folder: str | Path,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        shard_size: int = SHARD_SIZE,
+    ):
+        """`workers` threads decode; after `shard_size` files features are on the disk.
+
+        Raises DataError where the folder holds features of another model.
+        """
+        self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
+        self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
+        self.num_embedded = 0
+        self._shards()  # another model's are refused before work begins
+
+    def __getattr__(self, name: str):
+        return getattr(self.encoder, name)
+
+    def encode_images(
+        self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
+    ) -> Tensor:
+        """As `Encoder.encode_images`; features of paths below `root` are kept.
+
+        Raises DataError too where the disk is full or a shard is damaged.
+        """
+        images = list(images)
+        if not all(isinstance(image, Path) and image.is_relative_to(self.root) for image in images):
+            return self.encoder.encode_images(
+                images, batch_size=batch_size or self.batch_size, progress=progress
+            )
+        files = [_stamped(self.root, path) for path in images]
+        unique = list(dict.fromkeys(files))
+        there = self._rows()
+        absent = [file for file in unique if file not in there]
+        bar = tqdm(total=len(unique), desc="embedding", unit="picture", disable=not progress)
+        with bar:
+            bar.update(len(unique) - len(absent))
+            self._embed(absent, batch_size or self.batch_size, bar)
+        return self._load(files)
+
+    def _embed(self, files: Sequence[File], batch_size: int, bar: tqdm) -> None:
+        size = max(self.shard_size, -(-len(files) // MAX_SHARDS))
+        batches = self.encoder.image_batches(
+            (self.root / name for name, _, _ in files), batch_size=batch_size, workers=self.workers
+        )
+        waiting: list[Tensor] = []
+        done = num_waiting = 0
+        for batch in batches:
+            waiting.append(batch)
+            num_waiting += len(batch)
+            bar.update(len(batch))
+            if num_waiting >= size or done + num_waiting == len(files):
+                self._add(files[done : done + num_waiting], torch.cat(waiting))
+                done += num_waiting
+                self.num_embedded += num_waiting
+                waiting, num_waiting = [], 0
+
+    def _add(self, files: Sequence[File], features: Tensor) -> None:
+        name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] + ".safetensors"
+        with atomic_write(self.folder / name) as temporary:
+            save_file({"features": features}, temporary, metadata={"model": self.encoder.digest})
+        with _locked(self.folder):  # another process may have added shards
+            manifest = {
+                "model": {
+                    "spec": self.encoder.spec,
+                    "digest": self.encoder.digest,
+                    "dim": self.encoder.dim,
+                },
+                "shards": self._shards() | {name: list(files)},
+            }
+            with atomic_write(self.folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+
+    def _shards(self) -> dict[str, list[list]]:
+        """The files of each shard that is on the disk."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return {}
+        manifest = read_json(path)
+        try:
+            model, shards = manifest["model"], dict(manifest["shards"])
+            spec, digest = model["spec"], model["digest"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: no manifest of features; remove the folder") from error
+        if digest != self.encoder.digest:
+            raise DataError(
+                f"{self.folder}: holds features of another model ({spec}), not of "
+                f"{self.encoder.spec} as it is now; name another folder or remove this one"
+            )
+        return {name: files for name, files in shards.items() if (self.folder / name).is_file()}
+
+    def _rows(self) -> dict[File, tuple[str, int]]:
+        """Shard and row of each file."""
+        shards = self._shards().items()
+        return {tuple(file): (name, i) for name, files in shards for i, file in enumerate(files)}
+
+    def _load(self, files: Sequence[File]) -> Tensor:
+        rows = self._rows()
+        places = [rows[file] for file in files]
+        features = torch.empty(len(files), self.encoder.dim)
+        for name in dict.fromkeys(name for name, _ in places):
+            ours = [i for i, place in enumerate(places) if place[0] == name]
+            path = self.folder / name
+            try:
+                shard = load_file(path)["features"]
+                features[ours] = shard[[places[i][1] for i in ours]]
+            except (SafetensorError, KeyError, IndexError, RuntimeError) as error:
+                raise DataError(
+                    f"{path}: damaged ({error}); remove it, and its pictures are embedded again"
+                ) from error
+        return features
+
+
+def features_folder(root: str | Path, spec: str) -> Path:
+    """Where the features of a folder of own data by an encoder lie.
+
+    >>> features_folder("my_pictures", "open_clip:ViT-B-32@weights.safetensors").as_posix()
+    'my_pictures/features/open_clip-ViT-B-32-weights.safetensors'
+    """
+    return Path(root) / "features" / re.sub(r"[^\w.-]+", "-", spec).strip("-.")
+
+
+def _stamped(root: Path, path: Path) -> File:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: no such image file") from error
+    return path.relative_to(root).as_posix(), found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the manifest; a process that dies lets go."""
+    import fcntl  # late: only where there is a manifest to write, and Windows lacks it
+
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
