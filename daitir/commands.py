@@ -335,7 +335,7 @@ def encoders(arguments: argparse.Namespace) -> None:
     _check_output(arguments.results / f"{profile.name}_encoders.csv")
     _check_output(arguments.work / "features")
     _check_output(arguments.cache / "view.webp")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoder_benchmark import run_encoder_benchmark
     from daitir.views import load_view_generator
 
@@ -404,7 +404,7 @@ def robustness(arguments: argparse.Namespace) -> None:
     _check_output(arguments.results / f"{profile.name}_robustness.csv")
     _check_output(arguments.cache / "view.webp")
     _check_output(arguments.work / profile.name / "log.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.reformulation import load_reformulator
     from daitir.robustness import run_robustness
@@ -431,7 +431,7 @@ def memory(arguments: argparse.Namespace) -> None:
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_memory.csv")
     _check_output(arguments.work / profile.name / "log.csv")
-    _check_device(arguments.device)
+    check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.memory import run_memory
 
