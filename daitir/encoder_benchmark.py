@@ -20,6 +20,7 @@ from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import result_rows, write_results
 from daitir.files import atomic_write, weights_digest
+from daitir.finetuned import CONFIG_NAME
 from daitir.fusion import dar_fusion
 from daitir.profiles import Profile
 from daitir.provenance import versions
@@ -65,7 +66,7 @@ def run_encoder_benchmark(
         generator: drew the query sets; what `cache` lacks of their views is drawn anew.
         cache: keeps the views.
         work_dir: keeps the ranks of each encoder, so that an interrupted run continues. Encoders
-            that do not come with the package are trained in `trained_encoders` of the profile.
+            that lie nowhere yet are trained there.
 
     Returns the path of the table. Raises DataError where the query sets are of other models, or
     where `work_dir` holds the ranks of another encoder.
@@ -79,7 +80,7 @@ def run_encoder_benchmark(
     found, digests = {}, {}
     for name in (ZERO_SHOT, *profile.encoders):
         for seed in range(profile.num_encoder_seeds if name != ZERO_SHOT else 1):
-            encoder = _encoder(profile, name, seed, data, device, progress)
+            encoder = _encoder(profile, name, seed, data, work_dir, device, progress)
             digests[f"{name}/{seed}"] = weights_digest(encoder.model)
             path = work_dir / f"{name}_{seed}.safetensors"
             facts = {"encoder": digests[f"{name}/{seed}"]}
@@ -111,6 +112,7 @@ def _encoder(
     name: str,
     seed: int,
     data: Mapping[str, FinetuneData],
+    work_dir: Path,
     device: str,
     progress: bool,
 ) -> Encoder:
@@ -120,6 +122,8 @@ def _encoder(
         return encoder
     train, val = (_as_read(profile, name, data, part) for part in ("train", "val"))
     folder = encoder_folder(profile, name, seed)
+    if not (folder / CONFIG_NAME).is_file():
+        folder = work_dir / "encoders" / name / str(seed)
     return finetune(
         encoder, train, val, profile.encoders[name], folder, seed=seed, progress=progress
     )

@@ -248,7 +248,7 @@ PROFILES = {
             name: replace(recipe, steps=4000, batch_size=512, warmup_steps=400, learning_rate=1e-4)
             for name, recipe in ENCODERS.items()
         },
-        trained_encoders="runs/encoders/gpu",  # where `daitir encoders` trains them
+        trained_encoders="runs/encoders/gpu/encoders",  # where `daitir encoders` trains them
         clip=ClipRecipe(
             model="daitir-wide",
             num_scenes=400_000,

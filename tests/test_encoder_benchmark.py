@@ -27,7 +27,7 @@ def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):
     small = dataclasses.replace(
         SMALL,
         queries=str(tmp_path / "queries"),
-        trained_encoders=str(tmp_path / "encoders"),
+        trained_encoders=str(tmp_path / "none"),
         num_encoder_seeds=1,
         encoders={
             "finetune_text": dataclasses.replace(RECIPE, terms=("text_target",), query="text"),
@@ -64,10 +64,10 @@ def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_benchmark, "_ranks", untouched)
     again = pd.read_csv(run_encoder_benchmark(small, generator, **folders))
     pd.testing.assert_frame_equal(again, table)
-    other = dataclasses.replace(small, trained_encoders=str(tmp_path / "others"))
-    encoders = {n: dataclasses.replace(r, steps=1) for n, r in small.encoders.items()}
+    (tmp_path / "work" / "encoders").rename(tmp_path / "gone")
+    shorter = {n: dataclasses.replace(r, steps=1) for n, r in small.encoders.items()}
     with pytest.raises(DataError, match="ranks of another encoder"):
-        run_encoder_benchmark(dataclasses.replace(other, encoders=encoders), generator, **folders)
+        run_encoder_benchmark(dataclasses.replace(small, encoders=shorter), generator, **folders)
 
 
 def test_views_of_another_generator_are_refused(tmp_path):
