@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,12 +40,13 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear read-out of a label from features.
+    """A linear read-out of labels from features.
 
     Attributes:
         classes: the labels, in the order of the scores.
         strength: of the ridge, chosen by cross-validation.
-        accuracy: share of the training items read right when their fold was left out.
+        accuracy: share of the training items whose best-scored label is theirs, each scored while
+            its fold was left out.
     """
 
     classes: tuple
@@ -56,48 +57,45 @@ class Probe:
     _bias: Tensor
 
     def scores(self, features: Tensor) -> Tensor:
-        """(num_items, num_classes) of (num_items, dim); the largest is the label that is read."""
+        """(num_items, num_classes) of (num_items, dim)."""
         return (features.double() - self._mean) @ self._weights + self._bias
 
-    def read(self, features: Tensor) -> list:
-        """The label of each item."""
-        return [self.classes[index] for index in self.scores(features).argmax(dim=1).tolist()]
 
-
-def fit_probe(features: Tensor, labels: Sequence, *, seed: int = 0) -> Probe:
-    """Ridge regression of one-hot labels, its strength chosen by five-fold cross-validation.
+def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) -> Probe:
+    """Ridge regression of labels, its strength chosen by the error of five-fold cross-validation.
 
     Args:
         features: (num_items, dim), of pictures other than those that the probe is for.
-        labels: one for each item.
+        labels: the labels of each item, any number of them, such as the facts of a scene.
         seed: of the folds.
 
-    Raises DataError for labels that are not as many, for a single label, and for fewer items than
-    twice the dimensions, where a probe reads what is not there.
+    Raises DataError for labels that are not as many, for labels that all items share, and for
+    fewer items than twice the dimensions, where a probe reads what is not there.
     """
     number, dim = features.shape
-    classes = tuple(sorted(set(labels), key=str))
-    if len(labels) != number or len(classes) < 2:
+    classes = tuple(sorted({label for some in labels for label in some}, key=str))
+    target = torch.tensor([[label in some for label in classes] for some in labels]).double()
+    if len(labels) != number or not classes or (target == target[0]).all():
         raise DataError(
-            f"{number} items with {len(labels)} labels of {len(classes)} kinds: each item needs "
-            "one, and there must be two kinds"
+            f"{number} items with labels for {len(labels)}, of {len(classes)} kinds: each item "
+            "needs its labels, and they must differ"
         )
     if number < 2 * dim:
         raise DataError(
             f"{number} items in {dim} dimensions are too few for a probe; take at least {2 * dim}"
         )
     wide = features.double()
-    truth = torch.tensor([classes.index(label) for label in labels])
-    target = F.one_hot(truth, len(classes)).double()
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
     right = torch.zeros(len(STRENGTHS))
     for fold in order.tensor_split(FOLDS):
         kept = torch.ones(number, dtype=torch.bool)
         kept[fold] = False
         for index, (mean, weights, bias) in enumerate(_ridges(wide[kept], target[kept])):
-            read = ((wide[fold] - mean) @ weights + bias).argmax(dim=1)
-            right[index] += (read == truth[fold]).sum()
-    best = int(right.argmax())
+            scores = (wide[fold] - mean) @ weights + bias
+            errors[index] += (scores - target[fold]).square().sum()
+            right[index] += target[fold].gather(1, scores.argmax(dim=1, keepdim=True)).sum()
+    best = int(errors.argmin())
     mean, weights, bias = _ridges(wide, target)[best]
     return Probe(classes, STRENGTHS[best], float(right[best]) / number, mean, weights, bias)
 
