@@ -298,12 +298,51 @@ def _add_ablations(subparsers) -> None:
     )
 
 
+def _add_geometry(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "geometry",
+        commands.geometry,
+        help="Measure what becomes of single cues under the profile's encoder and another one.",
+        writes="PROFILE_geometry.csv and .json",
+        keeps=("--work", "runs/geometry"),
+        needs="--after finetuned:runs/dmcl",
+    )
+    _add_after(parser)
+
+
+def _add_attention(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "attention",
+        commands.attention,
+        help="Measure where the profile's encoder and another one look in drawn views.",
+        writes="PROFILE_attention.csv and .json",
+        keeps=("--cache", "runs/views"),
+        needs="--after finetuned:runs/dmcl",
+    )
+    _add_after(parser)
+
+
+def _add_after(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--after", required=True, metavar="SPEC",
+                        help="the other encoder, such as one that was trained on views")
+
+
 def _add_table(
-    subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
+    subparsers,
+    name: str,
+    run: Callable,
+    *,
+    help: str,
+    writes: str,
+    keeps: tuple[str, str],
+    needs: str = "",
 ) -> argparse.ArgumentParser:
     """A command that measures a profile and writes a table among the results."""
     flag, folder = keeps
-    parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
+    example = " ".join(filter(None, ["daitir", name, needs, flag, folder]))
+    parser = _add_command(subparsers, name, help=help, example=example)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
@@ -334,6 +373,8 @@ COMMANDS = (
     _add_encoders,
     _add_choices,
     _add_ablations,
+    _add_geometry,
+    _add_attention,
 )
 
 

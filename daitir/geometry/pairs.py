@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange
 
 from daitir.attention import image_pixels
 from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.geometry.nullspace import equal_noise
+from daitir.geometry.spaces import unit
 from daitir.hallucination import Cues, cues, interventions, one_of_each
 from daitir.profiles import Profile
 from daitir.queries import SEED, load_query_set, queries_folder
@@ -170,7 +172,10 @@ def sample_cues(
 
 @dataclass(frozen=True)
 class CueFeatures:
-    """A sample under one encoder; rows as in `CueSample`, features (num, dim) of unit length."""
+    """A sample under one encoder; rows as in `CueSample`, features (num, dim) of unit length.
+
+    `raw_views` and `raw_changed` (num, width) are what the last projection is applied to.
+    """
 
     texts: Tensor
     views: Tensor
@@ -178,6 +183,8 @@ class CueFeatures:
     noise: Tensor
     noise_inside: Tensor
     gallery: Tensor
+    raw_views: Tensor
+    raw_changed: Tensor
 
     def displacements(self, sample: CueSample) -> Tensor:
         """δ of each pair, (num_pairs, dim)."""
@@ -193,22 +200,42 @@ def encode_cues(
     sample: CueSample, gallery: np.ndarray, encoder: Encoder, *, progress: bool = False
 ) -> CueFeatures:
     """Everything of a sample, and a gallery's pictures, encoded."""
-    parts = (sample.images, sample.changed, sample.noise, sample.noise_inside, gallery)
+    raw = [
+        before_projection(encoder, images, progress=progress)
+        for images in (sample.images, sample.changed)
+    ]
+    projection = encoder.model.visual.proj.detach().float().cpu()
     return CueFeatures(
         encoder.encode_texts(sample.captions, progress=progress),
-        *(encoder.encode_images(part, progress=progress) for part in parts),
+        *(unit(part @ projection) for part in raw),
+        *(
+            encoder.encode_images(part, progress=progress)
+            for part in (sample.noise, sample.noise_inside, gallery)
+        ),
+        *raw,
     )
 
 
 @torch.no_grad()
-def before_projection(encoder: Encoder, images: np.ndarray, *, batch_size: int = 256) -> Tensor:
-    """What an open_clip ViT's last projection is applied to, (num_images, width)."""
+def before_projection(
+    encoder: Encoder, images: np.ndarray, *, batch_size: int = 256, progress: bool = False
+) -> Tensor:
+    """What an open_clip ViT's last projection is applied to, (num_images, width).
+
+    Raises DataError for a tower without such a projection.
+    """
+    if getattr(encoder.model.visual, "proj", None) is None:
+        raise DataError(
+            f"{type(encoder.model.visual).__name__}: ends in no linear projection, so it has no "
+            "null space in the strict sense; choose an open_clip ViT"
+        )
     tower = encoder.model.visual
     projection, tower.proj = tower.proj, None
     try:
+        starts = trange(0, len(images), batch_size, desc="encoding images", disable=not progress)
         return torch.cat([
             tower(image_pixels(encoder, list(images[start : start + batch_size]))).float().cpu()
-            for start in range(0, len(images), batch_size)
+            for start in starts
         ])  # fmt: skip
     finally:
         tower.proj = projection

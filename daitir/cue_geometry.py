@@ -30,7 +30,6 @@ from daitir.geometry.pairs import (
     KINDS,
     CueFeatures,
     CueSample,
-    before_projection,
     encode_cues,
     sample_cues,
 )
@@ -41,15 +40,63 @@ from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.fusion import fusion_folder, load_fusion
 
 COLUMNS = ("measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views")
-NUM_PROBE_SCENES, NUM_DERIVED = 3000, 60  # pictures for probes, views for derivatives
+NUM_PROBE_SCENES, NUM_DERIVED = 2000, 30  # pictures for probes, views for derivatives
 SPANS = 50  # random subspaces of the null
 
 
-class CueTable:
-    """Rows of the table, from a value for each pair or each view."""
+class Rows:
+    """Rows of a table of means over views."""
+
+    def __init__(self):
+        self.rows: list[tuple] = []
+
+    def add(
+        self,
+        measure: str,
+        encoder: str,
+        values: np.ndarray,
+        *,
+        where: str = "",
+        cue: str = "all",
+        kind: str = "",
+        link: Callable = float,
+    ) -> None:
+        """One row: the mean over views of (num_views,) values, `link` applied to it and its bounds.
+
+        NaN stands for a view without a value; fewer than two views give no row.
+        """
+        number = int((~np.isnan(values)).sum())
+        if number > 1:
+            found = (np.nanmean(values), *metrics.bootstrap_interval(values))
+            self.put(measure, encoder, *map(link, found), number, where=where, cue=cue, kind=kind)
+
+    def put(
+        self,
+        measure: str,
+        encoder: str,
+        value: float,
+        low: float,
+        high: float,
+        number: int,
+        *,
+        where: str = "",
+        cue: str = "all",
+        kind: str = "",
+    ) -> None:
+        """One row as it is."""
+        self.rows.append((measure, encoder, where, cue, kind, value, low, high, number))
+
+    def frame(self) -> pd.DataFrame:
+        """The rows with the columns `COLUMNS`."""
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+
+class CueTable(Rows):
+    """Rows from a value for each pair of a sample."""
 
     def __init__(self, sample: CueSample):
-        self.sample, self.rows = sample, []
+        super().__init__()
+        self.sample = sample
         self._views = np.array([pair.view for pair in sample.pairs])
 
     def per_view(self, values: Tensor | np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -58,22 +105,6 @@ class CueTable:
         sums = np.bincount(self._views[chosen], values, minlength=number)
         counts = np.bincount(self._views[chosen], minlength=number)
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
-
-    def add(self, measure: str, encoder: str, values: np.ndarray, *, where: str = "",
-            cue: str = "all", kind: str = "", link: Callable = float) -> None:  # fmt: skip
-        """One row: the mean over views of (num_views,) values, `link` applied to it and its bounds.
-
-        A cue that fewer than two views show gives no row.
-        """
-        number = int((~np.isnan(values)).sum())
-        if number > 1:
-            found = (np.nanmean(values), *metrics.bootstrap_interval(values))
-            self.put(measure, encoder, *map(link, found), number, where=where, cue=cue, kind=kind)
-
-    def put(self, measure: str, encoder: str, value: float, low: float, high: float, number: int,
-            *, where: str = "", cue: str = "all", kind: str = "") -> None:  # fmt: skip
-        """One row as it is."""
-        self.rows.append((measure, encoder, where, cue, kind, value, low, high, number))
 
     def add_pairs(
         self, measure: str, encoder: str, values: Tensor, *, where: str = "", link: Callable = float
@@ -84,10 +115,6 @@ class CueTable:
                 chosen = self.sample.chosen(kind, None if cue == "all" else cue)
                 self.add(measure, encoder, self.per_view(values, chosen), where=where, cue=cue,
                          kind=kind, link=link)  # fmt: skip
-
-    def frame(self) -> pd.DataFrame:
-        """The rows with the columns `COLUMNS`."""
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
 
 
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
@@ -194,7 +221,9 @@ def add_removal(
         table.add_pairs("undo_log_rank", name, undone.log_ranks, where="view")
 
 
-def add_linear(table: CueTable, encoders: Mapping[str, Encoder]) -> None:
+def add_linear(
+    table: CueTable, encoders: Mapping[str, Encoder], features: Mapping[str, CueFeatures]
+) -> None:
     """(d) Derivatives along the cues, and what the last projection loses."""
     sample = table.sample
     number = min(NUM_DERIVED, len(sample.scenes))
@@ -213,16 +242,14 @@ def add_linear(table: CueTable, encoders: Mapping[str, Encoder]) -> None:
             if false:
                 noisy = [sample.noise_inside[order[k]] for k in false]
                 tangents = image_pixels(encoder, noisy) - point
-                found = nullspace.cue_jacobian(encoder, point, tangents)
-                slopes[1, false] = found.norm(dim=-1).cpu()
+                along = nullspace.cue_jacobian(encoder, point, tangents)
+                slopes[1, false] = along.norm(dim=-1).cpu()
         table.add_pairs("slope", name, slopes[0])
         noise = table.per_view(slopes[1], sample.chosen("hallucinated"))
         table.add("slope", name, noise, kind="noise inside")
         null = nullspace.null_basis(encoder.model.visual.proj.detach().cpu())
-        views, changed = (
-            before_projection(encoder, part) for part in (sample.images, sample.changed)
-        )
-        delta = views[[pair.view for pair in sample.pairs]] - changed
+        found = features[name]
+        delta = found.raw_views[[pair.view for pair in sample.pairs]] - found.raw_changed
         table.add_pairs("share_in_null_space", name, nullspace.share_in_span(delta, null))
         expected = len(null) / null.shape[1]
         table.put("share_in_null_space", name, *[expected] * 3, len(null), kind="random")
@@ -356,7 +383,7 @@ def run_geometry(
     add_attenuation(table, *features.values())
     add_directions(table, features)
     add_removal(table, features, {name: e.logit_scale for name, e in encoders.items()})
-    add_linear(table, encoders)
+    add_linear(table, encoders, features)
     add_probes(table, encoders, profile)
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
     models = [load_fusion(folder, dim=encoders["before"].dim) for folder in folders]
