@@ -303,10 +303,9 @@ def _add_geometry(subparsers) -> None:
         subparsers,
         "geometry",
         commands.geometry,
-        help="Measure what becomes of single cues under the profile's encoder and another one.",
+        help="Measure what becomes of single cues under the profile's encoder and trained ones.",
         writes="PROFILE_geometry.csv and .json",
         keeps=("--work", "runs/geometry"),
-        needs="--after finetuned:runs/dmcl",
     )
     _add_after(parser)
 
@@ -316,17 +315,17 @@ def _add_attention(subparsers) -> None:
         subparsers,
         "attention",
         commands.attention,
-        help="Measure where the profile's encoder and another one look in drawn views.",
+        help="Measure where the profile's encoder and trained ones look in drawn views.",
         writes="PROFILE_attention.csv and .json",
         keeps=("--cache", "runs/views"),
-        needs="--after finetuned:runs/dmcl",
     )
     _add_after(parser)
 
 
 def _add_after(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--after", required=True, metavar="SPEC",
-                        help="the other encoder, such as one that was trained on views")
+    parser.add_argument("--after", nargs="+", metavar="NAME=SPEC", type=_named_spec,
+                        help="the trained encoders (default: finetune_text and dmcl, seed 0, of "
+                        "the profile)")
 
 
 def _add_table(
@@ -337,12 +336,10 @@ def _add_table(
     help: str,
     writes: str,
     keeps: tuple[str, str],
-    needs: str = "",
 ) -> argparse.ArgumentParser:
     """A command that measures a profile and writes a table among the results."""
     flag, folder = keeps
-    example = " ".join(filter(None, ["daitir", name, needs, flag, folder]))
-    parser = _add_command(subparsers, name, help=help, example=example)
+    parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
@@ -376,6 +373,13 @@ COMMANDS = (
     _add_geometry,
     _add_attention,
 )
+
+
+def _named_spec(text: str) -> tuple[str, str]:
+    name, _, spec = text.partition("=")
+    if not name or not spec:
+        raise argparse.ArgumentTypeError(f"must be NAME=SPEC, not {text!r}")
+    return name, spec
 
 
 def _positive(text: str) -> int:

@@ -353,7 +353,7 @@ def ablations(arguments: argparse.Namespace) -> None:
 
 
 def geometry(arguments: argparse.Namespace) -> None:
-    """Measure what becomes of single cues under two encoders."""
+    """Measure what becomes of single cues under several encoders."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_geometry.csv")
     _check_output(arguments.work / "features")
@@ -362,7 +362,7 @@ def geometry(arguments: argparse.Namespace) -> None:
 
     path = run_geometry(
         profile,
-        arguments.after,
+        dict(arguments.after) if arguments.after else None,
         work_dir=arguments.work / profile.name,
         results_dir=arguments.results,
         device=arguments.device,
@@ -373,7 +373,7 @@ def geometry(arguments: argparse.Namespace) -> None:
 
 
 def attention(arguments: argparse.Namespace) -> None:
-    """Measure where two encoders look in drawn views."""
+    """Measure where several encoders look in drawn views."""
     profile = get_profile(arguments.profile)
     _check_output(arguments.results / f"{profile.name}_attention.csv")
     _check_output(arguments.cache / "view.webp")
@@ -383,8 +383,8 @@ def attention(arguments: argparse.Namespace) -> None:
 
     path = run_attention(
         profile,
-        arguments.after,
         load_view_generator(profile.generator, device=arguments.device),
+        dict(arguments.after) if arguments.after else None,
         cache=arguments.cache,
         results_dir=arguments.results,
         device=arguments.device,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from daitir.attention import (
     relevance_maps,
     rollout_maps,
 )
-from daitir.cue_geometry import Rows
+from daitir.cue_geometry import Rows, compared_encoders
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
 from daitir.files import weights_digest
@@ -39,7 +39,7 @@ from daitir.scenes import Scene, parse, render, sample_scenes
 from daitir.views import ViewGenerator, view_seed
 
 KINDS = ("named", "false", "background")
-NUM_CURVES = 80  # views whose pixels are deleted and inserted
+NUM_CURVES = 60  # views whose pixels are deleted and inserted
 BATCH = 64
 
 
@@ -191,35 +191,35 @@ def add_occlusion(rows: Rows, views: SeenViews, encoders: dict[str, Encoder]) ->
             rows.add("occlusion_length", name, length, kind=kind)
             rows.add("occlusion_caption_cosine", name, gain, kind=kind)
             lengths[name, kind] = length
-    for kind in KINDS[:2]:
-        ratio = np.log(lengths["after", kind] / lengths["before", kind])
-        rows.add("occlusion_attenuation", "ratio", ratio, kind=kind, link=np.exp)
+    names = list(encoders)
+    for base, name in [(a, b) for i, b in enumerate(names) for a in names[:i]]:
+        for kind in KINDS[:2]:
+            ratio = np.log(lengths[name, kind] / lengths[base, kind])
+            rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
 
 
 def run_attention(
     profile: Profile,
-    after: str,
     generator: ViewGenerator,
+    others: Mapping[str, str] | None = None,
     *,
     cache: Path,
     results_dir: Path = Path("results"),
     device: str = "cpu",
     progress: bool = False,
 ) -> Path:
-    """Measure the profile's encoder and another one and write `results/<profile>_attention.csv`.
+    """Measure the profile's encoder and others and write `results/<profile>_attention.csv`.
 
     Args:
-        after: spec of the encoder that is compared, such as one trained by DMCL.
         generator: draws the views.
+        others: specs of the encoders to compare, by name, as in `compared_encoders`.
         cache: keeps the views, so that an interrupted run continues.
 
     Returns the path of the table. Raises DataError as `seen_views` and `load_encoder` do.
     """
     began = time.perf_counter()
-    encoders = {
-        "before": load_encoder(profile.encoder, device=device),
-        "after": load_encoder(after, device=device),
-    }
+    specs = compared_encoders(profile, others)
+    encoders = {name: load_encoder(spec, device=device) for name, spec in specs.items()}
     blank = copy.copy(encoders["before"])
     blank.model = randomised(blank.model, seed=SEED)
     views = seen_views(profile, encoders["before"], generator, cache=cache, progress=progress)
@@ -235,10 +235,11 @@ def run_attention(
             shares[name, where] = add_shares(rows, views, name, maps, where)
         if name != "randomised":
             add_curves(rows, views, name, encoder, relevant)
-    for where in ("relevance", "rollout"):
-        for kind in KINDS:
-            moved = shares["after", where][kind] - shares["before", where][kind]
-            rows.add("share_change", "difference", moved, where=where, kind=kind)
+    for name in list(encoders)[1:]:
+        for where in ("relevance", "rollout"):
+            for kind in KINDS:
+                moved = shares[name, where][kind] - shares["before", where][kind]
+                rows.add("share_change", name, moved, where=where, kind=kind)
     add_occlusion(rows, views, encoders)
     path = results_dir / f"{profile.name}_attention.csv"
     notes = {

@@ -37,10 +37,13 @@ from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, manifest_of, queries_folder
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.finetune import encoder_folder
 from daitir.training.fusion import fusion_folder, load_fusion
 
 COLUMNS = ("measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views")
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 30  # pictures for probes, views for derivatives
+NUM_GALLERY = 2000
+TRAINED = ("finetune_text", "dmcl")
 SPANS = 50  # random subspaces of the null
 
 
@@ -129,34 +132,45 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
     return float(np.nanmean(a) - np.nanmean(b)), float(low), float(high)
 
 
-def add_attenuation(table: CueTable, before: CueFeatures, after: CueFeatures) -> None:
-    """(a) Lengths of δ, their ratio after over before, and the ratio beside noise's and others'."""
+def add_attenuation(table: CueTable, features: Mapping[str, CueFeatures]) -> None:
+    """(a) Lengths of δ, and their ratio to those of an earlier encoder (`where`).
+
+    `attenuation_beyond` divides the ratio by that of something else (`kind`): noise as far away in
+    pixels as the cue, or cues of the same type that are supported or lucky.
+    """
     sample = table.sample
-    deltas = {"before": before.displacements(sample), "after": after.displacements(sample)}
-    for name, delta in deltas.items():
-        table.add_pairs("length", name, delta.norm(dim=-1))
-    found = nullspace.attenuation(*deltas.values())
-    table.add_pairs("attenuation", "ratio", found, link=math.exp)
-    false = sample.chosen("hallucinated")
-    for name, inside in (("noise", False), ("noise inside", True)):
-        pair = [f.noise_displacements(sample, inside=inside) for f in (before, after)]
-        of_noise = torch.full((len(sample.pairs),), float("nan"))
-        of_noise[torch.from_numpy(false)] = nullspace.attenuation(*pair)
-        beyond = (found - of_noise).numpy()
-        for cue in ("all", *CUES):
-            chosen = sample.chosen("hallucinated", None if cue == "all" else cue)
-            for measure, values in (("attenuation", of_noise), ("attenuation_beyond", beyond)):
-                table.add(measure, "ratio", table.per_view(values, chosen), where=name, cue=cue,
-                          kind=name if measure == "attenuation" else "hallucinated",
-                          link=math.exp)  # fmt: skip
-    for cue in CUES:
-        for other in KINDS[1:]:
-            columns = [table.per_view(found, sample.chosen(k, cue)) for k in (KINDS[0], other)]
-            counts = [int((~np.isnan(column)).sum()) for column in columns]
-            if min(counts) > 1:
-                bounds = map(math.exp, difference_of_means(*columns))
-                table.put("attenuation_beyond", "ratio", *bounds, min(counts), where=other,
-                          cue=cue, kind="hallucinated")  # fmt: skip
+    false = torch.from_numpy(sample.chosen("hallucinated"))
+    names = list(features)
+    for name, found in features.items():
+        table.add_pairs("length", name, found.displacements(sample).norm(dim=-1))
+    for base, name in [(a, b) for i, b in enumerate(names) for a in names[:i]]:
+        both = features[base], features[name]
+        log_ratio = nullspace.attenuation(*(f.displacements(sample) for f in both))
+        table.add_pairs("attenuation", name, log_ratio, where=base, link=math.exp)
+        for kind, inside in (("noise", False), ("noise inside", True)):
+            of_noise = torch.full((len(sample.pairs),), float("nan"))
+            of_noise[false] = nullspace.attenuation(
+                *(f.noise_displacements(sample, inside=inside) for f in both)
+            )
+            for measure, values in (
+                ("attenuation", of_noise),
+                ("attenuation_beyond", log_ratio - of_noise),
+            ):
+                for cue in ("all", *CUES):
+                    chosen = sample.chosen("hallucinated", None if cue == "all" else cue)
+                    table.add(measure, name, table.per_view(values, chosen), where=base, cue=cue,
+                              kind=kind, link=math.exp)  # fmt: skip
+        for cue in CUES:
+            for other in KINDS[1:]:
+                columns = [
+                    table.per_view(log_ratio, sample.chosen(kind, cue))
+                    for kind in (KINDS[0], other)
+                ]
+                number = min(int((~np.isnan(column)).sum()) for column in columns)
+                if number > 1:
+                    bounds = map(math.exp, difference_of_means(*columns))
+                    table.put("attenuation_beyond", name, *bounds, number, where=base, cue=cue,
+                              kind=other)  # fmt: skip
 
 
 def add_directions(table: CueTable, features: Mapping[str, CueFeatures]) -> None:
@@ -336,15 +350,25 @@ def add_spaces(table: CueTable, features: Mapping[str, CueFeatures]) -> None:
         for where, part in parts.items():
             put("uniformity", name, where, spaces.uniformity, part)
             put("effective_rank", name, where, spaces.effective_rank, part)
-    if len(sets) > 1:
-        first, second = sets.values()
-        for where in first:
-            put("cka", "ratio", where, spaces.linear_cka, first[where], second[where])
+    first, *others = sets
+    for name in others:
+        for where, part in sets[name].items():
+            put("cka", name, where, spaces.linear_cka, sets[first][where], part)
+
+
+def compared_encoders(profile: Profile, others: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Specs of the encoders of a study: the profile's as `before`, and those trained from it.
+
+    Without `others` those are the fine-tuning on text alone, the control, and DMCL, of seed 0.
+    """
+    if others is None:
+        others = {name: f"finetuned:{encoder_folder(profile, name, 0)}" for name in TRAINED}
+    return {"before": profile.encoder, **others}
 
 
 def run_geometry(
     profile: Profile,
-    after: str,
+    others: Mapping[str, str] | None = None,
     *,
     work_dir: Path,
     results_dir: Path = Path("results"),
@@ -352,27 +376,28 @@ def run_geometry(
     num_workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Measure the profile's encoder and another one and write `results/<profile>_geometry.csv`.
+    """Measure the profile's encoder and others and write `results/<profile>_geometry.csv`.
 
     Args:
-        after: spec of the encoder that is compared, such as one trained by DMCL.
+        others: specs of the encoders to compare, by name, as in `compared_encoders`.
         work_dir: keeps features, so that an interrupted run continues.
 
     Returns the path of the table. Raises DataError as `sample_cues` and `load_encoder` do.
     """
     began = time.perf_counter()
-    encoders = {
-        "before": load_encoder(profile.encoder, device=device),
-        "after": load_encoder(after, device=device),
-    }
+    specs = compared_encoders(profile, others)
+    encoders = {name: load_encoder(spec, device=device) for name, spec in specs.items()}
     options = {"num_workers": num_workers, "progress": progress}
     sample = sample_cues(profile, encoders["before"], **options)
     gallery = render_scenes(
-        sample_scenes(SEED, "test", profile.num_gallery), size=profile.image_size, **options
+        sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery)),
+        size=profile.image_size,
+        **options,
     )
     features = {}
     for name, encoder in encoders.items():
-        path = work_dir / f"{weights_digest(encoder.model)[:16]}_{len(sample.pairs)}.safetensors"
+        digest = weights_digest(encoder.model)[:16]
+        path = work_dir / f"{digest}_{len(sample.pairs)}_{len(gallery)}.safetensors"
         if not path.is_file():
             made = encode_cues(sample, gallery, encoder, progress=progress)
             with atomic_write(path) as temporary:
@@ -380,7 +405,7 @@ def run_geometry(
         features[name] = CueFeatures(**load_file(path))
     table = CueTable(sample)
     add_spaces(table, features)
-    add_attenuation(table, *features.values())
+    add_attenuation(table, features)
     add_directions(table, features)
     add_removal(table, features, {name: e.logit_scale for name, e in encoders.items()})
     add_linear(table, encoders, features)
@@ -394,6 +419,7 @@ def run_geometry(
         "queries": manifest_of(queries_folder(profile)),
         "encoders": {name: weights_digest(e.model) for name, e in encoders.items()},
         "views": len(sample.scenes),
+        "gallery": len(gallery),
         "pairs": len(sample.pairs),
         "unseen_pairs": sample.num_unseen,
         "versions": versions(),

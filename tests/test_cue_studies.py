@@ -9,7 +9,14 @@ import torch
 
 from daitir import cue_attention, cue_geometry
 from daitir.cue_attention import object_masks, occluded, run_attention
-from daitir.cue_geometry import COLUMNS, CueTable, Rows, difference_of_means, run_geometry
+from daitir.cue_geometry import (
+    COLUMNS,
+    CueTable,
+    Rows,
+    compared_encoders,
+    difference_of_means,
+    run_geometry,
+)
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.geometry import pairs as cue_pairs_module
@@ -112,38 +119,49 @@ def shorter(function, number):
     return lambda *arguments, **options: function(*arguments, **(options | {"num_views": number}))
 
 
+def test_the_control_and_dmcl_are_compared_unless_others_are_named():
+    specs = compared_encoders(PROFILES["classroom"])
+    assert list(specs) == ["before", "finetune_text", "dmcl"]
+    assert specs["dmcl"].startswith("finetuned:") and specs["dmcl"].endswith("dmcl/0")
+    assert compared_encoders(PROFILES["gpu"], {"x": "mini"})["x"] == "mini"
+
+
 def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cue_geometry, "sample_cues", shorter(cue_geometry.sample_cues, 132))
     options = {"work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_geometry(small, "mini", **options)
+    path = run_geometry(small, {"same": "mini"}, **options)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
-    ratio = rows[(rows["encoder"] == "ratio") & (rows["measure"] == "attenuation")]
+    ratio = rows[rows["measure"].str.startswith("attenuation") & (rows["kind"] != "supported")
+                 & ((rows["measure"] == "attenuation") | (rows["kind"] != "lucky"))]  # fmt: skip
+    assert set(ratio["encoder"]) == {"same"} and set(ratio["where"]) == {"before"}
     assert ratio["value"].to_numpy() == pytest.approx(1)
     assert rows[rows["measure"] == "cka"]["value"].to_numpy() == pytest.approx(1)
     keys = ["measure", "where", "cue", "kind"]
-    sides = [rows[rows["encoder"] == name].set_index(keys)["value"] for name in ("before", "after")]
-    both = pd.concat(sides, axis=1, join="inner", keys=["before", "after"])
+    sides = [rows[rows["encoder"] == name].set_index(keys)["value"] for name in ("before", "same")]
+    both = pd.concat(sides, axis=1, join="inner", keys=["before", "same"])
     for measure in ("share_in_span", "slope", "share_in_null_space", "readable", "undo_log_rank"):
         some = both.loc[measure]
-        assert len(some) and some["before"].to_numpy() == pytest.approx(some["after"].to_numpy())
+        assert len(some) and some["before"].to_numpy() == pytest.approx(some["same"].to_numpy())
     assert rows.query("measure == 'readable'")["value"].between(0, 1).all()
     monkeypatch.setattr(cue_geometry, "encode_cues", None)  # the features are kept
-    assert run_geometry(small, "mini", **options) == path
+    assert run_geometry(small, {"same": "mini"}, **options) == path
 
 
 def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cue_attention, "seen_views", shorter(cue_attention.seen_views, 24))
     generator = load_view_generator(steps=8)
-    path = run_attention(small, "mini", generator, cache=tmp_path / "v", results_dir=tmp_path)
+    path = run_attention(
+        small, generator, {"same": "mini"}, cache=tmp_path / "v", results_dir=tmp_path
+    )
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
     assert (rows[rows["measure"] == "share_change"]["value"] == 0).all()
     found = rows.set_index(["measure", "encoder", "where", "kind"])["value"]
-    assert found["occlusion_attenuation", "ratio", "", "named"] == pytest.approx(1)
+    assert found["occlusion_attenuation", "same", "before", "named"] == pytest.approx(1)
     trained, area = found["share", "before", "relevance", "named"], found["area", "none"]
     assert trained > area["relevance", "named"]
-    assert set(rows["encoder"]) >= {"before", "after", "randomised"}
+    assert set(rows["encoder"]) >= {"before", "same", "randomised"}
 
 
 def test_the_table_of_cues_averages_within_views_first():

@@ -27,7 +27,7 @@ from daitir.scenes import Fact, Scene, implied, parse, render_scenes, sample_sce
 
 KINDS = ("hallucinated", "supported", "lucky")
 ROUNDS = (2, 6, 10)  # of the views, one a dialogue, in turn
-NUM_VIEWS = 600
+NUM_VIEWS = 510
 CUES = ("place", "time", "weather", "object", "colour", "size", "column", "row")
 
 
