@@ -343,8 +343,44 @@ def _add_memory(subparsers) -> None:
     )
 
 
+def _add_geometry(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "geometry",
+        commands.geometry,
+        help="Measure what becomes of single cues under the profile's encoder and trained ones.",
+        writes="PROFILE_geometry.csv and .json",
+        keeps=("--work", "runs/geometry"),
+    )
+    _add_after(parser)
+
+
+def _add_attention(subparsers) -> None:
+    parser = _add_table(
+        subparsers,
+        "attention",
+        commands.attention,
+        help="Measure where the profile's encoder and trained ones look in drawn views.",
+        writes="PROFILE_attention.csv and .json",
+        keeps=("--cache", "runs/views"),
+    )
+    _add_after(parser)
+
+
+def _add_after(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--after", nargs="+", metavar="NAME=SPEC", type=_named_spec,
+                        help="the trained encoders (default: finetune_text and dmcl, seed 0, of "
+                        "the profile)")
+
+
 def _add_table(
-    subparsers, name: str, run: Callable, *, help: str, writes: str, keeps: tuple[str, str]
+    subparsers,
+    name: str,
+    run: Callable,
+    *,
+    help: str,
+    writes: str,
+    keeps: tuple[str, str],
 ) -> argparse.ArgumentParser:
     """A command that measures a profile and writes a table among the results."""
     flag, folder = keeps
@@ -455,7 +491,16 @@ COMMANDS = (
     _add_ablations,
     _add_robustness,
     _add_memory,
+    _add_geometry,
+    _add_attention,
 )
+
+
+def _named_spec(text: str) -> tuple[str, str]:
+    name, _, spec = text.partition("=")
+    if not name or not spec:
+        raise argparse.ArgumentTypeError(f"must be NAME=SPEC, not {text!r}")
+    return name, spec
 
 
 def _positive(text: str) -> int:

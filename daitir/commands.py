@@ -373,6 +373,47 @@ def ablations(arguments: argparse.Namespace) -> None:
     print(f"written to {path}")
 
 
+def geometry(arguments: argparse.Namespace) -> None:
+    """Measure what becomes of single cues under several encoders."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_geometry.csv")
+    _check_output(arguments.work / "features")
+    check_device(arguments.device)
+    from daitir.cue_geometry import run_geometry
+
+    path = run_geometry(
+        profile,
+        dict(arguments.after) if arguments.after else None,
+        work_dir=arguments.work / profile.name,
+        results_dir=arguments.results,
+        device=arguments.device,
+        num_workers=arguments.workers,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
+def attention(arguments: argparse.Namespace) -> None:
+    """Measure where several encoders look in drawn views."""
+    profile = get_profile(arguments.profile)
+    _check_output(arguments.results / f"{profile.name}_attention.csv")
+    _check_output(arguments.cache / "view.webp")
+    check_device(arguments.device)
+    from daitir.cue_attention import run_attention
+    from daitir.views import load_view_generator
+
+    path = run_attention(
+        profile,
+        load_view_generator(profile.generator, device=arguments.device),
+        dict(arguments.after) if arguments.after else None,
+        cache=arguments.cache,
+        results_dir=arguments.results,
+        device=arguments.device,
+        progress=True,
+    )
+    print(f"written to {path}")
+
+
 def choices(arguments: argparse.Namespace) -> None:
     """Measure numbers of views, guidance and steps on validation dialogues."""
     profile = get_profile(arguments.profile)
