@@ -6,12 +6,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from daitir import commands, data_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
+from daitir.studies import STUDIES, Study, run_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -271,129 +273,25 @@ def _add_train(subparsers) -> None:
     _add_machine(parser)
 
 
-def _add_benchmark(subparsers) -> None:
-    _add_table(
-        subparsers,
-        "benchmark",
-        commands.benchmark,
-        help="Measure every method on every source of dialogues; an interrupted run continues.",
-        writes="PROFILE.csv and .json",
-        keeps=("--work", "runs/benchmark"),
+def _add_study(subparsers, study: Study) -> None:
+    flags = " ".join(f"{flag} {folder}" for flag, folder in study.folders.items())
+    parser = _add_command(
+        subparsers, study.name, help=study.help, example=f"daitir {study.name} {flags}"
     )
-
-
-def _add_encoders(subparsers) -> None:
-    parser = _add_table(
-        subparsers,
-        "encoders",
-        commands.encoders,
-        help="Measure the fine-tuned encoders; an interrupted run continues.",
-        writes="PROFILE_encoders.csv and .json",
-        keeps=("--work", "runs/encoders"),
-    )
-    parser.add_argument("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
-                        help="keeps the views (default: %(default)s)")
-
-
-def _add_choices(subparsers) -> None:
-    _add_table(
-        subparsers,
-        "choices",
-        commands.choices,
-        help="Measure numbers of views, guidance and steps; an interrupted run continues.",
-        writes="PROFILE_choices.csv and .json",
-        keeps=("--cache", "runs/views"),
-    )
-
-
-def _add_ablations(subparsers) -> None:
-    _add_table(
-        subparsers,
-        "ablations",
-        commands.ablations,
-        help="Train and measure ADaFuSE with one part changed; an interrupted run continues.",
-        writes="PROFILE_ablations.csv and .json",
-        keeps=("--work", "runs/ablations"),
-    )
-
-
-def _add_robustness(subparsers) -> None:
-    parser = _add_table(
-        subparsers,
-        "robustness",
-        commands.robustness,
-        help="Measure what ADaFuSE was not trained for, from typing errors to another encoder; an "
-        "interrupted run continues.",
-        writes="PROFILE_robustness.csv and .json",
-        keeps=("--work", "runs/robustness"),
-    )
-    parser.add_argument("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
-                        help="keeps what is drawn (default: %(default)s)")
-
-
-def _add_memory(subparsers) -> None:
-    _add_table(
-        subparsers,
-        "memory",
-        commands.memory,
-        help="Train and measure fusions that remember the views of earlier rounds; an interrupted "
-        "run continues.",
-        writes="PROFILE_memory.csv and .json",
-        keeps=("--work", "runs/memory"),
-    )
-
-
-def _add_geometry(subparsers) -> None:
-    parser = _add_table(
-        subparsers,
-        "geometry",
-        commands.geometry,
-        help="Measure what becomes of single cues under the profile's encoder and trained ones.",
-        writes="PROFILE_geometry.csv and .json",
-        keeps=("--work", "runs/geometry"),
-    )
-    _add_after(parser)
-
-
-def _add_attention(subparsers) -> None:
-    parser = _add_table(
-        subparsers,
-        "attention",
-        commands.attention,
-        help="Measure where the profile's encoder and trained ones look in drawn views.",
-        writes="PROFILE_attention.csv and .json",
-        keeps=("--cache", "runs/views"),
-    )
-    _add_after(parser)
-
-
-def _add_after(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--after", nargs="+", metavar="NAME=SPEC", type=_named_spec,
-                        help="the trained encoders (default: finetune_text and dmcl, seed 0, of "
-                        "the profile)")
-
-
-def _add_table(
-    subparsers,
-    name: str,
-    run: Callable,
-    *,
-    help: str,
-    writes: str,
-    keeps: tuple[str, str],
-) -> argparse.ArgumentParser:
-    """A command that measures a profile and writes a table among the results."""
-    flag, folder = keeps
-    parser = _add_command(subparsers, name, help=help, example=f"daitir {name} {flag} {folder}")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run_study, study))
     add = parser.add_argument
     add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add(flag, type=Path, default=Path(folder), metavar="DIR",
-        help="keeps what is done (default: %(default)s)")
+    kept = {"--work": "keeps what is done", "--cache": "keeps what is drawn"}
+    for flag, folder in study.folders.items():
+        add(flag, type=Path, default=Path(folder), metavar="DIR",
+            help=f"{kept[flag]} (default: %(default)s)")
+    table = study.table("PROFILE")
     add("--results", type=Path, default=Path("results"), metavar="DIR",
-        help=f"gets {writes} (default: %(default)s)")
+        help=f"gets {table} and .json (default: %(default)s)")
+    if study.compares:
+        add("--after", nargs="+", metavar="NAME=SPEC", type=_named_spec,
+            help="the trained encoders (default: finetune_text and dmcl, seed 0, of the profile)")
     _add_machine(parser)
-    return parser
 
 
 def _add_embed(subparsers) -> None:
@@ -485,14 +383,7 @@ COMMANDS = (
     _add_quality,
     _add_queries,
     _add_train,
-    _add_benchmark,
-    _add_encoders,
-    _add_choices,
-    _add_ablations,
-    _add_robustness,
-    _add_memory,
-    _add_geometry,
-    _add_attention,
+    *(partial(_add_study, study=study) for study in STUDIES),
 )
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.data_commands import cached_encoder, check_device, fill_in_files
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, check_output
 from daitir.profiles import get_profile
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
-    _check_output(arguments.out)
+    check_output(arguments.out)
     from daitir.gallery import list_images, read_gallery
 
     if arguments.gallery:
@@ -82,7 +81,7 @@ def refine(arguments: argparse.Namespace) -> None:
     if is_implied and arguments.out.exists():
         raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
-    _check_output(arguments.out)
+    check_output(arguments.out)
     check_device(arguments.device)
     from daitir.reformulation import load_reformulator, refine_resumably
 
@@ -111,9 +110,9 @@ def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
     fill_in_files(arguments, "dialogues", "out_views")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
-    _check_output(arguments.out / "0_0.webp")
+    check_output(arguments.out / "0_0.webp")
     _check_nobody_drew(arguments.out)
-    _check_output(arguments.cache / "view.webp")
+    check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
     from daitir.views import load_view_generator, view_seed
 
@@ -150,7 +149,7 @@ def scenes(arguments: argparse.Namespace) -> None:
         )
     if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
         raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
-    _check_output(arguments.folder / "gallery.json")
+    check_output(arguments.folder / "gallery.json")
     from daitir.scenes.export import export_scenes
 
     export_scenes(
@@ -170,7 +169,7 @@ def scenes(arguments: argparse.Namespace) -> None:
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile = get_profile(arguments.profile)
-    _check_output(arguments.out / "log.csv")
+    check_output(arguments.out / "log.csv")
     check_device(arguments.device)
     if arguments.model == "tokenizer":
         from daitir.training.tokenizer import train_tokenizer
@@ -201,7 +200,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 def quality(arguments: argparse.Namespace) -> None:
     """Measure a model on the validation split."""
     profile = get_profile(arguments.profile)
-    _check_output(arguments.out)
+    check_output(arguments.out)
     check_device(arguments.device)
     from daitir import quality as measures
 
@@ -245,8 +244,8 @@ def quality(arguments: argparse.Namespace) -> None:
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues of the benchmark."""
     profile = get_profile(arguments.profile)
-    _check_output(arguments.out / "manifest.json")
-    _check_output(arguments.cache / "view.webp")
+    check_output(arguments.out / "manifest.json")
+    check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
     from daitir.encoders import load_encoder
     from daitir.queries import Models, make_query_sets
@@ -276,8 +275,8 @@ def train(arguments: argparse.Namespace) -> None:
             f"unknown method {name!r}; the profile {profile.name} has "
             + ", ".join((*profile.fusions, *profile.encoders))
         )
-    _check_output(out / "log.csv")
-    _check_output(arguments.cache / "features")
+    check_output(out / "log.csv")
+    check_output(arguments.cache / "features")
     check_device(arguments.device)
     from daitir.encoders import load_encoder
 
@@ -311,183 +310,6 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"R@10 on validation: {found:.1%}; written to {out}")
 
 
-def benchmark(arguments: argparse.Namespace) -> None:
-    """Measure every method on every source of dialogues."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}.csv")
-    check_device(arguments.device)
-    from daitir.benchmark import run_benchmark
-
-    path = run_benchmark(
-        profile,
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        device=arguments.device,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def encoders(arguments: argparse.Namespace) -> None:
-    """Measure every fine-tuned encoder on every source of dialogues."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_encoders.csv")
-    _check_output(arguments.work / "features")
-    _check_output(arguments.cache / "view.webp")
-    check_device(arguments.device)
-    from daitir.encoder_benchmark import run_encoder_benchmark
-    from daitir.views import load_view_generator
-
-    path = run_encoder_benchmark(
-        profile,
-        load_view_generator(profile.generator, device=arguments.device),
-        cache=arguments.cache,
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        device=arguments.device,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def ablations(arguments: argparse.Namespace) -> None:
-    """Train and measure ADaFuSE with one part changed."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_ablations.csv")
-    _check_output(arguments.work / "features")
-    check_device(arguments.device)
-    from daitir.ablations import run_ablations
-    from daitir.encoders import load_encoder
-
-    path = run_ablations(
-        profile,
-        load_encoder(profile.encoder, device=arguments.device),
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        device=arguments.device,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def geometry(arguments: argparse.Namespace) -> None:
-    """Measure what becomes of single cues under several encoders."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_geometry.csv")
-    _check_output(arguments.work / "features")
-    check_device(arguments.device)
-    from daitir.cue_geometry import run_geometry
-
-    path = run_geometry(
-        profile,
-        dict(arguments.after) if arguments.after else None,
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        device=arguments.device,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def attention(arguments: argparse.Namespace) -> None:
-    """Measure where several encoders look in drawn views."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_attention.csv")
-    _check_output(arguments.cache / "view.webp")
-    check_device(arguments.device)
-    from daitir.cue_attention import run_attention
-    from daitir.views import load_view_generator
-
-    path = run_attention(
-        profile,
-        load_view_generator(profile.generator, device=arguments.device),
-        dict(arguments.after) if arguments.after else None,
-        cache=arguments.cache,
-        results_dir=arguments.results,
-        device=arguments.device,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def choices(arguments: argparse.Namespace) -> None:
-    """Measure numbers of views, guidance and steps on validation dialogues."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_choices.csv")
-    _check_output(arguments.cache / "view.webp")
-    check_device(arguments.device)
-    from daitir.choices import run_choices
-    from daitir.encoders import load_encoder
-    from daitir.recogniser import load_recogniser
-    from daitir.views import load_view_generator
-
-    on = {"device": arguments.device}
-    path = run_choices(
-        profile,
-        load_view_generator(profile.generator, **on),
-        load_encoder(profile.encoder, **on),
-        load_recogniser(**on),
-        cache=arguments.cache,
-        results_dir=arguments.results,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
-def robustness(arguments: argparse.Namespace) -> None:
-    """Measure text, view, DAR and ADaFuSE under conditions that ADaFuSE was not trained for."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_robustness.csv")
-    _check_output(arguments.cache / "view.webp")
-    _check_output(arguments.work / profile.name / "log.csv")
-    check_device(arguments.device)
-    from daitir.encoders import load_encoder
-    from daitir.reformulation import load_reformulator
-    from daitir.robustness import run_robustness
-    from daitir.views import load_view_generator
-
-    on = {"device": arguments.device}
-    path = run_robustness(
-        profile,
-        load_reformulator(profile.reformulator, **on),
-        load_view_generator(profile.generator, **on),
-        load_encoder(profile.encoder, **on),
-        cache=arguments.cache,
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        num_workers=arguments.workers,
-        progress=True,
-        **on,
-    )
-    print(f"written to {path}")
-
-
-def memory(arguments: argparse.Namespace) -> None:
-    """Train and measure fusions that remember the views of earlier rounds."""
-    profile = get_profile(arguments.profile)
-    _check_output(arguments.results / f"{profile.name}_memory.csv")
-    _check_output(arguments.work / profile.name / "log.csv")
-    check_device(arguments.device)
-    from daitir.encoders import load_encoder
-    from daitir.memory import run_memory
-
-    path = run_memory(
-        profile,
-        load_encoder(profile.encoder, device=arguments.device),
-        work_dir=arguments.work / profile.name,
-        results_dir=arguments.results,
-        device=arguments.device,
-        num_workers=arguments.workers,
-        progress=True,
-    )
-    print(f"written to {path}")
-
-
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
     """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
     dialogues = read_dialogues(arguments.dialogues, **options)
@@ -516,18 +338,6 @@ def _check_nobody_drew(folder: Path) -> None:
         raise DataError(
             f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
         )
-
-
-def _check_output(path: Path) -> None:
-    """Raises DataError unless a file can be written at `path`, before anything long begins."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _table(found: Evaluation) -> str:

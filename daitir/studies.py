@@ -1,0 +1,143 @@
+"""The commands that measure a profile and write a table among the results.
+
+A study is a function of a profile. What else it needs it names by its parameters: models
+(`reformulator`, `generator`, `encoder`, `recogniser`), which are the profile's, folders, and the
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from daitir.data_commands import check_device
+from daitir.files import check_output
+from daitir.profiles import get_profile
+
+
+@dataclass(frozen=True)
+class Study:
+    """A command that measures.
+
+    Attributes:
+        name: of the command, and of the table behind that of the profile.
+        function: `module:function` of the package.
+        help: what is measured.
+        folders: the options that name folders, with their defaults: `--work` keeps what is done,
+            `--cache` what is drawn.
+        compares: whether encoders to compare may be named.
+    """
+
+    name: str
+    function: str
+    help: str
+    folders: Mapping[str, str]
+    compares: bool = False
+
+    def table(self, profile_name: str) -> str:
+        """The name of the table; the benchmark's is that of the profile alone."""
+        suffix = "" if self.name == "benchmark" else f"_{self.name}"
+        return f"{profile_name}{suffix}.csv"
+
+
+STUDIES = (
+    Study(
+        "benchmark",
+        "benchmark:run_benchmark",
+        "Measure every method on every source of dialogues; an interrupted run continues.",
+        {"--work": "runs/benchmark"},
+    ),
+    Study(
+        "encoders",
+        "encoder_benchmark:run_encoder_benchmark",
+        "Measure the fine-tuned encoders; an interrupted run continues.",
+        {"--work": "runs/encoders", "--cache": "runs/views"},
+    ),
+    Study(
+        "choices",
+        "choices:run_choices",
+        "Measure numbers of views, guidance and steps; an interrupted run continues.",
+        {"--cache": "runs/views"},
+    ),
+    Study(
+        "ablations",
+        "ablations:run_ablations",
+        "Train and measure ADaFuSE with one part changed; an interrupted run continues.",
+        {"--work": "runs/ablations"},
+    ),
+    Study(
+        "robustness",
+        "robustness:run_robustness",
+        "Measure what ADaFuSE was not trained for, from typing errors to another encoder; an "
+        "interrupted run continues.",
+        {"--work": "runs/robustness", "--cache": "runs/views"},
+    ),
+    Study(
+        "memory",
+        "memory:run_memory",
+        "Train and measure fusions that remember the views of earlier rounds; an interrupted run "
+        "continues.",
+        {"--work": "runs/memory"},
+    ),
+    Study(
+        "geometry",
+        "cue_geometry:run_geometry",
+        "Measure what becomes of single cues under the profile's encoder and trained ones.",
+        {"--work": "runs/geometry"},
+        compares=True,
+    ),
+    Study(
+        "attention",
+        "cue_attention:run_attention",
+        "Measure where the profile's encoder and trained ones look in drawn views.",
+        {"--cache": "runs/views"},
+        compares=True,
+    ),
+)
+
+
+def run_study(study: Study, arguments: argparse.Namespace) -> None:
+    """Check what can be checked at once, load the models that the study names, and run it."""
+    profile = get_profile(arguments.profile)
+    check_output(arguments.results / study.table(profile.name))
+    given = {
+        "results_dir": arguments.results,
+        "device": arguments.device,
+        "num_workers": arguments.workers,
+        "progress": True,
+    }
+    if "--work" in study.folders:
+        given["work_dir"] = arguments.work / profile.name
+        check_output(given["work_dir"] / "log.csv")
+    if "--cache" in study.folders:
+        given["cache"] = arguments.cache
+        check_output(arguments.cache / "view.webp")
+    if study.compares:
+        given["others"] = dict(arguments.after) if arguments.after else None
+    check_device(arguments.device)
+    module, _, function = study.function.partition(":")
+    measure = getattr(import_module(f"daitir.{module}"), function)
+    wanted = inspect.signature(measure).parameters
+    for name, load in _loaders().items():
+        if name in wanted:
+            given[name] = load(getattr(profile, name, "mini"), device=arguments.device)
+    path = measure(profile, **{name: value for name, value in given.items() if name in wanted})
+    print(f"written to {path}")
+
+
+def _loaders() -> dict[str, Callable]:
+    """What loads the model of a parameter; only the embedded world's recogniser has no spec."""
+    from daitir.encoders import load_encoder
+    from daitir.recogniser import load_recogniser
+    from daitir.reformulation import load_reformulator
+    from daitir.views import load_view_generator
+
+    return {
+        "reformulator": load_reformulator,
+        "generator": load_view_generator,
+        "encoder": load_encoder,
+        "recogniser": lambda spec, device: load_recogniser(device=device),
+    }
