@@ -435,6 +435,40 @@ def hardest_of_rows(function: Callable[[Tensor, int, float, float], Any]) -> str
     return PASSED
 
 
+def chance_recall(function: Callable[[int, int], float]) -> str:
+    """Chapter 14: `function(k, num_images)` is R@k of a random order of the gallery."""
+    _compare(function(10, 400), 10 / 400, "k of the places are good ones, all equally likely")
+    _compare(function(10, 4), 1.0, "in a gallery of fewer than k pictures none is missed")
+    return PASSED
+
+
+def carried_forward(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> str:
+    """Chapter 14: `function(ranks, lengths)` fills each row behind its end with its last rank.
+
+    `ranks` is `(num_queries, num_rounds)`, -1 behind the end; `lengths` `(num_queries,)`.
+    """
+    ranks = np.array([[4, 2, -1, -1], [9, -1, -1, -1], [7, 8, 1, 0]])
+    kept = ranks.copy()
+    answer = function(ranks, np.array([2, 1, 4]))
+    assert np.array_equal(ranks, kept), "the ranks that were passed in must stay as they are"
+    filled = [[4, 2, 2, 2], [9, 9, 9, 9], [7, 8, 1, 0]]
+    _compare(answer, filled, "the last rank of a dialogue is the one at its length less one")
+    return PASSED
+
+
+def ragged_means(function: Callable[[Tensor, list[int]], Tensor]) -> str:
+    """Chapter 14: `function(view_features, counts)` averages each round's views to unit length.
+
+    `view_features` `(num_views, dim)` lie round after round, `counts` of them each.
+    """
+    features = F.normalize(torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), dim=1)
+    expected = [features[:1].mean(0), features[1:3].mean(0), features[3:].mean(0)]
+    expected = F.normalize(torch.stack(expected), dim=1)
+    hint = "split the views by their counts, take each part's mean, scale it to length 1"
+    _compare(function(features.clone(), [1, 2, 1]), expected, hint)
+    return PASSED
+
+
 def _compare(answer: Any, expected: Any, hint: str) -> None:
     expected = np.asarray(expected, dtype=float)
     _shape(answer, expected.shape)

@@ -173,7 +173,7 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
     if "out_rewrites" in names:
         arguments.out = arguments.out or data.rewrites_file(split)
     if "out_views" in names:
-        arguments.out = arguments.out or data.root / "views" / split
+        arguments.out = arguments.out or data.views_dir(split)
     if "benchmark" in arguments:
         arguments.benchmark = arguments.benchmark or data.root.resolve().name
 

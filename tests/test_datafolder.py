@@ -213,6 +213,11 @@ def test_rewrites_and_views_of_others_are_not_overwritten(tmp_path, capsys):
     assert "rewrites.json: exists; remove it" in capsys.readouterr().err
     assert main(["generate", "--data", str(tmp_path), "--text", "raw_dialogue"]) == 2
     assert "holds views of another origin (0_0.jpg is one)" in capsys.readouterr().err
+    for path in (tmp_path / "views" / "test").iterdir():
+        path.rename(tmp_path / "views" / path.name)
+    (tmp_path / "views" / "test").rmdir()
+    assert main(["generate", "--data", str(tmp_path), "--text", "raw_dialogue"]) == 2
+    assert "views: holds views of another origin" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
