@@ -25,7 +25,7 @@ def typos(said: Sequence[str], seed: int | str, *, share: float) -> Said:
     likely as the other. Raises ValueError for a share outside [0, 1].
 
     >>> typos(["a red sailboat"], 0, share=1)
-    ['a redd saliboat']
+    ['a rde saliboat']
     """
     _check_share(share)
     rng = random.Random(f"typos/{seed}")
