@@ -148,7 +148,7 @@ class EncoderRecipe:
     warmup_steps: int = 30
     clip_norm: float = 3.0
     eval_every: int = 50
-    rank: int | None = 32
+    rank: int | None = 8
 
 
 @dataclass(frozen=True)
