@@ -32,6 +32,7 @@ from daitir.profiles import EncoderRecipe, Profile
 from daitir.queries import SEED, SETS, load_query_set, queries_folder, set_dialogues, view_files
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.card import write_card
 from daitir.training.clip import MAX_LOGIT_SCALE, augment, mixed_precision
 from daitir.training.loop import LoopConfig, train
 from daitir.training.selection import keep_best
@@ -161,8 +162,8 @@ def finetune(
     Args:
         encoder: the start, on the device where it is to be trained. Its weights change.
         recipe: the objective and its optimisation.
-        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end the files of
-            `save_finetuned`. A run that was interrupted continues; one that is done is read.
+        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end a card and the files
+            of `save_finetuned`. A run that was interrupted continues; one that is done is read.
 
     Raises DataError for a folder that holds another run, an unknown query or term, a batch without
     a negative or that the processes cannot share, and where memory runs out; FloatingPointError
@@ -241,7 +242,7 @@ def finetune(
         eval_every=recipe.eval_every,
     )
     try:
-        train(
+        seconds = train(
             learner,
             step_loss,
             config,
@@ -262,6 +263,8 @@ def finetune(
     if group.is_main_process:
         model.load_state_dict(load_file(best_path))
         base = load_encoder(encoder.spec)
+        about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
+        write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
         save_finetuned(encoder, base, folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
     return load_finetuned(folder, device=encoder.device)
