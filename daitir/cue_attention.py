@@ -26,7 +26,7 @@ from daitir.attention import (
     relevance_maps,
     rollout_maps,
 )
-from daitir.cue_geometry import Rows, compared_encoders
+from daitir.cue_geometry import Rows, compared_encoders, earlier_pairs
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
 from daitir.files import weights_digest
@@ -191,8 +191,7 @@ def add_occlusion(rows: Rows, views: SeenViews, encoders: dict[str, Encoder]) ->
             rows.add("occlusion_length", name, length, kind=kind)
             rows.add("occlusion_caption_cosine", name, gain, kind=kind)
             lengths[name, kind] = length
-    names = list(encoders)
-    for base, name in [(a, b) for i, b in enumerate(names) for a in names[:i]]:
+    for base, name in earlier_pairs(encoders):
         for kind in KINDS[:2]:
             ratio = np.log(lengths[name, kind] / lengths[base, kind])
             rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
@@ -235,11 +234,11 @@ def run_attention(
             shares[name, where] = add_shares(rows, views, name, maps, where)
         if name != "randomised":
             add_curves(rows, views, name, encoder, relevant)
-    for name in list(encoders)[1:]:
+    for base, name in earlier_pairs(encoders):
         for where in ("relevance", "rollout"):
             for kind in KINDS:
-                moved = shares[name, where][kind] - shares["before", where][kind]
-                rows.add("share_change", name, moved, where=where, kind=kind)
+                moved = shares[name, where][kind] - shares[base, where][kind]
+                rows.add(f"share_change_over_{base}", name, moved, where=where, kind=kind)
     add_occlusion(rows, views, encoders)
     path = results_dir / f"{profile.name}_attention.csv"
     notes = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -140,10 +140,9 @@ def add_attenuation(table: CueTable, features: Mapping[str, CueFeatures]) -> Non
     """
     sample = table.sample
     false = torch.from_numpy(sample.chosen("hallucinated"))
-    names = list(features)
     for name, found in features.items():
         table.add_pairs("length", name, found.displacements(sample).norm(dim=-1))
-    for base, name in [(a, b) for i, b in enumerate(names) for a in names[:i]]:
+    for base, name in earlier_pairs(features):
         both = features[base], features[name]
         log_ratio = nullspace.attenuation(*(f.displacements(sample) for f in both))
         table.add_pairs("attenuation", name, log_ratio, where=base, link=math.exp)
@@ -364,6 +363,16 @@ def compared_encoders(profile: Profile, others: Mapping[str, str] | None = None)
     if others is None:
         others = {name: f"finetuned:{encoder_folder(profile, name, 0)}" for name in TRAINED}
     return {"before": profile.encoder, **others}
+
+
+def earlier_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Every name with each that stands before it: what a ratio or difference is taken to.
+
+    >>> earlier_pairs(["before", "finetune_text", "dmcl"])
+    [('before', 'finetune_text'), ('before', 'dmcl'), ('finetune_text', 'dmcl')]
+    """
+    names = list(names)
+    return [(base, name) for index, name in enumerate(names) for base in names[:index]]
 
 
 def run_geometry(
