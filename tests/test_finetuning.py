@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torch import nn
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.finetuned import CONFIG_NAME, DIFFERENCE_NAME, load_finetuned, low_rank, save_finetuned
-from daitir.profiles import DMCL_TERMS, EncoderRecipe
+from daitir.profiles import DMCL_TERMS, PROFILES, EncoderRecipe
 from daitir.scenes import (
     controlled_view,
     dialogue,
@@ -25,7 +25,7 @@ from daitir.scenes import (
     sample_scenes,
 )
 from daitir.training import finetune as finetune_module
-from daitir.training.finetune import FinetuneData, finetune, layer_groups
+from daitir.training.finetune import FinetuneData, encoder_folder, finetune, layer_groups
 
 RECIPE = EncoderRecipe(
     steps=4, batch_size=12, micro_batch_size=12, warmup_steps=1, eval_every=2, rank=None
@@ -231,6 +231,17 @@ def test_a_low_rank_difference_is_nearer_with_every_rank(trained, tmp_path):
     matrix = torch.randn(5, 7, dtype=torch.float64)
     left, right = low_rank(matrix, 5)
     assert torch.allclose(left @ right, matrix)
+
+
+@pytest.mark.parametrize("name", PROFILES["classroom"].encoders)
+def test_the_shipped_encoders_are_those_of_the_profile(name):
+    profile = PROFILES["classroom"]
+    folder = encoder_folder(profile, name, 0)
+    recipe = json.loads((folder / CONFIG_NAME).read_text())["recipe"]
+    assert recipe == asdict(profile.encoders[name]) | {"terms": list(profile.encoders[name].terms)}
+    encoders = (load_encoder(spec) for spec in ("mini", f"finetuned:{folder}"))
+    before, after = (encoder.encode_texts(["a red car"]) for encoder in encoders)
+    assert 0.5 < float(before @ after.T) < 0.999
 
 
 def test_a_bad_folder_is_refused(trained, tmp_path):
