@@ -131,7 +131,7 @@ def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def add_shares(rows: Rows, views: SeenViews, name: str, maps: Tensor, where: str) -> dict:
-    """Share of maps on each kind of mask beside the mask's area, and on another view's mask.
+    """Share of maps on each kind of mask, and on the mask of another view.
 
     Returns the shares by kind, (num_views,) with NaN, to be compared between encoders.
     """
@@ -145,8 +145,6 @@ def add_shares(rows: Rows, views: SeenViews, name: str, maps: Tensor, where: str
             rows.add(measure, name, values, where=where, kind=kind)
             if measure == "share":
                 found[kind] = values
-        area = masks.float().mean(dim=(1, 2)).numpy()
-        rows.add("area", "none", np.where(has.numpy(), area, np.nan), where=where, kind=kind)
     has = views.masks["named"].flatten(1).any(dim=1)
     for measure, shift in (("pointing", 0), ("pointing_shuffled", 1)):
         values = np.full(len(maps), np.nan)
@@ -223,6 +221,9 @@ def run_attention(
     blank.model = randomised(blank.model, seed=SEED)
     views = seen_views(profile, encoders["before"], generator, cache=cache, progress=progress)
     rows, shares = Rows(), {}
+    for kind, masks in views.masks.items():
+        area = masks.float().mean(dim=(1, 2))
+        rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
     for name, encoder in {**encoders, "randomised": blank}.items():
         pixels = image_pixels(encoder, list(views.images))
         relevant = in_batches(

@@ -144,6 +144,7 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
     path = run_geometry(small, {"same": "mini"}, **options)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
+    assert not rows.duplicated(list(COLUMNS[:5])).any()
     ratio = rows[rows["measure"].str.startswith("attenuation") & (rows["kind"] != "supported")
                  & ((rows["measure"] == "attenuation") | (rows["kind"] != "lucky"))]  # fmt: skip
     assert set(ratio["encoder"]) == {"same"} and set(ratio["where"]) == {"before"}
@@ -169,9 +170,11 @@ def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
     assert (rows[rows["measure"] == "share_change_over_before"]["value"] == 0).all()
-    found = rows.set_index(["measure", "encoder", "where", "kind"])["value"].to_dict()
+    keys = ["measure", "encoder", "where", "kind"]
+    assert not rows.duplicated(keys).any()
+    found = rows.set_index(keys)["value"].to_dict()
     assert found["occlusion_attenuation", "same", "before", "named"] == pytest.approx(1)
-    area = found["area", "none", "relevance", "named"]
+    area = found["area", "none", "", "named"]
     assert found["share", "before", "relevance", "named"] > area
     assert set(rows["encoder"]) >= {"before", "same", "randomised"}
 
