@@ -212,4 +212,4 @@ def test_the_command_names_what_is_missing(small, tmp_path, capsys):
     assert main(command) == 2
     assert "manifest.json: no such file; `daitir queries" in capsys.readouterr().err
     assert main(["train", "moe", "--profile", "small", "--out", str(tmp_path / "out")]) == 2
-    assert "unknown fusion 'moe'; the profile small has adafuse" in capsys.readouterr().err
+    assert "unknown method 'moe'; the profile small has adafuse" in capsys.readouterr().err

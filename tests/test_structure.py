@@ -28,6 +28,7 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
         *_opening_problems(cells),
         *_order_problems(cells),
         *(f"no heading '{h}'" for h in HEADINGS if not _has_heading(prose, h)),
+        *(f"a role lacks its brace: {r}" for s in prose for r in re.findall(r"\{[a-z:]+`", s)),
     ]
     lines = [len(cell.source.strip().splitlines()) for _, cell in code]
     if lines and lines[0] > MAX_SETUP_LINES:
@@ -148,6 +149,7 @@ FAULTS = {
     "an error": (_set(5, outputs=[ERROR]), "cell 6 holds an error"),
     "no alt text": (_set(4, metadata=nbformat.from_dict({})), "cell 5 shows a picture"),
     "no exercises": (_set(7, source="Exercises"), "no heading 'Exercises'"),
+    "half a role": (_set(3, source="It is {glue:text`value:.1f`."), "lacks its brace"),
     "heading in a fence": (_set(8, source="```\n## Takeaways\n```"), "no heading 'Takeaways'"),
 }
 
