@@ -176,6 +176,16 @@ def test_a_learnable_scale_and_weights_move_or_stay(data, tmp_path):
     assert sum(shares[f"weight_{name}"] for name in DMCL_TERMS) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_recipe_may_take_the_first_dialogues_only(data, tmp_path):
+    recipe = replace(RECIPE, steps=2, num_dialogues=8)
+    few = finetune(load_encoder("mini"), *data, recipe, tmp_path / "a", progress=False)
+    alike = finetune(
+        load_encoder("mini"), data[0].first(8), data[1], recipe, tmp_path / "b", progress=False
+    )
+    assert same(few, alike)
+    assert json.loads((tmp_path / "a" / "card.json").read_text())["dialogues"] == 8
+
+
 def test_hard_negatives_raise_the_loss(data, tmp_path):
     losses = []
     for hard in (False, True):

@@ -173,6 +173,7 @@ def finetune(
     if (folder / CONFIG_NAME).is_file():
         return _done(folder, facts, encoder.device)
     group = PartialState(cpu=encoder.device.type == "cpu")
+    train_data = train_data.first(recipe.num_dialogues)
     size = min(recipe.batch_size, len(train_data.texts))
     _check(recipe, size, group.num_processes)
     torch.manual_seed(seed)
