@@ -123,21 +123,24 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
     wanted = inspect.signature(measure).parameters
     for name, load in _loaders().items():
         if name in wanted:
-            given[name] = load(getattr(profile, name, "mini"), device=arguments.device)
+            given[name] = load(profile, device=arguments.device)
     path = measure(profile, **{name: value for name, value in given.items() if name in wanted})
     print(f"written to {path}")
 
 
 def _loaders() -> dict[str, Callable]:
-    """What loads the model of a parameter; only the embedded world's recogniser has no spec."""
+    """What loads the model of a parameter for a profile and a device."""
     from daitir.encoders import load_encoder
     from daitir.recogniser import load_recogniser
     from daitir.reformulation import load_reformulator
     from daitir.views import load_view_generator
 
     return {
-        "reformulator": load_reformulator,
-        "generator": load_view_generator,
-        "encoder": load_encoder,
-        "recogniser": lambda spec, device: load_recogniser(device=device),
+        "reformulator": lambda profile, device: load_reformulator(
+            profile.reformulator, device=device
+        ),
+        "generator": lambda profile, device: load_view_generator(profile.generator, device=device),
+        "encoder": lambda profile, device: load_encoder(profile.encoder, device=device),
+        # Every profile reads the embedded world with the package's own.
+        "recogniser": lambda profile, device: load_recogniser(device=device),
     }
