@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from daitir import metrics
 from daitir.benchmark import BENCHMARKS
 from daitir.controls import placebo_views
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
-from daitir.evaluation import result_rows, write_results
+from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.files import atomic_write, weights_digest
 from daitir.finetuned import CONFIG_NAME
-from daitir.fusion import dar_fusion
+from daitir.fusion import dar_fusion, remembered_views
 from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, SETS, manifest_of, queries_folder
@@ -39,8 +43,22 @@ from daitir.training.fusion import FusionData, train_fusion
 from daitir.views import ViewGenerator
 
 logger = logging.getLogger(__name__)
-ZERO_SHOT, PEER = "zero_shot", "finetune_text"
+ZERO_SHOT = "zero_shot"
 SHORT_CAPTION = "short_caption"
+# Whom gains are over: an encoder and what it ranks by.
+PEERS = {
+    "dar": (ZERO_SHOT, "dar"),
+    "adafuse": (ZERO_SHOT, "adafuse"),
+    "finetune_text": ("finetune_text", "text"),
+}
+MEASURES = {
+    "recall_at_10": partial(metrics.recall_values, k=10),
+    "hits_at_10": partial(metrics.hit_values, k=10),
+    "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
+}
+MARGINS = {"degradation_rate": 0.0, "degradation_rate_ln2": math.log(2)}
+# Validation chose it for DAR (`daitir memory`).
+MEMORY_DECAY = 0.75
 
 
 def run_encoder_benchmark(
@@ -57,10 +75,10 @@ def run_encoder_benchmark(
     """Measure every encoder of the profile and write `results/<profile>_encoders.csv` and `.json`.
 
     A method is an encoder and what is ranked, for example `dmcl+dar`: `text`, `view`, `dar`, DAR
-    with the views of other dialogues (`placebo`), and `adafuse`, trained on that encoder. The
-    encoder before training is `zero_shot`. Gains over `dar` are those over DAR with it, gains over
-    `finetune_text` those over the text of that encoder with the same seed. The benchmark
-    `short_caption` ranks for one clean short caption of each target, without a dialogue.
+    with the views of other dialogues (`placebo`), DAR that remembers earlier views (`memory`), and
+    `adafuse`, trained on that encoder. The encoder before training is `zero_shot`. `gain` is over
+    the same encoder's text, `gain_over_NAME` over one of `PEERS`. The benchmark `short_caption`
+    ranks for one clean short caption of each target, without a dialogue.
 
     Args:
         generator: drew the query sets; what `cache` lacks of their views is drawn anew.
@@ -91,11 +109,11 @@ def run_encoder_benchmark(
                 found[name, seed] = _ranks(profile, name, seed, encoder, data, folder, progress)
                 with atomic_write(path) as temporary:
                     save_file(found[name, seed], temporary, facts)
-    tables = [
-        _rows(found, name, seed, key)
-        for (name, seed), ranks in found.items()
-        for key in sorted(ranks)  # the order in which they are read again
-    ]
+    ranks = {}
+    for name in (ZERO_SHOT, *profile.encoders):
+        of_seeds = [kept for (some, _), kept in found.items() if some == name]
+        for key in sorted(of_seeds[0]):  # the order in which they are read again
+            ranks[name, *key.split("/")] = torch.stack([kept[key] for kept in of_seeds])
     path = results_dir / f"{profile.name}_encoders.csv"
     notes = {
         "profile": asdict(profile),
@@ -103,7 +121,7 @@ def run_encoder_benchmark(
         "versions": versions(),
         "encoders": digests,
     }
-    write_results(path, pd.concat(tables), notes)
+    write_results(path, encoder_rows(ranks), notes)
     return path
 
 
@@ -178,6 +196,9 @@ def _ranks(
             "view": view,
             "dar": dar_fusion(text, view, round=rounds),
             "placebo": dar_fusion(text, placebo_views(view), round=rounds),
+            "memory": dar_fusion(
+                text, remembered_views(view, decay=MEMORY_DECAY), round=rounds
+            ),
             "adafuse": fused,
         }
         targets = torch.arange(len(text))
@@ -193,22 +214,48 @@ def _ranks(
     return ranks
 
 
-def _rows(
-    found: Mapping[tuple[str, int], Mapping[str, Tensor]], name: str, seed: int, key: str
-) -> pd.DataFrame:
-    """The rows of one benchmark and query of an encoder."""
-    benchmark, query = key.split("/")
-    ranks = found[name, seed]
-    peers = {}
-    if benchmark != SHORT_CAPTION:
-        peers["dar"] = found[ZERO_SHOT, SEED][f"{benchmark}/dar"]
-        if (PEER, seed) in found:
-            peers[PEER] = found[PEER, seed][f"{benchmark}/text"]
-    return result_rows(
-        ranks[key],
-        benchmark=benchmark,
-        method=f"{name}+{query}",
-        seed=seed,
-        baseline_ranks=None if query == "text" else ranks[f"{benchmark}/text"],
-        peer_ranks=peers,
-    )
+def encoder_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
+    """Tidy rows of ranks `(num_seeds, num_queries, num_rounds)` by encoder, benchmark and query.
+
+    What is measured is averaged over seeds, dialogue by dialogue, and then put to the bootstrap;
+    the column `seed` says how many they were. R@10 of each single seed stands beside, without an
+    interval, on the benchmark `human`.
+    """
+    tables = []
+    for (name, benchmark, query), found in ranks.items():
+        text = ranks[name, benchmark, "text"]
+        others = {} if query == "text" else {"gain": text}
+        for label, peer in PEERS.items():
+            if benchmark != SHORT_CAPTION and (peer[0], benchmark, peer[1]) in ranks:
+                others[f"gain_over_{label}"] = ranks[peer[0], benchmark, peer[1]]
+        values = {}
+        for metric, measure in MEASURES.items():
+            values[metric] = _mean_over_seeds(measure, found)
+            for suffix, other in others.items():
+                values[f"{metric}_{suffix}"] = values[metric] - _mean_over_seeds(measure, other)
+        if query != "text":
+            for metric, margin in MARGINS.items():
+                harmed = [
+                    metrics.degradation_values(one, alone, margin=margin)
+                    for one, alone in zip(found, text, strict=True)
+                ]
+                values[metric] = np.mean(harmed, axis=0)
+        last = found.shape[-1] - 1
+        for metric, columns in values.items():
+            low, high = metrics.bootstrap_interval(columns)
+            rounds = [last] if columns.shape[1] == 1 else range(last + 1)
+            row = (benchmark, f"{name}+{query}", f"mean of {len(found)}", rounds, metric,
+                   columns.mean(axis=0), low, high, len(columns))  # fmt: skip
+            tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))
+        if benchmark == "human":
+            for seed, one in enumerate(found):
+                recall = metrics.recall_values(one, 10).mean(axis=0)
+                row = (benchmark, f"{name}+{query}", seed, range(last + 1), "recall_at_10", recall,
+                       np.nan, np.nan, len(one))  # fmt: skip
+                tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _mean_over_seeds(measure: Callable[[Tensor], np.ndarray], ranks: Tensor) -> np.ndarray:
+    """(num_queries, num_rounds) or (num_queries, 1)."""
+    return np.mean([measure(one) for one in ranks], axis=0)

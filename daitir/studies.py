@@ -57,6 +57,13 @@ STUDIES = (
         {"--work": "runs/encoders", "--cache": "runs/views"},
     ),
     Study(
+        "encoder_ablations",
+        "encoder_ablations:run_encoder_ablations",
+        "Fine-tune with one part of DMCL changed, shortly, and measure; an interrupted run "
+        "continues.",
+        {"--work": "runs/encoder_ablations", "--cache": "runs/views"},
+    ),
+    Study(
         "choices",
         "choices:run_choices",
         "Measure numbers of views, guidance and steps; an interrupted run continues.",

@@ -43,11 +43,13 @@ def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):
     folders = {"cache": cache, "work_dir": tmp_path / "work", "results_dir": tmp_path / "results"}
     table = pd.read_csv(run_encoder_benchmark(small, generator, **folders))
     assert tuple(table.columns) == RESULT_COLUMNS
-    asked = ("text", "view", "dar", "placebo", "adafuse")
+    asked = ("text", "view", "dar", "placebo", "memory", "adafuse")
     assert set(table["method"]) == {
         f"{name}+{query}" for name in ("zero_shot", "finetune_text", "dmcl_raw") for query in asked
     }
     rows = table[(table["benchmark"] == "human") & (table["round"] == 10)]
+    assert set(rows["seed"]) == {"mean of 1", "0"}
+    rows = rows[rows["seed"] == "mean of 1"]
     values = rows.set_index(["method", "metric"])["value"]
     assert values["zero_shot+dar", "recall_at_10_gain_over_dar"] == 0
     assert values["finetune_text+text", "recall_at_10_gain_over_finetune_text"] == 0

@@ -1,0 +1,205 @@
+"""What each part of DMCL does: fine-tuned anew with one thing changed, in a short training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from daitir import metrics
+from daitir.controls import placebo_views
+from daitir.encoders import Encoder, load_encoder
+from daitir.evaluation import RESULT_COLUMNS, write_results
+from daitir.files import atomic_write
+from daitir.fusion import dar_fusion
+from daitir.profiles import DMCL_TERMS, EncoderRecipe, Profile
+from daitir.provenance import versions
+from daitir.queries import manifest_of, queries_folder
+from daitir.retrieval import target_ranks
+from daitir.scenes import controlled_view, parse, render_scenes
+from daitir.training.finetune import FinetuneData, as_read, encode, finetune, profile_data
+from daitir.views import ViewGenerator
+
+logger = logging.getLogger(__name__)
+BENCHMARK, NUM_SEEDS = "human_val", 3
+WHOLE, START, SHUFFLED, RESAMPLED = "whole", "zero_shot", "shuffled_views", "resampled_views"
+QUERIES = ("text", "view", "dar", "placebo")
+# A fifth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
+SHORT = {"steps_divisor": 5, "batch_divisor": 2}
+
+
+def variants(recipe: EncoderRecipe, num_dialogues: int) -> dict[str, EncoderRecipe]:
+    """The recipe of DMCL, whole and with one thing changed, by name, all of them short.
+
+    `shuffled_views` is whole, but every dialogue has the views of another one in training.
+    `resampled_views` is whole and is our own improvement: see `with_resampled_views`. The
+    `N_dialogues` are trained on the first N of the training dialogues, the whole on all.
+    """
+    steps = max(1, recipe.steps // SHORT["steps_divisor"])
+    short = replace(
+        recipe,
+        steps=steps,
+        batch_size=max(2, recipe.batch_size // SHORT["batch_divisor"]),
+        warmup_steps=recipe.warmup_steps // SHORT["steps_divisor"],
+        eval_every=steps,  # the last weights are kept: nothing is selected
+        rank=None,
+    )
+    changed = {
+        "text_alone": {"terms": DMCL_TERMS[:1]},
+        **{f"without_{name}": {"terms": tuple(t for t in DMCL_TERMS if t != name)}
+           for name in DMCL_TERMS},
+        "learnable_weights": {"learnable_weights": True},
+        "hard_negatives": {"hard_negatives": True},
+        "fixed_scale": {"learnable_scale": False},
+        "raw_dialogue": {"text": "raw_dialogue"},
+        **{f"{num_dialogues // part}_dialogues": {"num_dialogues": num_dialogues // part}
+           for part in (16, 8, 4, 2)},
+    }  # fmt: skip
+    return {
+        WHOLE: short,
+        SHUFFLED: short,
+        RESAMPLED: short,
+        **{name: replace(short, **change) for name, change in changed.items()},
+    }
+
+
+def run_encoder_ablations(
+    profile: Profile,
+    generator: ViewGenerator,
+    *,
+    cache: Path,
+    work_dir: Path,
+    results_dir: Path = Path("results"),
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Fine-tune every variant and write `results/<profile>_encoder_ablations.csv` and `.json`.
+
+    Measured on the validation split, at its drawn rounds. The metric `recall_at_10` of a dialogue
+    is averaged over its drawn rounds, and then over the seeds; `recall_at_10_change` is the paired
+    difference to `whole`, seed by seed. A method is a variant and what is ranked (`QUERIES`), for
+    example `without_agreement+dar`. `learned_weight_TERM` is what became of a term's weight.
+
+    Args:
+        generator: drew the query sets; what `cache` lacks of their views is drawn anew.
+        work_dir: keeps what is trained and measured, so that an interrupted run continues.
+
+    Returns the path of the table. Raises DataError where the query sets are of other models.
+    """
+    began = time.perf_counter()
+    base = load_encoder(profile.encoder, device=device)
+    options = {"num_workers": num_workers, "progress": progress}
+    train, val = (
+        profile_data(profile, name, generator, base, cache, **options) for name in ("train", "val")
+    )
+    recipes = variants(profile.encoders["dmcl"], len(train.texts))
+    hits = {(START, 0): _hits(base, val)}
+    for seed in range(NUM_SEEDS):
+        for name, recipe in recipes.items():
+            folder = work_dir / name / str(seed)
+            path = folder / "hits.json"
+            if not path.is_file():
+                logger.warning("%s, seed %d: training", name, seed)
+                read, asked = (
+                    as_read(data, profile, part, recipe)
+                    for part, data in (("train", train), ("val", val))
+                )
+                if name == SHUFFLED:
+                    read = replace(read, views=np.roll(read.views, 1, axis=0))
+                if name == RESAMPLED:
+                    read = with_resampled_views(read, num_workers=num_workers)
+                encoder = finetune(
+                    load_encoder(profile.encoder, device=device), read, _nothing_to_select(asked),
+                    recipe, folder, seed=seed, progress=progress,
+                )  # fmt: skip
+                with atomic_write(path) as temporary:
+                    temporary.write_text(json.dumps(_hits(encoder, asked)), encoding="utf-8")
+            hits[name, seed] = json.loads(path.read_text(encoding="utf-8"))
+    weights = {
+        seed: pd.read_csv(work_dir / "learnable_weights" / str(seed) / "log.csv").iloc[-1]
+        for seed in range(NUM_SEEDS)
+    }
+    path = results_dir / f"{profile.name}_encoder_ablations.csv"
+    notes = {
+        "profile": asdict(profile),
+        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "queries": manifest_of(queries_folder(profile)),
+        "versions": versions(),
+        "learned_weights": {
+            seed: {n.removeprefix("weight_"): w for n, w in last.items() if "weight_" in n}
+            for seed, last in weights.items()
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_results(path, ablation_rows(hits), notes)
+    return path
+
+
+def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
+    """Twice the views: for each drawn one a rendered one of the same text.
+
+    The rendered view shows what the text states and draws everything else from the world's prior,
+    so that what is hallucinated varies at random while what is supported stays: counterfactuals
+    of the drawn view, all of whose targets are the same.
+    """
+    captions = [caption for row in data.texts for caption in row]
+    scenes = [
+        controlled_view(parse(caption).facts, broken_share=0, seed=f"resampled/{number}").scene
+        for number, caption in enumerate(captions)
+    ]
+    size = data.views.shape[-2]
+    rendered = render_scenes(scenes, size=size, num_workers=num_workers)
+    return replace(
+        data,
+        texts=[row + row for row in data.texts],
+        rounds=torch.cat([data.rounds, data.rounds], dim=1),
+        views=np.concatenate([data.views, rendered.reshape(data.views.shape)], axis=1),
+    )
+
+
+def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> pd.DataFrame:
+    """Tidy rows of the hits `(num_dialogues,)` of every query, by variant and seed."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in hits):
+        seeds = [seed for some, seed in hits if some == name]
+        for query in QUERIES:
+            found = np.mean([hits[name, seed][query] for seed in seeds], axis=0)
+            whole = np.mean([hits[WHOLE, s][query] for s in range(NUM_SEEDS)], axis=0)
+            columns = {"recall_at_10": found, "recall_at_10_change": found - whole}
+            if query == "dar":
+                text = np.mean([hits[name, seed]["text"] for seed in seeds], axis=0)
+                columns["recall_at_10_gain"] = found - text
+            for metric, values in columns.items():
+                low, high = metrics.bootstrap_interval(values)
+                rows.append((BENCHMARK, f"{name}+{query}", f"mean of {len(seeds)}", 0, metric,
+                             values.mean(), low, high, len(values)))  # fmt: skip
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def _hits(encoder: Encoder, data: FinetuneData) -> dict[str, list[float]]:
+    """For every query the share of each dialogue's drawn rounds that find it in the first ten."""
+    text, view, gallery = encode(encoder, data)
+    queries = {
+        "text": text,
+        "view": view,
+        "dar": dar_fusion(text, view, round=data.rounds),
+        "placebo": dar_fusion(text, placebo_views(view), round=data.rounds),
+    }
+    targets = torch.arange(len(text))
+    return {
+        name: (target_ranks(features, gallery, targets) < 10).double().mean(dim=1).tolist()
+        for name, features in queries.items()
+    }
+
+
+def _nothing_to_select(data: FinetuneData) -> FinetuneData:
+    """One dialogue and its picture: a validation that costs nothing, where nothing is selected."""
+    return replace(data.first(1), gallery=data.gallery[:1])

@@ -1,0 +1,98 @@
+"""Ablations of DMCL: every variant changes one thing, is trained shortly, measured and kept."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_encoder_benchmark import RECIPE
+
+from daitir import encoder_ablations
+from daitir.encoder_ablations import (
+    QUERIES,
+    RESAMPLED,
+    SHUFFLED,
+    ablation_rows,
+    run_encoder_ablations,
+    variants,
+    with_resampled_views,
+)
+from daitir.evaluation import RESULT_COLUMNS
+from daitir.profiles import PROFILES
+from daitir.scenes import parse, render_scenes, sample_scenes
+from daitir.training.finetune import FinetuneData
+
+CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
+
+
+@pytest.fixture
+def data():
+    """Three dialogues with two views each, at the size of the mini encoder."""
+    pictures = render_scenes(sample_scenes(0, "train", 12), size=64)
+    rounds = torch.tensor([[0, 3], [1, 2], [4, 9]])
+    return FinetuneData(CAPTIONS, rounds, pictures[:6].reshape(3, 2, 64, 64, 3), pictures[6:])
+
+
+def test_every_variant_differs_from_the_whole_in_one_thing():
+    found = variants(PROFILES["classroom"].encoders["dmcl"], 3000)
+    whole = dataclasses.asdict(found["whole"])
+    for name, other in found.items():
+        changed = [key for key, value in dataclasses.asdict(other).items() if value != whole[key]]
+        assert len(changed) == (0 if name in ("whole", SHUFFLED, RESAMPLED) else 1), name
+    assert found["375_dialogues"].num_dialogues == 375
+
+
+def test_resampled_views_keep_what_is_stated(data):
+    found = with_resampled_views(data)
+    assert found.views.shape == (3, 4, 64, 64, 3) and found.rounds.shape == (3, 4)
+    assert (found.views[:, :2] == data.views).all() and (found.rounds[:, 2:] == data.rounds).all()
+    assert found.texts[0] == CAPTIONS[0] * 2
+    # What the picture shows is what its own caption states, and not what the others do.
+    from daitir.recogniser import load_recogniser
+
+    read = load_recogniser().read(found.views[:, 2:].reshape(-1, 64, 64, 3))
+    told = [caption for row in CAPTIONS for caption in row]
+    for caption, reading in zip(told, read, strict=True):
+        subjects = {f.subject for f in parse(caption).facts if f.attribute == "present"}
+        assert all(reading.scene.object(subject) for subject in subjects), caption
+
+
+def test_the_rows_average_over_seeds_and_pair_with_the_whole(monkeypatch):
+    monkeypatch.setattr(encoder_ablations, "NUM_SEEDS", 2)
+    rng = np.random.default_rng(0)
+    hits = {
+        (name, seed): {query: rng.random(5).tolist() for query in QUERIES}
+        for name in ("whole", "other") for seed in range(2)
+    }  # fmt: skip
+    values = ablation_rows(hits).set_index(["method", "metric"])["value"]
+    mean = {name: np.mean([hits[name, s]["dar"] for s in range(2)]) for name in ("whole", "other")}
+    assert values["other+dar", "recall_at_10"] == pytest.approx(mean["other"])
+    difference = mean["other"] - mean["whole"]
+    assert values["other+dar", "recall_at_10_change"] == pytest.approx(difference)
+    text = np.mean([hits["other", s]["text"] for s in range(2)])
+    assert values["other+dar", "recall_at_10_gain"] == pytest.approx(mean["other"] - text)
+
+
+def test_every_variant_is_trained_and_a_second_run_trains_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_ablations, "NUM_SEEDS", 1)
+    pictures = render_scenes(sample_scenes(0, "train", 32), size=64)  # a sixteenth makes a batch
+    many = FinetuneData(
+        CAPTIONS[:2] * 16, data.rounds[:2].repeat(16, 1), data.views[:2].repeat(16, 0), pictures
+    )
+    monkeypatch.setattr(encoder_ablations, "profile_data", lambda *a, **options: many)
+    monkeypatch.setattr(encoder_ablations, "as_read", lambda data, *a: data)
+    recipe = dataclasses.replace(RECIPE, steps=5, batch_size=6, warmup_steps=5)
+    small = dataclasses.replace(PROFILES["classroom"], name="small", encoders={"dmcl": recipe})
+    options = {"cache": tmp_path, "work_dir": tmp_path / "work", "results_dir": tmp_path}
+    path = run_encoder_ablations(small, None, **options)
+    table = pd.read_csv(path)
+    assert tuple(table.columns) == RESULT_COLUMNS
+    names = [*variants(recipe, 32), "zero_shot"]
+    assert set(table["method"]) == {f"{name}+{query}" for name in names for query in QUERIES}
+    notes = json.loads(path.with_suffix(".json").read_text())
+    assert sum(notes["learned_weights"]["0"].values()) == pytest.approx(1, abs=1e-4)
+    monkeypatch.setattr(encoder_ablations, "finetune", None)
+    first = path.read_bytes()
+    assert run_encoder_ablations(small, None, **options).read_bytes() == first
