@@ -55,19 +55,16 @@ def variants(recipe: EncoderRecipe, num_dialogues: int) -> dict[str, EncoderReci
         "text_alone": {"terms": DMCL_TERMS[:1]},
         **{f"without_{name}": {"terms": tuple(t for t in DMCL_TERMS if t != name)}
            for name in DMCL_TERMS},
+        RESAMPLED: {},
+        SHUFFLED: {},
         "learnable_weights": {"learnable_weights": True},
+        "raw_dialogue": {"text": "raw_dialogue"},
         "hard_negatives": {"hard_negatives": True},
         "fixed_scale": {"learnable_scale": False},
-        "raw_dialogue": {"text": "raw_dialogue"},
         **{f"{num_dialogues // part}_dialogues": {"num_dialogues": num_dialogues // part}
-           for part in (16, 8, 4, 2)},
+           for part in (16, 4, 8, 2)},
     }  # fmt: skip
-    return {
-        WHOLE: short,
-        SHUFFLED: short,
-        RESAMPLED: short,
-        **{name: replace(short, **change) for name, change in changed.items()},
-    }
+    return {WHOLE: short} | {name: replace(short, **change) for name, change in changed.items()}
 
 
 def run_encoder_ablations(
@@ -102,8 +99,8 @@ def run_encoder_ablations(
     )
     recipes = variants(profile.encoders["dmcl"], len(train.texts))
     hits = {(START, 0): _hits(base, val)}
-    for seed in range(NUM_SEEDS):
-        for name, recipe in recipes.items():
+    for name, recipe in recipes.items():
+        for seed in range(NUM_SEEDS):
             folder = work_dir / name / str(seed)
             path = folder / "hits.json"
             if not path.is_file():

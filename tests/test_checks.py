@@ -104,8 +104,16 @@ RIGHT = {
     checks.permutation_share: lambda x, null: (1 + (null >= x).sum()) / (1 + len(null)),
     checks.mutual_information: mutual_info_score,
     checks.rank_fusion: lambda t, v: 1 / (60 + places(t)) + 1 / (60 + places(v)),
+    checks.layer_rate: lambda rate, decay, block, n: rate * decay ** (n + 1 - block),
+    checks.numbers_kept: lambda rows, columns, rank: min(rank * (rows + columns), rows * columns),
+    checks.blend: lambda a, b, share: {name: a[name].lerp(b[name], share) for name in a},
 }
 WRONG = [
+    (checks.layer_rate, lambda rate, decay, block, n: rate * decay ** (n - block), "below the top"),
+    (checks.numbers_kept, lambda rows, columns, rank: rank * rows * columns, "one the columns"),
+    (checks.numbers_kept, lambda rows, columns, rank: rank * (rows + columns), "no smaller"),
+    (checks.blend, lambda a, b, share: {n: share * a[n] + (1 - share) * b[n] for n in a}, "of 1"),
+    (checks.blend, lambda a, b, share: {n: a[n].lerp_(b[n], share) for n in a}, "must stay"),
     (checks.linear_flops, lambda before, after: before * after + after, "one product"),
     (checks.permutation_share, lambda x, null: (null >= x).mean(), "the observed one"),
     (checks.mutual_information, lambda a, b: float((a == b).mean()), "about themselves"),

@@ -158,6 +158,37 @@ def hardest_of_rows(function: Callable[[Tensor, int, float, float], Any]) -> str
     return PASSED
 
 
+def layer_rate(function: Callable[[float, float, int, int], float]) -> str:
+    """Chapter 10: `function(rate, decay, block, num_blocks)` is the step size of a block.
+
+    Blocks are counted from 1; the layer above the last block has the whole rate.
+    """
+    compare(function(1.0, 0.5, 6, 6), 0.5, "the last block lies one layer below the top")
+    compare(function(3e-4, 0.9, 1, 4), 3e-4 * 0.9**4, "one factor for every layer above")
+    return PASSED
+
+
+def numbers_kept(function: Callable[[int, int, int], int]) -> str:
+    """Chapter 10: `function(rows, columns, rank)` is how many numbers a difference takes.
+
+    As two factors of the rank where that is less than the matrix, else as the matrix.
+    """
+    compare(function(480, 160, 8), 8 * (480 + 160), "one factor has the rows, one the columns")
+    compare(function(4, 160, 8), 640, "keep the matrix where its factors are no smaller")
+    return PASSED
+
+
+def blend(function: Callable[[dict, dict, float], dict]) -> str:
+    """Chapter 10: `function(start, trained, share)` lies between two sets of named weights."""
+    start, trained = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, -2.0])}
+    answer = function(start, trained, 0.75)
+    assert isinstance(answer, dict), "return the weights by name"
+    assert set(answer) == {"w"}, "keep the names of the weights"
+    compare(answer["w"], [2.5, -1.0], "a share of 1 is the trained encoder, of 0 the start")
+    assert start["w"].tolist() == [1.0, 2.0], "the weights passed in must stay as they are"
+    return PASSED
+
+
 def chance_recall(function: Callable[[int, int], float]) -> str:
     """Chapter 14: `function(k, num_images)` is R@k of a random order of the gallery."""
     compare(function(10, 400), 10 / 400, "k of the places are good ones, all equally likely")
