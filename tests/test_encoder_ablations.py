@@ -83,7 +83,7 @@ def test_every_variant_is_trained_and_a_second_run_trains_nothing(data, tmp_path
     )
     monkeypatch.setattr(encoder_ablations, "profile_data", lambda *a, **options: many)
     monkeypatch.setattr(encoder_ablations, "as_read", lambda data, *a: data)
-    recipe = dataclasses.replace(RECIPE, steps=5, batch_size=6, warmup_steps=5)
+    recipe = dataclasses.replace(RECIPE, steps=10, batch_size=6, warmup_steps=10)
     small = dataclasses.replace(PROFILES["classroom"], name="small", encoders={"dmcl": recipe})
     options = {"cache": tmp_path, "work_dir": tmp_path / "work", "results_dir": tmp_path}
     path = run_encoder_ablations(small, None, **options)
