@@ -178,7 +178,7 @@ class Encoder:
         def pixels_of(image: Image.Image | Path | np.ndarray) -> Tensor:
             return self.preprocess(_as_image(image))
 
-        pixels = _in_order(pixels_of, images, workers=workers, ahead=batch_size)
+        pixels = in_order(pixels_of, images, workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
             with torch.no_grad():
                 yield _unit(self._image_features(default_collate(batch)))
@@ -283,7 +283,7 @@ def _as_image(image: Image.Image | Path | np.ndarray) -> Image.Image:
     return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
-def _in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:
+def in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:
     """`function` of each item, in order, computed up to `ahead` items ahead by threads."""
     if not workers:
         yield from map(function, items)

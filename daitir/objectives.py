@@ -161,15 +161,19 @@ class DMCLLoss(nn.Module):
         logit_scale: Tensor | float,
         *,
         labels: Tensor | None = None,
+        view_rows: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean of the terms, and each term by name.
 
         The features `(batch, dim)` are unit vectors, `logit_scale` is a factor; rows with the same
         integer in `labels` `(batch,)`, the ids of their targets, are no negatives of each other.
         `view_features` may be None where only `text_target` has a weight; the other terms are then
-        missing. Raises ValueError for views that are needed, and as `info_nce` does.
+        missing. Where only some rows have a view, `view_rows` `(num_views,)` are their indices and
+        `view_features` `(num_views, dim)` theirs: `text_target` is over the whole batch, each other
+        term over those rows, and where there are none `text_target` is the loss. Raises ValueError
+        for views that are needed, and as `info_nce` does.
         """
-        if view_features is None:
+        if view_features is None and view_rows is None:
             if (
                 self.learnable_weights
                 or self.fixed_weights.count_nonzero() > 1
@@ -178,12 +182,17 @@ class DMCLLoss(nn.Module):
                 raise ValueError("the views are missing; only text_target alone needs none")
             loss = self._to_target(text_features, target_features, logit_scale, labels)
             return loss, {"text_target": loss}
+        text_target = self._to_target(text_features, target_features, logit_scale, labels)
+        terms = {"text_target": text_target}
+        if view_rows is not None:
+            if len(view_rows) == 0:
+                return text_target * (self.weights[0] > 0), terms
+            text_features, target_features = text_features[view_rows], target_features[view_rows]
+            labels = None if labels is None else labels[view_rows]
         fused_features = F.normalize(text_features + view_features, dim=-1)
-        queries = {"text": text_features, "view": view_features, "fused": fused_features}
-        terms = {
-            f"{name}_target": self._to_target(query, target_features, logit_scale, labels)
-            for name, query in queries.items()
-        }
+        for name, query in (("view", view_features), ("fused", fused_features)):
+            found = self._to_target(query, target_features, logit_scale, labels)
+            terms[f"{name}_target"] = found
         terms["text_view"] = info_nce(text_features, view_features, logit_scale, labels=labels)
         terms["agreement"] = jensen_shannon(
             logit_scale * text_features @ target_features.T,

@@ -80,11 +80,13 @@ def find_views(
 
     Where a round has no view: with `missing="error"` raises DataError with the number of such
     rounds and the first of them; with `missing="exclude"` the dialogue's entry is None and a
-    warning counts those dialogues (never a stand-in view). Raises DataError too when the folder
-    does not exist, when two files are one view, or when no dialogue has all its views.
+    warning counts those dialogues; with `missing="text"` the round's list is empty, for the caller
+    to do with text alone, and a warning counts those rounds (never a stand-in view). Raises
+    DataError too when the folder does not exist, when two files are one view, or when nothing is
+    left: no dialogue with all its views, with `missing="text"` no view at all.
     """
-    if missing not in ("error", "exclude"):
-        raise ValueError(f"missing must be 'error' or 'exclude', found {missing!r}")
+    if missing not in ("error", "exclude", "text"):
+        raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
     found = list_views(folder, lengths)
     if found.doubles:
         first, second = found.doubles[0]
@@ -103,7 +105,13 @@ def find_views(
             f"{len(absent):,} of {sum(lengths):,} views are missing, in {len(gaps):,} of "
             f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
         )
-        if missing == "error" or len(gaps) == len(lengths):
+        nothing_left = len(absent) == sum(lengths) or (
+            missing == "exclude" and len(gaps) == len(lengths)
+        )
+        if missing == "error" or nothing_left:
             raise DataError(f"{folder}: {summary}")
+        if missing == "text":
+            logger.warning("%s: text alone stands for them, %s", folder, summary)
+            return list(found.views)
         logger.warning("%s: those dialogues are excluded, %s", folder, summary)
     return [None if d in gaps else rounds for d, rounds in enumerate(found.views)]

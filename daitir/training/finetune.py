@@ -5,142 +5,97 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from open_clip.model import get_model_preprocess_cfg
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder, shortened_context
 from daitir.errors import DataError
 from daitir.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
 from daitir.fusion import dar_fusion
-from daitir.gallery import read_image
 from daitir.objectives import DMCL_WEIGHTS, DMCLLoss
 from daitir.profiles import EncoderRecipe, Profile
-from daitir.queries import SEED, SETS, load_query_set, queries_folder, set_dialogues, view_files
 from daitir.retrieval import target_ranks
-from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.card import write_card
 from daitir.training.clip import MAX_LOGIT_SCALE, augment, mixed_precision
-from daitir.training.loop import LoopConfig, train
+from daitir.training.loop import LoopConfig, draw_views, train
 from daitir.training.selection import keep_best
-from daitir.views import ViewGenerator
+from daitir.training.triples import FinetuneData, as_read, profile_data, seen_pixels  # noqa: F401
 
 ENCODERS_FOLDER = Path(__file__).parents[1] / "assets" / "encoders"
 BEST_NAME = "best.safetensors"
 
 
-@dataclass(frozen=True)
-class FinetuneData:
-    """Drawn rounds of dialogues with pictures; dialogue i looks for picture i of the gallery.
-
-    Attributes:
-        texts: `texts[dialogue][view]`, the query of each drawn round.
-        rounds: (num_dialogues, num_views), which rounds those are.
-        views: (num_dialogues, num_views, size, size, 3) uint8.
-        gallery: (num_images, size, size, 3) uint8, the targets first.
-    """
-
-    texts: list[list[str]]
-    rounds: Tensor
-    views: np.ndarray
-    gallery: np.ndarray
-
-    def first(self, number: int | None) -> FinetuneData:
-        """The data of the first dialogues alone, with the whole gallery."""
-        return FinetuneData(
-            self.texts[:number], self.rounds[:number], self.views[:number], self.gallery
-        )
-
-
-def profile_data(
-    profile: Profile,
-    name: str,
-    generator: ViewGenerator,
-    encoder: Encoder,
-    cache: Path,
-    *,
-    num_workers: int = 1,
-    progress: bool = False,
-) -> FinetuneData:
-    """A query set of the profile with the pictures of its views and of its gallery.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. The texts
-    are the captions that were drawn. What `cache` lacks of the views is drawn anew
-    (`daitir.queries.view_files`); `encoder` is the one that encoded the set, and its image size
-    that of the pictures.
-    """
-    files = view_files(profile, name, generator, encoder, cache, progress=progress)
-    found = load_query_set(name, encoder, queries_folder(profile))
-    number = len(files) if name == "train" else profile.num_gallery
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    size = encoder.image_size
-    views = np.stack([_pixels(path, size) for row in files for path in row])
-    return FinetuneData(
-        found.drawn_captions,
-        found.rounds,
-        views.reshape(*found.rounds.shape, size, size, 3),
-        render_scenes(scenes, size=size, num_workers=num_workers, progress=progress),
-    )
-
-
-def as_read(
-    data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe
-) -> FinetuneData:
-    """The data of a query set with the texts that the recipe reads, `recipe.text`.
-
-    Raises DataError for texts that are neither the current rewrite nor the raw dialogue.
-    """
-    if recipe.text == "current_rewrite":
-        return data
-    if recipe.text != "raw_dialogue":
-        raise DataError(f"unknown text {recipe.text!r}; choose current_rewrite or raw_dialogue")
-    _, talks = set_dialogues(profile, name)
-    said = [Dialogue("", tuple(turn.text for turn in turns)) for turns in talks]
-    texts = query_texts(said[: len(data.texts)], convention=recipe.text)
-    drawn = zip(texts, data.rounds.tolist(), strict=True)
-    return replace(data, texts=[[row[t] for t in rounds] for row, rounds in drawn])
-
-
 @torch.no_grad()
 def encode(
-    encoder: Encoder, data: FinetuneData, *, progress: bool = False
+    encoder: Encoder, data: FinetuneData, *, workers: int = 0, progress: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features of the texts and views, (num_dialogues, num_views, dim), and of the gallery.
 
-    The model is in eval mode meanwhile.
+    Where dialogues have different numbers of views the first two are (total_views, dim). A view
+    that is missing has the features of its text. `workers` threads decode files. The model is in
+    eval mode meanwhile.
     """
+    options = {"workers": workers, "progress": progress}
     was_training = encoder.model.training
     encoder.model.eval()
-    shape = (*data.rounds.shape, encoder.dim)
     texts = encoder.encode_texts([text for row in data.texts for text in row], progress=progress)
-    views = encoder.encode_images(data.views.reshape(-1, *data.views.shape[2:]), progress=progress)
-    gallery = encoder.encode_images(data.gallery, progress=progress)
+    pictures = [view for row in data.views for view in row]
+    there = torch.tensor([view is not None for view in pictures])
+    views = texts.clone()
+    views[there] = encoder.encode_images(
+        [view for view in pictures if view is not None], **options
+    )
+    gallery = encoder.encode_images(data.gallery, **options)
     encoder.model.train(was_training)
-    return texts.view(shape), views.view(shape), gallery
+    if isinstance(data.rounds, Tensor):
+        shape = (*data.rounds.shape, encoder.dim)
+        texts, views = texts.view(shape), views.view(shape)
+    return texts, views, gallery
 
 
-def recalls(encoder: Encoder, data: FinetuneData, k: int = 10) -> dict[str, float]:
-    """R@k over all drawn rounds by text alone, by view alone, and by DAR's sum (`dar`)."""
-    texts, views, gallery = encode(encoder, data)
-    queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=data.rounds)}
-    targets = torch.arange(len(texts))
+def recalls(
+    encoder: Encoder, data: FinetuneData, k: int = 10, *, workers: int = 0
+) -> dict[str, float]:
+    """R@k over all drawn rounds by text alone, by view alone, and by DAR's sum (`dar`).
+
+    For a round without a view all three are the text.
+    """
+    found = encode(encoder, data, workers=workers)
+    texts, views, gallery = (features.reshape(-1, encoder.dim) for features in found)
+    rounds = torch.tensor([int(t) for row in data.rounds for t in row])
+    queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=rounds)}
+    targets = data.target_indices.repeat_interleave(data.counts)
     return {
         name: (target_ranks(features, gallery, targets) < k).double().mean().item()
         for name, features in queries.items()
     }
+
+
+def check_trainable(encoder: Encoder) -> None:
+    """Raises DataError unless the encoder is an open_clip model that its spec gives back."""
+    if not isinstance(encoder.model, open_clip.CLIP | open_clip.CustomTextCLIP):
+        raise DataError(
+            f"{encoder.spec}: only open_clip's dual encoders are fine-tuned (mini, "
+            "open_clip:NAME@FILE, open_clip:FOLDER, finetuned:FOLDER); on this one train a fusion"
+        )
+    if encoder.folder is None and encoder.spec.startswith("open_clip:") and "@" not in encoder.spec:
+        raise DataError(
+            f"{encoder.spec}: its random weights cannot be had again, and what training changes "
+            f"is kept relative to them; name a file, {encoder.spec}@FILE"
+        )
 
 
 def finetune(
@@ -151,6 +106,7 @@ def finetune(
     folder: Path,
     *,
     seed: int = 0,
+    workers: int = 0,
     progress: bool = True,
 ) -> Encoder:
     """Fine-tune an encoder, and give back what the folder keeps of the weights best on validation.
@@ -158,17 +114,21 @@ def finetune(
     Each step takes a batch of dialogues and one drawn round of each. Started by `accelerate
     launch` on several devices, each process encodes its share of every batch, and the objective
     sees the features of all of them, so that the result is that of one process up to rounding.
+    Drawn rounds without a view take part in `text_target` alone; `without_view` in the log counts
+    them in the batch.
 
     Args:
         encoder: the start, on the device where it is to be trained. Its weights change.
         recipe: the objective and its optimisation.
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end a card and the files
             of `save_finetuned`. A run that was interrupted continues; one that is done is read.
+        workers: threads that decode pictures that are files.
 
-    Raises DataError for a folder that holds another run, an unknown query or term, a batch without
-    a negative or that the processes cannot share, and where memory runs out; FloatingPointError
-    for a loss that is not finite.
+    Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
+    holds another run, an unknown query or term, a batch without a negative or that the processes
+    cannot share, and where memory runs out; FloatingPointError for a loss that is not finite.
     """
+    check_trainable(encoder)
     facts = {"recipe": asdict(recipe) | {"terms": list(recipe.terms)}, "seed": seed}
     if (folder / CONFIG_NAME).is_file():
         return _done(folder, facts, encoder.device)
@@ -189,9 +149,15 @@ def finetune(
     settings = get_model_preprocess_cfg(model)
     jitter = partial(augment, mean=settings["mean"], std=settings["std"])
     share = slice(group.process_index, None, group.num_processes)
+    counts, places = train_data.counts, train_data.target_indices
+    lacks_views = has_views and train_data.num_without_view > 0
+    seen = partial(seen_pixels, encoder, workers=workers)
 
     def features_of(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Unit features of the whole batch, of which this process computes its share."""
+        number = len(inputs)
+        if number % group.num_processes:  # shares are of one size; some rows are computed twice
+            inputs = inputs[torch.arange(number + -number % group.num_processes) % number]
         parts = inputs[share].to(encoder.device).split(recipe.micro_batch_size)
         if len(parts) == 1:
             found = function(parts[0])
@@ -201,23 +167,41 @@ def finetune(
         found = F.normalize(found.float(), dim=-1)
         if group.num_processes == 1:
             return found
-        return torch.stack(all_gather(found), dim=1).flatten(0, 1)  # back in the batch's order
+        gathered = torch.stack(all_gather(found), dim=1).flatten(0, 1)  # in the batch's order
+        return gathered[:number]
 
     def step_loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = torch.randperm(len(train_data.texts), generator=generator)[:size].tolist()
-        drawn = torch.randint(train_data.rounds.shape[1], (size,), generator=generator).tolist()
-        pairs = list(zip(chosen, drawn, strict=True))
+        chosen = torch.randperm(len(train_data.texts), generator=generator)[:size]
+        drawn = draw_views(counts[chosen], generator)
+        pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
+        labels = places[chosen]
         tokens = encoder.tokenizer([train_data.texts[i][k] for i, k in pairs])
         used = int((tokens != 0).sum(dim=1).max())
-        targets = jitter(torch.from_numpy(train_data.gallery[chosen]))
+        targets = jitter(seen([train_data.gallery[i] for i in labels.tolist()]))
         text = features_of(partial(_encode_texts, model, used), tokens)
         target = features_of(partial(_encode_images, model), targets)
-        view = None
+        view = rows = None
         if has_views:
-            views = np.stack([train_data.views[i, k] for i, k in pairs])
-            view = features_of(partial(_encode_images, model), jitter(torch.from_numpy(views)))
-        loss, terms = objective(text, view, target, model.logit_scale.exp())
+            views = [train_data.views[i][k] for i, k in pairs]
+            if lacks_views:
+                rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
+                views = [v for v in views if v is not None]
+                rows = rows if len(labels[rows].unique()) > 1 else rows[:0]  # nothing to contrast
+            if rows is None or len(rows):
+                view = features_of(partial(_encode_images, model), jitter(seen(views)))
+        loss, terms = objective(
+            text,
+            view,
+            target,
+            model.logit_scale.exp(),
+            labels=None if train_data.targets is None else labels.to(text.device),
+            view_rows=rows,
+        )
+        if lacks_views:  # all columns of the log, whatever the batch
+            absent = torch.tensor(float("nan"))
+            terms = {name: terms.get(name, absent) for name in DMCL_WEIGHTS}
+            terms["without_view"] = torch.tensor(size - len(rows))
         weights = objective.weights / objective.weights.sum()
         shares = {f"weight_{name}": w for name, w in zip(DMCL_WEIGHTS, weights, strict=True)}
         scale = {"logit_scale": model.logit_scale.exp()}
@@ -237,7 +221,7 @@ def finetune(
     best_path = folder / BEST_NAME
     measure = keep_best(
         model,
-        lambda: recalls(encoder, val_data)[recipe.query],
+        lambda: recalls(encoder, val_data, workers=workers)[recipe.query],
         best_path,
         steps=config.steps,
         eval_every=recipe.eval_every,
@@ -336,14 +320,6 @@ def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
         raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
     if size % num_processes:
         raise DataError(f"{num_processes} processes cannot share a batch of {size} evenly")
-
-
-def _pixels(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8."""
-    image = read_image(path)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def _encode_texts(model: nn.Module, used: int, tokens: Tensor) -> Tensor:

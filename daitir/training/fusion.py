@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from daitir.profiles import FusionRecipe, Profile
 from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
-from daitir.training.loop import LoopConfig, train
+from daitir.training.loop import LoopConfig, draw_views, train
 from daitir.training.selection import keep_best
 
 KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
@@ -32,22 +32,28 @@ BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors",
 
 @dataclass(frozen=True)
 class FusionData:
-    """Features of drawn rounds and of a gallery; dialogue i looks for gallery image i.
+    """Features of drawn rounds and of a gallery.
 
     Attributes:
         text_features: (num_dialogues, num_views, dim), of the captions that were drawn.
         view_features: (num_dialogues, num_views, dim), of the drawings.
-        gallery_features: (num_images, dim), the targets first.
+        gallery_features: (num_images, dim).
+        counts: (num_dialogues,), how many views each dialogue has, where they differ; what is
+            beyond them is padding by unit vectors.
+        targets: (num_dialogues,), the gallery image that each dialogue looks for; where None,
+            dialogue i looks for image i.
     """
 
     text_features: Tensor
     view_features: Tensor
     gallery_features: Tensor
+    counts: Tensor | None = None
+    targets: Tensor | None = None
 
     def to(self, device: str | torch.device) -> FusionData:
-        """The same features on a device."""
-        text, view, gallery = self.text_features, self.view_features, self.gallery_features
-        return FusionData(text.to(device), view.to(device), gallery.to(device))
+        """The same data on a device."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return FusionData(*(None if v is None else v.to(device) for v in values))
 
 
 def encode_queries(
@@ -119,14 +125,19 @@ def build_fusion(dim: int, recipe: FusionRecipe) -> nn.Module:
     raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(KINDS)}")
 
 
-def fusion_loss(model: nn.Module, text: Tensor, view: Tensor, target: Tensor) -> Tensor:
-    """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published."""
+def fusion_loss(
+    model: nn.Module, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
+) -> Tensor:
+    """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published.
+
+    Rows with the same integer in `labels` `(batch,)` are no negatives of each other.
+    """
     scale = model.logit_scale.exp()
     fused, _ = model(text, view)
-    loss = info_nce(fused, target, scale)
+    loss = info_nce(fused, target, scale, labels=labels)
     if isinstance(model, NRGR):
         for a, b in ((view, target), (text, target), (view, text)):
-            loss = loss + info_nce(a, b, scale)
+            loss = loss + info_nce(a, b, scale, labels=labels)
     return loss
 
 
@@ -136,13 +147,20 @@ def recall_values(model: nn.Module, data: FusionData, k: int = 10) -> Tensor:
     was_training = model.training
     fused, _ = model.eval()(data.text_features, data.view_features)
     model.train(was_training)
-    ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
-    return (ranks < k).double().mean(dim=1)
+    targets = torch.arange(len(fused)) if data.targets is None else data.targets
+    hits = (target_ranks(fused, data.gallery_features, targets) < k).double()
+    if data.counts is None:
+        return hits.mean(dim=1)
+    is_drawn = torch.arange(hits.shape[1], device=hits.device) < data.counts[:, None]
+    return (hits * is_drawn).sum(dim=1) / data.counts
 
 
 def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
     """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
-    return recall_values(model, data, k).mean().item()
+    values = recall_values(model, data, k)
+    if data.counts is None:
+        return values.mean().item()
+    return ((values * data.counts).sum() / data.counts.sum()).item()
 
 
 def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
@@ -174,8 +192,9 @@ def train_fusion(
     """Train a fusion and keep the weights that are best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
-    in a batch. Every `recipe.eval_every` steps `recall` on validation decides whether the weights
-    are kept; after `recipe.patience` evaluations without a better one training ends.
+    in a batch; where several dialogues look for one, it is no negative of its own. Every
+    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept; after
+    `recipe.patience` evaluations without a better one training ends.
 
     Args:
         recipe: the kind of fusion, its sizes and its optimisation.
@@ -192,18 +211,22 @@ def train_fusion(
     config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
                            checkpoint_every=recipe.eval_every)  # fmt: skip
     number, num_views = train_data.view_features.shape[:2]
+    counts = train_data.counts
+    counts = torch.full((number,), num_views) if counts is None else counts.cpu()
     size = min(recipe.batch_size, number)
     best_path = folder / BEST_NAME
 
     def step_loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = torch.randperm(number, generator=generator)[:size]
-        rounds = torch.randint(num_views, (size,), generator=generator)
+        rounds = draw_views(counts[chosen], generator)
         text, view = (
             features[chosen, rounds]
             for features in (train_data.text_features, train_data.view_features)
         )
-        return {"loss": fusion_loss(model, text, view, train_data.gallery_features[chosen])}
+        labels = None if train_data.targets is None else train_data.targets[chosen]
+        target = train_data.gallery_features[chosen if labels is None else labels]
+        return {"loss": fusion_loss(model, text, view, target, labels=labels)}
 
     stop_after = keep_best(
         model,

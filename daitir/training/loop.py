@@ -65,6 +65,20 @@ def learning_rate_at(step: int, config: LoopConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def draw_views(counts: Tensor, generator: torch.Generator) -> Tensor:
+    """For each dialogue of a batch one of its views, at random, from 0.
+
+    `counts` `(batch,)` on the CPU is how many each has.
+
+    >>> draw_views(torch.tensor([1, 1]), torch.Generator())
+    tensor([0, 0])
+    """
+    if (counts == counts[0]).all():
+        return torch.randint(int(counts[0]), counts.shape, generator=generator)
+    draws = torch.rand(counts.shape, dtype=torch.float64, generator=generator)
+    return (draws * counts).long()
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Weight decay for matrices only: not for gains, biases and the logit scale."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
