@@ -13,7 +13,11 @@ from pathlib import Path
 from daitir import commands, data_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
+from daitir.profiles import SMALL_FUSIONS
 from daitir.studies import STUDIES, Study, run_study
+
+EMBEDDED_AT_ONCE = 64
+UNTRAINED = ("text", "view", "dar")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +89,14 @@ def _add_evaluate(subparsers) -> None:
         "dar; several views of a round, and those of several folders, are averaged")
     _add_encoder(parser)
     _add_embedding(parser)
-    add("--fusion", required=True, choices=("text", "view", "dar"),
-        help="how the query is made; view and dar also tabulate text alone, to compare with")
+    add("--fusion", required=True, type=_fusion, metavar="FUSION",
+        help="how the query is made: text, view, dar, or a trained fusion, for example "
+        "adafuse:DIR or nrgr:DIR with the DIR that `daitir train` wrote; all but the first also "
+        "tabulate text alone, to compare with")
     _add_text(parser, "the query text")
-    add("--missing-views", choices=("error", "exclude"), default="error",
-        help="what to do with dialogues that lack a view (default: %(default)s)")
+    add("--missing-views", choices=("error", "exclude", "text"), default="error",
+        help="where a round lacks a view: refuse, leave its dialogue out, or rank that round by "
+        "text alone (default: %(default)s)")
     add("--skip-unreadable", action="store_true",
         help="leave out gallery images that cannot be decoded, and the dialogues about them")
     add("--allow-duplicate-targets", action="store_true",
@@ -256,19 +263,34 @@ def _add_train(subparsers) -> None:
     parser = _add_command(
         subparsers,
         "train",
-        help="Train a fusion, or fine-tune the encoder, on the query sets; an interrupted run "
-        "continues.",
-        example="daitir train adafuse --out runs/adafuse",
+        help="Train a fusion, or fine-tune the encoder, on the query sets or on own data; an "
+        "interrupted run continues.",
+        example="daitir train adafuse --out runs/adafuse\n"
+        "  daitir train dmcl --data my_pictures/ --encoder open_clip:ViT-B-32@clip.safetensors "
+        "--set learning_rate=1e-5 --out runs/mine",
     )
     parser.set_defaults(run=commands.train)
     add = parser.add_argument
     add("method", metavar="METHOD",
         help="a fusion of the frozen encoder (adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate) "
         "or an encoder (dmcl, text_view, finetune_text)")
-    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--profile", help="whose recipe, sizes and models (default: DAITIR_PROFILE or classroom)")
+    add("--set", type=partial(_named, what="VALUE"), nargs="+", metavar="NAME=VALUE",
+        help="numbers of the recipe to change, for example steps=1000 batch_size=64")
+    add("--data", type=Path, metavar="DIR",
+        help="folder of own data with dialogues/train.json and val.json, and views/train and val, "
+        "instead of the query sets")
+    _add_encoder(parser, required=False)
+    _add_text(parser, "the query text")
+    add("--missing-views", choices=("error", "text"),
+        help="where a round of --data lacks a view: refuse, or train an encoder with its text "
+        "alone and a fusion without it (default: error)")
+    _add_features(parser)
+    parser.set_defaults(batch_size=EMBEDDED_AT_ONCE)
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/cache"), metavar="DIR",
-        help="keeps features for a fusion, views for an encoder (default: %(default)s)")
+        help="keeps features for a fusion, views for an encoder, of the query sets "
+        "(default: %(default)s)")
     add("--out", required=True, type=Path, metavar="DIR", help="gets weights, log and checkpoint")
     _add_machine(parser)
 
@@ -289,7 +311,7 @@ def _add_study(subparsers, study: Study) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR",
         help=f"gets {table} and .json (default: %(default)s)")
     if study.compares:
-        add("--after", nargs="+", metavar="NAME=SPEC", type=_named_spec,
+        add("--after", nargs="+", metavar="NAME=SPEC", type=partial(_named, what="SPEC"),
             help="the trained encoders (default: finetune_text and dmcl, seed 0, of the profile)")
     _add_machine(parser)
 
@@ -333,22 +355,26 @@ def _add_search(subparsers) -> None:
     add("--device", default="cpu", help="where models run (default: %(default)s)")
 
 
-def _add_encoder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, metavar="SPEC",
-                        help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
-                        "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers)")
+def _add_encoder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--encoder", required=required, metavar="SPEC",
+                        help="mini, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder (CLIP, "
+                        "SigLIP, SigLIP 2 or BLIP of transformers), or finetuned:DIR")
 
 
 def _add_embedding(parser: argparse.ArgumentParser) -> None:
     """How the pictures of a folder of own data are embedded, and where features are kept."""
+    _add_features(parser)
     add = parser.add_argument
-    add("--features", type=Path, metavar="DIR",
-        help="where features are kept (default: features/ and the encoder's name in the folder "
-        "of own data)")
-    add("--batch-size", type=_positive, default=64, metavar="N",
+    add("--batch-size", type=_positive, default=EMBEDDED_AT_ONCE, metavar="N",
         help="pictures that the encoder sees together (default: %(default)s)")
     add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
         help="threads that decode pictures (default: one a core, %(default)s)")
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", type=Path, metavar="DIR",
+                        help="where features are kept (default: features/ and the encoder's name "
+                        "in the folder of own data)")
 
 
 def _add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:
@@ -387,11 +413,19 @@ COMMANDS = (
 )
 
 
-def _named_spec(text: str) -> tuple[str, str]:
-    name, _, spec = text.partition("=")
-    if not name or not spec:
-        raise argparse.ArgumentTypeError(f"must be NAME=SPEC, not {text!r}")
-    return name, spec
+def _named(text: str, *, what: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"must be NAME={what}, not {text!r}")
+    return name, value
+
+
+def _fusion(text: str) -> str:
+    kind, _, folder = text.partition(":")
+    if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
+        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
+        raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -10,13 +10,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.data_commands import cached_encoder, check_device, fill_in_files
+from daitir.data_commands import cached_encoder, check_device, fill_in_files, train_on_folder
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write, check_output
-from daitir.profiles import get_profile
+from daitir.profiles import get_profile, with_settings
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from daitir.encoders import Encoder
     from daitir.evaluation import Evaluation
 
 
@@ -46,17 +49,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
         encoder = cached_encoder(arguments, arguments.data or arguments.images)
     else:
         encoder = load_encoder(arguments.encoder, device=arguments.device)
+    fusion, _, trained = arguments.fusion.partition(":")
+    method = arguments.method or fusion
+    if trained:
+        fusion = _trained_fusion(fusion, Path(trained), encoder)
     benchmark = arguments.benchmark or arguments.dialogues.stem
     found = evaluate(
         dialogues,
         images_dir=arguments.images,
         gallery=gallery,
         encoder=encoder,
-        fusion=arguments.fusion,
+        fusion=fusion,
         views_dir=arguments.views,
         text_convention=arguments.text,
         benchmark=benchmark,
-        method=arguments.method,
+        method=method,
         seed=arguments.seed,
         missing_views=arguments.missing_views,
         skip_unreadable=arguments.skip_unreadable,
@@ -70,6 +77,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
     )
+    if arguments.fusion != "text":
+        print(
+            f"without a view: {found.num_without_view:,} of {found.num_texts:,} rounds, ranked by "
+            "text alone"
+        )
     print(_table(found))
     print(f"written to {arguments.out}")
 
@@ -267,7 +279,7 @@ def queries(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a fusion of the profile, or fine-tune an encoder, on its query sets."""
+    """Train a fusion of the profile, or fine-tune an encoder, on its query sets or own data."""
     profile = get_profile(arguments.profile)
     name, out = arguments.method, arguments.out
     if name not in profile.fusions and name not in profile.encoders:
@@ -275,19 +287,30 @@ def train(arguments: argparse.Namespace) -> None:
             f"unknown method {name!r}; the profile {profile.name} has "
             + ", ".join((*profile.fusions, *profile.encoders))
         )
+    recipe = (profile.fusions | profile.encoders)[name]
+    recipe = with_settings(recipe, dict(arguments.set or ()))
     check_output(out / "log.csv")
-    check_output(arguments.cache / "features")
     check_device(arguments.device)
+    if arguments.data is not None:
+        train_on_folder(arguments, recipe)
+        return
+    others = [name for name in ("encoder", "text", "features", "missing_views")
+              if getattr(arguments, name) is not None]  # fmt: skip
+    if others:
+        flags = ", ".join("--" + name.replace("_", "-") for name in others)
+        raise DataError(f"{flags}: for --data DIR alone; without it the profile decides")
+    check_output(arguments.cache / "features")
     from daitir.encoders import load_encoder
+    from daitir.training.origin import claim
 
     encoder = load_encoder(profile.encoder, device=arguments.device)
+    claim(out, encoder, None)
     options = {"num_workers": arguments.workers, "progress": True}
     if name in profile.encoders:
         from daitir.training.finetune import as_read, finetune, profile_data, recalls
         from daitir.views import load_view_generator
 
         generator = load_view_generator(profile.generator, device=arguments.device)
-        recipe = profile.encoders[name]
         data = [
             as_read(
                 profile_data(profile, part, generator, encoder, arguments.cache, **options),
@@ -304,10 +327,18 @@ def train(arguments: argparse.Namespace) -> None:
             encode_queries(profile, part, encoder, cache=arguments.cache, **options)
             for part in ("train", "val")
         ]
-        recipe = profile.fusions[name]
         model = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
         found = recall(model, data[1])
     print(f"R@10 on validation: {found:.1%}; written to {out}")
+
+
+def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
+    """The fusion of a folder, if it was trained on this encoder."""
+    from daitir.training.fusion import load_fusion
+    from daitir.training.origin import check_origin
+
+    check_origin(folder, encoder)
+    return load_fusion(folder, dim=encoder.dim, kind=kind)
 
 
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:

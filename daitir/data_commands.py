@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 if TYPE_CHECKING:
     from daitir.datafolder import DataFolder
     from daitir.features import CachedEncoder
+    from daitir.profiles import EncoderRecipe, FusionRecipe
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -110,6 +112,70 @@ def search(arguments: argparse.Namespace) -> None:
                 print(f"searched for: {found.caption}")
             for place, index in enumerate(found.ranking[: arguments.top].tolist(), 1):
                 print(f"{place:>4}  {found.scores[index]:.3f}  {names[index]}")
+
+
+def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
+    """Train by a recipe on the splits train and val of a folder of own data."""
+    from daitir.datafolder import find_data
+    from daitir.profiles import EncoderRecipe
+
+    if arguments.encoder is None:
+        raise DataError("--data needs --encoder SPEC")
+    data, splits = find_data(arguments.data), ("train", "val")
+    if lacking := [split for split in splits if split not in data.dialogues]:
+        files = " and ".join(f"dialogues/{split}.json" for split in lacking)
+        raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
+    texts = {split: _texts(data, split, arguments.text) for split in splits}
+    conventions = {convention for _, convention in texts.values()}
+    if len(conventions) > 1:
+        raise DataError(
+            f"{data.root}: one of train and val has rewrites and the other has none; make them "
+            "with `daitir refine`, or name --text raw_dialogue"
+        )
+    is_encoder = isinstance(recipe, EncoderRecipe)
+    from daitir.training import own_data
+    from daitir.training.origin import claim
+
+    cached = cached_encoder(arguments, data.root)
+    if is_encoder:
+        from daitir.training.finetune import check_trainable, finetune, recalls
+
+        check_trainable(cached.encoder)
+    parts = {
+        split: own_data.read_split(
+            data,
+            split,
+            texts[split][0],
+            convention=texts[split][1],
+            needs_views=not is_encoder or recipe.needs_views,
+            missing_views=arguments.missing_views or "error",
+        )
+        for split in splits
+    }
+    claim(arguments.out, cached.encoder, own_data.data_digest(parts, data.root))
+    for split, part in parts.items():
+        print(f"texts: {texts[split][1]} of {texts[split][0]}")
+        print(own_data.describe(split, part, cached.encoder))
+    if is_encoder:
+        recipe = replace(recipe, text=texts["train"][1])
+        options = {"workers": arguments.workers}
+        tuned = finetune(
+            cached.encoder, *parts.values(), recipe, arguments.out, seed=arguments.seed, **options
+        )
+        found = recalls(tuned, parts["val"], **options)[recipe.query]
+        hint = f"--encoder finetuned:{arguments.out}"
+    else:
+        from daitir.training.fusion import recall, train_fusion
+
+        features = [
+            own_data.encode_split(cached, own_data.with_views(part), progress=True)
+            for part in parts.values()
+        ]
+        options = {"seed": arguments.seed, "device": arguments.device}
+        model = train_fusion(*features, recipe, arguments.out, **options)
+        found = recall(model, features[1])
+        hint = f"--fusion {recipe.kind}:{arguments.out}"
+    print(f"R@10 on validation: {found:.1%}; written to {arguments.out}, use it with {hint}")
 
 
 def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:

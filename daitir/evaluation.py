@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daitir import metrics
 from daitir.dialogues import Dialogue, query_texts
@@ -34,6 +34,7 @@ RESULT_COLUMNS = (
     "benchmark", "method", "seed", "round", "metric", "value", "ci_low", "ci_high", "num_queries",
 )
 NORM_TOLERANCE = 1e-2
+FUSED_AT_ONCE = 4096  # a trained fusion's hidden features of more would take much memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Evaluation:
     num_rounds)`, -1 beyond the end of a dialogue; `lengths` `(num_queries,)` is the number of
     rounds of each; `dialogue_indices` `(num_queries,)` tells which of the given dialogues the
     queries are.
-    `num_truncated` of `num_texts` query texts were cut off at the encoder's context length.
+    `num_truncated` of `num_texts` query texts were cut off at the encoder's context length, and
+    `num_without_view` had no view and were ranked by text alone.
     """
 
     rows: pd.DataFrame
@@ -54,6 +56,7 @@ class Evaluation:
     num_images: int
     num_texts: int
     num_truncated: int
+    num_without_view: int = 0
 
 
 def result_rows(
@@ -137,7 +140,7 @@ def evaluate(
     images_dir: str | Path,
     gallery: Sequence[str],
     encoder: Encoder,
-    fusion: str = "text",
+    fusion: str | nn.Module = "text",
     views_dir: str | Path | Sequence[str | Path] | None = None,
     text_convention: str = "current_rewrite",
     benchmark: str,
@@ -151,23 +154,29 @@ def evaluate(
     """Rank the gallery after every round of every dialogue, and tabulate the metrics.
 
     `gallery` names images below `images_dir` and holds every dialogue's target. `fusion` is how
-    the query is made: `text`, `view` (the generated view alone) or `dar`; the latter two need
-    `views_dir`, and the ranks of text alone are computed and tabulated beside them. Where a round
-    has several views, in one folder or in several, their features are averaged. `method` is
-    their name in the table, by default `fusion`; `benchmark` and `seed` are labels.
+    the query is made: `text`, `view` (the generated view alone), `dar`, or a trained fusion, as
+    `daitir.training.fusion.load_fusion` gives it; all but the first need `views_dir`, and the ranks
+    of text alone are computed and tabulated beside them. Where a round has several views, in one
+    folder or in several, their features are averaged, with a trained fusion those of the fused
+    queries. `method` is the name in the table, by default `fusion`, and must be given for a trained
+    one; `benchmark` and `seed` are labels.
 
     With `missing_views="exclude"` dialogues that lack a view, and with `skip_unreadable` gallery
     images that cannot be decoded and the dialogues that look for them, are left out and counted in
-    warnings; otherwise both raise DataError. All files are checked before the encoder starts.
+    warnings; with `missing_views="text"` rounds without a view are ranked by text alone and counted
+    in the result; otherwise all raise DataError. All files are checked before the encoder starts.
     Raises DataError too for features that are not finite unit vectors of the encoder's dimension.
     """
+    is_trained = isinstance(fusion, nn.Module)
+    if is_trained and method is None:
+        raise ValueError("a trained fusion has no name of its own; give a method")
     name = method or fusion
-    if fusion not in FUSIONS:
+    if not is_trained and fusion not in FUSIONS:
         raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(FUSIONS)}")
     if fusion == "text":
         views_dir = None
     elif views_dir is None:
-        raise DataError(f"fusion {fusion!r} needs a folder of views; name it, or use 'text'")
+        raise DataError(f"fusion {name!r} needs a folder of views; name it, or use 'text'")
     elif name == "text":
         raise ValueError("the method's name 'text' is taken by text alone; choose another")
     folders = [views_dir] if isinstance(views_dir, str | Path) else list(views_dir or ())
@@ -185,18 +194,19 @@ def evaluate(
 
     def encode(what: str, encoding: Callable, items: list) -> Tensor:
         features = encoding(items, progress=progress)
-        _check_features(what, features, (len(items), encoder.dim))
+        check_features(what, features, (len(items), encoder.dim))
         return features
 
     queries = {"text" if views else name: encode("texts", encoder.encode_texts, query_text)}
     if views:
         paths = [path for files in views for path in files]
         view_features = encode("views", encoder.encode_images, paths)
-        view_features = _averaged(view_features, [len(files) for files in views])
-        queries[name] = (
-            view_features
-            if fusion == "view"
-            else dar_fusion(queries["text"], view_features, round=torch.from_numpy(rounds))
+        queries[name] = _fused(
+            fusion,
+            queries["text"],
+            view_features,
+            torch.tensor([len(files) for files in views]),
+            torch.from_numpy(rounds),
         )
     image_paths = [Path(images_dir) / image for image in gallery]
     gallery_features = encode("images", encoder.encode_images, image_paths)
@@ -227,6 +237,7 @@ def evaluate(
         num_images=len(gallery),
         num_texts=len(query_text),
         num_truncated=num_truncated,
+        num_without_view=sum(not files for files in views),
     )
 
 
@@ -272,23 +283,49 @@ def _checked_files(
     return kept, gallery, paths
 
 
-def _averaged(view_features: Tensor, counts: Sequence[int]) -> Tensor:
+@torch.no_grad()
+def _fused(
+    fusion: str | nn.Module,
+    text_features: Tensor,
+    view_features: Tensor,
+    counts: Tensor,
+    rounds: Tensor,
+) -> Tensor:
+    """The queries, (num_queries, dim); one without a view is its text.
+
+    Args:
+        text_features: (num_queries, dim).
+        view_features: (num_views, dim), those of the first query first.
+        counts: (num_queries,), how many views each query has.
+        rounds: (num_queries,).
+    """
+    if isinstance(fusion, nn.Module):
+        texts = text_features.repeat_interleave(counts, dim=0)
+        pairs = zip(texts.split(FUSED_AT_ONCE), view_features.split(FUSED_AT_ONCE), strict=True)
+        view_features = torch.cat([fusion(text, view)[0] for text, view in pairs])
+    queries, viewed = text_features.clone(), counts > 0
+    queries[viewed] = _averaged(view_features, counts[viewed])
+    if fusion == "dar":
+        queries[viewed] = dar_fusion(text_features[viewed], queries[viewed], round=rounds[viewed])
+    return queries
+
+
+def _averaged(view_features: Tensor, counts: Tensor) -> Tensor:
     """One feature a query, (num_queries, dim), of views that lie one after the other.
 
     Args:
         view_features: (num_views, dim), those of the first query first.
-        counts: how many views each query has, at least one.
+        counts: (num_queries,), how many views each query has, at least one.
     """
-    numbers = torch.tensor(counts)
-    starts = numbers.cumsum(0) - numbers
+    starts = counts.cumsum(0) - counts
     averaged = view_features.new_empty(len(counts), view_features.shape[-1])
-    for number in numbers.unique():
-        rows = numbers == number
+    for number in counts.unique():
+        rows = counts == number
         averaged[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
     return averaged
 
 
-def _check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
+def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
     """Raises DataError unless `features` are finite unit vectors of the expected shape."""
     if tuple(features.shape) != shape:
         raise DataError(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -150,6 +151,11 @@ class EncoderRecipe:
     eval_every: int = 50
     rank: int | None = 8
 
+    @property
+    def needs_views(self) -> bool:
+        """Whether training or its selection looks at views."""
+        return self.terms != DMCL_TERMS[:1] or self.query != "text"
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -290,6 +296,38 @@ PROFILES = {
         num_gallery=20_000,
     ),
 }
+
+
+Recipe = FusionRecipe | EncoderRecipe
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
+    """The recipe with other numbers, each given as text.
+
+    Raises DataError for a name that is no number or switch of the recipe, and for a value that is
+    none of its kind or too low.
+
+    >>> with_settings(EncoderRecipe(), {"steps": "50", "learning_rate": "1e-5"}).steps
+    50
+    """
+    numbers = {n: v for n, v in vars(recipe).items() if isinstance(v, int | float)}
+    changes = {}
+    for name, text in settings.items():
+        if name not in numbers:
+            raise DataError(f"no setting {name!r}; there are {', '.join(numbers)}")
+        kind = type(numbers[name])
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if kind is float and type(value) is int:
+            value = float(value)
+        lowest = 1 if kind is int and name != "warmup_steps" else 0
+        if type(value) is not kind or not lowest <= value < float("inf"):
+            words = {bool: "true or false", int: f"a whole number from {lowest} on"}
+            raise DataError(f"{name} is {words.get(kind, 'a number from 0 on')}, not {text!r}")
+        changes[name] = value
+    return replace(recipe, **changes)
 
 
 def get_profile(name: str | None = None) -> Profile:

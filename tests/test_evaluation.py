@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from daitir import metrics
+from daitir import evaluation, metrics
 from daitir.dialogues import Dialogue
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS, evaluate, result_rows
-from daitir.fusion import dar_fusion
+from daitir.fusion import NRGR, dar_fusion, fuse_views
 from daitir.gallery import list_images, read_image
 
 DIM = 16
@@ -145,6 +145,58 @@ def test_rounds_with_different_numbers_of_views_agree_with_plain_loops(world):
             rank = int((scores >= scores[target]).sum()) - 1
             assert found.ranks["view"][index, t] == rank
     assert len(list(folder.iterdir())) == 12
+
+
+@pytest.mark.parametrize("fusion", ["view", "dar", "trained"])
+def test_rounds_without_a_view_fall_back_to_text_where_asked(world, fusion):
+    dialogues, options = world
+    if fusion == "trained":
+        torch.manual_seed(0)
+        fusion = NRGR(DIM, hidden_dim=8).eval()
+    for name in ("0_1", "3_0", "1_0"):
+        (options["views_dir"] / f"{name}.png").unlink()
+    for name, value in (("0_2_1", 33), ("2_0_5", 44)):
+        _image(options["views_dir"] / f"{name}.png", value)
+    with pytest.raises(DataError, match="3 of 9 views are missing"):
+        evaluate(dialogues, fusion=fusion, method="x", **options)
+    found = evaluate(dialogues, fusion=fusion, method="x", missing_views="text", **options)
+    assert found.num_without_view == 3 and found.dialogue_indices.tolist() == [0, 1, 2, 3]
+    encoder = options["encoder"]
+    gallery = encoder.encode_images([options["images_dir"] / name for name in options["gallery"]])
+    for index, dialogue in enumerate(dialogues):
+        target = options["gallery"].index(dialogue.image)
+        for t, said in enumerate(dialogue.rounds):
+            text = encoder.encode_texts([said])[0]
+            folder = options["views_dir"]
+            files = sorted(folder.glob(f"{index}_{t}.png")) + sorted(
+                folder.glob(f"{index}_{t}_*.png")
+            )
+            query = text
+            if files:
+                views = encoder.encode_images(files)
+                if isinstance(fusion, NRGR):
+                    with torch.no_grad():
+                        query = fuse_views(fusion, text, views)[0]
+                else:
+                    query = torch.nn.functional.normalize(views.mean(0), dim=0)
+                    query = dar_fusion(text, query, round=t) if fusion == "dar" else query
+            scores = gallery @ query
+            rank = int((scores >= scores[target]).sum()) - 1
+            assert found.ranks["x"][index, t] == rank
+            assert files or rank == found.ranks["text"][index, t]
+
+
+def test_a_trained_fusion_is_computed_in_parts(world, monkeypatch):
+    dialogues, options = world
+    torch.manual_seed(0)
+    fusion = NRGR(DIM, hidden_dim=8).eval()
+    whole = evaluate(dialogues, fusion=fusion, method="nrgr", **options)
+    monkeypatch.setattr(evaluation, "FUSED_AT_ONCE", 2)
+    parts = evaluate(dialogues, fusion=fusion, method="nrgr", **options)
+    pd.testing.assert_frame_equal(whole.rows, parts.rows)
+    assert set(whole.rows.method) == {"text", "nrgr"}
+    with pytest.raises(ValueError, match="give a method"):
+        evaluate(dialogues, fusion=fusion, **options)
 
 
 def test_the_table_is_tidy_and_agrees_with_the_metrics(world):

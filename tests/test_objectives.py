@@ -214,6 +214,28 @@ def test_the_text_alone_needs_no_views():
             loss(text, None, target, 10.0)
 
 
+@pytest.mark.parametrize("labels", [None, [0, 1, 2, 3, 1, 5]])
+def test_rows_without_a_view_take_the_text_term_alone(labels):
+    text, view, target = (unit(6, 8, seed=seed) for seed in range(3))
+    labels = None if labels is None else torch.tensor(labels)
+    rows = torch.tensor([1, 4, 5])
+    loss, terms = DMCLLoss()(text, view[rows], target, 10.0, labels=labels, view_rows=rows)
+    fewer = None if labels is None else labels[rows]
+    _, those = DMCLLoss()(text[rows], view[rows], target[rows], 10.0, labels=fewer)
+    _, whole = DMCLLoss()(text, view, target, 10.0, labels=labels)
+    expected = those | {"text_target": whole["text_target"]}
+    assert terms == expected
+    weighted = sum(DMCL_WEIGHTS[name] * expected[name] for name in DMCL_WEIGHTS)
+    assert loss.item() == pytest.approx((weighted / sum(DMCL_WEIGHTS.values())).item())
+    every = torch.arange(6)
+    with_all, _ = DMCLLoss()(text, view, target, 10.0, labels=labels, view_rows=every)
+    assert with_all == DMCLLoss()(text, view, target, 10.0, labels=labels)[0]
+    alone, terms = DMCLLoss(learnable_weights=True)(
+        text, None, target, 10.0, labels=labels, view_rows=every[:0]
+    )
+    assert alone == whole["text_target"] and set(terms) == {"text_target"}
+
+
 def test_gradients_of_dmcl_are_numerically_right():
     features = [unit(4, 3, seed).requires_grad_() for seed in (1, 2, 3)]
     loss = DMCLLoss(hard_negatives=True)

@@ -37,6 +37,15 @@ def test_missing_views_are_an_error_or_a_counted_exclusion(tmp_path, caplog):
     assert "3 of 6 views are missing" in caplog.text
 
 
+def test_rounds_without_a_view_may_be_left_to_their_text(tmp_path, caplog):
+    _touch(tmp_path, "0_0.jpg", "1_1.jpg")
+    views = find_views(tmp_path, [2, 2, 1], missing="text")
+    assert [[len(files) for files in rounds] for rounds in views] == [[1, 0], [0, 1], [0]]
+    assert "text alone stands for them, 3 of 5 views are missing" in caplog.text
+    with pytest.raises(DataError, match="1 of 1 views are missing"):
+        find_views(tmp_path, [0, 0, 1], missing="text")
+
+
 def test_excluding_every_dialogue_is_an_error(tmp_path):
     with pytest.raises(DataError, match="2 of 2 views are missing"):
         find_views(tmp_path, [1, 1], missing="exclude")

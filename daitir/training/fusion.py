@@ -253,11 +253,12 @@ def load_fusion(
     dim: int | None = None,
     seed: int | None = None,
     recipe: FusionRecipe | None = None,
+    kind: str | None = None,
 ) -> nn.Module:
     """A fusion that `train_fusion` wrote, in eval mode.
 
     Raises DataError, naming the file, where one is missing or damaged, or where the fusion is of
-    another dimension, seed or recipe than is asked for.
+    another dimension, seed, recipe or kind than is asked for.
     """
     for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
         if not path.is_file():
@@ -265,13 +266,15 @@ def load_fusion(
     try:
         settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         found = settings | {"recipe": FusionRecipe(**settings["recipe"])}
+        found["kind"] = found["recipe"].kind
         model = build_fusion(settings["dim"], found["recipe"])
         weights = load_file(folder / WEIGHTS_NAME)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fusion ({line}); train it again") from error
-    for name, wanted in (("dim", dim), ("seed", seed), ("recipe", recipe)):
+    asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
+    for name, wanted in asked.items():
         if wanted is not None and found[name] != wanted:
             raise DataError(
                 f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
