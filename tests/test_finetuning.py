@@ -146,12 +146,29 @@ def _process(rank, port, data, folder):
     finetune(load_encoder("mini"), *data, RECIPE, folder, progress=False)
 
 
-def test_two_processes_agree_with_one(trained, data, tmp_path):
+def _in_two_processes(data, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_process, (port, data, tmp_path), nprocs=2)
-    assert relative_change(load_finetuned(tmp_path), trained[0]) < 0.1
+    multiprocessing.spawn(_process, (port, data, folder), nprocs=2)
+    return load_finetuned(folder)
+
+
+def test_two_processes_agree_with_one(trained, data, tmp_path):
+    assert relative_change(_in_two_processes(data, tmp_path), trained[0]) < 0.1
+
+
+def test_two_processes_agree_with_one_where_views_are_missing(trained, data, tmp_path):
+    views = [list(row) for row in data[0].views]
+    for i in (0, 3, 5, 6, 10, 11):
+        views[i] = [None, None]
+    gaps = [replace(data[0], views=views), data[1]]
+    one = finetune(load_encoder("mini"), *gaps, RECIPE, tmp_path / "one", progress=False)
+    lines = (tmp_path / "one" / "log.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+    assert (12 - int(row["without_view"])) % 2 == 1  # a number that two cannot share
+    assert relative_change(_in_two_processes(gaps, tmp_path / "two"), one) < 0.1
+    assert relative_change(one, trained[0]) > 0.2
 
 
 def test_text_alone_trains_without_views(data, tmp_path):

@@ -1,5 +1,6 @@
 """Training on a folder of own data, with real mini models, and evaluating what was trained."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from hub_models import save_encoder
-from own_data import make_own_data
+from own_data import make_own_data, picture
 from test_cli import tiny  # noqa: F401, a fixture
 
 from daitir.cli import main
@@ -17,9 +18,11 @@ from daitir.datafolder import find_data
 from daitir.dialogues import read_dialogues
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
+from daitir.finetuned import load_finetuned
 from daitir.fusion import dar_fusion
 from daitir.gallery import read_image
 from daitir.profiles import EncoderRecipe, FusionRecipe
+from daitir.training import triples
 from daitir.training.finetune import FinetuneData, encode, finetune, recalls, seen_pixels
 from daitir.training.fusion import build_fusion, recall, recall_values
 from daitir.training.loop import draw_views
@@ -253,6 +256,30 @@ def test_dmcl_on_own_data_with_missing_views(gaps, tmp_path, capsys, tiny):  # n
     assert _evaluate(gaps, fusion, tmp_path / "a.csv", *more[:2], encoder=tiny) == 2
     assert f"another encoder ({spec})" in capsys.readouterr().err
     assert _train("text_view", gaps, tmp_path / "on", *more, encoder=spec) == 0
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_another(folder, tmp_path, monkeypatch, capsys):
+    assert _train("dmcl", folder, tmp_path / "whole") == 0
+    real, calls = triples.read_image, itertools.count(1)
+
+    def interrupted(path):
+        if next(calls) == 130:  # in the third step, after a checkpoint
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(triples, "read_image", interrupted)
+    assert _train("dmcl", folder, tmp_path / "parts", "--workers", "1") == 130
+    assert (tmp_path / "parts" / "checkpoint.safetensors").is_file()
+    assert not (tmp_path / "parts" / "config.json").exists()
+    monkeypatch.undo()
+    # What is there is of this encoder and these data: of others it is not continued.
+    (folder / "views/val/0_0.jpg").write_bytes((folder / "views/val/0_1.jpg").read_bytes())
+    assert _train("dmcl", folder, tmp_path / "parts") == 2
+    assert "holds a run with other data" in capsys.readouterr().err
+    picture(1000).convert("RGB").save(folder / "views/val/0_0.jpg")
+    assert _train("dmcl", folder, tmp_path / "parts") == 0
+    states = [load_finetuned(tmp_path / n).model.state_dict() for n in ("whole", "parts")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_another_run_in_the_folder_is_refused(folder, tmp_path, capsys, tiny):  # noqa: F811
