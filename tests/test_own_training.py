@@ -263,7 +263,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_another(folder, tmp_path, monkey
     real, calls = triples.read_image, itertools.count(1)
 
     def interrupted(path):
-        if next(calls) == 130:  # in the third step, after a checkpoint
+        if next(calls) == 30:  # in the third step, after a checkpoint
             raise KeyboardInterrupt
         return real(path)
 
