@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ from daitir.plan import (
 )
 from daitir.workload import ModelCost
 
+ROOT = Path(__file__).resolve().parents[1]
 CARD = Card("x", peak=1e12, memory=10e9, bandwidth=1e9, hourly=2.0)
 PARTS = (
     "clip_image", "clip_text", "blip_base_image", "blip_base_text", "blip_large_image",
@@ -141,7 +143,7 @@ def test_the_command_writes_the_table(tmp_path, capsys):
 def test_the_committed_plan_is_that_of_the_code():
     from daitir.workload import model_costs
 
-    rows = pd.read_csv("results/paper_plan.csv", keep_default_na=False)
+    rows = pd.read_csv(ROOT / "results" / "paper_plan.csv", keep_default_na=False)
     again = plan_table(stages(Setting(), model_costs()))
     assert rows["stage"].tolist() == again["stage"].tolist()
     for name in ("items", "operations_per_item", "gpu_hours", "usd", "memory_gb", "disk_gb"):
