@@ -333,46 +333,6 @@ def _add_search(subparsers) -> None:
     add("--device", default="cpu", help="where models run (default: %(default)s)")
 
 
-def _add_plan(subparsers) -> None:
-    parser = _add_command(
-        subparsers,
-        "plan",
-        help="Work out what the papers' setting costs: GPU-hours, memory, disk and money.",
-        example="daitir plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'",
-    )
-    parser.set_defaults(run=paper_commands.plan)
-    add = parser.add_argument
-    add("--utilisation", type=float, nargs=3, default=(0.20, 0.35, 0.50),
-        metavar=("FEW", "EXPECTED", "MANY"),
-        help="shares of a card's peak that are reached, assumed (default: %(default)s)")
-    add("--price", nargs="+", metavar="NAME=DOLLARS", help="of an hour of one card, by its name")
-    add("--out", type=Path, default=Path("results/paper_plan.csv"), metavar="FILE.csv",
-        help="(default: %(default)s)")
-
-
-def _add_reproduce(subparsers) -> None:
-    parser = _add_command(
-        subparsers,
-        "reproduce",
-        help="Run the papers' setting, from downloads to their figures beside ours; an "
-        "interrupted run continues.",
-        example="daitir reproduce --coco /datasets/coco --dry-run",
-    )
-    parser.set_defaults(run=paper_commands.reproduce)
-    add = parser.add_argument
-    add("--work", type=Path, default=Path("runs/paper"), metavar="DIR",
-        help="gets data, views, weights and results (default: %(default)s)")
-    add("--coco", type=Path, metavar="DIR",
-        help="COCO's pictures, those of 2014 among them, for training (default: train nothing)")
-    add("--published", type=Path, default=Path("book/published.csv"), metavar="FILE.csv",
-        help="(default: %(default)s)")
-    add("--launch", metavar="COMMAND",
-        help="what starts the commands that several processes share, for example 'accelerate "
-        "launch --multi_gpu -m daitir.cli'")
-    add("--dry-run", action="store_true", help="only print the commands")
-    add("--device", default="cuda", help="where models run (default: %(default)s)")
-
-
 def _add_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, metavar="SPEC",
                         help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
@@ -411,6 +371,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="processes that draw scenes (default: one a core, %(default)s)")
 
 
+def _add_paper(subparsers) -> None:
+    for add in paper_commands.PARSERS:
+        add(partial(_add_command, subparsers))
+
+
 COMMANDS = (
     _add_evaluate,
     _add_lint,
@@ -424,8 +389,7 @@ COMMANDS = (
     _add_queries,
     _add_train,
     *(partial(_add_study, study=study) for study in STUDIES),
-    _add_plan,
-    _add_reproduce,
+    _add_paper,
 )
 
 

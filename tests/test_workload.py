@@ -62,6 +62,13 @@ def test_meta_and_real_numbers_give_one_count():
     assert num_parameters(shadow) == num_parameters(real)
 
 
+def test_attention_counts_on_a_real_device_too():
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    found = operations(layer, lambda m: m(torch.zeros(1, 5, 16)))
+    assert found == 2 * 5 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * 5 * 5 * 16
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_every_item_costs_something(costs):
     assert all(cost.operations > 0 and cost.parameters > 0 for cost in costs.values())
     assert costs["sdxl_step"].operations > costs["sd21_step"].operations
