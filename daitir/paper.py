@@ -31,9 +31,9 @@ class PaperProfile:
             ones: 50 epochs of 121,000 dialogues in batches of 128 are 47,000 steps.
     """
 
-    clip: str = "open_clip:ViT-B-32@openai"
+    clip: str = "open_clip:ViT-B-32-quickgelu@openai"
     blip: str = "hf:Salesforce/blip-itm-base-coco"
-    tuned: str = "open_clip:ViT-B-16@openai"
+    tuned: str = "open_clip:ViT-B-16-quickgelu@openai"
     reformulator: str = "Qwen/Qwen2.5-7B-Instruct"
     generator: str = "stabilityai/sdxl-turbo"
     draw_options: tuple[str, ...] = ("--steps", "4", "--guidance", "0")

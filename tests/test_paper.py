@@ -45,6 +45,18 @@ def test_everything_that_is_read_was_made_before(tmp_path):
     assert {step.arguments[0] for step in steps if step.is_shared} == {"generate", "embed"}
 
 
+def test_the_names_of_open_clip_fit_their_weights():
+    import open_clip
+
+    profile = PaperProfile()
+    for spec in (profile.clip, profile.tuned):
+        name, tag = spec.removeprefix("open_clip:").split("@")
+        weights = open_clip.get_pretrained_cfg(name, tag)
+        config = open_clip.get_model_config(name)
+        # The library only warns where the activations differ, and its features are then wrong.
+        assert weights["quick_gelu"] == config.get("quick_gelu", False), spec
+
+
 def test_without_the_pictures_of_2014_nothing_is_trained(tmp_path):
     steps = paper_steps(PaperProfile(), tmp_path)
     words = " ".join(word for step in steps for word in step.arguments)
