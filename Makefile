@@ -42,8 +42,12 @@ lab: $(READY)    ## open the notebooks in JupyterLab
 run: $(READY)    ## execute all notebooks under the classroom profile
 	$(BIN)/python -m daitir.provenance run --all
 
-run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu, resumable
+run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu; PROFILE=paper COCO=DIR: the papers' setting
+ifeq ($(PROFILE),paper)
+	$(BIN)/python -m daitir.cli reproduce $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
+else
 	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.provenance run --out _build/gpu
+endif
 
 benchmark: $(READY) ## run the scripts in benchmarks/
 	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from daitir import commands, data_commands
+from daitir import commands, data_commands, paper_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 from daitir.profiles import SMALL_FUSIONS
@@ -397,6 +397,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="processes that draw scenes (default: one a core, %(default)s)")
 
 
+def _add_paper(subparsers) -> None:
+    for add in paper_commands.PARSERS:
+        add(partial(_add_command, subparsers))
+
+
 COMMANDS = (
     _add_evaluate,
     _add_lint,
@@ -410,6 +415,7 @@ COMMANDS = (
     _add_queries,
     _add_train,
     *(partial(_add_study, study=study) for study in STUDIES),
+    _add_paper,
 )
 
 

@@ -333,12 +333,15 @@ def with_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
 def get_profile(name: str | None = None) -> Profile:
     """The profile of a name, or of `DAITIR_PROFILE`, or `classroom`.
 
-    Raises DataError for an unknown name.
+    Raises DataError for an unknown name, and for `paper`, whose data are files and no scenes
+    (`daitir.paper`).
 
     >>> get_profile("classroom").num_gallery
     5000
     """
     name = name or os.environ.get("DAITIR_PROFILE") or "classroom"
+    if name == "paper":
+        raise DataError("the profile paper has no scenes; `make run-gpu PROFILE=paper` runs it")
     if name not in PROFILES:
         known = ", ".join(PROFILES)
         raise DataError(f"unknown profile {name!r}; set DAITIR_PROFILE to one of {known}")

@@ -48,6 +48,7 @@ from daitir.checks.methods import (
     permutation_share,
     ragged_means,
 )
+from daitir.checks.scale import card_hours, found_share, index_bytes, recall_in_smaller
 
 __all__ = [
     "PASSED",
@@ -56,6 +57,7 @@ __all__ = [
     "best_log_rank_integral",
     "best_of",
     "blend",
+    "card_hours",
     "carried_forward",
     "centred",
     "chair",
@@ -66,10 +68,12 @@ __all__ = [
     "degradation_with_margin",
     "divergence_in_bits",
     "experts_in_use",
+    "found_share",
     "gated_query",
     "half_width",
     "hardest_of_rows",
     "image_to_text_ranks",
+    "index_bytes",
     "interaction",
     "kept_share",
     "layer_rate",
@@ -83,6 +87,7 @@ __all__ = [
     "permutation_share",
     "placebo_views",
     "ragged_means",
+    "recall_in_smaller",
     "rank_fusion",
     "several_views",
     "signal_and_noise",

@@ -1,0 +1,123 @@
+"""The commands of the papers' setting: what it costs, and the way from nothing to its table."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from daitir.errors import DataError
+from daitir.files import atomic_write, check_output
+
+
+def add_plan(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `plan` by the function that makes a command's parser."""
+    parser = add_command(
+        "plan",
+        help="Work out what the papers' setting costs: GPU-hours, memory, disk and money.",
+        example="daitir plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'",
+    )
+    parser.set_defaults(run=plan)
+    add = parser.add_argument
+    add("--utilisation", type=float, nargs=3, default=(0.20, 0.35, 0.50),
+        metavar=("FEW", "EXPECTED", "MANY"),
+        help="shares of a card's peak that are reached, assumed (default: %(default)s)")
+    add("--price", nargs="+", metavar="NAME=DOLLARS", help="of an hour of one card, by its name")
+    add("--out", type=Path, default=Path("results/paper_plan.csv"), metavar="FILE.csv",
+        help="(default: %(default)s)")
+
+
+def add_reproduce(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `reproduce` in the same way."""
+    parser = add_command(
+        "reproduce",
+        help="Run the papers' setting, from downloads to their figures beside ours; an "
+        "interrupted run continues.",
+        example="daitir reproduce --coco /datasets/coco --dry-run",
+    )
+    parser.set_defaults(run=reproduce)
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("runs/paper"), metavar="DIR",
+        help="gets data, views, weights and results (default: %(default)s)")
+    add("--coco", type=Path, metavar="DIR",
+        help="COCO's pictures, those of 2014 among them, for training (default: train nothing)")
+    add("--published", type=Path, default=Path("book/published.csv"), metavar="FILE.csv",
+        help="(default: %(default)s)")
+    add("--launch", metavar="COMMAND",
+        help="what starts the commands that several processes share, for example 'accelerate "
+        "launch --multi_gpu -m daitir.cli'")
+    add("--dry-run", action="store_true", help="only print the commands")
+    add("--device", default="cuda", help="where models run (default: %(default)s)")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Write what the papers' setting costs."""
+    from daitir.paper import prices
+    from daitir.plan import PIPELINES, Setting, cards_at, plan_table, stages, totals
+
+    check_output(arguments.out)
+    few, many = arguments.utilisation[0], arguments.utilisation[-1]
+    if len(arguments.utilisation) != 3 or not 0 < few <= many <= 1:
+        raise DataError("--utilisation is three shares of the peak: few, expected, many")
+    try:
+        cards = cards_at(prices(arguments.price))
+    except ValueError as error:
+        raise DataError(f"--price: {error}") from error
+    from dataclasses import asdict
+
+    from daitir.evaluation import write_results
+    from daitir.provenance import versions
+    from daitir.workload import model_costs
+
+    costs = model_costs()
+    table = plan_table(stages(Setting(), costs), cards, arguments.utilisation)
+    notes = {
+        "utilisation": arguments.utilisation,
+        "utilisation_is": "assumed; nothing here was measured on a GPU",
+        "setting": asdict(Setting()),
+        "cards": [asdict(card) for card in cards],
+        "models": {name: asdict(cost) for name, cost in costs.items()},
+        "versions": versions(),
+    }
+    write_results(arguments.out, table, notes)
+    for pipeline in PIPELINES:
+        print(f"{pipeline}:")
+        print(totals(table, pipeline=pipeline).round(1).to_string())
+    print(f"written to {arguments.out}")
+
+
+def reproduce(arguments: argparse.Namespace) -> None:
+    """Run the papers' setting step by step, and print the published figures beside ours."""
+    from daitir.data_commands import check_device
+    from daitir.paper import PaperProfile, paper_steps, published_beside_ours, run_steps
+
+    work = arguments.work
+    steps = paper_steps(PaperProfile(), work, coco=arguments.coco, device=arguments.device)
+    if arguments.dry_run:
+        print("\n".join(f"daitir {shlex.join(step.arguments)}" for step in steps))
+        return
+    if arguments.coco is not None and not arguments.coco.is_dir():
+        raise DataError(f"--coco {arguments.coco}: no such folder")
+    check_output(work / "published.csv")
+    check_device(arguments.device)
+    alone = [sys.executable, "-m", "daitir.cli"]
+    shared = shlex.split(arguments.launch) if arguments.launch else alone
+
+    def run(step) -> int:
+        print(f"daitir {shlex.join(step.arguments)}", flush=True)
+        return subprocess.run([*(shared if step.is_shared else alone), *step.arguments]).returncode
+
+    run_steps(steps, work, run)
+    import pandas as pd
+
+    table = published_beside_ours(work, pd.read_csv(arguments.published, keep_default_na=False))
+    with atomic_write(work / "published.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    print(table.to_string(index=False))
+    print(f"written to {work / 'published.csv'}")
+
+
+PARSERS = (add_plan, add_reproduce)
