@@ -201,9 +201,9 @@ def _add_pretrain(subparsers) -> None:
     )
     parser.set_defaults(run=commands.pretrain)
     add = parser.add_argument
-    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm"),
+    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm", "lit"),
         help="which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
-        "language model")
+        "language model, lit the text head of the encoder for photographs")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
     add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
