@@ -335,7 +335,7 @@ def _add_search(subparsers) -> None:
 
 def _add_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, metavar="SPEC",
-                        help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
+                        help="mini, lit, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
                         "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers)")
 
 

@@ -192,8 +192,8 @@ def train_lit(
 ) -> None:
     """Choose a head on validation classes, measure it on test classes, and train it on all.
 
-    A class that is held out is never named in training, and stands in the gallery by its direction
-    beside the others of its split.
+    Nothing said of a held-out class is in training, its direction neither; it stands in the gallery
+    by its direction beside the others of its split. A run that was interrupted begins anew.
 
     Args:
         recipe: the joint space, the texts and the candidates.
