@@ -208,9 +208,9 @@ def _add_pretrain(subparsers) -> None:
     )
     parser.set_defaults(run=commands.pretrain)
     add = parser.add_argument
-    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm"),
+    add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm", "lit"),
         help="which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
-        "language model")
+        "language model, lit the text head of the encoder for photographs")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
     add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
@@ -357,8 +357,8 @@ def _add_search(subparsers) -> None:
 
 def _add_encoder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--encoder", required=required, metavar="SPEC",
-                        help="mini, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder (CLIP, "
-                        "SigLIP, SigLIP 2 or BLIP of transformers), or finetuned:DIR")
+                        help="mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder "
+                        "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers), or finetuned:DIR")
 
 
 def _add_embedding(parser: argparse.ArgumentParser) -> None:

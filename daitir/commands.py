@@ -195,6 +195,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
         from daitir.training.recogniser import train_recogniser as train
     elif arguments.model == "lm":
         from daitir.training.lm import train_lm as train
+    elif arguments.model == "lit":
+        from daitir.training.lit import train_lit as train
     else:
         from daitir.training.diffusion import train_diffusion as train
 
@@ -205,7 +207,9 @@ def pretrain(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         num_workers=arguments.workers,
     )
-    hint = f"; load it with --encoder open_clip:{arguments.out}" * (arguments.model == "clip")
+    kinds = {"clip": "open_clip", "lit": "lit"}
+    hint = f"; load it with --encoder {kinds.get(arguments.model)}:{arguments.out}"
+    hint *= arguments.model in kinds
     print(f"written to {arguments.out}{hint}")
 
 

@@ -8,6 +8,8 @@ A *spec* names an encoder:
 - `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser, relative to
   the working directory or to the checkout;
 - `hf:NAME[@REVISION]` or `hf:FOLDER`: CLIP, SigLIP, SigLIP 2 or BLIP of transformers;
+- `lit` or `lit:FOLDER`: real pre-trained parts for photographs, with the package's head or the
+  one that `daitir pretrain lit` wrote; needs `pip install 'daitir[lit]'`;
 - `finetuned:FOLDER`: a folder that `daitir train dmcl` or one of its peers wrote.
 """
 
@@ -213,6 +215,10 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
     if spec == "mini":
         return _load_folder(spec, MINI_FOLDER, device)
     kind, _, rest = spec.partition(":")
+    if spec == "lit" or kind == "lit" and rest:
+        from daitir.lit_encoder import LIT_FOLDER, load_lit  # late: it builds on this module
+
+        return load_lit(Path(rest) if rest else LIT_FOLDER, device=device)
     if kind == "hf" and rest:
         from daitir.hf_encoders import load_hf  # late: it builds on this module
 
@@ -224,7 +230,7 @@ def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
     if kind != "open_clip" or not rest:
         raise DataError(
             f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
-            "open_clip:FOLDER, hf:NAME, hf:FOLDER or finetuned:FOLDER"
+            "open_clip:FOLDER, hf:NAME, hf:FOLDER, lit or finetuned:FOLDER"
         )
     name, _, pretrained = rest.partition("@")
     if name not in open_clip.list_models():

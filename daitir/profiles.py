@@ -94,6 +94,29 @@ class LmRecipe:
 
 
 @dataclass(frozen=True)
+class LitRecipe:
+    """How the text head of the locked-image encoder is trained.
+
+    `dim` is the joint space's; each of the first `num_classes` classes is said by its names, its
+    definition and `sentences_per_class` sentences. Of the classes `num_val` decide between the
+    penalties `ridges` of a ridge regression and a contrastive loss with the settings that follow,
+    and `num_test` measure the choice.
+    """
+
+    dim: int = 256
+    num_classes: int = 1000
+    sentences_per_class: int = 3
+    num_val: int = 200
+    num_test: int = 200
+    ridges: tuple[float, ...] = (3.0, 10.0, 30.0)
+    steps: int = 100
+    batch_size: int = 512
+    temperature: float = 0.2
+    learning_rate: float = 3e-3
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class FusionRecipe:
     """How a fusion is trained: its size, optimiser, and when to look at validation and to stop.
 
@@ -194,6 +217,7 @@ class Profile:
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
     num_fusion_seeds: int = 5
     num_encoder_seeds: int = 3
+    lit: LitRecipe = LitRecipe()
 
 
 # Beside an encoder of 2.9 M parameters each is within the share that ADaFuSE adds, 5.29%.
