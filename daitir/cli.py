@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from daitir import commands, data_commands
+from daitir import commands, data_commands, download_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 from daitir.studies import STUDIES, Study, run_study
@@ -333,6 +333,27 @@ def _add_search(subparsers) -> None:
     add("--device", default="cpu", help="where models run (default: %(default)s)")
 
 
+def _add_download(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "data",
+        help="Fetch the papers' data into a folder of own data; an interrupted run continues.",
+        example="daitir data coco-unlabeled --out data/coco\n"
+        "  daitir data chatir --out data/chatir --images data/coco/images",
+    )
+    parser.set_defaults(run=download_commands.data)
+    add = parser.add_argument
+    add("name", choices=("visdial", "chatir", "coco-unlabeled"), help="which")
+    add("--out", type=Path, metavar="DIR", help="gets it (default: data/ and its name)")
+    add("--from", dest="source", type=Path, metavar="DIR",
+        help="take it from a folder that has it, at any depth, packed or not; nothing is fetched")
+    add("--images", type=Path, metavar="DIR",
+        help="COCO's pictures that the dialogues are about: unlabeled2017/, and for training "
+        "those of 2014 or 2017; images/ becomes a link to it")
+    add("--mirror", metavar="URL", help="fetch the files of the same names from below this address")
+    add("--dry-run", action="store_true", help="only say what would be fetched, and from where")
+
+
 def _add_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", required=True, metavar="SPEC",
                         help="mini, open_clip:NAME[@PRETRAINED-or-file], or hf:NAME-or-folder "
@@ -373,6 +394,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     _add_evaluate,
+    _add_download,
     _add_lint,
     _add_refine,
     _add_generate,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from daitir.dialogues import read_json
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, locked
 
 MANIFEST = "manifest.json"
 SHARD_SIZE = 1024
@@ -106,7 +105,7 @@ class CachedEncoder:
         name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] + ".safetensors"
         with atomic_write(self.folder / name) as temporary:
             save_file({"features": features}, temporary, metadata={"model": self.encoder.digest})
-        with _locked(self.folder):  # another process may have added shards
+        with locked(self.folder):  # another process may have added shards
             manifest = {
                 "model": {
                     "spec": self.encoder.spec,
@@ -173,13 +172,3 @@ def _stamped(root: Path, path: Path) -> File:
     except OSError as error:
         raise DataError(f"{path}: no such image file") from error
     return path.relative_to(root).as_posix(), found.st_size, found.st_mtime_ns
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the manifest; a process that dies lets go."""
-    import fcntl  # late: only where there is a manifest to write, and Windows lacks it
-
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
