@@ -15,6 +15,8 @@ from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 from daitir.studies import STUDIES, Study, run_study
 
+DTYPES = ("float32", "float16", "bfloat16")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
@@ -154,7 +156,9 @@ def _add_generate(subparsers) -> None:
         subparsers,
         "generate",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir generate --dialogues rewrites.json --out views/",
+        example="daitir generate --dialogues rewrites.json --out views/\n"
+        "  accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl "
+        "--device cuda",
     )
     parser.set_defaults(run=commands.generate)
     _add_data(parser, instead_of="--dialogues and --out")
@@ -173,7 +177,14 @@ def _add_generate(subparsers) -> None:
     add("--batch-size", type=_positive, default=32, metavar="N", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
         help="keeps what is drawn (default: %(default)s)")
+    add("--without-negation", action="store_true",
+        help="take what an English prompt says is not there out of it, and give it to the pipeline "
+        "as its negative prompt")
     add("--device", default="cpu", help="where the pipeline runs (default: %(default)s)")
+    add("--dtype", choices=DTYPES,
+        help="precision of the weights (default: float32 on a CPU, else float16)")
+    add("--offload", action="store_true",
+        help="keep the pipeline in main memory and move a part to the GPU only while it computes")
     add("--out", type=Path, metavar="DIR",
         help="gets {dialogue}_{round}.webp (default: the views of --data)")
 
@@ -299,7 +310,9 @@ def _add_embed(subparsers) -> None:
         subparsers,
         "embed",
         help="Embed the pictures and views of a folder of own data; an interrupted run continues.",
-        example="daitir embed my_pictures/ --encoder hf:models/siglip",
+        example="daitir embed my_pictures/ --encoder hf:models/siglip\n"
+        "  accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip "
+        "--device cuda",
     )
     parser.set_defaults(run=data_commands.embed)
     parser.add_argument("folder", type=Path, metavar="DIR",
@@ -338,13 +351,13 @@ def _add_download(subparsers) -> None:
         subparsers,
         "data",
         help="Fetch the papers' data into a folder of own data; an interrupted run continues.",
-        example="daitir data coco-unlabeled --out data/coco\n"
-        "  daitir data chatir --out data/chatir --images data/coco/images",
+        example="daitir data coco-unlabeled\n"
+        "  daitir data chatir --images runs/data/coco-unlabeled/images",
     )
     parser.set_defaults(run=download_commands.data)
     add = parser.add_argument
     add("name", choices=("visdial", "chatir", "coco-unlabeled"), help="which")
-    add("--out", type=Path, metavar="DIR", help="gets it (default: data/ and its name)")
+    add("--out", type=Path, metavar="DIR", help="gets it (default: runs/data/ and its name)")
     add("--from", dest="source", type=Path, metavar="DIR",
         help="take it from a folder that has it, at any depth, packed or not; nothing is fetched")
     add("--images", type=Path, metavar="DIR",
@@ -370,6 +383,8 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         help="pictures that the encoder sees together (default: %(default)s)")
     add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
         help="threads that decode pictures (default: one a core, %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32",
+        help="precision of the encoder's products (default: %(default)s)")
 
 
 def _add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:

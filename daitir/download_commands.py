@@ -19,7 +19,7 @@ def data(arguments: argparse.Namespace) -> None:
     from daitir.downloads import fetch
 
     dataset = DATASETS[arguments.name]
-    out = arguments.out or Path("data") / dataset.name
+    out = arguments.out or Path("runs/data") / dataset.name
     if arguments.source and arguments.mirror:
         raise DataError("--from and --mirror both say where it comes from; leave one of them out")
     if arguments.images and dataset.name == "coco-unlabeled":
