@@ -65,8 +65,9 @@ def cluster(tmp_path):
         program = tmp_path / name
         program.write_text(
             f"#!/bin/bash\ntrap 'echo {name} stopped >> log; exit 143' TERM\n"
-            f'echo {name} "$@" >> log\n[ -e {name}-is-slow ] && for i in {{1..600}}; do sleep 0.05; done\n'
-            f"[ ! -e fails ]\n"
+            f'echo {name} "$@" >> log\n'
+            f"[ -e {name}-is-slow ] && for i in {{1..600}}; do sleep 0.05; done\n"
+            "[ ! -e fails ]\n"
         )
         program.chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
