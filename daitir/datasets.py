@@ -120,7 +120,7 @@ DATASETS = {
 }
 
 
-def find_files(dataset: Dataset, folder: Path) -> dict[str, Path]:
+def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dict[str, Path]:
     """Those of a data set's files that lie in a folder at any depth, by name, each checked.
 
     A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
@@ -140,7 +140,7 @@ def find_files(dataset: Dataset, folder: Path) -> dict[str, Path]:
                 raise DataError(f"{folder}: {paths[0]} and {paths[1]} are both {name}; name one")
             if paths:
                 if name == file.name:
-                    verify(paths[0], file)
+                    verify(paths[0], file, progress=progress)
                 found[file.name] = paths[0]
                 break
     if not found:

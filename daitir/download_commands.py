@@ -26,7 +26,7 @@ def data(arguments: argparse.Namespace) -> None:
         raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
     print(f"{dataset.title}\n  {dataset.page}\n  licence: {dataset.licence}", flush=True)
     if arguments.source:
-        files = find_files(dataset, arguments.source)
+        files = find_files(dataset, arguments.source, progress=True)
         for path in files.values():
             print(f"  {path}")
     else:

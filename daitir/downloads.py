@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import shutil
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ SUMS = "SHA256SUMS"
 TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
+_BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
 
@@ -190,7 +192,7 @@ def _download(url: str, part: Path, progress: bool) -> None:
             elif error.code not in _PASSING:
                 raise _refused(url, error) from error
             reason = _reason(error)
-        except (URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        except _BROKEN as error:
             reason = _reason(error)
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1

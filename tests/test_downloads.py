@@ -201,6 +201,14 @@ def test_room_is_looked_for_ahead_and_addresses_are_http(tmp_path):
         RemoteFile("a.bin", "file:///etc/passwd").at(None)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_on_the_way_is_one_clear_line(server, file, tmp_path):
+    (tmp_path / "a.bin.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"a\.bin\.part: the disk is full; free some space, then"):
+        fetch(file, tmp_path)
+    assert len(server.asked) == 1
+
+
 def test_two_runs_at_once_fetch_once(server, file, tmp_path):
     code = (
         "import sys; from pathlib import Path; from daitir.downloads import RemoteFile, fetch\n"

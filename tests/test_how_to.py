@@ -14,7 +14,7 @@ from daitir.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "book" / "how_to_run.md")
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^```(bash|text)\n(.*?)^```", re.M | re.S)
 
 
 def commands(page):
