@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from daitir import commands, data_commands, paper_commands
+from daitir import commands, data_commands, download_commands, paper_commands
 from daitir.dialogues import TEXT_CONVENTIONS
 from daitir.errors import DataError
 from daitir.profiles import SMALL_FUSIONS
 from daitir.studies import STUDIES, Study, run_study
 
+DTYPES = ("float32", "float16", "bfloat16")
 EMBEDDED_AT_ONCE = 64
 UNTRAINED = ("text", "view", "dar")
 
@@ -161,7 +162,9 @@ def _add_generate(subparsers) -> None:
         subparsers,
         "generate",
         help="Draw a view of every round of every dialogue; an interrupted run continues.",
-        example="daitir generate --dialogues rewrites.json --out views/",
+        example="daitir generate --dialogues rewrites.json --out views/\n"
+        "  accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl "
+        "--device cuda",
     )
     parser.set_defaults(run=commands.generate)
     _add_data(parser, instead_of="--dialogues and --out")
@@ -180,7 +183,14 @@ def _add_generate(subparsers) -> None:
     add("--batch-size", type=_positive, default=32, metavar="N", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
         help="keeps what is drawn (default: %(default)s)")
+    add("--without-negation", action="store_true",
+        help="take what an English prompt says is not there out of it, and give it to the pipeline "
+        "as its negative prompt")
     add("--device", default="cpu", help="where the pipeline runs (default: %(default)s)")
+    add("--dtype", choices=DTYPES,
+        help="precision of the weights (default: float32 on a CPU, else float16)")
+    add("--offload", action="store_true",
+        help="keep the pipeline in main memory and move a part to the GPU only while it computes")
     add("--out", type=Path, metavar="DIR",
         help="gets {dialogue}_{round}.webp (default: the views of --data)")
 
@@ -286,7 +296,7 @@ def _add_train(subparsers) -> None:
         help="where a round of --data lacks a view: refuse, or train an encoder with its text "
         "alone and a fusion without it (default: error)")
     _add_features(parser)
-    parser.set_defaults(batch_size=EMBEDDED_AT_ONCE)
+    parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/cache"), metavar="DIR",
         help="keeps features for a fusion, views for an encoder, of the query sets "
@@ -321,7 +331,9 @@ def _add_embed(subparsers) -> None:
         subparsers,
         "embed",
         help="Embed the pictures and views of a folder of own data; an interrupted run continues.",
-        example="daitir embed my_pictures/ --encoder hf:models/siglip",
+        example="daitir embed my_pictures/ --encoder hf:models/siglip\n"
+        "  accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip "
+        "--device cuda",
     )
     parser.set_defaults(run=data_commands.embed)
     parser.add_argument("folder", type=Path, metavar="DIR",
@@ -355,6 +367,27 @@ def _add_search(subparsers) -> None:
     add("--device", default="cpu", help="where models run (default: %(default)s)")
 
 
+def _add_download(subparsers) -> None:
+    parser = _add_command(
+        subparsers,
+        "data",
+        help="Fetch the papers' data into a folder of own data; an interrupted run continues.",
+        example="daitir data coco-unlabeled\n"
+        "  daitir data chatir --images runs/data/coco-unlabeled/images",
+    )
+    parser.set_defaults(run=download_commands.data)
+    add = parser.add_argument
+    add("name", choices=("visdial", "chatir", "coco-unlabeled"), help="which")
+    add("--out", type=Path, metavar="DIR", help="gets it (default: runs/data/ and its name)")
+    add("--from", dest="source", type=Path, metavar="DIR",
+        help="take it from a folder that has it, at any depth, packed or not; nothing is fetched")
+    add("--images", type=Path, metavar="DIR",
+        help="COCO's pictures that the dialogues are about: unlabeled2017/, and for training "
+        "those of 2014 or 2017; images/ becomes a link to it")
+    add("--mirror", metavar="URL", help="fetch the files of the same names from below this address")
+    add("--dry-run", action="store_true", help="only say what would be fetched, and from where")
+
+
 def _add_encoder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--encoder", required=required, metavar="SPEC",
                         help="mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder "
@@ -369,6 +402,8 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         help="pictures that the encoder sees together (default: %(default)s)")
     add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N",
         help="threads that decode pictures (default: one a core, %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32",
+        help="precision of the encoder's products (default: %(default)s)")
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
@@ -404,6 +439,7 @@ def _add_paper(subparsers) -> None:
 
 COMMANDS = (
     _add_evaluate,
+    _add_download,
     _add_lint,
     _add_refine,
     _add_generate,

@@ -42,13 +42,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
     check_device(arguments.device)
+    import torch
+
     from daitir.encoders import load_encoder
     from daitir.evaluation import evaluate
 
     if arguments.data or arguments.features:
         encoder = cached_encoder(arguments, arguments.data or arguments.images)
     else:
-        encoder = load_encoder(arguments.encoder, device=arguments.device)
+        encoder = load_encoder(
+            arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
+        )
     fusion, _, trained = arguments.fusion.partition(":")
     method = arguments.method or fusion
     if trained:
@@ -126,30 +130,51 @@ def generate(arguments: argparse.Namespace) -> None:
     _check_nobody_drew(arguments.out)
     check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
+    import torch
+
+    from daitir.negation import without_negation
+    from daitir.processes import processes
     from daitir.views import load_view_generator, view_seed
 
-    generator = load_view_generator(
-        arguments.pipeline,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        device=arguments.device,
-    )
     texts = query_texts(dialogues, convention=arguments.text)
     rounds = [(i, t) for i, row in enumerate(texts) for t in range(len(row))]
-    paths = generator.generate(
-        [texts[i][t] for i, t in rounds],
-        [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds],
-        arguments.cache,
-        batch_size=arguments.batch_size,
-        progress=True,
-    )
-    for (i, t), path in zip(rounds, paths, strict=True):
-        with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
-            shutil.copyfile(path, temporary)
-    print(
-        f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
-        f"{arguments.dialogues}, written to {arguments.out}"
-    )
+    prompts, negatives, told = [texts[i][t] for i, t in rounds], None, ""
+    if arguments.without_negation:
+        split = [without_negation(prompt) for prompt in prompts]
+        prompts = [prompt.positive for prompt in split]
+        negatives = [prompt.negative for prompt in split]
+        told = (
+            f"; {sum(p.num_dropped for p in split):,} negations were taken out of "
+            f"{sum(p.num_dropped > 0 for p in split):,} prompts, and "
+            f"{sum(p.is_negation for p in split):,} that only negate stay"
+        )
+    with processes(arguments.device) as (group, device):
+        generator = load_view_generator(
+            arguments.pipeline,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            device=device,
+            dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
+            offload=arguments.offload,
+        )
+        paths = generator.generate(
+            prompts,
+            [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds],
+            arguments.cache,
+            negatives=negatives,
+            batch_size=arguments.batch_size,
+            group=group,
+            progress=True,
+        )
+        views = list(zip(rounds, paths, strict=True))
+        for (i, t), path in views[group.process_index :: group.num_processes]:
+            with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
+                shutil.copyfile(path, temporary)
+    if group.is_main_process:
+        print(
+            f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
+            f"{arguments.dialogues}, written to {arguments.out}{told}"
+        )
 
 
 def scenes(arguments: argparse.Namespace) -> None:

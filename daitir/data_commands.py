@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,12 +59,16 @@ def embed(arguments: argparse.Namespace) -> None:
             lengths = [len(d.rounds) for d in read_dialogues(file, allow_duplicate_targets=True)]
             found = list_views(data.views_dir(split), lengths).views
             paths += [path for rounds in found for files in rounds for path in files]
-    cached = cached_encoder(arguments, data.root)
-    cached.encode_images(paths, progress=True)
-    print(
-        f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
-        f"{cached.num_embedded:,} embedded now; written to {cached.folder}"
-    )
+    from daitir.processes import processes
+
+    with processes(arguments.device) as (group, arguments.device):
+        cached = cached_encoder(arguments, data.root)
+        number = cached.embed(paths, group=group, progress=True)
+    if group.is_main_process:
+        print(
+            f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
+            f"{number:,} embedded now; written to {cached.folder}"
+        )
 
 
 def search(arguments: argparse.Namespace) -> None:
@@ -180,10 +185,14 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
 
 def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
     """The encoder of `--encoder`, which keeps features below `root` or in `--features`."""
+    import torch
+
     from daitir.encoders import load_encoder
     from daitir.features import CachedEncoder, features_folder
 
-    encoder = load_encoder(arguments.encoder, device=arguments.device)
+    encoder = load_encoder(
+        arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
+    )
     folder = arguments.features or features_folder(root, arguments.encoder)
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
@@ -191,10 +200,15 @@ def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
 
 
 def check_device(name: str) -> None:
-    """Raises DataError unless torch can compute on the device of `--device`."""
+    """Raises DataError unless torch can compute on the device of `--device`.
+
+    Of several processes that `accelerate launch` started, each takes a CUDA device of its own.
+    """
     import torch
 
     try:
+        if name == "cuda" and "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
         raise DataError(f"--device {name}: not available here; use cpu") from error

@@ -21,7 +21,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -63,7 +63,10 @@ class Encoder:
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
         context_length: tokens that the text tower reads, start and end tokens included.
+        dtype: the precision of its products; below single precision, sums and norms stay in it.
     """
+
+    dtype = torch.float32
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Encoder:
     def digest(self) -> str:
         """A hash of all that decides the features of an image: weights and preprocessing."""
         facts = weights_digest(self.model) + self._preprocess_facts()
+        facts += "" if self.dtype == torch.float32 else str(self.dtype)
         return hashlib.sha256(facts.encode()).hexdigest()
 
     @property
@@ -139,7 +143,8 @@ class Encoder:
             raise ValueError("no text to encode")
         features = []
         for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
-            features.append(_unit(self._text_features(batch)))
+            with self._precision():
+                features.append(_unit(self._text_features(batch)))
         table = dict(zip(unique, range(len(unique)), strict=True))
         return torch.cat(features)[[table[text] for text in texts]]
 
@@ -182,8 +187,14 @@ class Encoder:
 
         pixels = in_order(pixels_of, images, workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
-            with torch.no_grad():
-                yield _unit(self._image_features(default_collate(batch)))
+            with torch.no_grad(), self._precision():
+                features = _unit(self._image_features(default_collate(batch)))
+            yield features
+
+    def _precision(self):
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
 
 @contextmanager
@@ -206,12 +217,22 @@ def shortened_context(model, length: int) -> Iterator[int]:
         tower.attn_mask = mask
 
 
-def load_encoder(spec: str, *, device: str | torch.device = "cpu") -> Encoder:
+def load_encoder(
+    spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Encoder:
     """The encoder of a spec (see the module's description).
+
+    `dtype` is the precision of its products (mixed precision: the weights stay as they are).
 
     Raises DataError for an unknown spec, architecture or pretrained tag, a missing file, and
     weights that do not fit the architecture.
     """
+    encoder = _load_encoder(spec, device)
+    encoder.dtype = dtype
+    return encoder
+
+
+def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
     if spec == "mini":
         return _load_folder(spec, MINI_FOLDER, device)
     kind, _, rest = spec.partition(":")

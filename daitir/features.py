@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,10 @@ from tqdm import tqdm
 from daitir.dialogues import read_json
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, locked
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 MANIFEST = "manifest.json"
 SHARD_SIZE = 1024
@@ -75,18 +78,50 @@ class CachedEncoder:
             return self.encoder.encode_images(
                 images, batch_size=batch_size or self.batch_size, progress=progress
             )
-        files = [_stamped(self.root, path) for path in images]
-        unique = list(dict.fromkeys(files))
+        self.embed(images, batch_size=batch_size, progress=progress)
+        return self._load([_stamped(self.root, path) for path in images])
+
+    def embed(
+        self,
+        paths: Sequence[Path],
+        *,
+        batch_size: int | None = None,
+        group: PartialState | None = None,
+        progress: bool = False,
+    ) -> int:
+        """Embed the picture files below `root` that are new or changed; how many those were.
+
+        Args:
+            group: processes that call this alike; each embeds its share of the shards, and waits
+                for the others. What is kept is what one process would keep.
+            progress: show a bar, of the main process alone.
+
+        Raises DataError as `encode_images` does.
+        """
+        batch_size = batch_size or self.batch_size
+        index, number = (group.process_index, group.num_processes) if group else (0, 1)
+        unique = list(dict.fromkeys(_stamped(self.root, path) for path in paths))
         there = self._rows()
         absent = [file for file in unique if file not in there]
-        bar = tqdm(total=len(unique), desc="embedding", unit="picture", disable=not progress)
+        # Shards of whole batches: whoever embeds one sees the same batches.
+        size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
+        size = -(-size // batch_size) * batch_size
+        shards = [absent[start : start + size] for start in range(0, len(absent), size)]
+        share = [file for shard in shards[index::number] for file in shard]
+        if group:  # nobody adds a shard before all have seen what is absent
+            group.wait_for_everyone()
+        total = len(share) + (len(unique) - len(absent) if number == 1 else 0)
+        bar = tqdm(
+            total=total, initial=total - len(share), desc="embedding", unit="picture",
+            disable=not progress or index > 0,
+        )  # fmt: skip
         with bar:
-            bar.update(len(unique) - len(absent))
-            self._embed(absent, batch_size or self.batch_size, bar)
-        return self._load(files)
+            self._embed(share, size, batch_size, bar)
+        if group:
+            group.wait_for_everyone()
+        return len(absent)
 
-    def _embed(self, files: Sequence[File], batch_size: int, bar: tqdm) -> None:
-        size = max(self.shard_size, -(-len(files) // MAX_SHARDS))
+    def _embed(self, files: Sequence[File], size: int, batch_size: int, bar: tqdm) -> None:
         batches = self.encoder.image_batches(
             (self.root / name for name, _, _ in files), batch_size=batch_size, workers=self.workers
         )
@@ -106,14 +141,15 @@ class CachedEncoder:
         name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] + ".safetensors"
         with atomic_write(self.folder / name) as temporary:
             save_file({"features": features}, temporary, metadata={"model": self.encoder.digest})
-        with _locked(self.folder):  # another process may have added shards
+        with locked(self.folder):  # another process may have added shards
             manifest = {
                 "model": {
                     "spec": self.encoder.spec,
                     "digest": self.encoder.digest,
                     "dim": self.encoder.dim,
                 },
-                "shards": self._shards() | {name: list(files)},
+                # Sorted, so that it does not tell who was first.
+                "shards": dict(sorted((self._shards() | {name: list(files)}).items())),
             }
             with atomic_write(self.folder / MANIFEST) as temporary:
                 temporary.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
@@ -173,13 +209,3 @@ def _stamped(root: Path, path: Path) -> File:
     except OSError as error:
         raise DataError(f"{path}: no such image file") from error
     return path.relative_to(root).as_posix(), found.st_size, found.st_mtime_ns
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the manifest; a process that dies lets go."""
-    import fcntl  # late: only where there is a manifest to write, and Windows lacks it
-
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -34,11 +34,22 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             raise DataError(f"{path}: not written, the disk is full; free some space") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change what `folder` holds; a process that dies lets go."""
+    import fcntl  # late: Windows lacks it, and most commands lock nothing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_output(path: Path) -> None:
@@ -101,7 +112,8 @@ def _is_loop(path: Path) -> bool:
     return False
 
 
-def _disk_is_full(error: Exception) -> bool:
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error of a writer says that no space is left."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error)  # safetensors hides the number in its text

@@ -19,6 +19,7 @@ from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
@@ -63,13 +64,22 @@ class ViewGenerator:
         facts = [sorted(parts.items()), sorted(pipeline.scheduler.config.items(), key=str)]
         self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()
 
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether a negative prompt changes what is drawn."""
+        call = inspect.signature(type(self.pipeline).__call__).parameters
+        # Pipelines distilled for guidance (FLUX) ask for another scale, which is off.
+        return "negative_prompt" in call and "true_cfg_scale" not in call and self.guidance > 1
+
     def generate(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
         cache: Path,
         *,
+        negatives: Sequence[str] | None = None,
         batch_size: int = 32,
+        group: PartialState | None = None,
         progress: bool = False,
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
@@ -79,39 +89,71 @@ class ViewGenerator:
         text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
         guidance and model in its metadata (EXIF, image description).
 
+        Args:
+            negatives: for each prompt what must not be drawn, empty where there is nothing. A
+                pipeline that takes no negative prompt draws without; a warning tells.
+            group: processes that call this alike; each draws its share, and waits for the others.
+            progress: show a bar, of the main process alone.
+
         Raises DataError for an empty prompt, before anything is drawn, where the disk is full, and
         as `draw` does.
         """
-        if len(prompts) != len(seeds):
+        negatives = [""] * len(prompts) if negatives is None else negatives
+        if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        if any(negatives) and not self.takes_negatives:
+            logger.warning(
+                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without",
+                self.spec, self.guidance,
+            )
+            negatives = [""] * len(prompts)
         empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
         if empty:
             raise DataError(
                 f"{len(empty):,} of {len(prompts):,} prompts are empty, the first is number "
                 f"{empty[0]}; leave those rounds out"
             )
-        pairs = list(dict.fromkeys(zip(prompts, seeds, strict=True)))
-        truncated = self.count_truncated([prompt for prompt, _ in pairs])
+        wanted = list(zip(prompts, seeds, negatives, strict=True))
+        # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
+        parts = [
+            [view for view in dict.fromkeys(wanted) if bool(view[2]) == with_negative]
+            for with_negative in (False, True)
+        ]
+        files = {view: cache / f"{self._key(*view)}.webp" for part in parts for view in part}
+        index, number = (group.process_index, group.num_processes) if group else (0, 1)
+        truncated = 0 if index else self.count_truncated([prompt for prompt, _, _ in files])
         if truncated:
-            logger.warning("%d of %d prompts are too long and cut off", truncated, len(pairs))
-        files = {pair: cache / f"{self._key(*pair)}.webp" for pair in pairs}
-        bar = tqdm(total=len(pairs), desc="drawing", unit="view", disable=not progress)
-        for start in range(0, len(pairs), batch_size):
-            # The last batch wraps around: batches of one shape and the same neighbours round alike.
-            batch = [pairs[i % len(pairs)] for i in range(start, start + batch_size)]
-            if not all(files[pair].is_file() for pair in batch):
-                images = self.draw(*zip(*batch, strict=True))
-                for pair, image in zip(batch, images, strict=True):
-                    if not files[pair].is_file():
-                        with atomic_write(files[pair]) as temporary:
-                            exif = self._metadata(*pair)
-                            image.save(temporary, quality=90, method=4, exif=exif)
-            bar.update(min(batch_size, len(pairs) - start))
-        bar.close()
-        return [files[pair] for pair in zip(prompts, seeds, strict=True)]
+            logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
+        # The last batch wraps around: batches of one shape and the same neighbours round alike.
+        batches = [
+            (
+                [part[i % len(part)] for i in range(start, start + batch_size)],
+                min(batch_size, len(part) - start),
+            )
+            for part in parts
+            for start in range(0, len(part), batch_size)
+        ][index::number]
+        total = sum(size for _, size in batches)
+        with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
+            for batch, size in batches:
+                if not all(files[view].is_file() for view in batch):
+                    images = self.draw(*zip(*batch, strict=True))
+                    for view, image in zip(batch, images, strict=True):
+                        if not files[view].is_file():
+                            with atomic_write(files[view]) as temporary:
+                                exif = self._metadata(*view)
+                                image.save(temporary, quality=90, method=4, exif=exif)
+                bar.update(size)
+        if group:
+            group.wait_for_everyone()
+        return [files[view] for view in wanted]
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] = ()
+    ) -> list[Image.Image]:
         """The images of prompts, one seed each, drawn in one batch and kept nowhere.
+
+        With `negatives`, what must not be drawn, there is one for each prompt.
 
         Raises DataError for an image that is black all over: it would be taken for a view.
         """
@@ -121,6 +163,7 @@ class ViewGenerator:
             guidance_scale=self.guidance,
             # Noise is drawn on the CPU, image by image, so that it is the same on every device.
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **({"negative_prompt": list(negatives)} if any(negatives) else {}),
         ).images
         black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
         if black:
@@ -157,17 +200,19 @@ class ViewGenerator:
                 limit = call["max_sequence_length"].default
             yield tokenizer, limit
 
-    def _metadata(self, prompt: str, seed: int) -> Image.Exif:
+    def _metadata(self, prompt: str, seed: int, negative: str) -> Image.Exif:
         facts = {
             "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
             "pipeline": self.spec, "digest": self.digest,
         }  # fmt: skip
+        facts |= {"negative_prompt": negative} if negative else {}
         exif = Image.Exif()
         exif[ExifTags.Base.ImageDescription] = json.dumps(facts)
         return exif
 
-    def _key(self, prompt: str, seed: int) -> str:
+    def _key(self, prompt: str, seed: int, negative: str = "") -> str:
         facts = [self.digest, self.steps, self.guidance, prompt, seed]
+        facts += [negative] if negative else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -177,13 +222,27 @@ def load_view_generator(
     steps: int = 8,
     guidance: float = 2.0,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    offload: bool = False,
 ) -> ViewGenerator:
     """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
 
-    On a CPU it computes in single precision, elsewhere in half precision. Weights are read from
-    safetensors only. Raises DataError where a part of the folder is missing or damaged, where the
-    hub cannot be reached, and as `ViewGenerator` does.
+    Weights are read from safetensors only.
+
+    Args:
+        dtype: the precision of its weights; None is single on a CPU and half elsewhere.
+        offload: keep the pipeline's parts in main memory, and each on the device only while it
+            computes: slower, in a fraction of the device's memory.
+
+    Raises DataError where a part of the folder is missing or damaged, where the hub cannot be
+    reached, for `offload` to anything but a CUDA device, and as `ViewGenerator` does.
     """
+    device = torch.device(device)
+    if offload and device.type != "cuda":
+        raise DataError(
+            f"offloading moves parts between main memory and a CUDA device, not {device}; add "
+            "--device cuda, or leave --offload out"
+        )
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
     source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
@@ -192,7 +251,8 @@ def load_view_generator(
         raise DataError(
             f"{source}: no model_index.json; `daitir pretrain diffusion --out {source}` writes it"
         )
-    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source if is_folder else spec, dtype=dtype, use_safetensors=True
@@ -204,6 +264,10 @@ def load_view_generator(
             "name its folder"
         )  # fmt: skip
         raise DataError(f"{spec}: no text-to-image pipeline ({line}); {advice}") from error
+    if offload:  # after the digest of the weights, which are moved about from then on
+        generator = ViewGenerator(spec, pipeline, steps=steps, guidance=guidance)
+        pipeline.enable_model_cpu_offload(device=device)
+        return generator
     return ViewGenerator(spec, pipeline.to(device), steps=steps, guidance=guidance)
 
 

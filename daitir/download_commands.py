@@ -1,0 +1,87 @@
+"""The command that fetches the papers' data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.errors import DataError
+
+if TYPE_CHECKING:
+    from daitir.datasets import Dataset
+    from daitir.downloads import RemoteFile
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """Fetch one of the papers' data sets, or take it from a folder, and make own data of it."""
+    from daitir.datasets import DATASETS, find_files, prepare
+    from daitir.downloads import fetch
+
+    dataset = DATASETS[arguments.name]
+    out = arguments.out or Path("runs/data") / dataset.name
+    if arguments.source and arguments.mirror:
+        raise DataError("--from and --mirror both say where it comes from; leave one of them out")
+    if arguments.images and dataset.name == "coco-unlabeled":
+        raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
+    print(f"{dataset.title}\n  {dataset.page}\n  licence: {dataset.licence}", flush=True)
+    if arguments.source:
+        files = find_files(dataset, arguments.source, progress=True)
+        for path in files.values():
+            print(f"  {path}")
+    else:
+        folder = out / "downloads"
+        _announce(dataset, folder, arguments.mirror, must_reach=not arguments.dry_run)
+        if not arguments.dry_run:
+            files = {
+                file.name: fetch(file, folder, mirror=arguments.mirror, progress=True)
+                for file in dataset.files
+            }
+    if arguments.dry_run:
+        return
+    told = prepare(dataset, files, out, images=arguments.images, progress=True)
+    print("\n".join(told))
+    print(f"written to {out}")
+
+
+def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach: bool) -> None:
+    """Print what will be fetched, how large it is and how it is checked.
+
+    Raises DataError where a server has not what is expected, where it cannot be reached although
+    it must, and where the disk has not the room.
+    """
+    from daitir.downloads import check_space, gigabytes
+
+    todo = 0
+    for file in dataset.files:
+        url, path = file.at(mirror), folder / file.name
+        part = path.with_name(f"{file.name}.part")
+        if path.exists():
+            size, here = path.stat().st_size, "; is here"
+        else:
+            size = _size(file, url, must_reach)
+            got = part.stat().st_size if part.exists() else 0
+            # A zip file is at least as large unpacked.
+            todo += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
+            here = f"; {gigabytes(got)} are here" if got else ""
+        known = f"{file.checksum} ({file.origin})" if file.checksum else (
+            "no checksum is published; its SHA-256 is kept for later"
+        )  # fmt: skip
+        print(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
+        print(f"    {url}")
+    free = check_space(folder, todo)
+    print(f"  needs {gigabytes(todo)}, {gigabytes(free)} are free at {folder.parent}", flush=True)
+
+
+def _size(file: RemoteFile, url: str, must_reach: bool) -> int | None:
+    from daitir.downloads import remote_size
+
+    try:
+        size = remote_size(url)
+    except DataError:
+        if must_reach:
+            raise
+        return file.size
+    if None not in (size, file.size) and size != file.size:
+        raise DataError(f"{url}: has {size:,} bytes, not {file.size:,}; it is another file")
+    return size or file.size
