@@ -1,6 +1,5 @@
 """The papers' setting: its commands on tiny models of the real classes, and its table."""
 
-import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from hub_models import save_chat_model, save_encoder, save_pipeline
 from own_data import make_own_data
 
-from daitir import commands
 from daitir.cli import main
 from daitir.errors import DataError
 from daitir.paper import (
@@ -25,7 +23,6 @@ from daitir.profiles import get_profile
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "book" / "published.csv"
 QUICK = ("steps=2", "batch_size=3", "eval_every=1", "warmup_steps=1")
-TRAINS_ON_FOLDERS = "arguments.data" in inspect.getsource(commands.train)
 
 
 def test_everything_that_is_read_was_made_before(tmp_path):
@@ -97,11 +94,7 @@ def profile(tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "trains",
-    [False, pytest.param(True, marks=pytest.mark.skipif(
-        not TRAINS_ON_FOLDERS, reason="daitir train knows no --data yet"))],
-)  # fmt: skip
+@pytest.mark.parametrize("trains", [False, True])
 def test_the_chain_on_tiny_models(profile, trains, tmp_path, capsys):
     data = tmp_path / "data"
     make_own_data(data / "chatir" / "people", num_pictures=8, num_dialogues=2)
