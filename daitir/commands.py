@@ -336,7 +336,8 @@ def train(arguments: argparse.Namespace) -> None:
     claim(out, encoder, None)
     options = {"num_workers": arguments.workers, "progress": True}
     if name in profile.encoders:
-        from daitir.training.finetune import as_read, finetune, profile_data, recalls
+        from daitir.training.finetune import finetune, recalls
+        from daitir.training.triples import as_read, profile_data
         from daitir.views import load_view_generator
 
         generator = load_view_generator(profile.generator, device=arguments.device)

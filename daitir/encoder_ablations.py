@@ -24,7 +24,8 @@ from daitir.provenance import versions
 from daitir.queries import manifest_of, queries_folder
 from daitir.retrieval import target_ranks
 from daitir.scenes import controlled_view, parse, render_scenes
-from daitir.training.finetune import FinetuneData, as_read, encode, finetune, profile_data
+from daitir.training.finetune import encode, finetune
+from daitir.training.triples import FinetuneData, as_read, profile_data
 from daitir.views import ViewGenerator
 
 logger = logging.getLogger(__name__)

@@ -31,15 +31,9 @@ from daitir.provenance import versions
 from daitir.queries import SEED, SETS, manifest_of, queries_folder
 from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
-from daitir.training.finetune import (
-    FinetuneData,
-    as_read,
-    encode,
-    encoder_folder,
-    finetune,
-    profile_data,
-)
+from daitir.training.finetune import encode, encoder_folder, finetune
 from daitir.training.fusion import FusionData, train_fusion
+from daitir.training.triples import FinetuneData, as_read, profile_data
 from daitir.views import ViewGenerator
 
 logger = logging.getLogger(__name__)
@@ -56,6 +50,7 @@ MEASURES = {
     "hits_at_10": partial(metrics.hit_values, k=10),
     "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
 }
+RANKED = ("text", "dar", "memory", "adafuse")  # the queries that are compared with the peers
 MARGINS = {"degradation_rate": 0.0, "degradation_rate_ln2": math.log(2)}
 # Validation chose it for DAR (`daitir memory`).
 MEMORY_DECAY = 0.75
@@ -77,7 +72,8 @@ def run_encoder_benchmark(
     A method is an encoder and what is ranked, for example `dmcl+dar`: `text`, `view`, `dar`, DAR
     with the views of other dialogues (`placebo`), DAR that remembers earlier views (`memory`), and
     `adafuse`, trained on that encoder. The encoder before training is `zero_shot`. `gain` is over
-    the same encoder's text, `gain_over_NAME` over one of `PEERS`. The benchmark `short_caption`
+    the same encoder's text, `gain_over_NAME` over one of `PEERS`; only queries of `RANKED` have
+    them. The benchmark `short_caption`
     ranks for one clean short caption of each target, without a dialogue.
 
     Args:
@@ -226,14 +222,16 @@ def encoder_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
         text = ranks[name, benchmark, "text"]
         others = {} if query == "text" else {"gain": text}
         for label, peer in PEERS.items():
-            if benchmark != SHORT_CAPTION and (peer[0], benchmark, peer[1]) in ranks:
-                others[f"gain_over_{label}"] = ranks[peer[0], benchmark, peer[1]]
+            if benchmark != SHORT_CAPTION:
+                others[f"gain_over_{label}"] = ranks.get((peer[0], benchmark, peer[1]))
         values = {}
         for metric, measure in MEASURES.items():
             values[metric] = _mean_over_seeds(measure, found)
             for suffix, other in others.items():
-                values[f"{metric}_{suffix}"] = values[metric] - _mean_over_seeds(measure, other)
-        if query != "text":
+                if other is not None and query in RANKED and metric != "bri":
+                    change = values[metric] - _mean_over_seeds(measure, other)
+                    values[f"{metric}_{suffix}"] = change
+        if query in ("dar", "adafuse"):
             for metric, margin in MARGINS.items():
                 harmed = [
                     metrics.degradation_values(one, alone, margin=margin)
@@ -253,7 +251,8 @@ def encoder_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
                 row = (benchmark, f"{name}+{query}", seed, range(last + 1), "recall_at_10", recall,
                        np.nan, np.nan, len(one))  # fmt: skip
                 tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))
-    return pd.concat(tables, ignore_index=True)
+    # A ten-thousandth is a tenth of one dialogue; more digits would only fill the file.
+    return pd.concat(tables, ignore_index=True).round(4)
 
 
 def _mean_over_seeds(measure: Callable[[Tensor], np.ndarray], ranks: Tensor) -> np.ndarray:

@@ -22,7 +22,7 @@ from daitir.encoder_ablations import (
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.profiles import PROFILES
 from daitir.scenes import parse, render_scenes, sample_scenes
-from daitir.training.finetune import FinetuneData
+from daitir.training.triples import FinetuneData
 
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 

@@ -25,7 +25,8 @@ from daitir.scenes import (
     sample_scenes,
 )
 from daitir.training import finetune as finetune_module
-from daitir.training.finetune import FinetuneData, encoder_folder, finetune, layer_groups
+from daitir.training.finetune import encoder_folder, finetune, layer_groups
+from daitir.training.triples import FinetuneData
 
 RECIPE = EncoderRecipe(
     steps=4, batch_size=12, micro_batch_size=12, warmup_steps=1, eval_every=2, rank=None

@@ -23,10 +23,11 @@ from daitir.fusion import dar_fusion
 from daitir.gallery import read_image
 from daitir.profiles import EncoderRecipe, FusionRecipe
 from daitir.training import triples
-from daitir.training.finetune import FinetuneData, encode, finetune, recalls, seen_pixels
+from daitir.training.finetune import encode, finetune, recalls
 from daitir.training.fusion import build_fusion, recall, recall_values
 from daitir.training.loop import draw_views
 from daitir.training.own_data import encode_split, read_split, with_views
+from daitir.training.triples import FinetuneData, seen_pixels
 
 QUICK = ["--set", "steps=4", "batch_size=6", "eval_every=2", "warmup_steps=1"]
 SPLITS = {"train": 7, "val": 4, "test": 3}

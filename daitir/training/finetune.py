@@ -32,7 +32,7 @@ from daitir.training.card import write_card
 from daitir.training.clip import MAX_LOGIT_SCALE, augment, mixed_precision
 from daitir.training.loop import LoopConfig, draw_views, train
 from daitir.training.selection import keep_best
-from daitir.training.triples import FinetuneData, as_read, profile_data, seen_pixels  # noqa: F401
+from daitir.training.triples import FinetuneData, seen_pixels
 
 ENCODERS_FOLDER = Path(__file__).parents[1] / "assets" / "encoders"
 BEST_NAME = "best.safetensors"
