@@ -36,12 +36,11 @@ QUERIES = ("text", "view", "dar", "placebo")
 SHORT = {"steps_divisor": 10, "batch_divisor": 2}
 
 
-def variants(recipe: EncoderRecipe, num_dialogues: int) -> dict[str, EncoderRecipe]:
+def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
     """The recipe of DMCL, whole and with one thing changed, by name, all of them short.
 
     `shuffled_views` is whole, but every dialogue has the views of another one in training.
-    `resampled_views` is whole and is our own improvement: see `with_resampled_views`. The
-    `N_dialogues` are trained on the first N of the training dialogues, the whole on all.
+    `resampled_views` is whole and is our own improvement: see `with_resampled_views`.
     """
     steps = max(1, recipe.steps // SHORT["steps_divisor"])
     short = replace(
@@ -62,8 +61,6 @@ def variants(recipe: EncoderRecipe, num_dialogues: int) -> dict[str, EncoderReci
         "raw_dialogue": {"text": "raw_dialogue"},
         "hard_negatives": {"hard_negatives": True},
         "fixed_scale": {"learnable_scale": False},
-        **{f"{num_dialogues // part}_dialogues": {"num_dialogues": num_dialogues // part}
-           for part in (16, 4, 8, 2)},
     }  # fmt: skip
     return {WHOLE: short} | {name: replace(short, **change) for name, change in changed.items()}
 
@@ -98,7 +95,7 @@ def run_encoder_ablations(
     train, val = (
         profile_data(profile, name, generator, base, cache, **options) for name in ("train", "val")
     )
-    recipes = variants(profile.encoders["dmcl"], len(train.texts))
+    recipes = variants(profile.encoders["dmcl"])
     hits = {(START, 0): _hits(base, val)}
     for name, recipe in recipes.items():
         for seed in range(NUM_SEEDS):
