@@ -73,8 +73,8 @@ def run_encoder_benchmark(
     with the views of other dialogues (`placebo`), DAR that remembers earlier views (`memory`), and
     `adafuse`, trained on that encoder. The encoder before training is `zero_shot`. `gain` is over
     the same encoder's text, `gain_over_NAME` over one of `PEERS`; only queries of `RANKED` have
-    them. The benchmark `short_caption`
-    ranks for one clean short caption of each target, without a dialogue.
+    them. The benchmark `short_caption` ranks for one clean short caption of each target, without a
+    dialogue.
 
     Args:
         generator: drew the query sets; what `cache` lacks of their views is drawn anew.
