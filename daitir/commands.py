@@ -321,6 +321,11 @@ def train(arguments: argparse.Namespace) -> None:
     check_output(out / "log.csv")
     check_device(arguments.device)
     if arguments.data is not None:
+        if getattr(recipe, "resampled_views", False):
+            raise DataError(
+                f"{name}: views are rendered anew in the embedded world alone; with --data choose "
+                "dmcl, or add --set resampled_views=false"
+            )
         train_on_folder(arguments, recipe)
         return
     others = [name for name in ("encoder", "text", "features", "missing_views")
@@ -337,17 +342,18 @@ def train(arguments: argparse.Namespace) -> None:
     options = {"num_workers": arguments.workers, "progress": True}
     if name in profile.encoders:
         from daitir.training.finetune import finetune, recalls
-        from daitir.training.triples import as_read, profile_data
+        from daitir.training.triples import as_read, profile_data, training_data
         from daitir.views import load_view_generator
 
         generator = load_view_generator(profile.generator, device=arguments.device)
-        data = [
-            as_read(
-                profile_data(profile, part, generator, encoder, arguments.cache, **options),
-                profile, part, recipe,
-            )
+        train_part, val_part = (
+            profile_data(profile, part, generator, encoder, arguments.cache, **options)
             for part in ("train", "val")
-        ]  # fmt: skip
+        )
+        data = [
+            training_data(train_part, profile, recipe, num_workers=arguments.workers),
+            as_read(val_part, profile, "val", recipe),
+        ]
         tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
         found = recalls(tuned, data[1])[recipe.query]
     else:

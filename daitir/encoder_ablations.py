@@ -23,14 +23,13 @@ from daitir.profiles import DMCL_TERMS, EncoderRecipe, Profile
 from daitir.provenance import versions
 from daitir.queries import manifest_of, queries_folder
 from daitir.retrieval import target_ranks
-from daitir.scenes import controlled_view, parse, render_scenes
 from daitir.training.finetune import encode, finetune
-from daitir.training.triples import FinetuneData, as_read, profile_data
+from daitir.training.triples import FinetuneData, as_read, profile_data, training_data
 from daitir.views import ViewGenerator
 
 logger = logging.getLogger(__name__)
 BENCHMARK, NUM_SEEDS = "human_val", 3
-WHOLE, START, SHUFFLED, RESAMPLED = "whole", "zero_shot", "shuffled_views", "resampled_views"
+WHOLE, START, SHUFFLED = "whole", "zero_shot", "shuffled_views"
 QUERIES = ("text", "view", "dar", "placebo")
 # A tenth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
 SHORT = {"steps_divisor": 10, "batch_divisor": 2}
@@ -40,7 +39,6 @@ def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
     """The recipe of DMCL, whole and with one thing changed, by name, all of them short.
 
     `shuffled_views` is whole, but every dialogue has the views of another one in training.
-    `resampled_views` is whole and is our own improvement: see `with_resampled_views`.
     """
     steps = max(1, recipe.steps // SHORT["steps_divisor"])
     short = replace(
@@ -55,7 +53,7 @@ def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
         "text_alone": {"terms": DMCL_TERMS[:1]},
         **{f"without_{name}": {"terms": tuple(t for t in DMCL_TERMS if t != name)}
            for name in DMCL_TERMS},
-        RESAMPLED: {},
+        "resampled_views": {"resampled_views": True},
         SHUFFLED: {},
         "learnable_weights": {"learnable_weights": True},
         "raw_dialogue": {"text": "raw_dialogue"},
@@ -103,14 +101,10 @@ def run_encoder_ablations(
             path = folder / "hits.json"
             if not path.is_file():
                 logger.warning("%s, seed %d: training", name, seed)
-                read, asked = (
-                    as_read(data, profile, part, recipe)
-                    for part, data in (("train", train), ("val", val))
-                )
+                read = training_data(train, profile, recipe, num_workers=num_workers)
+                asked = as_read(val, profile, "val", recipe)
                 if name == SHUFFLED:
                     read = replace(read, views=np.roll(read.views, 1, axis=0))
-                if name == RESAMPLED:
-                    read = with_resampled_views(read, num_workers=num_workers)
                 encoder = finetune(
                     load_encoder(profile.encoder, device=device), read, _nothing_to_select(asked),
                     recipe, folder, seed=seed, progress=progress,
@@ -136,28 +130,6 @@ def run_encoder_ablations(
     }
     write_results(path, ablation_rows(hits), notes)
     return path
-
-
-def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
-    """Twice the views: for each drawn one a rendered one of the same text.
-
-    The rendered view shows what the text states and draws everything else from the world's prior,
-    so that what is hallucinated varies at random while what is supported stays: counterfactuals
-    of the drawn view, all of whose targets are the same.
-    """
-    captions = [caption for row in data.texts for caption in row]
-    scenes = [
-        controlled_view(parse(caption).facts, broken_share=0, seed=f"resampled/{number}").scene
-        for number, caption in enumerate(captions)
-    ]
-    size = data.views.shape[-2]
-    rendered = render_scenes(scenes, size=size, num_workers=num_workers)
-    return replace(
-        data,
-        texts=[row + row for row in data.texts],
-        rounds=torch.cat([data.rounds, data.rounds], dim=1),
-        views=np.concatenate([data.views, rendered.reshape(data.views.shape)], axis=1),
-    )
 
 
 def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
 from daitir.training.finetune import encode, encoder_folder, finetune
 from daitir.training.fusion import FusionData, train_fusion
-from daitir.training.triples import FinetuneData, as_read, profile_data
+from daitir.training.triples import FinetuneData, as_read, profile_data, training_data
 from daitir.views import ViewGenerator
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def run_encoder_benchmark(
     found, digests = {}, {}
     for name in (ZERO_SHOT, *profile.encoders):
         for seed in range(profile.num_encoder_seeds if name != ZERO_SHOT else 1):
-            encoder = _encoder(profile, name, seed, data, work_dir, device, progress)
+            encoder = _encoder(profile, name, seed, data, work_dir, device, **options)
             digests[f"{name}/{seed}"] = weights_digest(encoder.model)
             path = work_dir / f"{name}_{seed}.safetensors"
             facts = {"encoder": digests[f"{name}/{seed}"]}
@@ -128,19 +128,21 @@ def _encoder(
     data: Mapping[str, FinetuneData],
     work_dir: Path,
     device: str,
+    *,
+    num_workers: int,
     progress: bool,
 ) -> Encoder:
     """The encoder of a name and seed; one that lies nowhere yet is trained."""
     encoder = load_encoder(profile.encoder, device=device)
     if name == ZERO_SHOT:
         return encoder
-    train, val = (_as_read(profile, name, data, part) for part in ("train", "val"))
+    recipe = profile.encoders[name]
+    train = training_data(data["train"], profile, recipe, num_workers=num_workers)
+    val = as_read(data["val"], profile, "val", recipe)
     folder = encoder_folder(profile, name, seed)
     if not (folder / CONFIG_NAME).is_file():
         folder = work_dir / "encoders" / name / str(seed)
-    return finetune(
-        encoder, train, val, profile.encoders[name], folder, seed=seed, progress=progress
-    )
+    return finetune(encoder, train, val, recipe, folder, seed=seed, progress=progress)
 
 
 def _as_read(

@@ -153,7 +153,9 @@ class EncoderRecipe:
     `daitir.dialogues.query_texts`. The features of a batch are computed in parts of
     `micro_batch_size`, of which only one needs memory for its gradients at a time. A layer learns
     with `layer_decay` times the rate of the one above it. `num_dialogues` are the first of the
-    training dialogues, None for all. What training changed is stored with `rank`, None for all.
+    training dialogues, None for all. With `resampled_views` each drawn view of the training set
+    has a rendered one beside it (`daitir.training.triples.with_resampled_views`). What training
+    changed is stored with `rank`, None for all.
     """
 
     terms: tuple[str, ...] = DMCL_TERMS
@@ -163,6 +165,7 @@ class EncoderRecipe:
     learnable_weights: bool = False
     learnable_scale: bool = True
     num_dialogues: int | None = None
+    resampled_views: bool = False
     steps: int = 300
     batch_size: int = 128
     micro_batch_size: int = 128
@@ -229,11 +232,15 @@ SMALL_FUSIONS = {
     "nrgr": FusionRecipe("nrgr", hidden_dim=22, num_experts=8),
     "adafuse": FusionRecipe("adafuse", projection_dim=64, hidden_dim=124),
 }
-# DMCL and its peers: the dialogue's text alone, as ChatIR does it, and the three InfoNCE terms.
+# DMCL and its peers: the dialogue's text alone, as ChatIR does it, and the three InfoNCE terms; and
+# our own: counterfactual views, and without the term that validation found to harm the fused query.
 ENCODERS = {
     "finetune_text": EncoderRecipe(terms=DMCL_TERMS[:1], query="text"),
     "text_view": EncoderRecipe(terms=DMCL_TERMS[:3]),
     "dmcl": EncoderRecipe(),
+    "dmcl_resampled": EncoderRecipe(
+        terms=tuple(term for term in DMCL_TERMS if term != "text_view"), resampled_views=True
+    ),
 }
 PROFILES = {
     "classroom": Profile(

@@ -18,7 +18,7 @@ from daitir.errors import DataError
 from daitir.gallery import read_image
 from daitir.profiles import EncoderRecipe, Profile
 from daitir.queries import SEED, SETS, load_query_set, queries_folder, set_dialogues, view_files
-from daitir.scenes import render_scenes, sample_scenes
+from daitir.scenes import controlled_view, parse, render_scenes, sample_scenes
 from daitir.views import ViewGenerator
 
 
@@ -117,6 +117,37 @@ def as_read(
     texts = query_texts(said[: len(data.texts)], convention=recipe.text)
     drawn = zip(texts, data.rounds.tolist(), strict=True)
     return replace(data, texts=[[row[t] for t in rounds] for row, rounds in drawn])
+
+
+def training_data(
+    data: FinetuneData, profile: Profile, recipe: EncoderRecipe, *, num_workers: int = 1
+) -> FinetuneData:
+    """The training set of the profile as the recipe asks for it: its texts and its views."""
+    if recipe.resampled_views:
+        data = with_resampled_views(data, num_workers=num_workers)
+    return as_read(data, profile, "train", recipe)
+
+
+def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
+    """Twice the views: for each drawn one a rendered one of the same text.
+
+    The rendered view shows what the text states and draws everything else from the world's prior,
+    so that what is hallucinated varies at random while what is supported stays: counterfactuals
+    of the drawn view, all of whose targets are the same.
+    """
+    captions = [caption for row in data.texts for caption in row]
+    scenes = [
+        controlled_view(parse(caption).facts, broken_share=0, seed=f"resampled/{number}").scene
+        for number, caption in enumerate(captions)
+    ]
+    size = data.views.shape[-2]
+    rendered = render_scenes(scenes, size=size, num_workers=num_workers)
+    return replace(
+        data,
+        texts=[row + row for row in data.texts],
+        rounds=torch.cat([data.rounds, data.rounds], dim=1),
+        views=np.concatenate([data.views, rendered.reshape(data.views.shape)], axis=1),
+    )
 
 
 def seen_pixels(
