@@ -1,10 +1,11 @@
-"""What each part of DMCL does: fine-tuned anew with one thing changed, in a short training."""
+"""What each part of DMCL does, and what more data does: fine-tuned anew, in short trainings."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ WHOLE, START, SHUFFLED = "whole", "zero_shot", "shuffled_views"
 QUERIES = ("text", "view", "dar", "placebo")
 # A tenth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
 SHORT = {"steps_divisor": 10, "batch_divisor": 2}
+# More data show only where the fewest are seen many times.
+LONGER = {"steps_divisor": 4, "batch_divisor": 2}
+DATA_DIVISORS = (16, 8, 4, 2, 1)
 
 
 def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
@@ -40,15 +44,7 @@ def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
 
     `shuffled_views` is whole, but every dialogue has the views of another one in training.
     """
-    steps = max(1, recipe.steps // SHORT["steps_divisor"])
-    short = replace(
-        recipe,
-        steps=steps,
-        batch_size=max(2, recipe.batch_size // SHORT["batch_divisor"]),
-        warmup_steps=recipe.warmup_steps // SHORT["steps_divisor"],
-        eval_every=steps,  # the last weights are kept: nothing is selected
-        rank=None,
-    )
+    short = shortened(recipe, **SHORT)
     changed = {
         "text_alone": {"terms": DMCL_TERMS[:1]},
         **{f"without_{name}": {"terms": tuple(t for t in DMCL_TERMS if t != name)}
@@ -63,6 +59,34 @@ def variants(recipe: EncoderRecipe) -> dict[str, EncoderRecipe]:
     return {WHOLE: short} | {name: replace(short, **change) for name, change in changed.items()}
 
 
+def growth(profile: Profile) -> dict[str, EncoderRecipe]:
+    """DMCL and fine-tuning on text alone, on more and more of the training dialogues.
+
+    All take the same number of steps. A name ends with the number of dialogues, as in
+    `dmcl_on_750`.
+    """
+    found = {}
+    for name in ("finetune_text", "dmcl"):
+        recipe = shortened(profile.encoders[name], **LONGER)
+        for divisor in DATA_DIVISORS:
+            number = profile.num_train_dialogues // divisor
+            found[f"{name}_on_{number}"] = replace(recipe, num_dialogues=number)
+    return found
+
+
+def shortened(recipe: EncoderRecipe, *, steps_divisor: int, batch_divisor: int) -> EncoderRecipe:
+    """The recipe with fewer steps on smaller batches, whose last weights are kept."""
+    steps = max(1, recipe.steps // steps_divisor)
+    return replace(
+        recipe,
+        steps=steps,
+        batch_size=max(2, recipe.batch_size // batch_divisor),
+        warmup_steps=recipe.warmup_steps // steps_divisor,
+        eval_every=steps,  # nothing is selected
+        rank=None,
+    )
+
+
 def run_encoder_ablations(
     profile: Profile,
     generator: ViewGenerator,
@@ -74,12 +98,14 @@ def run_encoder_ablations(
     num_workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Fine-tune every variant and write `results/<profile>_encoder_ablations.csv` and `.json`.
+    """Fine-tune all `variants` and `growth` and write `results/<profile>_encoder_ablations.csv`.
 
     Measured on the validation split, at its drawn rounds. The metric `recall_at_10` of a dialogue
     is averaged over its drawn rounds, and then over the seeds; `recall_at_10_change` is the paired
-    difference to `whole`, seed by seed. A method is a variant and what is ranked (`QUERIES`), for
-    example `without_agreement+dar`. `learned_weight_TERM` is what became of a term's weight.
+    difference to `whole`, that of `growth` to the encoder before training, and
+    `recall_at_10_over_words` that to the text fine-tuned on as many dialogues. A method is a
+    variant and what is ranked (`QUERIES`), for example `without_agreement+dar`. Of the weights of
+    the terms that learned the notes say what became.
 
     Args:
         generator: drew the query sets; what `cache` lacks of their views is drawn anew.
@@ -93,7 +119,7 @@ def run_encoder_ablations(
     train, val = (
         profile_data(profile, name, generator, base, cache, **options) for name in ("train", "val")
     )
-    recipes = variants(profile.encoders["dmcl"])
+    recipes = variants(profile.encoders["dmcl"]) | growth(profile)
     hits = {(START, 0): _hits(base, val)}
     for name, recipe in recipes.items():
         for seed in range(NUM_SEEDS):
@@ -134,19 +160,25 @@ def run_encoder_ablations(
 
 def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> pd.DataFrame:
     """Tidy rows of the hits `(num_dialogues,)` of every query, by variant and seed."""
+
+    def mean(name: str, query: str) -> np.ndarray:
+        return np.mean([found[query] for (some, _), found in hits.items() if some == name], axis=0)
+
     rows = []
-    for name in dict.fromkeys(name for name, _ in hits):
-        seeds = [seed for some, seed in hits if some == name]
+    for name, number in Counter(name for name, _ in hits).items():
+        grown = "_on_" in name
         for query in QUERIES:
-            found = np.mean([hits[name, seed][query] for seed in seeds], axis=0)
-            whole = np.mean([hits[WHOLE, s][query] for s in range(NUM_SEEDS)], axis=0)
-            columns = {"recall_at_10": found, "recall_at_10_change": found - whole}
+            found = mean(name, query)
+            change = found - mean(START if grown else WHOLE, query)
+            columns = {"recall_at_10": found, "recall_at_10_change": change}
             if query == "dar":
-                text = np.mean([hits[name, seed]["text"] for seed in seeds], axis=0)
-                columns["recall_at_10_gain"] = found - text
+                columns["recall_at_10_gain"] = found - mean(name, "text")
+                if grown:
+                    rival = name.replace("dmcl", "finetune_text")
+                    columns["recall_at_10_over_words"] = found - mean(rival, "text")
             for metric, values in columns.items():
                 low, high = metrics.bootstrap_interval(values)
-                rows.append((BENCHMARK, f"{name}+{query}", f"mean of {len(seeds)}", 0, metric,
+                rows.append((BENCHMARK, f"{name}+{query}", f"mean of {number}", 0, metric,
                              values.mean(), low, high, len(values)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 

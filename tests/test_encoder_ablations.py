@@ -12,17 +12,16 @@ from test_encoder_benchmark import RECIPE
 from daitir import encoder_ablations
 from daitir.encoder_ablations import (
     QUERIES,
-    RESAMPLED,
     SHUFFLED,
     ablation_rows,
+    growth,
     run_encoder_ablations,
     variants,
-    with_resampled_views,
 )
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.profiles import PROFILES
 from daitir.scenes import parse, render_scenes, sample_scenes
-from daitir.training.triples import FinetuneData
+from daitir.training.triples import FinetuneData, training_data, with_resampled_views
 
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 
@@ -40,7 +39,7 @@ def test_every_variant_differs_from_the_whole_in_one_thing():
     whole = dataclasses.asdict(found["whole"])
     for name, other in found.items():
         changed = [key for key, value in dataclasses.asdict(other).items() if value != whole[key]]
-        assert len(changed) == (0 if name in ("whole", SHUFFLED, RESAMPLED) else 1), name
+        assert len(changed) == (0 if name in ("whole", SHUFFLED) else 1), name
 
 
 def test_resampled_views_keep_what_is_stated(data):
@@ -56,6 +55,22 @@ def test_resampled_views_keep_what_is_stated(data):
     for caption, reading in zip(told, read, strict=True):
         subjects = {f.subject for f in parse(caption).facts if f.attribute == "present"}
         assert all(reading.scene.object(subject) for subject in subjects), caption
+
+
+def test_the_recipe_says_whether_views_are_resampled(data):
+    profile = PROFILES["classroom"]
+    plain, ours = (profile.encoders[name] for name in ("dmcl", "dmcl_resampled"))
+    assert training_data(data, profile, plain) is data
+    assert (training_data(data, profile, ours).views == with_resampled_views(data).views).all()
+
+
+def test_more_data_and_nothing_else():
+    found = growth(PROFILES["classroom"])
+    assert [r.num_dialogues for r in found.values()] == [187, 375, 750, 1500, 3000] * 2
+    for name in ("dmcl", "finetune_text"):
+        some = [dataclasses.replace(r, num_dialogues=None) for n, r in found.items()
+                if n.startswith(name)]  # fmt: skip
+        assert len(some) == 5 and len(set(some)) == 1
 
 
 def test_the_rows_average_over_seeds_and_pair_with_the_whole(monkeypatch):
@@ -76,15 +91,24 @@ def test_the_rows_average_over_seeds_and_pair_with_the_whole(monkeypatch):
 
 def test_every_variant_is_trained_and_a_second_run_trains_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_ablations, "NUM_SEEDS", 1)
+    monkeypatch.setattr(encoder_ablations, "DATA_DIVISORS", (1,))
     monkeypatch.setattr(encoder_ablations, "profile_data", lambda *a, **options: data)
-    monkeypatch.setattr(encoder_ablations, "as_read", lambda data, *a: data)
     recipe = dataclasses.replace(RECIPE, steps=10, batch_size=6, warmup_steps=10)
-    small = dataclasses.replace(PROFILES["classroom"], name="small", encoders={"dmcl": recipe})
+    small = dataclasses.replace(
+        PROFILES["classroom"],
+        name="small",
+        num_train_dialogues=len(CAPTIONS),
+        num_val_dialogues=len(CAPTIONS),
+        encoders={
+            "dmcl": recipe,
+            "finetune_text": dataclasses.replace(recipe, terms=("text_target",)),
+        },
+    )
     options = {"cache": tmp_path, "work_dir": tmp_path / "work", "results_dir": tmp_path}
     path = run_encoder_ablations(small, None, **options)
     table = pd.read_csv(path)
     assert tuple(table.columns) == RESULT_COLUMNS
-    names = [*variants(recipe), "zero_shot"]
+    names = [*variants(recipe), *growth(small), "zero_shot"]
     assert set(table["method"]) == {f"{name}+{query}" for name in names for query in QUERIES}
     notes = json.loads(path.with_suffix(".json").read_text())
     assert sum(notes["learned_weights"]["0"].values()) == pytest.approx(1, abs=1e-4)
