@@ -110,10 +110,10 @@ def run_choices(
                   high, len(shares))  # fmt: skip
         yield pd.DataFrame(dict(zip(RESULT_COLUMNS, values, strict=True)))
 
-    tables = [table("text", text_ranks)]
-    views = []
+    tables, views = [table("text", text_ranks)], []
+    sources = choice_sources(generator)
     for seed in range(max(NUM_VIEWS)):
-        features, shares = drawn(generator, seed)
+        features, shares = drawn(*sources.pop(f"view_{seed}"))
         views.append(features)
         if seed == 0:
             tables += one_view("dar", features, shares)
@@ -122,11 +122,8 @@ def run_choices(
         for name, ranks in combined_ranks(text, several, gallery_features, rounds).items():
             tables.append(table(f"dar_{number}_views_{name}", ranks))
         tables += adaptive(f"adafuse_{number}_views", several)
-    for name, values in (("guidance", GUIDANCES), ("steps", STEPS)):
-        for value in values:
-            settings = {"steps": generator.steps, "guidance": generator.guidance} | {name: value}
-            other = ViewGenerator(generator.spec, generator.pipeline, **settings)
-            tables += one_view(f"dar_{name}_{value:g}", *drawn(other, 0))
+    for name, source in sources.items():
+        tables += one_view(f"dar_{name}", *drawn(*source))
     path = results_dir / f"{profile.name}_choices.csv"
     notes = {
         "profile": asdict(profile),
@@ -136,6 +133,17 @@ def run_choices(
     }
     write_results(path, pd.concat(tables), notes)
     return path
+
+
+def choice_sources(generator: ViewGenerator) -> dict[str, tuple[ViewGenerator, int]]:
+    """What draws each set of views, and the seed: `view_0` and on, `guidance_1`, `steps_2`..."""
+    found = {f"view_{seed}": (generator, seed) for seed in range(max(NUM_VIEWS))}
+    for name, values in (("guidance", GUIDANCES), ("steps", STEPS)):
+        for value in values:
+            settings = {"steps": generator.steps, "guidance": generator.guidance} | {name: value}
+            other = ViewGenerator(generator.spec, generator.pipeline, **settings)
+            found[f"{name}_{value:g}"] = (other, 0)
+    return found
 
 
 def false_cue_shares(

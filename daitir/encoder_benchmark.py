@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -92,19 +92,18 @@ def run_encoder_benchmark(
         for name in ("train", "val", *BENCHMARKS)
     }
     found, digests = {}, {}
-    for name in (ZERO_SHOT, *profile.encoders):
-        for seed in range(profile.num_encoder_seeds if name != ZERO_SHOT else 1):
-            encoder = _encoder(profile, name, seed, data, work_dir, device, **options)
-            digests[f"{name}/{seed}"] = weights_digest(encoder.model)
-            path = work_dir / f"{name}_{seed}.safetensors"
-            facts = {"encoder": digests[f"{name}/{seed}"]}
-            found[name, seed] = _kept(path, facts)
-            if found[name, seed] is None:
-                logger.warning("%s, seed %d: measuring", name, seed)
-                folder = work_dir / "fusions" / name / str(seed)
-                found[name, seed] = _ranks(profile, name, seed, encoder, data, folder, progress)
-                with atomic_write(path) as temporary:
-                    save_file(found[name, seed], temporary, facts)
+    for name, seed in _names(profile):
+        encoder = _encoder(profile, name, seed, data, work_dir, device, **options)
+        digests[f"{name}/{seed}"] = weights_digest(encoder.model)
+        path = work_dir / f"{name}_{seed}.safetensors"
+        facts = {"encoder": digests[f"{name}/{seed}"]}
+        found[name, seed] = _kept(path, facts)
+        if found[name, seed] is None:
+            logger.warning("%s, seed %d: measuring", name, seed)
+            folder = fusion_of(work_dir, name, seed)
+            found[name, seed] = _ranks(profile, name, seed, encoder, data, folder, progress)
+            with atomic_write(path) as temporary:
+                save_file(found[name, seed], temporary, facts)
     ranks = {}
     for name in (ZERO_SHOT, *profile.encoders):
         of_seeds = [kept for (some, _), kept in found.items() if some == name]
@@ -139,10 +138,43 @@ def _encoder(
     recipe = profile.encoders[name]
     train = training_data(data["train"], profile, recipe, num_workers=num_workers)
     val = as_read(data["val"], profile, "val", recipe)
-    folder = encoder_folder(profile, name, seed)
-    if not (folder / CONFIG_NAME).is_file():
-        folder = work_dir / "encoders" / name / str(seed)
+    folder = _folder(profile, name, seed, work_dir)
     return finetune(encoder, train, val, recipe, folder, seed=seed, progress=progress)
+
+
+def _names(profile: Profile) -> list[tuple[str, int]]:
+    """Names and seeds of the encoders that are measured, the start first."""
+    seeds = range(profile.num_encoder_seeds)
+    return [(ZERO_SHOT, 0), *((name, seed) for name in profile.encoders for seed in seeds)]
+
+
+def _folder(profile: Profile, name: str, seed: int, work_dir: Path) -> Path:
+    """Where a trained encoder lies: with those of the profile, or where it is trained."""
+    folder = encoder_folder(profile, name, seed)
+    if (folder / CONFIG_NAME).is_file():
+        return folder
+    return work_dir / "encoders" / name / str(seed)
+
+
+def fusion_of(work_dir: Path, name: str, seed: int) -> Path:
+    """Where the benchmark keeps the ADaFuSE that it trained on an encoder."""
+    return work_dir / "fusions" / name / str(seed)
+
+
+def trained_encoders(
+    profile: Profile, work_dir: Path, *, device: str = "cpu"
+) -> dict[tuple[str, int], Encoder]:
+    """The encoders of the benchmark by name and seed, the start first.
+
+    Raises DataError where one was not trained yet.
+    """
+    specs = {}
+    for name, seed in _names(profile):
+        folder = _folder(profile, name, seed, work_dir)
+        specs[name, seed] = profile.encoder if name == ZERO_SHOT else f"finetuned:{folder}"
+        if name != ZERO_SHOT and not (folder / CONFIG_NAME).is_file():
+            raise DataError(f"{folder}: no trained encoder; run `daitir encoders` first")
+    return {key: load_encoder(spec, device=device) for key, spec in specs.items()}
 
 
 def _as_read(
@@ -212,7 +244,9 @@ def _ranks(
     return ranks
 
 
-def encoder_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
+def encoder_rows(
+    ranks: Mapping[tuple[str, str, str], Tensor], *, ranked: Collection[str] = RANKED
+) -> pd.DataFrame:
     """Tidy rows of ranks `(num_seeds, num_queries, num_rounds)` by encoder, benchmark and query.
 
     What is measured is averaged over seeds, dialogue by dialogue, and then put to the bootstrap;
@@ -230,10 +264,10 @@ def encoder_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
         for metric, measure in MEASURES.items():
             values[metric] = _mean_over_seeds(measure, found)
             for suffix, other in others.items():
-                if other is not None and query in RANKED and metric != "bri":
+                if other is not None and query in ranked and metric != "bri":
                     change = values[metric] - _mean_over_seeds(measure, other)
                     values[f"{metric}_{suffix}"] = change
-        if query in ("dar", "adafuse"):
+        if query.startswith(("dar", "adafuse")):
             for metric, margin in MARGINS.items():
                 harmed = [
                     metrics.degradation_values(one, alone, margin=margin)

@@ -64,6 +64,12 @@ STUDIES = (
         {"--work": "runs/encoder_ablations", "--cache": "runs/views"},
     ),
     Study(
+        "encoder_choices",
+        "encoder_choices:run_encoder_choices",
+        "Measure numbers of views, guidance and steps with the fine-tuned encoders.",
+        {"--work": "runs/encoders", "--cache": "runs/views"},
+    ),
+    Study(
         "choices",
         "choices:run_choices",
         "Measure numbers of views, guidance and steps; an interrupted run continues.",

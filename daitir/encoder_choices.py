@@ -1,0 +1,125 @@
+"""The choices of drawing for fine-tuned encoders: more views, other guidance, other steps.
+
+Measured on the validation split, as `daitir.choices` is for the encoder before training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daitir.choices import METRICS, NUM_VIEWS, ROUNDS, choice_sources
+from daitir.encoder_benchmark import ZERO_SHOT, encoder_rows, fusion_of, trained_encoders
+from daitir.encoders import Encoder
+from daitir.evaluation import write_results
+from daitir.files import weights_digest
+from daitir.fusion import average_views, dar_fusion, fuse_views
+from daitir.profiles import Profile
+from daitir.provenance import versions
+from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
+from daitir.retrieval import target_ranks
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.fusion import load_fusion
+from daitir.views import ViewGenerator, view_seed
+
+BENCHMARK, QUERY_SET = "human_val", "val"
+
+
+def run_encoder_choices(
+    profile: Profile,
+    generator: ViewGenerator,
+    *,
+    cache: Path,
+    work_dir: Path,
+    results_dir: Path = Path("results"),
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Measure every encoder with every choice and write `results/<profile>_encoder_choices.csv`.
+
+    A method is an encoder, what is ranked and the choice, for example `dmcl+dar_4_views`,
+    `dmcl+adafuse_steps_2`; without a choice one view of the profile's settings is used. Everything
+    is averaged over the seeds of the encoder, dialogue by dialogue.
+
+    Args:
+        generator: draws whatever is not another choice.
+        cache: keeps the views, so that an interrupted run continues.
+        work_dir: of the benchmark of encoders, which left there the encoders and fusions that are
+            measured.
+
+    Returns the path of the table. Raises DataError where an encoder or a fusion is missing.
+    """
+    began = time.perf_counter()
+    encoders = trained_encoders(profile, work_dir, device=device)
+    base = encoders[ZERO_SHOT, 0]
+    captions = load_query_set(QUERY_SET, base, queries_folder(profile)).captions
+    captions = captions[: profile.num_other_dialogues]
+    prompts = [row[t] for row in captions for t in ROUNDS]
+    scenes = sample_scenes(SEED, SETS[QUERY_SET].split, profile.num_gallery)
+    gallery = render_scenes(scenes, size=base.image_size, num_workers=num_workers,
+                            progress=progress)  # fmt: skip
+    drawn = {}
+    for name, (source, seed) in choice_sources(generator).items():
+        seeds = [view_seed(seed, i, t) for i in range(len(captions)) for t in ROUNDS]
+        drawn[name] = source.generate(prompts, seeds, cache, progress=progress)
+    ranks: dict[tuple[str, str, str], list[Tensor]] = {}
+    for (name, seed), encoder in encoders.items():
+        fusion = load_fusion(fusion_of(work_dir, name, seed), dim=encoder.dim)
+        found = choice_ranks(encoder, fusion, prompts, drawn, gallery, progress=progress)
+        for query, one in found.items():
+            ranks.setdefault((name, BENCHMARK, query), []).append(one)
+    stacked = {key: torch.stack(found) for key, found in ranks.items()}
+    table = encoder_rows(stacked, ranked={query for _, _, query in ranks})
+    table = table[table["metric"].isin((*METRICS, "recall_at_10_gain_over_finetune_text"))]
+    table = table.assign(round=table["round"].map(dict(enumerate(ROUNDS))))
+    path = results_dir / f"{profile.name}_encoder_choices.csv"
+    notes = {
+        "profile": asdict(profile),
+        "queries": manifest_of(queries_folder(profile)),
+        "versions": versions(),
+        "encoders": {f"{n}/{s}": weights_digest(e.model) for (n, s), e in encoders.items()},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_results(path, table, notes)
+    return path
+
+
+def choice_ranks(
+    encoder: Encoder,
+    fusion: nn.Module,
+    captions: Sequence[str],
+    drawn: Mapping[str, Sequence[Path]],
+    gallery: np.ndarray,
+    *,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Ranks `(num_dialogues, num_rounds)` by text and, with each choice, by DAR and a fusion.
+
+    Args:
+        captions: of the rounds `ROUNDS` of each dialogue in turn; dialogue i looks for picture i.
+        drawn: by the names of `choice_sources`, a view of each caption.
+        gallery: (num_images, size, size, 3) uint8.
+    """
+    shape, rounds = (-1, len(ROUNDS), encoder.dim), torch.tensor(ROUNDS)
+    text = encoder.encode_texts(captions).view(shape)
+    pictures = encoder.encode_images(gallery, progress=progress)
+    targets = torch.arange(len(text))
+    found = {"text": target_ranks(text, pictures, targets)}
+    features = {name: encoder.encode_images(files).view(shape) for name, files in drawn.items()}
+    several = torch.stack([features.pop(f"view_{seed}") for seed in range(max(NUM_VIEWS))], dim=2)
+    choices = {f"_{n}_views" if n > 1 else "": several[:, :, :n] for n in NUM_VIEWS}
+    choices |= {f"_{name}": some[:, :, None] for name, some in features.items()}
+    for suffix, views in choices.items():
+        summed = dar_fusion(text, average_views(views), round=rounds)
+        with torch.no_grad():
+            fused, _ = fuse_views(fusion, text, views)
+        for query, vectors in (("dar", summed), ("adafuse", fused)):
+            found[query + suffix] = target_ranks(vectors, pictures, targets)
+    return found
