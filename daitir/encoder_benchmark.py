@@ -50,6 +50,7 @@ MEASURES = {
     "hits_at_10": partial(metrics.hit_values, k=10),
     "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
 }
+IMPROVED = {"dmcl_resampled": "dmcl"}  # encoders that are compared with another, query by query
 RANKED = ("text", "dar", "memory", "adafuse")  # the queries that are compared with the peers
 MARGINS = {"degradation_rate": 0.0, "degradation_rate_ln2": math.log(2)}
 # Validation chose it for DAR (`daitir memory`).
@@ -72,9 +73,9 @@ def run_encoder_benchmark(
     A method is an encoder and what is ranked, for example `dmcl+dar`: `text`, `view`, `dar`, DAR
     with the views of other dialogues (`placebo`), DAR that remembers earlier views (`memory`), and
     `adafuse`, trained on that encoder. The encoder before training is `zero_shot`. `gain` is over
-    the same encoder's text, `gain_over_NAME` over one of `PEERS`; only queries of `RANKED` have
-    them. The benchmark `short_caption` ranks for one clean short caption of each target, without a
-    dialogue.
+    the same encoder's text, `gain_over_NAME` over one of `PEERS`, `gain_over_dmcl` over the same
+    query under DMCL (`IMPROVED`); only queries of `RANKED` have them. The benchmark `short_caption`
+    ranks for one clean short caption of each target, without a dialogue.
 
     Args:
         generator: drew the query sets; what `cache` lacks of their views is drawn anew.
@@ -260,6 +261,8 @@ def encoder_rows(
         for label, peer in PEERS.items():
             if benchmark != SHORT_CAPTION:
                 others[f"gain_over_{label}"] = ranks.get((peer[0], benchmark, peer[1]))
+        if plain := IMPROVED.get(name):
+            others[f"gain_over_{plain}"] = ranks.get((plain, benchmark, query))
         values = {}
         for metric, measure in MEASURES.items():
             values[metric] = _mean_over_seeds(measure, found)

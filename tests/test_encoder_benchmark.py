@@ -5,10 +5,11 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from test_benchmark import SMALL
 
 from daitir import encoder_benchmark, queries
-from daitir.encoder_benchmark import run_encoder_benchmark
+from daitir.encoder_benchmark import encoder_rows, run_encoder_benchmark
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
@@ -76,3 +77,21 @@ def test_views_of_another_generator_are_refused(tmp_path):
     encoder = load_encoder("mini")
     with pytest.raises(DataError, match="another pipeline or with other settings"):
         queries.view_files(SMALL, "val", load_view_generator(steps=3), encoder, tmp_path)
+
+
+def test_our_own_encoder_is_compared_with_dmcl_query_by_query():
+    torch.manual_seed(0)
+    ranks = {
+        (name, "human", query): torch.randint(0, 20, (2, 30, 3))
+        for name in ("dmcl", "dmcl_resampled") for query in ("text", "dar")
+    }  # fmt: skip
+    rows = encoder_rows(ranks)
+    pooled = rows[rows["seed"] == "mean of 2"].set_index(["method", "metric", "round"])["value"]
+    for query in ("text", "dar"):
+        mine, other = (
+            (ranks[name, "human", query] < 10).double().mean(dim=(0, 1))
+            for name in ("dmcl_resampled", "dmcl")
+        )
+        gains = pooled[f"dmcl_resampled+{query}", "recall_at_10_gain_over_dmcl"]
+        assert gains.to_numpy() == pytest.approx((mine - other).numpy(), abs=1e-4)
+    assert not any("over_dmcl" in metric for _, metric, _ in pooled.loc[["dmcl+dar"]].index)
