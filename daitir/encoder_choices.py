@@ -1,4 +1,4 @@
-"""The choices of drawing for fine-tuned encoders: more views, other guidance, other steps.
+"""The choices of drawing for fine-tuned encoders: more views, other settings, false on purpose.
 
 Measured on the validation split, as `daitir.choices` is for the encoder before training.
 """
@@ -24,7 +24,7 @@ from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 from daitir.retrieval import target_ranks
-from daitir.scenes import render_scenes, sample_scenes
+from daitir.scenes import controlled_view, parse, render_scenes, sample_scenes
 from daitir.training.fusion import load_fusion
 from daitir.views import ViewGenerator, view_seed
 
@@ -45,8 +45,9 @@ def run_encoder_choices(
     """Measure every encoder with every choice and write `results/<profile>_encoder_choices.csv`.
 
     A method is an encoder, what is ranked and the choice, for example `dmcl+dar_4_views`,
-    `dmcl+adafuse_steps_2`; without a choice one view of the profile's settings is used. Everything
-    is averaged over the seeds of the encoder, dialogue by dialogue.
+    `dmcl+adafuse_steps_2`; without a choice one view of the profile's settings is used.
+    `controlled_15` are rendered views in which 15% of what the caption states is false (`_00`:
+    nothing). Everything is averaged over the seeds of the encoder, dialogue by dialogue.
 
     Args:
         generator: draws whatever is not another choice.
@@ -65,10 +66,18 @@ def run_encoder_choices(
     scenes = sample_scenes(SEED, SETS[QUERY_SET].split, profile.num_gallery)
     gallery = render_scenes(scenes, size=base.image_size, num_workers=num_workers,
                             progress=progress)  # fmt: skip
-    drawn = {}
+    drawn: dict[str, Sequence[Path] | np.ndarray] = {}
     for name, (source, seed) in choice_sources(generator).items():
         seeds = [view_seed(seed, i, t) for i in range(len(captions)) for t in ROUNDS]
         drawn[name] = source.generate(prompts, seeds, cache, progress=progress)
+    for share in (0.0, *profile.broken_shares):
+        views = [
+            controlled_view(parse(prompt).facts, broken_share=share, seed=str(index)).scene
+            for index, prompt in enumerate(prompts)
+        ]
+        drawn[f"controlled_{round(100 * share):02d}"] = render_scenes(
+            views, size=base.image_size, num_workers=num_workers
+        )
     ranks: dict[tuple[str, str, str], list[Tensor]] = {}
     for (name, seed), encoder in encoders.items():
         fusion = load_fusion(fusion_of(work_dir, name, seed), dim=encoder.dim)
@@ -95,7 +104,7 @@ def choice_ranks(
     encoder: Encoder,
     fusion: nn.Module,
     captions: Sequence[str],
-    drawn: Mapping[str, Sequence[Path]],
+    drawn: Mapping[str, Sequence[Path] | np.ndarray],
     gallery: np.ndarray,
     *,
     progress: bool = False,
@@ -104,7 +113,7 @@ def choice_ranks(
 
     Args:
         captions: of the rounds `ROUNDS` of each dialogue in turn; dialogue i looks for picture i.
-        drawn: by the names of `choice_sources`, a view of each caption.
+        drawn: by the names of `choice_sources` and any others, a view of each caption.
         gallery: (num_images, size, size, 3) uint8.
     """
     shape, rounds = (-1, len(ROUNDS), encoder.dim), torch.tensor(ROUNDS)

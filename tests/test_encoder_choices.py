@@ -75,7 +75,7 @@ def test_the_table_has_every_encoder_and_choice(small, work_dir, tmp_path):
     rows = pd.read_csv(run_encoder_choices(small, generator, **folders))
     assert tuple(rows.columns) == RESULT_COLUMNS
     assert set(rows["round"]) == set(ROUNDS) and set(rows["benchmark"]) == {"human_val"}
-    assert {f"dmcl+{query}" for query in ("text", "dar", "dar_2_views", "adafuse_steps_2")} < set(
+    assert {f"dmcl+{query}" for query in ("text", "dar", "dar_2_views", "dar_controlled_30")} < set(
         rows["method"]
     )
     value = rows[rows["seed"] == "mean of 1"].set_index(["method", "metric", "round"])["value"]
