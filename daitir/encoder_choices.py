@@ -11,13 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from daitir import metrics
 from daitir.choices import METRICS, NUM_VIEWS, ROUNDS, choice_sources
 from daitir.encoder_benchmark import ZERO_SHOT, encoder_rows, fusion_of, trained_encoders
 from daitir.encoders import Encoder
-from daitir.evaluation import write_results
+from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.files import weights_digest
 from daitir.fusion import average_views, dar_fusion, fuse_views
 from daitir.profiles import Profile
@@ -87,6 +89,8 @@ def run_encoder_choices(
     stacked = {key: torch.stack(found) for key, found in ranks.items()}
     table = encoder_rows(stacked, ranked={query for _, _, query in ranks})
     table = table[table["metric"].isin((*METRICS, "recall_at_10_gain_over_finetune_text"))]
+    most = f"controlled_{round(100 * max(profile.broken_shares)):02d}"
+    table = pd.concat([table, dose_rows(stacked, "controlled_00", most)], ignore_index=True)
     table = table.assign(round=table["round"].map(dict(enumerate(ROUNDS))))
     path = results_dir / f"{profile.name}_encoder_choices.csv"
     notes = {
@@ -98,6 +102,38 @@ def run_encoder_choices(
     }
     write_results(path, table, notes)
     return path
+
+
+def dose_rows(
+    ranks: Mapping[tuple[str, str, str], Tensor], none: str, most: str
+) -> pd.DataFrame:
+    """Rows of what false facts cost each encoder, and how much more than they cost the start.
+
+    `recall_at_10_drop` is R@10 with the views `none` less that with the views `most`, dialogue by
+    dialogue, `recall_at_10_drop_over_zero_shot` its difference to that of the start. `ranks` are
+    those of `encoder_rows`.
+    """
+
+    def recalls(name: str, query: str) -> np.ndarray:
+        found = ranks[name, BENCHMARK, query]
+        return np.mean([metrics.recall_values(one, 10) for one in found], axis=0)
+
+    tables = []
+    for query in ("dar", "adafuse"):
+        drops = {
+            name: recalls(name, f"{query}_{none}") - recalls(name, f"{query}_{most}")
+            for name in dict.fromkeys(name for name, *_ in ranks)
+        }
+        for name, drop in drops.items():
+            over = drop - drops[ZERO_SHOT]
+            for metric, values in (("", drop), ("_over_zero_shot", over)):
+                low, high = metrics.bootstrap_interval(values)
+                number = len(ranks[name, BENCHMARK, "text"])
+                row = (BENCHMARK, f"{name}+{query}_{most}", f"mean of {number}",
+                       range(len(ROUNDS)), f"recall_at_10_drop{metric}", values.mean(axis=0), low,
+                       high, len(values))  # fmt: skip
+                tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))
+    return pd.concat(tables, ignore_index=True).round(4)
 
 
 def choice_ranks(

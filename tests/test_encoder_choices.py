@@ -83,6 +83,12 @@ def test_the_table_has_every_encoder_and_choice(small, work_dir, tmp_path):
                                                                 "recall_at_10", 6]  # fmt: skip
     gain = value["dmcl+dar_2_views", "recall_at_10_gain_over_finetune_text", 6]
     assert gain == pytest.approx(over, abs=2e-4)
+    none, most = (value[f"dmcl+dar_controlled_{share}", "recall_at_10", 10] for share in ("00", 30))
+    drop = value["dmcl+dar_controlled_30", "recall_at_10_drop", 10]
+    assert drop == pytest.approx(none - most, abs=2e-4)
+    start = value["zero_shot+dar_controlled_30", "recall_at_10_drop", 10]
+    over = value["dmcl+dar_controlled_30", "recall_at_10_drop_over_zero_shot", 10]
+    assert over == pytest.approx(drop - start, abs=2e-4)
 
 
 def test_encoders_that_were_not_trained_are_named(small, tmp_path):
