@@ -35,7 +35,7 @@ QUERIES = ("text", "view", "dar", "placebo")
 # A tenth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
 SHORT = {"steps_divisor": 10, "batch_divisor": 2}
 # More data show only where the fewest are seen many times.
-LONGER = {"steps_divisor": 4, "batch_divisor": 2}
+LONGER = {"steps_divisor": 5, "batch_divisor": 2}
 DATA_DIVISORS = (16, 8, 4, 2, 1)
 
 
