@@ -36,7 +36,9 @@ def add_refine(subparsers) -> None:
         subparsers,
         "refine",
         help="Refine dialogues by a language model into captions; an interrupted run continues.",
-        example="daitir refine --dialogues dialogues.json --out rewrites.json",
+        example="daitir refine --dialogues dialogues.json --out rewrites.json\n"
+        "  accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama "
+        "--device cuda",
     )
     parser.set_defaults(run=commands.refine)
     add_data(parser, instead_of="--dialogues and --out")
