@@ -329,7 +329,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.data is not None:
         train_on_folder(arguments, recipe)
         return
-    others = [name for name in ("encoder", "text", "features", "missing_views")
+    others = [name for name in ("encoder", "text", "features", "missing_views", "val_images")
               if getattr(arguments, name) is not None]  # fmt: skip
     if others:
         flags = ", ".join("--" + name.replace("_", "-") for name in others)

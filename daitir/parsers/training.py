@@ -14,6 +14,7 @@ from daitir.parsers.options import (
     add_machine,
     add_text,
     named,
+    positive,
 )
 
 
@@ -84,6 +85,9 @@ def add_train(subparsers) -> None:
     add("--missing-views", choices=("error", "text"),
         help="where a round of --data lacks a view: refuse, or train an encoder with its text "
         "alone and a fusion without it (default: error)")
+    add("--val-images", type=positive, metavar="N",
+        help="pictures of --data that validation ranks while an encoder learns: all targets, and "
+        "others drawn once (default: 2000)")
     add_features(parser)
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
