@@ -97,22 +97,28 @@ def refine(arguments: argparse.Namespace) -> None:
     if is_implied and arguments.out.exists():
         raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
+    prompt = _read_prompt(arguments.prompt)
     check_output(arguments.out)
     check_device(arguments.device)
+    from daitir.processes import processes
     from daitir.reformulation import load_reformulator, refine_resumably
 
-    reformulator = load_reformulator(
-        arguments.model, device=arguments.device, prompt=_read_prompt(arguments.prompt)
-    )
-    found = refine_resumably(
-        reformulator,
-        [dialogue.rounds for dialogue in dialogues],
-        arguments.out.with_name(f".{arguments.out.stem}.partial.json"),
-        batch_size=arguments.batch_size,
-        progress=True,
-    )
+    partial = arguments.out.with_name(f".{arguments.out.stem}.partial")
+    with processes(arguments.device) as (group, device):
+        reformulator = load_reformulator(arguments.model, device=device, prompt=prompt)
+        found = refine_resumably(
+            reformulator,
+            [dialogue.rounds for dialogue in dialogues],
+            partial,
+            batch_size=arguments.batch_size,
+            group=group,
+            progress=True,
+        )
+    if not group.is_main_process:
+        return
     pairs = zip(dialogues, found.captions, strict=True)
     write_dialogues(arguments.out, [Dialogue(d.image, tuple(captions)) for d, captions in pairs])
+    shutil.rmtree(partial, ignore_errors=True)
     number = sum(len(captions) for captions in found.captions)
     print(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
@@ -328,7 +334,7 @@ def train(arguments: argparse.Namespace) -> None:
             )
         train_on_folder(arguments, recipe)
         return
-    others = [name for name in ("encoder", "text", "features", "missing_views")
+    others = [name for name in ("encoder", "text", "features", "missing_views", "val_images")
               if getattr(arguments, name) is not None]  # fmt: skip
     if others:
         flags = ", ".join("--" + name.replace("_", "-") for name in others)

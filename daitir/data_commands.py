@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from daitir.dialogues import read_dialogues
 from daitir.errors import DataError
 
+VAL_IMAGES = 2000
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
             "with `daitir refine`, or name --text raw_dialogue"
         )
     is_encoder = isinstance(recipe, EncoderRecipe)
+    if arguments.val_images and not is_encoder:
+        raise DataError("--val-images: for an encoder; a fusion's pictures are embedded once")
     from daitir.training import own_data
     from daitir.training.origin import claim
 
@@ -157,17 +160,26 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
         )
         for split in splits
     }
+    whole_val = parts["val"]
+    if is_encoder:
+        # The features of its pictures change with the encoder: each validation embeds them anew.
+        parts["val"] = own_data.sample_gallery(whole_val, arguments.val_images or VAL_IMAGES)
     claim(arguments.out, cached.encoder, own_data.data_digest(parts, data.root))
     for split, part in parts.items():
         print(f"texts: {texts[split][1]} of {texts[split][0]}")
         print(own_data.describe(split, part, cached.encoder))
+    if len(parts["val"].gallery) < len(whole_val.gallery):
+        print(
+            f"while it learns, validation ranks {len(parts['val'].gallery):,} of "
+            f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
+        )
     if is_encoder:
         recipe = replace(recipe, text=texts["train"][1])
         options = {"workers": arguments.workers}
         tuned = finetune(
             cached.encoder, *parts.values(), recipe, arguments.out, seed=arguments.seed, **options
         )
-        found = recalls(tuned, parts["val"], **options)[recipe.query]
+        found = recalls(tuned, whole_val, **options)[recipe.query]
         hint = f"--encoder finetuned:{arguments.out}"
     else:
         from daitir.training.fusion import recall, train_fusion
@@ -180,7 +192,10 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
         model = train_fusion(*features, recipe, arguments.out, **options)
         found = recall(model, features[1])
         hint = f"--fusion {recipe.kind}:{arguments.out}"
-    print(f"R@10 on validation: {found:.1%}; written to {arguments.out}, use it with {hint}")
+    print(
+        f"R@10 on validation: {found:.1%} among {len(whole_val.gallery):,} pictures; written to "
+        f"{arguments.out}, use it with {hint}"
+    )
 
 
 def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:

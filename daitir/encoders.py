@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import weights_digest
 from daitir.gallery import read_image
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
 MINI_FOLDER = _PACKAGE / "assets" / "clip"
+CONFIG_NAME = "open_clip_config.json"
 TOKENIZER_FOLDER = _PACKAGE / "assets" / "tokenizer"
 OWN_ARCHITECTURES = tuple(sorted(path.stem for path in (_PACKAGE / "configs").glob("*.json")))
 
@@ -225,7 +227,9 @@ def load_encoder(
     `dtype` is the precision of its products (mixed precision: the weights stay as they are).
 
     Raises DataError for an unknown spec, architecture or pretrained tag, a missing file, and
-    weights that do not fit the architecture.
+    weights that do not fit the architecture; before anything is fetched for a tag whose weights
+    expect QuickGELU (as OpenAI's do) under a name without it. A file is believed to fit the name
+    unless an `open_clip_config.json` lies beside it, which tells.
     """
     encoder = _load_encoder(spec, device)
     encoder.dtype = dtype
@@ -268,6 +272,7 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
             f"unknown weights {pretrained!r} for {name}: neither a file nor one of its tags "
             f"({', '.join(tags) or 'it has none'})"
         )
+    _check_activation(name, pretrained)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=pretrained or None
@@ -284,9 +289,34 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
     return Encoder(spec, model, preprocess, tokenizer, device)
 
 
+def _check_activation(name: str, pretrained: str) -> None:
+    """Raises DataError where weights are known to expect another activation than the name has.
+
+    The shapes fit, so open_clip loads them, at best with a warning, and all features are wrong.
+    """
+    has_quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    wants_quick, spec = has_quick, f"{name}-quickgelu@{pretrained}"
+    beside = Path(pretrained).with_name(CONFIG_NAME) if pretrained else Path(CONFIG_NAME)
+    if Path(pretrained).is_file() and beside.is_file():  # a hub's folder tells of its weights
+        content = read_json(beside)
+        settings = content.get("model_cfg") if isinstance(content, dict) else None
+        if isinstance(settings, dict):
+            wants_quick, spec = bool(settings.get("quick_gelu")), str(beside.parent)
+    elif pretrained:
+        # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
+        settings = open_clip.get_pretrained_cfg(name, pretrained)
+        wants_quick = has_quick or bool(settings.get("quick_gelu"))
+    if wants_quick != has_quick:
+        computes = "QuickGELU" if has_quick else "GELU"
+        raise DataError(
+            f"open_clip:{name}@{pretrained}: these weights were trained with another activation "
+            f"than {name}'s, which is {computes}; use open_clip:{spec}"
+        )
+
+
 def _load_folder(spec: str, folder: Path, device: str | torch.device) -> Encoder:
-    if not (folder / "open_clip_config.json").is_file():
-        raise DataError(f"{folder}: no open_clip_config.json; `daitir pretrain clip` writes one")
+    if not (folder / CONFIG_NAME).is_file():
+        raise DataError(f"{folder}: no {CONFIG_NAME}; `daitir pretrain clip` writes one")
     name = f"local-dir:{folder}"
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name)

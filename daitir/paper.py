@@ -97,7 +97,10 @@ def paper_steps(
         parts += [("visdial", visdial, "train"), ("visdial", visdial, "val")]
     for name, folder, split in parts:
         of = ("--data", folder, "--split", split, *on)
-        steps.append(step(f"refine {name} {split}", "refine", *of, "--model", profile.reformulator))
+        steps.append(
+            step(f"refine {name} {split}", "refine", *of, "--model", profile.reformulator,
+                 shared=True)
+        )  # fmt: skip
         steps.append(
             step(f"draw {name} {split}", "generate", *of, "--pipeline", profile.generator,
                  *profile.draw_options, "--cache", work / "views", shared=True)

@@ -6,16 +6,17 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, check_output
+from daitir.parsers.options import add_command
 
 
-def add_plan(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the command `plan` by the function that makes a command's parser."""
+def add_plan(subparsers) -> None:
+    """Add the command `plan`."""
     parser = add_command(
+        subparsers,
         "plan",
         help="Work out what the papers' setting costs: GPU-hours, memory, disk and money.",
         example="daitir plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'",
@@ -30,9 +31,10 @@ def add_plan(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         help="(default: %(default)s)")
 
 
-def add_reproduce(add_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the command `reproduce` in the same way."""
+def add_reproduce(subparsers) -> None:
+    """Add the command `reproduce`."""
     parser = add_command(
+        subparsers,
         "reproduce",
         help="Run the papers' setting, from downloads to their figures beside ours; an "
         "interrupted run continues.",
@@ -118,6 +120,3 @@ def reproduce(arguments: argparse.Namespace) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
     print(table.to_string(index=False))
     print(f"written to {work / 'published.csv'}")
-
-
-PARSERS = (add_plan, add_reproduce)

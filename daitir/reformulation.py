@@ -14,8 +14,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,9 @@ from transformers import (
 from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 logger = logging.getLogger(__name__)
 
@@ -282,40 +286,63 @@ def refine_resumably(
     partial: Path,
     *,
     batch_size: int = 64,
+    group: PartialState | None = None,
     progress: bool = False,
 ) -> Refinement:
     """As `Reformulator.refine`, `batch_size` dialogues after the other; a killed run goes on.
 
-    What is done lies in `partial`, a JSON file that is removed at the end. One of other dialogues,
-    of another model or prompt is begun anew. Raises DataError as `refine` does.
+    Args:
+        partial: a folder that gets a file for each batch, named by a hash of all that decides the
+            captions. Remove it when they are kept elsewhere.
+        group: processes that call this alike; each refines its share, and waits for the others.
+        progress: show a bar, of the main process alone.
+
+    Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
-    facts = [weights_digest(reformulator.model), reformulator.prompt, list(map(list, dialogues))]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    state = {"key": key, "captions": [], "faults": [], "num_truncated": 0, "num_retried": 0}
-    if partial.exists():
-        found = read_json(partial)
-        state = found if isinstance(found, dict) and found.get("key") == key else state
-    done = len(state["captions"])
+    model = [weights_digest(reformulator.model), reformulator.prompt]
+    chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
+    files = []
+    for chunk in chunks:
+        key = hashlib.sha256(json.dumps([*model, list(map(list, chunk))]).encode()).hexdigest()
+        files.append(partial / f"{key[:32]}.json")
+    index, number = (group.process_index, group.num_processes) if group else (0, 1)
+    mine = range(index, len(chunks), number)
+    # What is known stays in memory: another run of the same may end, and remove the files.
+    known = {k: _read_refinement(files[k]) for k in mine if files[k].is_file()}
     with tqdm(
-        total=len(dialogues), initial=done, desc="refining", unit="dialogue", disable=not progress
-    ) as bar:
-        for begin in range(done, len(dialogues), batch_size):
-            chunk = dialogues[begin : begin + batch_size]
-            found = reformulator.refine(chunk, batch_size=batch_size)
-            state["captions"] += found.captions
-            state["faults"] += [[begin + i, t, kind] for (i, t), kind in found.faults.items()]
-            state["num_truncated"] += found.num_truncated
-            state["num_retried"] += found.num_retried
-            with atomic_write(partial) as temporary:
-                temporary.write_text(json.dumps(state), encoding="utf-8")
-            bar.update(len(chunk))
-    partial.unlink(missing_ok=True)
+        total=sum(len(chunks[k]) for k in mine), initial=sum(len(chunks[k]) for k in known),
+        desc="refining", unit="dialogue", disable=not progress or index > 0,
+    ) as bar:  # fmt: skip
+        for k in mine:
+            if k not in known:
+                known[k] = reformulator.refine(chunks[k], batch_size=batch_size)
+                _write_refinement(files[k], known[k])
+                bar.update(len(chunks[k]))
+    if group:
+        group.wait_for_everyone()
+    parts = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
     return Refinement(
-        state["captions"],
-        {(i, t): kind for i, t, kind in state["faults"]},
-        state["num_truncated"],
-        state["num_retried"],
-    )
+        [captions for part in parts for captions in part.captions],
+        {(k * batch_size + i, t): kind
+         for k, part in enumerate(parts) for (i, t), kind in part.faults.items()},
+        sum(part.num_truncated for part in parts),
+        sum(part.num_retried for part in parts),
+    )  # fmt: skip
+
+
+def _write_refinement(path: Path, found: Refinement) -> None:
+    content = asdict(found) | {"faults": [[*place, kind] for place, kind in found.faults.items()]}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _read_refinement(path: Path) -> Refinement:
+    content = read_json(path)
+    try:
+        faults = {(i, t): kind for i, t, kind in content.pop("faults")}
+        return Refinement(faults=faults, **content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no captions of a run that was interrupted; remove it") from error
 
 
 def window(

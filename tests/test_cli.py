@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from daitir import cli, evaluation
+from daitir import cli, commands, evaluation
 from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.errors import DataError
 
@@ -190,7 +190,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.commands, "read_dialogues", interrupted)
+    monkeypatch.setattr(commands, "read_dialogues", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 
@@ -198,8 +198,8 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
 def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
-        "import sys; from daitir import cli\n"
-        "cli.commands.evaluate = lambda arguments: print('line\\n' * 100_000)\n"
+        "import sys; from daitir import cli, commands\n"
+        "commands.evaluate = lambda arguments: print('line\\n' * 100_000)\n"
         f"sys.exit(cli.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(

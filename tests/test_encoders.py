@@ -1,5 +1,7 @@
 """Encoders: the interface over open_clip keeps what open_clip does."""
 
+import json
+
 import numpy as np
 import open_clip
 import pytest
@@ -139,6 +141,41 @@ def test_threads_change_neither_features_nor_errors(mini, pictures, tmp_path):
 def test_unknown_specs_are_refused(spec, message):
     with pytest.raises(DataError, match=message):
         load_encoder(spec)
+
+
+def test_weights_of_another_activation_are_refused_before_anything_is_fetched(monkeypatch):
+    def create(*arguments, **options):
+        raise RuntimeError("was reached")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    message = "another activation than ViT-B-32's, .* GELU; use open_clip:ViT-B-32-quickgelu@openai"
+    with pytest.raises(DataError, match=message):
+        load_encoder("open_clip:ViT-B-32@openai")
+    refused = 0
+    for name, tag in open_clip.list_pretrained():
+        with pytest.raises(DataError) as caught:
+            load_encoder(f"open_clip:{name}@{tag}")
+        if "was reached" not in str(caught.value):
+            refused += 1
+            spec = str(caught.value).rsplit("; use ", 1)[1]
+            with pytest.raises(DataError, match="was reached"):  # what it says to use can be used
+                load_encoder(spec)
+    assert 20 < refused < len(open_clip.list_pretrained()) / 2
+
+
+def test_a_file_beside_a_configuration_with_another_activation_is_refused(tmp_path):
+    config = json.loads((MINI_FOLDER / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    for path in MINI_FOLDER.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "open_clip_model.safetensors"
+    spec = f"open_clip:daitir-mini@{weights}"
+    assert load_encoder(spec).dim == load_encoder("mini").dim
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=f"another activation .* use open_clip:{tmp_path}$"):
+        load_encoder(spec)
+    quick = load_encoder(f"open_clip:{tmp_path}").encode_texts(["a dog"])
+    assert (quick - load_encoder("mini").encode_texts(["a dog"])).abs().max() > 1e-3
 
 
 def test_folders_that_are_no_models_are_refused(tmp_path):

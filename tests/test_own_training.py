@@ -26,7 +26,7 @@ from daitir.training import triples
 from daitir.training.finetune import encode, finetune, recalls
 from daitir.training.fusion import build_fusion, recall, recall_values
 from daitir.training.loop import draw_views
-from daitir.training.own_data import encode_split, read_split, with_views
+from daitir.training.own_data import encode_split, read_split, sample_gallery, with_views
 from daitir.training.triples import FinetuneData, seen_pixels
 
 QUICK = ["--set", "steps=4", "batch_size=6", "eval_every=2", "warmup_steps=1"]
@@ -293,6 +293,39 @@ def test_another_run_in_the_folder_is_refused(folder, tmp_path, capsys, tiny):  
     assert f"{out}: holds a run with other data" in capsys.readouterr().err
     assert _train("finetune_text", folder, out, encoder=tiny) == 2
     assert "another encoder and other data" in capsys.readouterr().err
+
+
+def test_validation_ranks_a_fixed_sample_of_the_gallery(whole, mini):
+    """Each dialogue's rank is that in a plain loop over the pictures that are kept."""
+    data = _split(whole, "val")
+    few = sample_gallery(data, 9)
+    assert len(few.gallery) == 9 and len(set(few.gallery)) == 9
+    assert sample_gallery(data, 9).gallery == few.gallery
+    aims = [data.gallery[i] for i in data.targets]
+    assert [few.gallery[i] for i in few.targets] == aims
+    assert set(few.gallery) <= set(data.gallery) and set(few.gallery) != set(data.gallery[:9])
+    hits = []
+    for i, row in enumerate(data.texts):
+        for text in mini.encode_texts(row):
+            scores = {path: float(mini.encode_images([path])[0] @ text) for path in few.gallery}
+            hits.append(sum(s >= scores[aims[i]] for s in scores.values()) <= 3)
+    assert recalls(mini, few, 3)["text"] == pytest.approx(np.mean(hits)) and 0 < np.mean(hits) < 1
+    assert set(sample_gallery(data, 1).gallery) == set(aims)  # the targets stay
+    assert sample_gallery(data, 100).gallery == data.gallery
+    assert sample_gallery(data, 100).targets.tolist() == data.targets.tolist()
+
+
+def test_the_sample_is_announced_and_belongs_to_the_run(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _train("finetune_text", folder, out, "--val-images", "9") == 0
+    printed = capsys.readouterr().out
+    assert "validation ranks 9 of 18 pictures, the targets among them (--val-images)" in printed
+    assert "R@10 on validation: " in printed and "among 18 pictures; written to" in printed
+    assert json.loads((out / "card.json").read_text())["validation_images"] == 9
+    assert _train("finetune_text", folder, out, "--val-images", "10") == 2
+    assert "holds a run with other data" in capsys.readouterr().err
+    assert _train("nrgr", folder, tmp_path / "nrgr", "--val-images", "9") == 2
+    assert "--val-images: for an encoder" in capsys.readouterr().err
 
 
 def test_text_alone_is_trained_without_views(folder, tmp_path, capsys):

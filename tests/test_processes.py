@@ -31,13 +31,15 @@ def models(tmp_path_factory):
 
 
 def _commands(models, data, cache):
+    refine = ["refine", "--data", str(data), "--batch-size", "1"]
     generate = ["generate", "--data", str(data), "--pipeline", str(models), "--steps", "1"]
     generate += ["--text", "current_rewrite", "--batch-size", "2", "--cache", str(cache)]
-    return generate, ["embed", str(data), "--encoder", "mini", "--batch-size", "2"]
+    embed = ["embed", str(data), "--encoder", "mini", "--batch-size", "2"]
+    return refine, generate, embed
 
 
 def _run(commands):
-    """Both commands with small shards, so that there is something to share."""
+    """Commands with small shards, so that there is something to share."""
     CachedEncoder.__init__.__kwdefaults__["shard_size"] = 4
     for command in commands:
         assert main(command) == 0
@@ -87,16 +89,23 @@ def test_two_processes_leave_what_one_leaves(models, alone, tmp_path):
     early = [shutil.copy(path, cache) for path in drawn[:3]]  # of a run that was killed
     for path in early:
         os.utime(path, (1, 1))
-    generate, embed = _commands(models, data, cache)
-    ports = (_free_port(), _free_port())
-    multiprocessing.spawn(_process, (ports, (generate, embed), tmp_path), nprocs=2)
+    ports = [_free_port() for _ in range(3)]
+    commands = _commands(models, data, cache)
+    multiprocessing.spawn(_process, (ports, commands, tmp_path), nprocs=2)
+    assert (data / "rewrites.json").read_bytes() == (alone / "set/rewrites.json").read_bytes()
+    assert sorted(p.name for p in data.iterdir()) == sorted(
+        p.name for p in (alone / "set").iterdir()
+    )
     assert _content(cache) == _content(alone / "cache")
     assert all(os.stat(path).st_mtime == 1 for path in early)
     assert _content(data / "views") == _content(alone / "set" / "views")
     here, there = (_features(folder) for folder in (data, alone / "set"))
     assert here == there and len(here) == 25
     logs = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
-    told = ("drawing", "embedding", "12 views of 3 dialogues", "25 embedded now")
+    told = (
+        "refining", "12 captions of 3 dialogues", "drawing", "12 views of 3 dialogues",
+        "embedding", "25 embedded now",
+    )  # fmt: skip
     assert all(words in logs[0] for words in told), logs
     assert not any(words in logs[1] for words in told), logs
 

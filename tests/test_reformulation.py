@@ -188,17 +188,34 @@ def test_a_killed_run_goes_on_with_the_same_captions(tokenizer, tmp_path):
     talks = [[f"said {i}"] for i in range(5)]
     said = [(f"a caption {i}", True) for i in range(5)]
     whole = Scripted(tokenizer, said).refine(talks)
-    partial = tmp_path / "partial.json"
+    partial = tmp_path / "partial"
     with pytest.raises(StopIteration):  # the script ends too early
         refine_resumably(Scripted(tokenizer, said[:3]), talks, partial, batch_size=1)
     rest = Scripted(tokenizer, said[3:])
     assert refine_resumably(rest, talks, partial, batch_size=1) == whole
-    assert len(rest.inputs) == 2 and not partial.exists()
-    with pytest.raises(StopIteration):
-        refine_resumably(Scripted(tokenizer, said[:3]), talks, partial, batch_size=1)
+    assert len(rest.inputs) == 2
+    other = Scripted(tokenizer, [("another caption", True)])
+    found = refine_resumably(other, [*talks[:4], ["something else"]], partial, batch_size=1)
+    assert found.captions == [*whole.captions[:4], ["another caption"]]
     other = Scripted(tokenizer, [("another caption", True)] * 5)
-    found = refine_resumably(other, [*talks[:4], ["something else"]], partial, batch_size=2)
+    other.prompt = "another {dialogue}"
+    found = refine_resumably(other, talks, partial, batch_size=1)
     assert found.captions == [["another caption"]] * 5
+
+
+def test_faults_and_counts_survive_an_interruption(mini, tmp_path):
+    """The hardly trained model writes nothing of use, and cuts what is long."""
+    talks = [["a dog", "and then " * 2000], ["a cat"], ["a hen", "what? a hen", "red? no"]]
+    whole = mini.refine(talks)
+    assert len(whole.faults) > 2 and whole.num_truncated
+    with pytest.raises(DataError):
+        refine_resumably(mini, [*talks[:2], []], tmp_path / "partial", batch_size=1)
+    assert len(list((tmp_path / "partial").iterdir())) == 2
+    assert refine_resumably(mini, talks, tmp_path / "partial", batch_size=1) == whole
+    for path in (tmp_path / "partial").iterdir():
+        path.write_text("[]")
+    with pytest.raises(DataError, match="no captions of a run that was interrupted; remove it"):
+        refine_resumably(mini, talks, tmp_path / "partial", batch_size=1)
 
 
 @pytest.mark.parametrize(
@@ -374,5 +391,6 @@ def test_the_command_writes_a_chatir_file(folder, tmp_path, capsys):
     command += ["--model", str(folder)]
     assert main([*command, "--out", str(tmp_path / "rewrites.json")]) == 0
     assert "3 captions of 1 dialogues" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rewrites.json", "talks.json"]
     (refined,) = read_dialogues(tmp_path / "rewrites.json")
     assert refined.image == "a.png" and len(refined.rounds) == len(TALK)

@@ -249,6 +249,7 @@ def finetune(
         model.load_state_dict(load_file(best_path))
         base = load_encoder(encoder.spec)
         about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
+        about |= {"validation_images": len(val_data.gallery)}
         write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
         save_finetuned(encoder, base, folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -104,6 +105,27 @@ def with_views(data: FinetuneData) -> FinetuneData:
         for values in (data.texts, data.rounds, data.views)
     )
     return FinetuneData(texts, rounds, views, data.gallery, data.target_indices[rows])
+
+
+def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
+    """The data with `number` pictures of the gallery: all targets, and others drawn at random.
+
+    The draw is the same whenever the gallery is. Where there are more targets, all of them stay.
+
+    >>> data = FinetuneData([["a"]], [[0]], [[None]], list("stuvwxyz"), torch.tensor([5]))
+    >>> few = sample_gallery(data, 3)
+    >>> len(few.gallery), few.gallery[few.targets[0]]
+    (3, 'x')
+    """
+    targets, places = data.target_indices.unique(return_inverse=True)
+    is_target = torch.zeros(len(data.gallery), dtype=torch.bool)
+    is_target[targets] = True
+    others = (~is_target).nonzero().flatten()
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+    chosen = others[order[: max(0, number - len(targets))]]
+    kept = torch.cat([targets, chosen]).sort().values
+    gallery = [data.gallery[i] for i in kept.tolist()]
+    return replace(data, gallery=gallery, targets=torch.searchsorted(kept, targets)[places])
 
 
 def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
