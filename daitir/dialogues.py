@@ -238,7 +238,10 @@ def _parse(
                 found.append(Problem(index, "not_in_gallery", message))
             earlier = first_with.setdefault(name, index)
             if earlier != index and not allow_duplicate_targets:
-                message = f"same target as dialogue {earlier}, {_short(name)}; targets must differ"
+                message = (
+                    f"same target as dialogue {earlier}, {_short(name)}; targets must differ "
+                    "(`daitir evaluate --allow-duplicate-targets` accepts it)"
+                )
                 found.append(Problem(index, "duplicate_target", message))
         problems += found
         if not found:
