@@ -211,11 +211,11 @@ def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
     from daitir.encoders import load_encoder
     from daitir.features import MANIFEST, CachedEncoder, features_folder
 
-    folder = arguments.features or features_folder(root, arguments.encoder)
-    check_output(folder / MANIFEST)
     encoder = load_encoder(
         arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
     )
+    folder = arguments.features or features_folder(root, arguments.encoder)
+    check_output(folder / MANIFEST)
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
     )

@@ -169,11 +169,11 @@ def test_the_command_reports_for_people_and_for_programs(tmp_path, capsys):
     assert "name the files dialogues.json" in capsys.readouterr().err
 
 
-def test_features_that_cannot_be_kept_end_the_command_before_the_encoder_is_loaded(
+def test_features_that_cannot_be_kept_end_the_command_before_a_picture_is_embedded(
     tmp_path, capsys, monkeypatch
 ):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
-    monkeypatch.setattr(encoders, "load_encoder", None)
+    monkeypatch.setattr(encoders.Encoder, "image_batches", None)
     features = str(tmp_path / "dialogues.json")
     for command in ("embed", "search"):
         options = [command, str(tmp_path), "--encoder", "mini", "--features", features]
