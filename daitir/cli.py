@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="daitir: %(levelname)s: %(message)s", level=logging.WARNING)
     if arguments.verbose:
         logging.getLogger("daitir").setLevel(logging.INFO)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments.run(arguments)
         sys.stdout.flush()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.dialogues import read_dialogues
+from daitir.dialogues import is_utf8, read_dialogues
 from daitir.errors import DataError
+from daitir.files import check_output
 
 VAL_IMAGES = 2000
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
@@ -96,6 +98,8 @@ def search(arguments: argparse.Namespace) -> None:
     features = encoder.encode_images([images_dir / name for name in names], progress=True)
     search = LiveSearch(features, encoder, reformulator, generator)
     print(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # else odd bytes end the search
     while True:
         try:
             words = input(f"round {len(search.rounds)}> ").strip()
@@ -110,6 +114,8 @@ def search(arguments: argparse.Namespace) -> None:
                 search.undo()
         elif not words or words.startswith("/"):
             print(_SEARCH_HELP)
+        elif not is_utf8(words):
+            print("(this cannot be read as text; say it again)")
         else:
             found = search.say(words)
             if encoder.count_truncated([found.caption]):
@@ -203,12 +209,13 @@ def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
     import torch
 
     from daitir.encoders import load_encoder
-    from daitir.features import CachedEncoder, features_folder
+    from daitir.features import MANIFEST, CachedEncoder, features_folder
 
     encoder = load_encoder(
         arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
     )
     folder = arguments.features or features_folder(root, arguments.encoder)
+    check_output(folder / MANIFEST)
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
     )

@@ -80,7 +80,7 @@ def image_name(name: object) -> str:
     """
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"the image path must be a non-empty string, found {_short(name)}")
-    if "\\" in name or "\0" in name or not _is_utf8(name):
+    if "\\" in name or "\0" in name or not is_utf8(name):
         raise DataError(
             f"the image path {_short(name)} holds a backslash or a character that no path may "
             "hold; write it with forward slashes"
@@ -238,7 +238,10 @@ def _parse(
                 found.append(Problem(index, "not_in_gallery", message))
             earlier = first_with.setdefault(name, index)
             if earlier != index and not allow_duplicate_targets:
-                message = f"same target as dialogue {earlier}, {_short(name)}; targets must differ"
+                message = (
+                    f"same target as dialogue {earlier}, {_short(name)}; targets must differ "
+                    "(`daitir evaluate --allow-duplicate-targets` accepts it)"
+                )
                 found.append(Problem(index, "duplicate_target", message))
         problems += found
         if not found:
@@ -259,13 +262,14 @@ def _round_problems(index: int, rounds: object) -> list[Problem]:
             problems.append(Problem(index, "round_not_text", message))
         elif not text.strip():
             problems.append(Problem(index, "blank_round", f"round {t} is blank"))
-        elif not _is_utf8(text):
+        elif not is_utf8(text):
             message = f"round {t} holds half of a surrogate pair, which is no character"
             problems.append(Problem(index, "round_not_utf8", message))
     return problems
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -277,5 +281,5 @@ def _short(value: object, limit: int = 60) -> str:
     """`value` on one line, as an error message quotes it."""
     if isinstance(value, (list, dict)):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not _is_utf8(value) else repr(value)
+    text = ascii(value) if isinstance(value, str) and not is_utf8(value) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -52,7 +52,7 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
     """
     from daitir.downloads import check_space, gigabytes
 
-    todo = 0
+    todo, least = 0, ""
     for file in dataset.files:
         url, path = file.at(mirror), folder / file.name
         part = path.with_name(f"{file.name}.part")
@@ -60,6 +60,7 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
             size, here = path.stat().st_size, "; is here"
         else:
             size = _size(file, url, must_reach)
+            least = least if size else "at least "
             got = part.stat().st_size if part.exists() else 0
             # A zip file is at least as large unpacked.
             todo += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
@@ -70,7 +71,8 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
         print(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
         print(f"    {url}")
     free = check_space(folder, todo)
-    print(f"  needs {gigabytes(todo)}, {gigabytes(free)} are free at {folder.parent}", flush=True)
+    needed = f"{least}{gigabytes(todo)}"
+    print(f"  needs {needed}, {gigabytes(free)} are free at {folder.parent}", flush=True)
 
 
 def _size(file: RemoteFile, url: str, must_reach: bool) -> int | None:

@@ -282,8 +282,16 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
             tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=context_length)
         else:
             tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError, UnpicklingError) as error:
-        raise DataError(f"{spec}: could not be loaded ({_first_line(error)})") from error
+    except UnpicklingError as error:
+        raise DataError(
+            f"{spec}: could not be loaded; the file is damaged, or a pickle of more than plain "
+            "tensors, which could run any code; save the weights as safetensors"
+        ) from error
+    except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
+        advice = ""
+        if pretrained and not Path(pretrained).is_file():
+            advice = f"; without a network download the weights elsewhere, open_clip:{name}@FILE"
+        raise DataError(f"{spec}: could not be loaded ({_first_line(error)}){advice}") from error
     if not pretrained:
         logger.warning("%s: no weights named, the encoder is random", spec)
     return Encoder(spec, model, preprocess, tokenizer, device)

@@ -56,6 +56,8 @@ class ViewGenerator:
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
         pipeline.set_progress_bar_config(disable=True)
+        # It would print all words that are cut off, of every batch; `generate` counts the prompts.
+        logging.getLogger(type(pipeline).__module__).addFilter(_is_of_use)
         parts = {
             name: weights_digest(part)
             for name, part in pipeline.components.items()
@@ -214,6 +216,10 @@ class ViewGenerator:
         facts = [self.digest, self.steps, self.guidance, prompt, seed]
         facts += [negative] if negative else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "part of your input was truncated" not in record.getMessage()
 
 
 def load_view_generator(

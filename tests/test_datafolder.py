@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from own_data import make_own_data, talk
 
+from daitir import encoders
 from daitir.cli import main
 from daitir.datafolder import find_data
 from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
@@ -166,6 +167,18 @@ def test_the_command_reports_for_people_and_for_programs(tmp_path, capsys):
     assert report["findings"][0]["kind"] == "unreadable_image"
     assert main(["lint", str(tmp_path / "images")]) == 2
     assert "name the files dialogues.json" in capsys.readouterr().err
+
+
+def test_features_that_cannot_be_kept_end_the_command_before_a_picture_is_embedded(
+    tmp_path, capsys, monkeypatch
+):
+    make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
+    monkeypatch.setattr(encoders.Encoder, "image_batches", None)
+    features = str(tmp_path / "dialogues.json")
+    for command in ("embed", "search"):
+        options = [command, str(tmp_path), "--encoder", "mini", "--features", features]
+        assert main(options) == 2
+        assert f"{features}/manifest.json: cannot be written" in capsys.readouterr().err
 
 
 def test_linting_loads_no_torch(tmp_path):

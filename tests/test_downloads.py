@@ -290,7 +290,7 @@ def test_coco_is_fetched_and_unpacked_and_goes_on(published, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "licence: the pictures belong to Flickr users" in printed
     assert "no checksum is published; its SHA-256 is kept" in printed and published.url in printed
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists() and "at least" not in printed
     published.breaks = 1
     assert main(command) == 0
     assert "unlabeled2017: 4 pictures" in capsys.readouterr().out
@@ -406,6 +406,8 @@ def test_what_cannot_be_right_is_refused_before_anything_is_fetched(
     assert main(command) == 2
     assert "cannot be reached" in capsys.readouterr().err
     assert main([*command, "--dry-run"]) == 0
+    assert "size unknown" in (printed := capsys.readouterr().out)
+    assert "  needs at least 0 bytes, " in printed
 
 
 def test_the_held_out_share_is_as_told():

@@ -1,5 +1,10 @@
 """Live search as a function and in its widget; the pipeline that draws is untrained."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from own_data import make_own_data
@@ -124,6 +129,20 @@ def test_the_command_searches_any_folder_of_pictures(tmp_path, capsys, monkeypat
     assert (tmp_path / "images" / "features" / "mini" / "manifest.json").is_file()
     first = printed.split("   1  ")[1].splitlines()[0].split("  ")[1]
     assert (tmp_path / "images" / first).is_file()
+
+
+def test_letters_that_a_terminal_does_not_know_end_nothing(tmp_path):
+    make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
+    path = next((tmp_path / "images").rglob("*.jpg"))
+    path.rename(path.with_name("кот 🐈.jpg"))
+    run = subprocess.run(
+        [sys.executable, "-m", "daitir.cli", "search", str(tmp_path), "--encoder", "mini"],
+        input=b"caf\xe9\na cat\n", capture_output=True, timeout=120,
+        cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count(b"(this cannot be read as text; say it again)") == 1
+    assert rb"\u043a\u043e\u0442 \U0001f408.jpg" in run.stdout
 
 
 def test_a_search_with_all_models_and_bad_folders(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Views are drawn once, whole or not at all, and depend on prompt, seed and model alone."""
 
+import logging
 import shutil
 
 import numpy as np
@@ -157,8 +158,10 @@ def test_bad_prompts_and_long_ones(generator, tmp_path, caplog):
         generator.generate(["a dog", " \n"], [1, 2], tmp_path)
     with pytest.raises(ValueError, match="as many seeds"):
         generator.generate(["a dog"], [1, 2], tmp_path)
+    logging.getLogger(type(generator.pipeline).__module__).addHandler(caplog.handler)
     generator.generate(["a dog", "a dog and a cat " * 20], [1, 2], tmp_path)
     assert "1 of 2 prompts are too long" in caplog.text
+    assert "and a cat" not in caplog.text  # the pipeline would tell all that it cuts off
 
 
 @pytest.mark.parametrize(
