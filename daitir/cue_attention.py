@@ -28,7 +28,7 @@ from daitir.attention import (
     relevance_maps,
     rollout_maps,
 )
-from daitir.cue_tables import Rows, changes, compared_encoders
+from daitir.cue_tables import Rows, changes, compared_encoders, kept_tensors
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
 from daitir.files import weights_digest
@@ -41,7 +41,7 @@ from daitir.scenes import Scene, parse, render, sample_scenes
 from daitir.views import ViewGenerator, view_seed
 
 KINDS = ("named", "false", "background")
-STEPS = 8  # in which pixels are deleted and inserted, so that areas are of nine points
+STEPS = 4  # in which pixels are deleted and inserted, so that areas are of five points
 BATCH = 64
 
 
@@ -132,7 +132,7 @@ def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-Found = dict[tuple[str, str, str], np.ndarray]  # (num_views,) by measure, where and kind
+Found = dict[str, Tensor]  # (num_views,) by "measure|where|kind"
 
 
 def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
@@ -144,10 +144,10 @@ def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
 
     def put(measure: str, kind: str, statistic: Callable, shift: int) -> None:
         has = views.masks[kind].flatten(1).any(dim=1)
-        values = np.full(len(maps), np.nan)
+        values = torch.full((len(maps),), torch.nan)
         masks = views.masks[kind][has].roll(shift, dims=0)
-        values[has.numpy()] = statistic(maps[has], masks).numpy()
-        found[measure, where, kind] = values
+        values[has] = statistic(maps[has].cpu(), masks)
+        found[f"{measure}|{where}|{kind}"] = values
 
     for kind in KINDS:
         put("share", kind, mask_share, 0)
@@ -175,10 +175,10 @@ def curve_values(views: SeenViews, encoder: Encoder, maps: Tensor) -> Found:
         some = some.to(pixels.device)
         areas = deletion_insertion(score, pixels, some, num_steps=STEPS).areas()
         for measure, values in zip(("deletion", "insertion"), areas, strict=True):
-            found[measure, where, ""] = values.cpu().numpy()
+            found[f"{measure}|{where}|"] = values.cpu()
     for measure in ("deletion", "insertion"):
-        beyond = found[measure, "relevance", ""] - found[measure, "random", ""]
-        found[f"{measure}_beyond", "random", ""] = beyond
+        beyond = found[f"{measure}|relevance|"] - found[f"{measure}|random|"]
+        found[f"{measure}_beyond|random|"] = beyond
     return found
 
 
@@ -193,11 +193,11 @@ def occlusion_values(views: SeenViews, encoder: Encoder) -> Found:
             occluded(views.images[i], views.masks[kind][i].numpy()) for i in index
         ])  # fmt: skip
         changed = encoder.encode_images(filled)
-        length, gain = np.full((2, len(whole)), np.nan)
-        length[index] = (whole[index] - changed).norm(dim=-1).numpy()
-        gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1).numpy()
-        found["occlusion_length", "", kind] = length
-        found["occlusion_caption_cosine", "", kind] = gain
+        length, gain = torch.full((2, len(whole)), torch.nan)
+        length[index] = (whole[index] - changed).norm(dim=-1)
+        gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1)
+        found[f"occlusion_length||{kind}"] = length
+        found[f"occlusion_caption_cosine||{kind}"] = gain
     return found
 
 
@@ -220,6 +220,7 @@ def run_attention(
     others: Mapping[str, Sequence[str]] | None = None,
     *,
     cache: Path,
+    work_dir: Path,
     results_dir: Path = Path("results"),
     device: str = "cpu",
     progress: bool = False,
@@ -229,7 +230,8 @@ def run_attention(
     Args:
         generator: draws the views.
         others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        cache: keeps the views, so that an interrupted run continues.
+        cache: keeps the views.
+        work_dir: keeps what each encoder is measured to be, so that an interrupted run continues.
 
     Returns the path of the table. Raises DataError as `compared_encoders`, `seen_views` and
     `load_encoder` do.
@@ -241,19 +243,22 @@ def run_attention(
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
     views = seen_views(profile, before, generator, cache=cache, progress=progress)
-    rows, found = Rows(), {}
+    rows, found, digests = Rows(), {}, {}
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
         rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
     for name, seeds in encoders.items():
-        of_seeds = [
-            seen_by(views, encoder) for encoder in tqdm(seeds, desc=name, disable=not progress)
-        ]
+        of_seeds = []
+        for number, encoder in enumerate(tqdm(seeds, desc=name, disable=not progress)):
+            digest = digests[f"{name}/{number}"] = weights_digest(encoder.model)
+            kept = work_dir / f"{digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
+            of_seeds.append(kept_tensors(kept, lambda e=encoder: seen_by(views, e)))
         found[name] = {key: np.stack([one[key] for one in of_seeds]) for key in of_seeds[0]}
-    for (measure, where, kind), values in seen_by(views, blank, acts=False).items():
-        rows.add(measure, "randomised", values, where=where, kind=kind)
+    for key, values in seen_by(views, blank, acts=False).items():
+        measure, where, kind = key.split("|")
+        rows.add(measure, "randomised", values.numpy(), where=where, kind=kind)
     for key in found["before"]:
-        measure, where, kind = key
+        measure, where, kind = key.split("|")
         values = {name: of_keys[key] for name, of_keys in found.items()}
         rows.compare(measure, values, where=where, kind=kind)
         if measure == "occlusion_length":
@@ -264,11 +269,7 @@ def run_attention(
     notes = {
         "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
-        "encoders": {
-            f"{name}/{number}": weights_digest(encoder.model)
-            for name, seeds in encoders.items()
-            for number, encoder in enumerate(seeds)
-        },
+        "encoders": digests,
         "views": len(views.captions),
         "versions": versions(),
         "seconds": round(time.perf_counter() - began, 1),

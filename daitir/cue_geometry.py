@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daitir.attention import image_pixels
@@ -25,11 +24,12 @@ from daitir.cue_tables import (
     compared_encoders,
     difference_of_means,
     earlier_pairs,
+    kept_tensors,
     seeds_together,
 )
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
-from daitir.files import atomic_write, weights_digest
+from daitir.files import weights_digest
 from daitir.fusion import dar_fusion
 from daitir.geometry import nullspace, probes, spaces
 from daitir.geometry.pairs import (
@@ -359,15 +359,6 @@ def add_spaces(table: CueTable, features: Features) -> None:
                 for a, b in seeds_together(sets[first], sets[name])
             ]
             put("cka", name, part, similar)
-
-
-def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file; where there is none yet they are made and kept there."""
-    if not path.is_file():
-        made = {name: tensor.contiguous() for name, tensor in make().items()}
-        with atomic_write(path) as temporary:
-            save_file(made, temporary)
-    return load_file(path)
 
 
 def run_geometry(

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daitir import metrics
 from daitir.errors import DataError
+from daitir.files import atomic_write
 from daitir.finetuned import CONFIG_NAME
 from daitir.geometry.pairs import CUES, KINDS, CueSample
 from daitir.profiles import Profile
@@ -224,3 +227,12 @@ def seeds_together(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
     if len(a) == len(b):
         return list(zip(a, b, strict=True))
     return list(zip(repeat(a[0]), b)) if len(a) == 1 else list(zip(a, repeat(b[0])))
+
+
+def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file; where there is none yet they are made and kept there."""
+    if not path.is_file():
+        made = {name: tensor.contiguous() for name, tensor in make().items()}
+        with atomic_write(path) as temporary:
+            save_file(made, temporary)
+    return load_file(path)

@@ -92,15 +92,17 @@ STUDIES = (
     Study(
         "geometry",
         "cue_geometry:run_geometry",
-        "Measure what becomes of single cues under the profile's encoder and trained ones.",
+        "Measure what becomes of single cues under the profile's encoder and trained ones; an "
+        "interrupted run continues.",
         {"--work": "runs/geometry"},
         compares=True,
     ),
     Study(
         "attention",
         "cue_attention:run_attention",
-        "Measure where the profile's encoder and trained ones look in drawn views.",
-        {"--cache": "runs/views"},
+        "Measure where the profile's encoder and trained ones look in drawn views; an interrupted "
+        "run continues.",
+        {"--work": "runs/attention", "--cache": "runs/views"},
         compares=True,
     ),
 )
