@@ -235,22 +235,13 @@ def add_linear(
                             link=math.exp)  # fmt: skip
 
 
-def add_probes(
-    table: CueTable, encoders: Mapping[str, Sequence[Encoder]], profile: Profile
-) -> None:
+def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
     """(e) How well each cue can be read off each layer: area under the ROC curve, over views.
 
-    Probes are trained on pictures of other scenes. For a fact that a view shows, the value is the
-    share of the views without it that the probe gives a lower score.
+    `areas` are those of `readable`, (num_seeds, num_layers, num_pairs) by encoder. For a fact that
+    a view shows, the value is the share of the views without it that the probe gives a lower score.
     """
-    scenes = sample_scenes(SEED, "train", NUM_PROBE_SCENES)
-    images = render_scenes(scenes, size=profile.image_size)
-    labels = [set(scene.own_facts) for scene in scenes]
-    areas = {
-        name: torch.stack([readable(table.sample, encoder, images, labels) for encoder in seeds])
-        for name, seeds in encoders.items()
-    }  # (num_seeds, num_layers, num_pairs) each
-    last = next(iter(areas.values())).shape[1] - 1
+    last = areas["before"].shape[1] - 1
     for layer in range(last):
         for name, found in areas.items():
             table.add_pairs("readable", name, found[:, layer], where=f"layer {layer}")
@@ -258,13 +249,15 @@ def add_probes(
     table.compare_pairs("readable", features, where="feature")
 
 
-def readable(
-    sample: CueSample, encoder: Encoder, images: np.ndarray, labels: Sequence[set]
-) -> Tensor:
-    """(num_layers, num_pairs) shares of the views without a cue that its probe ranks lower.
+def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Tensor]:
+    """`areas` (num_layers, num_pairs): share of the views without a cue that its probe ranks lower.
 
-    The feature is the last layer. NaN where the pictures to learn from never show the fact.
+    Probes are trained on pictures of other scenes, `size` pixels wide. The feature is the last
+    layer. NaN where those pictures never show the fact.
     """
+    scenes = sample_scenes(SEED, "train", NUM_PROBE_SCENES)
+    images = render_scenes(scenes, size=size)
+    labels = [set(scene.own_facts) for scene in scenes]
     shown = [set(scene.own_facts) for scene in sample.scenes]
     train, test = (
         probes.layer_features(encoder, image_pixels(encoder, list(part)))
@@ -280,7 +273,7 @@ def readable(
             mine = [k for k, pair in enumerate(sample.pairs) if pair.fact == fact]
             views = [sample.pairs[k].view for k in mine]
             area[mine] = probes.beaten_shares(column[views], column[absent]).float()
-    return areas
+    return {"areas": areas}
 
 
 def add_fusions(
@@ -375,7 +368,7 @@ def run_geometry(
 
     Args:
         others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        work_dir: keeps features and derivatives, so that an interrupted run continues.
+        work_dir: keeps what encoders are measured to be, so that an interrupted run continues.
 
     Returns the path of the table. Raises DataError as `compared_encoders`, `sample_cues` and
     `load_encoder` do.
@@ -391,28 +384,37 @@ def run_geometry(
         size=profile.image_size,
         **options,
     )
-    features, slopes, digests = {}, {}, {}
+    features, slopes, areas, digests = ({} for _ in range(4))
     for name, seeds in encoders.items():
-        features[name], slopes[name] = [], []
+        features[name], slopes[name], areas[name] = [], [], []
         for number, encoder in enumerate(seeds):
             digest = digests[f"{name}/{number}"] = weights_digest(encoder.model)
+            kept = {
+                f"_{len(gallery)}": lambda e=encoder: vars(
+                    encode_cues(sample, gallery, e, progress=progress)
+                ),
+                f"_slopes_{NUM_DERIVED}": lambda e=encoder: cue_slopes(
+                    sample, e, num_views=NUM_DERIVED, progress=progress
+                ),
+                f"_areas_{NUM_PROBE_SCENES}": lambda e=encoder: readable(
+                    sample, e, size=profile.image_size
+                ),
+            }
             stem = f"{digest[:16]}_{len(sample.pairs)}"
-            made = kept_tensors(
-                work_dir / f"{stem}_{len(gallery)}.safetensors",
-                lambda e=encoder: vars(encode_cues(sample, gallery, e, progress=progress)),
+            feature, slope, area = (
+                kept_tensors(work_dir / f"{stem}{ending}.safetensors", make)
+                for ending, make in kept.items()
             )
-            features[name].append(CueFeatures(**made))
-            slopes[name].append(kept_tensors(
-                work_dir / f"{stem}_slopes_{NUM_DERIVED}.safetensors",
-                lambda e=encoder: cue_slopes(sample, e, num_views=NUM_DERIVED, progress=progress),
-            ))  # fmt: skip
+            features[name].append(CueFeatures(**feature))
+            slopes[name].append(slope)
+            areas[name].append(area["areas"])
     table = CueTable(sample)
     add_spaces(table, features)
     add_attenuation(table, features)
     add_directions(table, features)
     add_removal(table, features, {n: [e.logit_scale for e in some] for n, some in encoders.items()})
     add_linear(table, encoders, features, slopes)
-    add_probes(table, encoders, profile)
+    add_probes(table, {name: torch.stack(found) for name, found in areas.items()})
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
     models = [load_fusion(folder, dim=before.dim) for folder in folders]
     add_fusions(table, features["before"][0], {"adafuse": models})

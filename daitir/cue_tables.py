@@ -56,14 +56,28 @@ class Rows:
         `values` are (num_views,) or (num_seeds, num_views). NaN stands for a view without a value;
         fewer than two views that have one under every seed give no row.
         """
-        of_seeds = np.atleast_2d(values)
-        means = of_seeds.mean(axis=0)
-        has = ~np.isnan(means)
-        if has.sum() > 1:
-            bounds = (means[has].mean(), *metrics.bootstrap_interval(means))
-            singles = [link(one) for one in of_seeds[:, has].mean(axis=1)]
-            self.put(measure, encoder, tuple(map(link, bounds)), int(has.sum()), singles,
-                     where=where, cue=cue, kind=kind)  # fmt: skip
+        self.add_all(measure, encoder, {(cue, kind): values}, where=where, link=link)
+
+    def add_all(
+        self,
+        measure: str,
+        encoder: str,
+        values: Mapping[tuple[str, str], np.ndarray],
+        *,
+        where: str = "",
+        link: Callable = float,
+    ) -> None:
+        """Rows as of `add`, of values by cue and kind; they share the samples of the bootstrap."""
+        means = {place: np.atleast_2d(some).mean(axis=0) for place, some in values.items()}
+        means = {place: mean for place, mean in means.items() if (~np.isnan(mean)).sum() > 1}
+        if not means:
+            return
+        intervals = metrics.bootstrap_interval(np.stack(list(means.values()), axis=1))
+        for (place, mean), low, high in zip(means.items(), *intervals, strict=True):
+            has = ~np.isnan(mean)
+            singles = [link(one) for one in np.atleast_2d(values[place])[:, has].mean(axis=1)]
+            self.put(measure, encoder, (link(mean[has].mean()), link(low), link(high)),
+                     int(has.sum()), singles, where=where, cue=place[0], kind=place[1])  # fmt: skip
 
     def compare(
         self, measure: str, values: Mapping[str, np.ndarray], *, where: str = "", kind: str = ""
@@ -138,11 +152,13 @@ class CueTable(Rows):
         With `kind`, what the values are of, such as noise: rows of hallucinated pairs alone, under
         that name. `values` are (num_pairs,) or (num_seeds, num_pairs).
         """
-        for of in KINDS if kind is None else KINDS[:1]:
-            for cue in ("all", *CUES):
-                chosen = self.sample.chosen(of, None if cue == "all" else cue)
-                self.add(measure, encoder, self.per_view(values, chosen), where=where, cue=cue,
-                         kind=kind or of, link=link)  # fmt: skip
+        places = {
+            (cue, kind or of): self.sample.chosen(of, None if cue == "all" else cue)
+            for of in (KINDS if kind is None else KINDS[:1])
+            for cue in ("all", *CUES)
+        }
+        columns = {place: self.per_view(values, chosen) for place, chosen in places.items()}
+        self.add_all(measure, encoder, columns, where=where, link=link)
 
     def compare_pairs(self, measure: str, values: Mapping[str, Tensor], *, where: str = "") -> None:
         """As `compare`, for each cue and kind, of pairs' values by encoder."""

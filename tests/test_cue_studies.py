@@ -245,7 +245,8 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         some = both.loc[measure]
         assert len(some) and some["before"].to_numpy() == pytest.approx(some["same"].to_numpy())
     assert rows.query("measure == 'readable'")["value"].between(0, 1).all()
-    monkeypatch.setattr(cue_geometry, "encode_cues", None)  # the features are kept
+    for name in ("encode_cues", "cue_slopes", "readable"):  # what they give is kept
+        monkeypatch.setattr(cue_geometry, name, None)
     for name in ("spaces", "attenuation", "directions", "removal", "linear", "probes", "fusions"):
         monkeypatch.setattr(cue_geometry, f"add_{name}", lambda *arguments: None)
     assert run_geometry(small, {"same": ["mini"]}, **options) == path
