@@ -314,44 +314,37 @@ def add_spaces(table: CueTable, features: Features) -> None:
         for name, seeds in features.items()
     }
 
-    def put(measure: str, encoder: str, where: str, of_seeds: list[Callable]) -> None:
-        """Statistics of the kept dialogues, one for each seed: their mean."""
-        bounds = spaces.jackknife(
-            lambda kept: float(np.mean([of_seed(kept) for of_seed in of_seeds])),
-            torch.arange(number),
-        )
-        singles = [of_seed(slice(None)) for of_seed in of_seeds]
-        table.put(measure, encoder, bounds, number, singles, where=where)
+    def put(measure: str, encoder: str, where: str, of_seeds: Tensor) -> None:
+        bounds = spaces.jackknife_interval(of_seeds.mean(dim=0))
+        table.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
 
     def compare(measure: str, statistic: Callable, *parts: str) -> None:
-        def of(some: Mapping[str, Tensor]) -> Callable:
-            return lambda kept: statistic(*(some[part][kept] for part in parts))
-
         where = "–".join(parts)
-        found = {name: list(map(of, seeds)) for name, seeds in sets.items()}
+        found = {
+            name: torch.stack([spaces.leave_out(statistic, *map(one.get, parts)) for one in seeds])
+            for name, seeds in sets.items()
+        }
         for name, of_seeds in found.items():
             put(measure, name, where, of_seeds)
-        for base, name in earlier_pairs(found):
-            both = seeds_together(found[base], found[name])
-            change = [lambda kept, a=a, b=b: b(kept) - a(kept) for a, b in both]
-            put(f"{measure}_change_over_{base}", name, where, change)
+        for base, name, of_seeds in changes(found):
+            put(f"{measure}_change_over_{base}", name, where, of_seeds)
 
     for parts in (("text", "target"), ("text", "view"), ("view", "target")):
         compare("modality_gap", spaces.modality_gap, *parts)
         table.compare("alignment", {
-            name: np.stack([spaces.alignment_values(*(one[p] for p in parts)) for one in seeds])
+            name: np.stack([spaces.alignment_values(*map(one.get, parts)) for one in seeds])
             for name, seeds in sets.items()
         }, where="–".join(parts))  # fmt: skip
     first, *others = sets
-    for part in sets[first][0]:
+    for part in ("text", "view", "target"):
         compare("uniformity", spaces.uniformity, part)
         compare("effective_rank", spaces.effective_rank, part)
         for name in others:
             similar = [
-                lambda kept, a=a[part], b=b[part]: spaces.linear_cka(a[kept], b[kept])
+                spaces.leave_out(spaces.linear_cka, a[part], b[part])
                 for a, b in seeds_together(sets[first], sets[name])
             ]
-            put("cka", name, part, similar)
+            put("cka", name, part, torch.stack(similar))
 
 
 def run_geometry(
