@@ -72,7 +72,9 @@ def _add_study(subparsers, study: Study) -> None:
         help=f"gets {table} and .json (default: %(default)s)")
     if study.compares:
         add("--after", nargs="+", metavar="NAME=SPEC", type=partial(_named, what="SPEC"),
-            help="the trained encoders (default: finetune_text and dmcl, seed 0, of the profile)")
+            help="the trained encoders; a name given several times is one training with several "
+            "seeds, for example dmcl=finetuned:runs/encoders/classroom/encoders/dmcl/1 "
+            "(default: finetune_text and dmcl, with the seeds that the profile has)")
     _add_machine(parser)
 
 

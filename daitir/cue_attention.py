@@ -1,7 +1,8 @@
 """Where encoders look in drawn views, before and after training: at what is named, false, or empty.
 
 `daitir attention` writes the table. Objects are located by the recogniser: a mask is that of the
-object as it would be rendered where it was read.
+object as it would be rendered where it was read. Encoders are lists by name, one for each training
+seed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from daitir.attention import (
     deletion_insertion,
@@ -26,7 +28,7 @@ from daitir.attention import (
     relevance_maps,
     rollout_maps,
 )
-from daitir.cue_geometry import Rows, compared_encoders, earlier_pairs
+from daitir.cue_tables import Rows, changes, compared_encoders, kept_tensors
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
 from daitir.files import weights_digest
@@ -39,7 +41,7 @@ from daitir.scenes import Scene, parse, render, sample_scenes
 from daitir.views import ViewGenerator, view_seed
 
 KINDS = ("named", "false", "background")
-NUM_CURVES = 60  # views whose pixels are deleted and inserted
+STEPS = 4  # in which pixels are deleted and inserted, so that areas are of five points
 BATCH = 64
 
 
@@ -130,77 +132,95 @@ def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def add_shares(rows: Rows, views: SeenViews, name: str, maps: Tensor, where: str) -> dict:
-    """Share of maps on each kind of mask, and on the mask of another view.
+Found = dict[str, Tensor]  # (num_views,) by "measure|where|kind"
 
-    Returns the shares by kind, (num_views,) with NaN, to be compared between encoders.
+
+def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
+    """Share of maps on each kind of mask, and on that of another view; so for their highest points.
+
+    NaN stands for views without such a mask.
     """
     found = {}
-    for kind, masks in views.masks.items():
-        has = masks.flatten(1).any(dim=1)
-        own, others = masks[has], masks[has].roll(1, dims=0)
-        for measure, some in (("share", own), ("share_shuffled", others)):
-            values = np.full(len(maps), np.nan)
-            values[has.numpy()] = mask_share(maps[has], some).numpy()
-            rows.add(measure, name, values, where=where, kind=kind)
-            if measure == "share":
-                found[kind] = values
-    has = views.masks["named"].flatten(1).any(dim=1)
-    for measure, shift in (("pointing", 0), ("pointing_shuffled", 1)):
-        values = np.full(len(maps), np.nan)
-        hits = pointing_hits(maps[has], views.masks["named"][has].roll(shift, dims=0))
-        values[has.numpy()] = hits.numpy()
-        rows.add(measure, name, values, where=where, kind="named")
+
+    def put(measure: str, kind: str, statistic: Callable, shift: int) -> None:
+        has = views.masks[kind].flatten(1).any(dim=1)
+        values = torch.full((len(maps),), torch.nan)
+        masks = views.masks[kind][has].roll(shift, dims=0)
+        values[has] = statistic(maps[has].cpu(), masks)
+        found[f"{measure}|{where}|{kind}"] = values
+
+    for kind in KINDS:
+        put("share", kind, mask_share, 0)
+        put("share_shuffled", kind, mask_share, 1)
+    put("pointing", "named", pointing_hits, 0)
+    put("pointing_shuffled", "named", pointing_hits, 1)
     return found
 
 
-def add_curves(rows: Rows, views: SeenViews, name: str, encoder: Encoder, maps: Tensor) -> None:
-    """Areas under deletion and insertion of the caption's cosine, by the map and at random."""
-    number = min(NUM_CURVES, len(maps))
-    pixels = image_pixels(encoder, list(views.images[:number]))
-    text = encoder.encode_texts(views.captions[:number]).to(pixels)
+def curve_values(views: SeenViews, encoder: Encoder, maps: Tensor) -> Found:
+    """Areas under deletion and insertion of the caption's cosine, by the map and at random.
+
+    In `STEPS` equal parts; `_beyond` is the map's area less that of the random order.
+    """
+    pixels = image_pixels(encoder, list(views.images))
+    text = encoder.encode_texts(views.captions).to(pixels)
 
     def score(shown: Tensor) -> Tensor:
         found = in_batches(encoder.model.encode_image, shown)
         return (F.normalize(found, dim=-1) * text).sum(dim=-1)
 
-    random = torch.rand(maps[:number].shape, generator=torch.Generator().manual_seed(SEED))
-    for where, some in (("relevance", maps[:number]), ("random", random)):
-        areas = deletion_insertion(score, pixels, some.to(pixels.device), num_steps=8).areas()
+    random = torch.rand(maps.shape, generator=torch.Generator().manual_seed(SEED))
+    found = {}
+    for where, some in (("relevance", maps), ("random", random)):
+        some = some.to(pixels.device)
+        areas = deletion_insertion(score, pixels, some, num_steps=STEPS).areas()
         for measure, values in zip(("deletion", "insertion"), areas, strict=True):
-            rows.add(measure, name, values.cpu().numpy(), where=where)
+            found[f"{measure}|{where}|"] = values.cpu()
+    for measure in ("deletion", "insertion"):
+        beyond = found[f"{measure}|relevance|"] - found[f"{measure}|random|"]
+        found[f"{measure}_beyond|random|"] = beyond
+    return found
 
 
-def add_occlusion(rows: Rows, views: SeenViews, encoders: dict[str, Encoder]) -> None:
+def occlusion_values(views: SeenViews, encoder: Encoder) -> Found:
     """What filling in the named and the false objects of drawn views does to the feature."""
-    lengths: dict[tuple[str, str], np.ndarray] = {}
-    for name, encoder in encoders.items():
-        whole = encoder.encode_images(views.images)
-        texts = encoder.encode_texts(views.captions)
-        for kind in KINDS[:2]:
-            has = views.masks[kind].flatten(1).any(dim=1)
-            index = has.nonzero()[:, 0].tolist()
-            filled = np.stack([occluded(views.images[i], views.masks[kind][i].numpy())
-                               for i in index])  # fmt: skip
-            changed = encoder.encode_images(filled)
-            length, gain = np.full((2, len(whole)), np.nan)
-            length[index] = (whole[index] - changed).norm(dim=-1).numpy()
-            gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1).numpy()
-            rows.add("occlusion_length", name, length, kind=kind)
-            rows.add("occlusion_caption_cosine", name, gain, kind=kind)
-            lengths[name, kind] = length
-    for base, name in earlier_pairs(encoders):
-        for kind in KINDS[:2]:
-            ratio = np.log(lengths[name, kind] / lengths[base, kind])
-            rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
+    whole = encoder.encode_images(views.images)
+    texts = encoder.encode_texts(views.captions)
+    found = {}
+    for kind in KINDS[:2]:
+        index = views.masks[kind].flatten(1).any(dim=1).nonzero()[:, 0].tolist()
+        filled = np.stack([
+            occluded(views.images[i], views.masks[kind][i].numpy()) for i in index
+        ])  # fmt: skip
+        changed = encoder.encode_images(filled)
+        length, gain = torch.full((2, len(whole)), torch.nan)
+        length[index] = (whole[index] - changed).norm(dim=-1)
+        gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1)
+        found[f"occlusion_length||{kind}"] = length
+        found[f"occlusion_caption_cosine||{kind}"] = gain
+    return found
+
+
+def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> Found:
+    """What is measured of one encoder: its maps and, with `acts`, what changes of the views do."""
+    pixels = image_pixels(encoder, list(views.images))
+    relevant = in_batches(
+        lambda some, texts: relevance_maps(encoder, some, texts).images, pixels, views.captions
+    )
+    rolled = in_batches(lambda some: rollout_maps(encoder, some), pixels)
+    shares = share_values(views, relevant, "relevance") | share_values(views, rolled, "rollout")
+    if not acts:
+        return shares
+    return shares | curve_values(views, encoder, relevant) | occlusion_values(views, encoder)
 
 
 def run_attention(
     profile: Profile,
     generator: ViewGenerator,
-    others: Mapping[str, str] | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
     *,
     cache: Path,
+    work_dir: Path,
     results_dir: Path = Path("results"),
     device: str = "cpu",
     progress: bool = False,
@@ -210,42 +230,46 @@ def run_attention(
     Args:
         generator: draws the views.
         others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        cache: keeps the views, so that an interrupted run continues.
+        cache: keeps the views.
+        work_dir: keeps what each encoder is measured to be, so that an interrupted run continues.
 
-    Returns the path of the table. Raises DataError as `seen_views` and `load_encoder` do.
+    Returns the path of the table. Raises DataError as `compared_encoders`, `seen_views` and
+    `load_encoder` do.
     """
     began = time.perf_counter()
     specs = compared_encoders(profile, others)
-    encoders = {name: load_encoder(spec, device=device) for name, spec in specs.items()}
-    blank = copy.copy(encoders["before"])
+    encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+    before = encoders["before"][0]
+    blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
-    views = seen_views(profile, encoders["before"], generator, cache=cache, progress=progress)
-    rows, shares = Rows(), {}
+    views = seen_views(profile, before, generator, cache=cache, progress=progress)
+    rows, found, digests = Rows(), {}, {}
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
         rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
-    for name, encoder in {**encoders, "randomised": blank}.items():
-        pixels = image_pixels(encoder, list(views.images))
-        relevant = in_batches(
-            lambda some, texts, e=encoder: relevance_maps(e, some, texts).images,
-            pixels, views.captions,
-        )  # fmt: skip
-        rolled = in_batches(lambda some, e=encoder: rollout_maps(e, some), pixels)
-        for where, maps in (("relevance", relevant), ("rollout", rolled)):
-            shares[name, where] = add_shares(rows, views, name, maps, where)
-        if name != "randomised":
-            add_curves(rows, views, name, encoder, relevant)
-    for base, name in earlier_pairs(encoders):
-        for where in ("relevance", "rollout"):
-            for kind in KINDS:
-                moved = shares[name, where][kind] - shares[base, where][kind]
-                rows.add(f"share_change_over_{base}", name, moved, where=where, kind=kind)
-    add_occlusion(rows, views, encoders)
+    for name, seeds in encoders.items():
+        of_seeds = []
+        for number, encoder in enumerate(tqdm(seeds, desc=name, disable=not progress)):
+            digest = digests[f"{name}/{number}"] = weights_digest(encoder.model)
+            kept = work_dir / f"{digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
+            of_seeds.append(kept_tensors(kept, lambda e=encoder: seen_by(views, e)))
+        found[name] = {key: np.stack([one[key] for one in of_seeds]) for key in of_seeds[0]}
+    for key, values in seen_by(views, blank, acts=False).items():
+        measure, where, kind = key.split("|")
+        rows.add(measure, "randomised", values.numpy(), where=where, kind=kind)
+    for key in found["before"]:
+        measure, where, kind = key.split("|")
+        values = {name: of_keys[key] for name, of_keys in found.items()}
+        rows.compare(measure, values, where=where, kind=kind)
+        if measure == "occlusion_length":
+            logs = {name: np.log(some) for name, some in values.items()}
+            for base, name, ratio in changes(logs):
+                rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
     path = results_dir / f"{profile.name}_attention.csv"
     notes = {
         "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
-        "encoders": {name: weights_digest(e.model) for name, e in encoders.items()},
+        "encoders": digests,
         "views": len(views.captions),
         "versions": versions(),
         "seconds": round(time.perf_counter() - began, 1),

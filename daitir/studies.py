@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -98,15 +98,17 @@ STUDIES = (
     Study(
         "geometry",
         "cue_geometry:run_geometry",
-        "Measure what becomes of single cues under the profile's encoder and trained ones.",
+        "Measure what becomes of single cues under the profile's encoder and trained ones; an "
+        "interrupted run continues.",
         {"--work": "runs/geometry"},
         compares=True,
     ),
     Study(
         "attention",
         "cue_attention:run_attention",
-        "Measure where the profile's encoder and trained ones look in drawn views.",
-        {"--cache": "runs/views"},
+        "Measure where the profile's encoder and trained ones look in drawn views; an interrupted "
+        "run continues.",
+        {"--work": "runs/attention", "--cache": "runs/views"},
         compares=True,
     ),
 )
@@ -129,7 +131,7 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
         given["cache"] = arguments.cache
         check_output(arguments.cache / "view.webp")
     if study.compares:
-        given["others"] = dict(arguments.after) if arguments.after else None
+        given["others"] = _by_name(arguments.after) if arguments.after else None
     check_device(arguments.device)
     module, _, function = study.function.partition(":")
     measure = getattr(import_module(f"daitir.{module}"), function)
@@ -139,6 +141,18 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
             given[name] = load(profile, device=arguments.device)
     path = measure(profile, **{name: value for name, value in given.items() if name in wanted})
     print(f"written to {path}")
+
+
+def _by_name(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The specs of each name, in their order: a name that stands twice has two seeds.
+
+    >>> _by_name([("dmcl", "a"), ("text", "b"), ("dmcl", "c")])
+    {'dmcl': ['a', 'c'], 'text': ['b']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, spec in pairs:
+        found.setdefault(name, []).append(spec)
+    return found
 
 
 def _loaders() -> dict[str, Callable]:

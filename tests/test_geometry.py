@@ -306,6 +306,22 @@ def test_derivatives_along_tangents_are_those_of_the_full_jacobian():
     assert torch.allclose(jacobian_along(function, point, tangents), tangents @ full.T, atol=1e-6)
 
 
+def test_many_derivatives_at_once_are_those_of_a_loop(mini, pixels):
+    from daitir.attention import record_attention
+    from daitir.geometry.nullspace import TANGENTS
+
+    torch.manual_seed(0)
+    tangents = torch.randn(TANGENTS + 3, *pixels[0].shape)
+    found = cue_jacobian(mini, pixels[0], tangents)
+    with torch.no_grad(), record_attention(mini.model.visual):
+        for row, tangent in list(zip(found, tangents, strict=True))[-5:]:
+            single = torch.func.jvp(
+                lambda x: F.normalize(mini.model.encode_image(x[None]), dim=-1)[0],
+                (pixels[0],), (tangent / tangent.norm(),),
+            )[1]  # fmt: skip
+            assert torch.allclose(row, single, atol=1e-6)
+
+
 def test_the_jacobian_of_an_encoder_is_a_difference_quotient(mini, pixels):
     tangents = pixels[1:3] - pixels[0]
     found = cue_jacobian(mini, pixels[0], tangents)

@@ -57,8 +57,27 @@ def test_a_table_that_cannot_be_written_ends_the_command_before_anything_else(tm
 
 def test_encoders_to_compare_are_named():
     parser = build_parser()
-    found = parser.parse_args(["geometry", "--after", "a=mini", "b=open_clip:x"])
-    assert found.after == [("a", "mini"), ("b", "open_clip:x")]
+    found = parser.parse_args(["geometry", "--after", "a=mini", "b=open_clip:x", "a=y"])
+    assert found.after == [("a", "mini"), ("b", "open_clip:x"), ("a", "y")]
     assert found.work == Path("runs/geometry")
     with pytest.raises(SystemExit):
         parser.parse_args(["geometry", "--after", "mini"])
+
+
+def compare(profile, others, *, results_dir):
+    """A study of the tests that compares encoders; it notes which."""
+    compare.given = others
+    return results_dir / "table.csv"
+
+
+def test_a_name_that_is_given_twice_has_two_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "import_module", lambda name: inspect.getmodule(compare))
+    arguments = argparse.Namespace(
+        profile="classroom", results=tmp_path, device="cpu", workers=1,
+        after=[("a", "mini"), ("b", "x"), ("a", "y")],
+    )  # fmt: skip
+    run_study(Study("own", "tests:compare", "Compare.", {}, compares=True), arguments)
+    assert compare.given == {"a": ["mini", "y"], "b": ["x"]}
+    arguments.after = None
+    run_study(Study("own", "tests:compare", "Compare.", {}, compares=True), arguments)
+    assert compare.given is None

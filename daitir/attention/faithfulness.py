@@ -93,12 +93,15 @@ def deletion_insertion(
         raise ValueError(f"num_steps must lie between 1 and {rows * columns}, not {num_steps}")
     places = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     empty = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
-    deletion, insertion = [], []
-    for step in range(num_steps + 1):
+    whole, nothing = score(pixels), score(empty)  # both curves have these ends
+    deletion, insertion = [whole], [nothing]
+    for step in range(1, num_steps):
         taken = (places < round(step * rows * columns / num_steps)).view(number, 1, rows, columns)
         taken = F.interpolate(taken.float(), pixels.shape[2:], mode="nearest").bool()
         deletion.append(score(torch.where(taken, empty, pixels)))
         insertion.append(score(torch.where(taken, pixels, empty)))
+    deletion.append(nothing)
+    insertion.append(whole)
     return Curves(torch.stack(deletion, dim=1), torch.stack(insertion, dim=1))
 
 

@@ -28,6 +28,8 @@ from daitir.errors import DataError
 from daitir.geometry.spaces import TOLERANCE, unit
 from daitir.retrieval import target_ranks
 
+TANGENTS = 32  # derivatives at once
+
 
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
     """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
@@ -190,20 +192,23 @@ def effect_of_removal(
 def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
     """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
 
-    By forward-mode derivatives, one pass for each tangent. `point` has any shape, `tangents`
-    (num_tangents, ...) its shape; the function gives (num_outputs,).
+    By forward-mode derivatives, `TANGENTS` at once, which share the value at the point. `point`
+    has any shape, `tangents` (num_tangents, ...) its shape; the function gives (num_outputs,).
 
     >>> square = lambda x: x * x
     >>> jacobian_along(square, torch.tensor([1.0, 3.0]), torch.eye(2))
     tensor([[2., 0.],
             [0., 6.]])
     """
+
+    def along(tangent: Tensor) -> Tensor:
+        return torch.func.jvp(function, (point,), (tangent,))[1]
+
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", FutureWarning
         )  # torch's first jvp uses what torch deprecates
-        rows = [torch.func.jvp(function, (point,), (tangent,))[1] for tangent in tangents]
-    return torch.stack(rows)
+        return torch.func.vmap(along, chunk_size=TANGENTS)(tangents)
 
 
 def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from tqdm import trange
 from daitir.attention import image_pixels
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.geometry.nullspace import equal_noise
+from daitir.geometry.nullspace import cue_jacobian, equal_noise
 from daitir.geometry.spaces import unit
 from daitir.hallucination import Cues, cues, interventions, one_of_each
 from daitir.profiles import Profile
@@ -214,6 +214,32 @@ def encode_cues(
         ),
         *raw,
     )
+
+
+def cue_slopes(
+    sample: CueSample, encoder: Encoder, *, num_views: int = NUM_VIEWS, progress: bool = False
+) -> dict[str, Tensor]:
+    """Lengths of the derivative of the feature at the first views, per unit of pixel change.
+
+    `cues` (num_pairs,) along the change that undoes a cue, `noise_inside` (num_hallucinated,)
+    along the noise in the same pixels; NaN for the pairs of later views.
+    """
+    views = np.array([pair.view for pair in sample.pairs])
+    false = sample.chosen("hallucinated")
+    lengths = {
+        "cues": torch.full((len(views),), float("nan")),
+        "noise_inside": torch.full((int(false.sum()),), float("nan")),
+    }
+    number = min(num_views, len(sample.scenes))
+    for view in trange(number, desc="derivatives", disable=not progress):
+        mine, noisy = np.flatnonzero(views == view), np.flatnonzero(views[false] == view)
+        if not len(mine):
+            continue  # nothing of the view can be undone
+        ends = [sample.images[view], *sample.changed[mine], *sample.noise_inside[noisy]]
+        pixels = image_pixels(encoder, ends)
+        along = cue_jacobian(encoder, pixels[0], pixels[1:] - pixels[0]).norm(dim=-1).float().cpu()
+        lengths["cues"][mine], lengths["noise_inside"][noisy] = along.split([len(mine), len(noisy)])
+    return lengths
 
 
 @torch.no_grad()

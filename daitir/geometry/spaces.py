@@ -122,6 +122,16 @@ def jackknife(
     of a row at distance 0 and lower the rank, leaving rows out does neither. Delete-a-group
     jackknife with a normal interval (Efron and Tibshirani 1993, chapter 11).
 
+    Arguments and errors as in `leave_out`.
+    """
+    return jackknife_interval(leave_out(statistic, *features, num_groups=num_groups, seed=seed))
+
+
+def leave_out(
+    statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
+) -> Tensor:
+    """A statistic of all rows, and with each group of rows left out, (1 + num_groups,) double.
+
     Args:
         statistic: of tensors (num_items, ...).
         features: tensors whose rows belong together and are left out together.
@@ -136,14 +146,22 @@ def jackknife(
     if number < num_groups:
         raise DataError(f"{number} rows are too few for {num_groups} groups to leave out")
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    value = statistic(*features)
-    without = []
+    values = [statistic(*features)]
     for group in order.tensor_split(num_groups):
         kept = torch.ones(number, dtype=torch.bool)
         kept[group] = False
-        without.append(statistic(*(part[kept] for part in features)))
-    found = torch.tensor(without, dtype=torch.float64)
-    variance = (num_groups - 1) / num_groups * (found - found.mean()).square().sum()
+        values.append(statistic(*(part[kept] for part in features)))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def jackknife_interval(values: Tensor) -> tuple[float, float, float]:
+    """The value and the 95% interval that `leave_out` gives, or a mean or difference of several.
+
+    >>> jackknife_interval(torch.tensor([2.0, 2.0, 2.0]))
+    (2.0, 2.0, 2.0)
+    """
+    value, without = float(values[0]), values[1:]
+    variance = (len(without) - 1) / len(without) * (without - without.mean()).square().sum()
     half = 1.96 * float(variance.sqrt())
     return value, value - half, value + half
 
