@@ -137,7 +137,7 @@ def test_letters_that_a_terminal_does_not_know_end_nothing(tmp_path):
     path.rename(path.with_name("кот 🐈.jpg"))
     run = subprocess.run(
         [sys.executable, "-m", "daitir.cli", "search", str(tmp_path), "--encoder", "mini"],
-        input=b"caf\xe9\na cat\n", capture_output=True, timeout=120,
+        input=b"caf\xe9\na cat\n", capture_output=True, timeout=300,
         cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
