@@ -13,9 +13,7 @@ from pathlib import Path
 from daitir import paper_commands
 from daitir.errors import DataError
 from daitir.parsers import generation, own_data, training
-from daitir.parsers.options import add_command
-from daitir.parsers.options import add_machine as _add_machine
-from daitir.parsers.options import named as _named
+from daitir.parsers.options import add_command, add_machine, named
 from daitir.studies import STUDIES, Study, run_study
 
 
@@ -71,11 +69,11 @@ def _add_study(subparsers, study: Study) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR",
         help=f"gets {table} and .json (default: %(default)s)")
     if study.compares:
-        add("--after", nargs="+", metavar="NAME=SPEC", type=partial(_named, what="SPEC"),
+        add("--after", nargs="+", metavar="NAME=SPEC", type=partial(named, what="SPEC"),
             help="the trained encoders; a name given several times is one training with several "
             "seeds, for example dmcl=finetuned:runs/encoders/classroom/encoders/dmcl/1 "
             "(default: finetune_text and dmcl, with the seeds that the profile has)")
-    _add_machine(parser)
+    add_machine(parser)
 
 
 COMMANDS = (
