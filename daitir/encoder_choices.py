@@ -6,7 +6,7 @@ Measured on the validation split, as `daitir.choices` is for the encoder before 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,16 +62,14 @@ def run_encoder_choices(
     began = time.perf_counter()
     encoders = trained_encoders(profile, work_dir, device=device)
     base = encoders[ZERO_SHOT, 0]
-    captions = load_query_set(QUERY_SET, base, queries_folder(profile)).captions
-    captions = captions[: profile.num_other_dialogues]
-    prompts = [row[t] for row in captions for t in ROUNDS]
-    scenes = sample_scenes(SEED, SETS[QUERY_SET].split, profile.num_gallery)
-    gallery = render_scenes(scenes, size=base.image_size, num_workers=num_workers,
-                            progress=progress)  # fmt: skip
+    prompts, gallery = asked_and_searched(
+        profile, base, num_workers=num_workers, progress=progress
+    )
     drawn: dict[str, Sequence[Path] | np.ndarray] = {}
     for name, (source, seed) in choice_sources(generator).items():
-        seeds = [view_seed(seed, i, t) for i in range(len(captions)) for t in ROUNDS]
-        drawn[name] = source.generate(prompts, seeds, cache, progress=progress)
+        drawn[name] = source.generate(
+            prompts, seeds_by_round(len(prompts), seed), cache, progress=progress
+        )
     for share in (0.0, *profile.broken_shares):
         views = [
             controlled_view(parse(prompt).facts, broken_share=share, seed=str(index)).scene
@@ -80,18 +78,13 @@ def run_encoder_choices(
         drawn[f"controlled_{round(100 * share):02d}"] = render_scenes(
             views, size=base.image_size, num_workers=num_workers
         )
-    ranks: dict[tuple[str, str, str], list[Tensor]] = {}
-    for (name, seed), encoder in encoders.items():
-        fusion = load_fusion(fusion_of(work_dir, name, seed), dim=encoder.dim)
-        found = choice_ranks(encoder, fusion, prompts, drawn, gallery, progress=progress)
-        for query, one in found.items():
-            ranks.setdefault((name, BENCHMARK, query), []).append(one)
-    stacked = {key: torch.stack(found) for key, found in ranks.items()}
-    table = encoder_rows(stacked, ranked={query for _, _, query in ranks})
-    table = table[table["metric"].isin((*METRICS, "recall_at_10_gain_over_finetune_text"))]
+    ranks = ranks_by_encoder(
+        encoders, work_dir, prompts, drawn, gallery, drawn_choices, progress=progress
+    )
+    table = choice_rows(ranks)
     most = f"controlled_{round(100 * max(profile.broken_shares)):02d}"
-    table = pd.concat([table, dose_rows(stacked, "controlled_00", most)], ignore_index=True)
-    table = table.assign(round=table["round"].map(dict(enumerate(ROUNDS))))
+    table = pd.concat([table, dose_rows(ranks, "controlled_00", most)], ignore_index=True)
+    table = with_rounds(table)
     path = results_dir / f"{profile.name}_encoder_choices.csv"
     notes = {
         "profile": asdict(profile),
@@ -102,6 +95,69 @@ def run_encoder_choices(
     }
     write_results(path, table, notes)
     return path
+
+
+def asked_and_searched(
+    profile: Profile, encoder: Encoder, *, num_workers: int = 1, progress: bool = False
+) -> tuple[list[str], np.ndarray]:
+    """The validation captions of the rounds `ROUNDS`, dialogue by dialogue, and the gallery.
+
+    Dialogue i looks for picture i of the gallery, (num_images, size, size, 3) uint8.
+    """
+    captions = load_query_set(QUERY_SET, encoder, queries_folder(profile)).captions
+    captions = captions[: profile.num_other_dialogues]
+    scenes = sample_scenes(SEED, SETS[QUERY_SET].split, profile.num_gallery)
+    gallery = render_scenes(scenes, size=encoder.image_size, num_workers=num_workers,
+                            progress=progress)  # fmt: skip
+    return [row[t] for row in captions for t in ROUNDS], gallery
+
+
+def seeds_by_round(num_captions: int, seed: int) -> list[int]:
+    """The seeds of the noise of one view of each caption of `asked_and_searched`."""
+    return [view_seed(seed, i, t) for i in range(num_captions // len(ROUNDS)) for t in ROUNDS]
+
+
+def ranks_by_encoder(
+    encoders: Mapping[tuple[str, int], Encoder],
+    work_dir: Path,
+    captions: Sequence[str],
+    drawn: Mapping[str, Sequence[Path] | np.ndarray],
+    gallery: np.ndarray,
+    choose: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    *,
+    progress: bool = False,
+) -> dict[tuple[str, str, str], Tensor]:
+    """Ranks (num_seeds, num_dialogues, num_rounds) by encoder, `BENCHMARK` and query.
+
+    Args:
+        encoders: by name and seed.
+        work_dir: holds the fusions that the benchmark of encoders trained on them.
+        drawn: views of the captions, by name.
+        choose: makes of their features by name the choices that `choice_ranks` takes.
+    """
+    ranks: dict[tuple[str, str, str], list[Tensor]] = {}
+    for (name, seed), encoder in encoders.items():
+        fusion = load_fusion(fusion_of(work_dir, name, seed), dim=encoder.dim)
+        found = choice_ranks(
+            fusion,
+            encode_by_round(encoder, captions),
+            choose({n: encode_by_round(encoder, views) for n, views in drawn.items()}),
+            encoder.encode_images(gallery, progress=progress),
+        )
+        for query, one in found.items():
+            ranks.setdefault((name, BENCHMARK, query), []).append(one)
+    return {key: torch.stack(found) for key, found in ranks.items()}
+
+
+def choice_rows(ranks: Mapping[tuple[str, str, str], Tensor]) -> pd.DataFrame:
+    """The rows of `encoder_rows` that a table of choices has."""
+    table = encoder_rows(ranks, ranked={query for _, _, query in ranks})
+    return table[table["metric"].isin((*METRICS, "recall_at_10_gain_over_finetune_text"))]
+
+
+def with_rounds(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the rounds themselves in place of their numbers among `ROUNDS`."""
+    return table.assign(round=table["round"].map(dict(enumerate(ROUNDS))))
 
 
 def dose_rows(
@@ -136,35 +192,44 @@ def dose_rows(
     return pd.concat(tables, ignore_index=True).round(4)
 
 
+def encode_by_round(
+    encoder: Encoder, inputs: Sequence[str] | Sequence[Path] | np.ndarray
+) -> Tensor:
+    """Features (num_dialogues, num_rounds, dim) of captions or views, dialogue by dialogue."""
+    is_text = isinstance(inputs[0], str)
+    features = encoder.encode_texts(inputs) if is_text else encoder.encode_images(inputs)
+    return features.view(-1, len(ROUNDS), encoder.dim)
+
+
+def drawn_choices(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features (num_dialogues, num_rounds, num_views, dim) of each choice, by its suffix.
+
+    `features` are those of one view by the names of `choice_sources` and any others; the first
+    views are put together as `NUM_VIEWS` says, one alone has no suffix.
+    """
+    features = dict(features)
+    several = torch.stack([features.pop(f"view_{seed}") for seed in range(max(NUM_VIEWS))], dim=2)
+    choices = {f"_{n}_views" if n > 1 else "": several[:, :, :n] for n in NUM_VIEWS}
+    return choices | {f"_{name}": some[:, :, None] for name, some in features.items()}
+
+
 def choice_ranks(
-    encoder: Encoder,
-    fusion: nn.Module,
-    captions: Sequence[str],
-    drawn: Mapping[str, Sequence[Path] | np.ndarray],
-    gallery: np.ndarray,
-    *,
-    progress: bool = False,
+    fusion: nn.Module, text: Tensor, choices: Mapping[str, Tensor], gallery_features: Tensor
 ) -> dict[str, Tensor]:
     """Ranks `(num_dialogues, num_rounds)` by text and, with each choice, by DAR and a fusion.
 
     Args:
-        captions: of the rounds `ROUNDS` of each dialogue in turn; dialogue i looks for picture i.
-        drawn: by the names of `choice_sources` and any others, a view of each caption.
-        gallery: (num_images, size, size, 3) uint8.
+        text: (num_dialogues, num_rounds, dim), of the rounds `ROUNDS`; dialogue i looks for
+            picture i.
+        choices: by suffix of the query's name, (num_dialogues, num_rounds, num_views, dim).
+        gallery_features: (num_images, dim).
     """
-    shape, rounds = (-1, len(ROUNDS), encoder.dim), torch.tensor(ROUNDS)
-    text = encoder.encode_texts(captions).view(shape)
-    pictures = encoder.encode_images(gallery, progress=progress)
-    targets = torch.arange(len(text))
-    found = {"text": target_ranks(text, pictures, targets)}
-    features = {name: encoder.encode_images(files).view(shape) for name, files in drawn.items()}
-    several = torch.stack([features.pop(f"view_{seed}") for seed in range(max(NUM_VIEWS))], dim=2)
-    choices = {f"_{n}_views" if n > 1 else "": several[:, :, :n] for n in NUM_VIEWS}
-    choices |= {f"_{name}": some[:, :, None] for name, some in features.items()}
+    targets, rounds = torch.arange(len(text)), torch.tensor(ROUNDS)
+    found = {"text": target_ranks(text, gallery_features, targets)}
     for suffix, views in choices.items():
         summed = dar_fusion(text, average_views(views), round=rounds)
         with torch.no_grad():
             fused, _ = fuse_views(fusion, text, views)
         for query, vectors in (("dar", summed), ("adafuse", fused)):
-            found[query + suffix] = target_ranks(vectors, pictures, targets)
+            found[query + suffix] = target_ranks(vectors, gallery_features, targets)
     return found

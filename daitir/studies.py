@@ -70,6 +70,13 @@ STUDIES = (
         {"--work": "runs/encoders", "--cache": "runs/views"},
     ),
     Study(
+        "encoder_checkpoints",
+        "encoder_checkpoints:run_encoder_checkpoints",
+        "Train less trained diffusion models and measure them with the fine-tuned encoders; an "
+        "interrupted run continues.",
+        {"--work": "runs/encoders", "--cache": "runs/views"},
+    ),
+    Study(
         "choices",
         "choices:run_choices",
         "Measure numbers of views, guidance and steps; an interrupted run continues.",

@@ -10,7 +10,12 @@ from test_view_generation import tiny_pipeline
 from daitir import choices, encoder_choices
 from daitir.choices import ROUNDS, choice_sources
 from daitir.encoder_benchmark import fusion_of
-from daitir.encoder_choices import choice_ranks, run_encoder_choices
+from daitir.encoder_choices import (
+    choice_ranks,
+    drawn_choices,
+    encode_by_round,
+    run_encoder_choices,
+)
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
@@ -52,7 +57,11 @@ def test_ranks_agree_with_a_loop(small):
         for seed, name in enumerate(choice_sources(ViewGenerator("tiny", tiny_pipeline())))
     }
     fusion = load_fusion(fusion_folder(small, "adafuse", 0), dim=encoder.dim)
-    found = choice_ranks(encoder, fusion, captions, drawn, gallery)
+    features = {name: encode_by_round(encoder, views) for name, views in drawn.items()}
+    found = choice_ranks(
+        fusion, encode_by_round(encoder, captions), drawn_choices(features),
+        encoder.encode_images(gallery),
+    )  # fmt: skip
     choices_there = ("", "_2_views", "_guidance_1", "_steps_2")
     assert set(found) == {"text"} | {q + c for q in ("dar", "adafuse") for c in choices_there}
     pictures = encoder.encode_images(gallery).double()

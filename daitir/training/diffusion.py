@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
+from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
 from daitir.profiles import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
@@ -39,6 +40,7 @@ from daitir.training.text_encoder import (
 
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0
+PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
 LATENTS_NAME = "latents.safetensors"
 
 
@@ -96,6 +98,49 @@ def train_diffusion(
     write_card(folder, facts, seed=seed, device=device, seconds=seconds)
 
 
+def retrain_unet(
+    recipe: DiffusionRecipe,
+    pipeline: StableDiffusionPipeline,
+    folder: Path,
+    *,
+    latents: Path,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train only the U-Net anew and write a pipeline folder: for example with fewer steps.
+
+    Args:
+        recipe: architecture, data and optimiser of the U-Net.
+        pipeline: whose autoencoder, text encoder and prompts the new one shares.
+        folder: gets `work/` with the checkpoint and log, and at the end the pipeline. A run that
+            was interrupted continues.
+        latents: file that keeps the latents of the training scenes for further runs.
+
+    Raises DataError for a checkpoint of another run, and for a pipeline of other parts than those
+    of the recipe.
+    """
+    found = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
+    if found != (recipe.latent_channels, PROMPT_WIDTH):
+        raise DataError(
+            f"latents of {found[0]} channels and prompts of {found[1]} numbers do not fit the "
+            f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
+            "`daitir pretrain diffusion`"
+        )
+    autoencoder, text_encoder = (
+        copy.deepcopy(part).float().to(device).requires_grad_(False)
+        for part in (pipeline.vae, pipeline.text_encoder)
+    )
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    clean = cached_latents(latents, recipe, autoencoder, scenes, device, num_workers, progress)
+    denoiser, _ = train_unet(
+        recipe, folder / "work", clean, scenes, text_encoder, seed=seed, device=device,
+        progress=progress,
+    )  # fmt: skip
+    export(folder, autoencoder, text_encoder, denoiser.average)
+
+
 class Denoiser(nn.Module):
     """The U-Net that is trained, and the moving average of its weights that is used."""
 
@@ -127,7 +172,7 @@ def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=128,
+        cross_attention_dim=PROMPT_WIDTH,
         attention_head_dim=4,  # the number of heads, by an old name of diffusers
         addition_embed_type="text",  # the whole prompt also enters where the noise level does
         addition_embed_type_num_heads=4,
