@@ -41,6 +41,7 @@ from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import weights_digest
 from daitir.gallery import read_image
+from daitir.hub import offline_if_unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -273,15 +274,19 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
             f"({', '.join(tags) or 'it has none'})"
         )
     _check_activation(name, pretrained)
+    from_hub = bool(pretrained) and not Path(pretrained).is_file()
+    text = open_clip.get_model_config(name)["text_cfg"]
+    own = name in OWN_ARCHITECTURES
+    parts_from_hub = not own and any(key.startswith("hf_") for key in text)  # a text tower's
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained or None
-        )
-        if name in OWN_ARCHITECTURES:
-            context_length = open_clip.get_model_config(name)["text_cfg"]["context_length"]
-            tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=context_length)
-        else:
-            tokenizer = open_clip.get_tokenizer(name)
+        with offline_if_unreachable(wanted=from_hub or parts_from_hub):
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained or None
+            )
+            tokenizer = (
+                HFTokenizer(TOKENIZER_FOLDER, context_length=text["context_length"])
+                if own else open_clip.get_tokenizer(name)
+            )  # fmt: skip
     except UnpicklingError as error:
         raise DataError(
             f"{spec}: could not be loaded; the file is damaged, or a pickle of more than plain "
@@ -289,7 +294,7 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
         ) from error
     except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
         advice = ""
-        if pretrained and not Path(pretrained).is_file():
+        if from_hub:
             advice = f"; without a network download the weights elsewhere, open_clip:{name}@FILE"
         raise DataError(f"{spec}: could not be loaded ({_first_line(error)}){advice}") from error
     if not pretrained:

@@ -18,6 +18,7 @@ from transformers.utils import is_sentencepiece_available
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
+from daitir.hub import offline_if_unreachable
 
 MODELS = {
     "clip": "CLIPModel",
@@ -109,15 +110,18 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
         options = {"revision": revision} if revision else {}
     options["trust_remote_code"] = False
     try:
-        kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
-        if kind not in MODELS:
-            raise DataError(f"{spec}: a model of type {kind!r}; use one of {', '.join(MODELS)}")
-        model, report = getattr(transformers, MODELS[kind]).from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
-        processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
-        _check_tokenizer(spec, source, options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        with offline_if_unreachable(wanted=not folder.is_dir()):
+            kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
+            if kind not in MODELS:
+                known = ", ".join(MODELS)
+                raise DataError(f"{spec}: a model of type {kind!r}; use one of {known}")
+            model, report = getattr(transformers, MODELS[kind]).from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                **options,
+            )  # fmt: skip
+            processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
+            _check_tokenizer(spec, source, options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except DataError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError) as error:

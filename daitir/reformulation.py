@@ -33,6 +33,7 @@ from transformers import (
 from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
+from daitir.hub import offline_if_unreachable
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -394,14 +395,15 @@ def load_reformulator(
                 )
     source = str(folder) if folder.is_dir() else spec
     try:
-        config = AutoConfig.from_pretrained(source)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        # Half precision is slow on most processors; elsewhere the model's own is kept.
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        model, report = kind.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with offline_if_unreachable(wanted=not folder.is_dir()):
+            config = AutoConfig.from_pretrained(source)
+            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            # Half precision is slow on most processors; elsewhere the model's own is kept.
+            dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+            model, report = kind.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         advice = "" if folder.is_dir() else f"; without a network name a folder, not {spec}"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
+from daitir.hub import offline_if_unreachable
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -260,9 +261,10 @@ def load_view_generator(
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            source if is_folder else spec, dtype=dtype, use_safetensors=True
-        )
+        with offline_if_unreachable(wanted=not is_folder):
+            pipeline = AutoPipelineForText2Image.from_pretrained(
+                source if is_folder else spec, dtype=dtype, use_safetensors=True
+            )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         advice = "`daitir pretrain diffusion` makes one" if is_folder else (

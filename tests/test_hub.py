@@ -1,0 +1,67 @@
+"""The hub of models: found out in a moment whether it can be reached, and the cache used if not."""
+
+import logging
+import socket
+
+import pytest
+from huggingface_hub import constants
+
+from daitir import hub
+from daitir.encoders import load_encoder
+from daitir.errors import DataError
+from daitir.hub import offline_if_unreachable
+from daitir.reformulation import load_reformulator
+from daitir.views import load_view_generator
+
+
+@pytest.fixture
+def online(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+
+
+@pytest.fixture
+def no_hub(online, monkeypatch):
+    """A hub that refuses every connection."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        yield
+
+
+def test_a_hub_that_answers_is_asked(online, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        with offline_if_unreachable():
+            assert not constants.HF_HUB_OFFLINE
+
+
+def test_without_a_hub_only_the_cache_is_read(no_hub, caplog):
+    with caplog.at_level(logging.WARNING), offline_if_unreachable():
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+    assert "127.0.0.1" in caplog.text and "cannot be reached" in caplog.text
+    with offline_if_unreachable(wanted=False):
+        assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_proxy_is_left_to_the_libraries(no_hub, monkeypatch):
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
+    with offline_if_unreachable():
+        assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    "load, spec",
+    [
+        (load_encoder, "hf:nobody/nothing"),
+        (load_encoder, "open_clip:ViT-B-32@laion2b_s34b_b79k"),
+        (load_view_generator, "nobody/nothing"),
+        (load_reformulator, "nobody/nothing"),
+    ],
+)
+def test_loaders_ask_a_missing_hub_once(no_hub, caplog, load, spec):
+    with pytest.raises(DataError, match="without a network"):
+        load(spec)
+    assert caplog.text.count("cannot be reached") == 1 and "Retrying" not in caplog.text
