@@ -44,7 +44,8 @@ def lint(arguments: argparse.Namespace) -> None:
         if not report.findings:
             print("nothing is wrong")
     if report.num_errors:
-        raise DataError(f"{arguments.folder}: {report.num_errors:,} errors; mend the files")
+        number = report.num_errors
+        raise DataError(f"{arguments.folder}: {number:,} error{'s' * (number > 1)}; mend the files")
 
 
 def embed(arguments: argparse.Namespace) -> None:
