@@ -50,6 +50,7 @@ MEASURES = {
     "hits_at_10": partial(metrics.hit_values, k=10),
     "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
 }
+COMPARED = ("finetune_text", "dmcl")  # all that the smaller studies measure
 IMPROVED = {"dmcl_resampled": "dmcl"}  # encoders that are compared with another, query by query
 RANKED = ("text", "dar", "memory", "adafuse")  # the queries that are compared with the peers
 MARGINS = {"degradation_rate": 0.0, "degradation_rate_ln2": math.log(2)}
@@ -98,7 +99,7 @@ def run_encoder_benchmark(
         digests[f"{name}/{seed}"] = weights_digest(encoder.model)
         path = work_dir / f"{name}_{seed}.safetensors"
         facts = {"encoder": digests[f"{name}/{seed}"]}
-        found[name, seed] = _kept(path, facts)
+        found[name, seed] = kept_ranks(path, facts)
         if found[name, seed] is None:
             logger.warning("%s, seed %d: measuring", name, seed)
             folder = fusion_of(work_dir, name, seed)
@@ -163,14 +164,16 @@ def fusion_of(work_dir: Path, name: str, seed: int) -> Path:
 
 
 def trained_encoders(
-    profile: Profile, work_dir: Path, *, device: str = "cpu"
+    profile: Profile, work_dir: Path, *, names: Collection[str] | None = None, device: str = "cpu"
 ) -> dict[tuple[str, int], Encoder]:
-    """The encoders of the benchmark by name and seed, the start first.
+    """The encoders of the benchmark by name and seed, the start first; of `names`, or all.
 
     Raises DataError where one was not trained yet.
     """
     specs = {}
     for name, seed in _names(profile):
+        if names is not None and name not in (ZERO_SHOT, *names):
+            continue
         folder = _folder(profile, name, seed, work_dir)
         specs[name, seed] = profile.encoder if name == ZERO_SHOT else f"finetuned:{folder}"
         if name != ZERO_SHOT and not (folder / CONFIG_NAME).is_file():
@@ -186,7 +189,7 @@ def _as_read(
     return data[part] if recipe is None else as_read(data[part], profile, part, recipe)
 
 
-def _kept(path: Path, facts: Mapping[str, str]) -> dict[str, Tensor] | None:
+def kept_ranks(path: Path, facts: Mapping[str, str]) -> dict[str, Tensor] | None:
     """The ranks of an earlier run, None where there are none yet."""
     if not path.is_file():
         return None
@@ -246,7 +249,10 @@ def _ranks(
 
 
 def encoder_rows(
-    ranks: Mapping[tuple[str, str, str], Tensor], *, ranked: Collection[str] = RANKED
+    ranks: Mapping[tuple[str, str, str], Tensor],
+    *,
+    ranked: Collection[str] = RANKED,
+    peers: Mapping[str, tuple[str, str]] = PEERS,
 ) -> pd.DataFrame:
     """Tidy rows of ranks `(num_seeds, num_queries, num_rounds)` by encoder, benchmark and query.
 
@@ -258,7 +264,7 @@ def encoder_rows(
     for (name, benchmark, query), found in ranks.items():
         text = ranks[name, benchmark, "text"]
         others = {} if query == "text" else {"gain": text}
-        for label, peer in PEERS.items():
+        for label, peer in peers.items():
             if benchmark != SHORT_CAPTION:
                 others[f"gain_over_{label}"] = ranks.get((peer[0], benchmark, peer[1]))
         if plain := IMPROVED.get(name):

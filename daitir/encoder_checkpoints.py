@@ -14,7 +14,7 @@ import pandas as pd
 
 from daitir import metrics
 from daitir.choices import ROUNDS, false_cue_shares
-from daitir.encoder_benchmark import ZERO_SHOT, trained_encoders
+from daitir.encoder_benchmark import COMPARED, ZERO_SHOT, trained_encoders
 from daitir.encoder_choices import (
     BENCHMARK,
     QUERY_SET,
@@ -35,7 +35,6 @@ from daitir.scenes import sample_scenes
 from daitir.training.diffusion import retrain_unet
 from daitir.views import ViewGenerator, load_view_generator
 
-COMPARED = ("finetune_text", "dmcl")
 DIVISORS = (20, 5)  # of the steps in which the U-Net of the profile was trained
 
 
@@ -67,8 +66,7 @@ def run_encoder_checkpoints(
     Returns the path of the table. Raises DataError where an encoder or a fusion is missing.
     """
     began = time.perf_counter()
-    recipes = {name: profile.encoders[name] for name in COMPARED}
-    encoders = trained_encoders(replace(profile, encoders=recipes), work_dir, device=device)
+    encoders = trained_encoders(profile, work_dir, names=COMPARED, device=device)
     generators = {}
     for divisor in DIVISORS:
         recipe = replace(profile.diffusion, steps=profile.diffusion.steps // divisor)

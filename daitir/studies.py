@@ -77,6 +77,13 @@ STUDIES = (
         {"--work": "runs/encoders", "--cache": "runs/views"},
     ),
     Study(
+        "encoder_memory",
+        "encoder_memory:run_encoder_memory",
+        "Train ADaFuSE on the views of all rounds so far with the fine-tuned encoders and measure "
+        "it; an interrupted run continues.",
+        {"--work": "runs/encoders", "--cache": "runs/views"},
+    ),
+    Study(
         "choices",
         "choices:run_choices",
         "Measure numbers of views, guidance and steps; an interrupted run continues.",

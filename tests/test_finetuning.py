@@ -25,6 +25,7 @@ from daitir.scenes import (
     sample_scenes,
 )
 from daitir.training import finetune as finetune_module
+from daitir.training.clip import mixed_precision
 from daitir.training.finetune import encoder_folder, finetune, layer_groups
 from daitir.training.triples import FinetuneData
 
@@ -296,3 +297,15 @@ class Small:
     """Stands for an encoder of another architecture; only its weights are looked at."""
 
     spec, model = "mini", nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"avx512_bf16": False}, None])
+def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch, able):
+    if able is None:  # older versions of torch do not tell
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    with mixed_precision("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    wanted = torch.bfloat16 if able == {"avx512_bf16": True} else torch.float32
+    assert product.dtype == wanted

@@ -101,12 +101,21 @@ def train_clip(
 
 @contextmanager
 def mixed_precision(device: str | torch.device) -> Iterator[None]:
-    """Products in bfloat16, as fast as the device can."""
+    """Products in bfloat16 where the device has instructions for them, else in single precision."""
     kind = torch.device(device).type
+    if kind == "cpu" and not _cpu_has_bfloat16():
+        yield
+        return
     # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
     attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
     with torch.autocast(kind, torch.bfloat16), attention:
         yield
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Where a CPU lacks such instructions bfloat16 is emulated, several times slower."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def augment(
