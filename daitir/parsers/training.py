@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from daitir import commands
+from daitir import training_commands
 from daitir.parsers.options import (
     EMBEDDED_AT_ONCE,
     add_command,
@@ -25,7 +25,7 @@ def add_pretrain(subparsers) -> None:
         help="Train a model of the package from scratch; an interrupted run continues.",
         example="daitir pretrain clip --out runs/clip",
     )
-    parser.set_defaults(run=commands.pretrain)
+    parser.set_defaults(run=training_commands.pretrain)
     add = parser.add_argument
     add("model", choices=("tokenizer", "clip", "recogniser", "diffusion", "lm", "lit"),
         help="which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
@@ -44,7 +44,7 @@ def add_quality(subparsers) -> None:
         help="Measure a model on the validation split, as its card in the book shows it.",
         example="daitir quality clip --out results/quality.csv",
     )
-    parser.set_defaults(run=commands.quality)
+    parser.set_defaults(run=training_commands.quality)
     add = parser.add_argument
     add("model", choices=("clip", "recogniser", "diffusion", "lm"),
         help="which model: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
@@ -69,7 +69,7 @@ def add_train(subparsers) -> None:
         "  daitir train dmcl --data my_pictures/ --encoder open_clip:ViT-B-32@clip.safetensors "
         "--set learning_rate=1e-5 --out runs/mine",
     )
-    parser.set_defaults(run=commands.train)
+    parser.set_defaults(run=training_commands.train)
     add = parser.add_argument
     add("method", metavar="METHOD",
         help="a fusion of the frozen encoder (adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate) "

@@ -1,0 +1,153 @@
+"""What the commands that train models and measure their quality do.
+
+As in `daitir.commands`, all that can be checked at once is checked first.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from daitir.data_commands import check_device, train_on_folder
+from daitir.errors import DataError
+from daitir.files import check_output
+from daitir.profiles import get_profile, with_settings
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Train a model of the package from scratch."""
+    profile = get_profile(arguments.profile)
+    check_output(arguments.out / "log.csv")
+    check_device(arguments.device)
+    if arguments.model == "tokenizer":
+        from daitir.training.tokenizer import train_tokenizer
+
+        train_tokenizer().save_pretrained(arguments.out)
+        print(f"written to {arguments.out}")
+        return
+    if arguments.model == "clip":
+        from daitir.training.clip import train_clip as train
+    elif arguments.model == "recogniser":
+        from daitir.training.recogniser import train_recogniser as train
+    elif arguments.model == "lm":
+        from daitir.training.lm import train_lm as train
+    elif arguments.model == "lit":
+        from daitir.training.lit import train_lit as train
+    else:
+        from daitir.training.diffusion import train_diffusion as train
+
+    train(
+        getattr(profile, arguments.model),
+        arguments.out,
+        seed=arguments.seed,
+        device=arguments.device,
+        num_workers=arguments.workers,
+    )
+    kinds = {"clip": "open_clip", "lit": "lit"}
+    hint = f"; load it with --encoder {kinds.get(arguments.model)}:{arguments.out}"
+    hint *= arguments.model in kinds
+    print(f"written to {arguments.out}{hint}")
+
+
+def quality(arguments: argparse.Namespace) -> None:
+    """Measure a model on the validation split."""
+    profile = get_profile(arguments.profile)
+    check_output(arguments.out)
+    check_device(arguments.device)
+    from daitir import quality as measures
+
+    options = {"num_workers": arguments.workers, "progress": True}
+    if arguments.model == "clip":
+        from daitir.encoders import load_encoder
+
+        encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
+        table = measures.clip_quality(
+            encoder,
+            image_size=profile.image_size,
+            num_dialogues=profile.num_test_dialogues,
+            num_gallery=profile.num_gallery,
+            **options,
+        )
+    elif arguments.model == "recogniser":
+        from daitir.recogniser import load_recogniser
+        from daitir.training.recogniser import degraded
+
+        spec = str(arguments.folder or "mini")
+        recogniser = load_recogniser(spec, device=arguments.device)
+        table = measures.recogniser_quality(recogniser, degrade=degraded, **options)
+    elif arguments.model == "lm":
+        from daitir.reformulation import load_reformulator
+
+        spec = str(arguments.folder or "mini")
+        reformulator = load_reformulator(spec, device=arguments.device)
+        table = measures.lm_quality(reformulator, progress=True)
+    else:
+        from daitir.recogniser import load_recogniser
+        from daitir.views import load_view_generator
+
+        generator = load_view_generator(str(arguments.folder or "mini"), device=arguments.device)
+        recogniser = load_recogniser(device=arguments.device)
+        table = measures.pipeline_quality(generator, recogniser, progress=True)
+    measures.update_table(arguments.out, table)
+    print(table.to_string(index=False))
+    print(f"written to {arguments.out}")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a fusion of the profile, or fine-tune an encoder, on its query sets or own data."""
+    profile = get_profile(arguments.profile)
+    name, out = arguments.method, arguments.out
+    if name not in profile.fusions and name not in profile.encoders:
+        raise DataError(
+            f"unknown method {name!r}; the profile {profile.name} has "
+            + ", ".join((*profile.fusions, *profile.encoders))
+        )
+    recipe = (profile.fusions | profile.encoders)[name]
+    recipe = with_settings(recipe, dict(arguments.set or ()))
+    check_output(out / "log.csv")
+    check_device(arguments.device)
+    if arguments.data is not None:
+        if getattr(recipe, "resampled_views", False):
+            raise DataError(
+                f"{name}: views are rendered anew in the embedded world alone; with --data choose "
+                "dmcl, or add --set resampled_views=false"
+            )
+        train_on_folder(arguments, recipe)
+        return
+    others = [name for name in ("encoder", "text", "features", "missing_views", "val_images")
+              if getattr(arguments, name) is not None]  # fmt: skip
+    if others:
+        flags = ", ".join("--" + name.replace("_", "-") for name in others)
+        raise DataError(f"{flags}: for --data DIR alone; without it the profile decides")
+    check_output(arguments.cache / "features")
+    from daitir.encoders import load_encoder
+    from daitir.training.origin import claim
+
+    encoder = load_encoder(profile.encoder, device=arguments.device)
+    claim(out, encoder, None)
+    options = {"num_workers": arguments.workers, "progress": True}
+    if name in profile.encoders:
+        from daitir.training.finetune import finetune, recalls
+        from daitir.training.triples import as_read, profile_data, training_data
+        from daitir.views import load_view_generator
+
+        generator = load_view_generator(profile.generator, device=arguments.device)
+        train_part, val_part = (
+            profile_data(profile, part, generator, encoder, arguments.cache, **options)
+            for part in ("train", "val")
+        )
+        data = [
+            training_data(train_part, profile, recipe, num_workers=arguments.workers),
+            as_read(val_part, profile, "val", recipe),
+        ]
+        tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
+        found = recalls(tuned, data[1])[recipe.query]
+    else:
+        from daitir.training.fusion import encode_queries, recall, train_fusion
+
+        data = [
+            encode_queries(profile, part, encoder, cache=arguments.cache, **options)
+            for part in ("train", "val")
+        ]
+        model = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
+        found = recall(model, data[1])
+    print(f"R@10 on validation: {found:.1%}; written to {out}")
