@@ -57,8 +57,9 @@ class ViewGenerator:
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
         pipeline.set_progress_bar_config(disable=True)
-        # It would print all words that are cut off, of every batch; `generate` counts the prompts.
-        logging.getLogger(type(pipeline).__module__).addFilter(_is_of_use)
+        # They would print words that are cut off, of every batch; `generate` counts the prompts.
+        for speaker in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
+            logging.getLogger(speaker).addFilter(_is_of_use)
         parts = {
             name: weights_digest(part)
             for name, part in pipeline.components.items()
@@ -220,7 +221,11 @@ class ViewGenerator:
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    return "part of your input was truncated" not in record.getMessage()
+    message = record.getMessage()
+    return not any(
+        known in message
+        for known in ("part of your input was truncated", "Token indices sequence length")
+    )
 
 
 def load_view_generator(
