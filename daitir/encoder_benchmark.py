@@ -181,6 +181,20 @@ def trained_encoders(
     return {key: load_encoder(spec, device=device) for key, spec in specs.items()}
 
 
+def encode_sets(
+    encoder: Encoder, sets: Mapping[str, FinetuneData], *, progress: bool = False
+) -> dict[str, FusionData]:
+    """The features of query sets by name; a gallery that several of them search is encoded once."""
+    found: dict[str, FusionData] = {}
+    for name, data in sets.items():
+        same = [n for n in found if np.array_equal(sets[n].gallery, data.gallery)]
+        gallery = found[same[0]].gallery_features if same else None
+        found[name] = FusionData(
+            *encode(encoder, data, gallery_features=gallery, progress=progress)
+        )
+    return found
+
+
 def _as_read(
     profile: Profile, name: str, data: Mapping[str, FinetuneData], part: str
 ) -> FinetuneData:
@@ -209,10 +223,8 @@ def _ranks(
     progress: bool,
 ) -> dict[str, Tensor]:
     """`ranks["benchmark/query"]` (num_queries, num_rounds) of an encoder, 0-based."""
-    features = {
-        part: FusionData(*encode(encoder, _as_read(profile, name, data, part), progress=progress))
-        for part in data
-    }
+    read = {part: _as_read(profile, name, data, part) for part in data}
+    features = encode_sets(encoder, read, progress=progress)
     recipe = profile.fusions["adafuse"]
     model = train_fusion(
         features["train"], features["val"], recipe, folder, seed=seed, device=encoder.device,

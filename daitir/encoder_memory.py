@@ -19,6 +19,7 @@ from daitir.benchmark import BENCHMARKS
 from daitir.encoder_benchmark import (
     COMPARED,
     ZERO_SHOT,
+    encode_sets,
     encoder_rows,
     fusion_of,
     kept_ranks,
@@ -33,8 +34,7 @@ from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import manifest_of, queries_folder
 from daitir.retrieval import target_ranks
-from daitir.training.finetune import encode
-from daitir.training.fusion import FusionData, load_fusion, train_fusion
+from daitir.training.fusion import load_fusion, train_fusion
 from daitir.training.triples import FinetuneData, profile_data
 from daitir.views import ViewGenerator
 
@@ -120,9 +120,7 @@ def _ranks(
     progress: bool,
 ) -> dict[str, Tensor]:
     """`ranks["benchmark/query"]` (num_queries, num_rounds) of an encoder, 0-based."""
-    features = {
-        part: FusionData(*encode(encoder, some, progress=progress)) for part, some in data.items()
-    }
+    features = encode_sets(encoder, data, progress=progress)
     model = train_fusion(
         remembering(features["train"], DECAY), remembering(features["val"], DECAY),
         profile.fusions["adafuse"], folder, seed=seed, device=encoder.device, progress=progress,

@@ -9,13 +9,16 @@ import torch
 from test_benchmark import SMALL
 
 from daitir import encoder_benchmark, queries
-from daitir.encoder_benchmark import encoder_rows, run_encoder_benchmark
+from daitir.encoder_benchmark import encode_sets, encoder_rows, run_encoder_benchmark
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.profiles import EncoderRecipe
 from daitir.recogniser import load_recogniser
 from daitir.reformulation import load_reformulator
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.training.finetune import encode
+from daitir.training.triples import FinetuneData
 from daitir.views import load_view_generator
 
 RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
@@ -71,6 +74,38 @@ def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):
     shorter = {n: dataclasses.replace(r, steps=1) for n, r in small.encoders.items()}
     with pytest.raises(DataError, match="ranks of another encoder"):
         run_encoder_benchmark(dataclasses.replace(small, encoders=shorter), generator, **folders)
+
+
+def test_a_gallery_that_several_sets_search_is_encoded_once(monkeypatch):
+    encoder = load_encoder("mini")
+    pictures = [render_scenes(sample_scenes(seed, "val", 6), size=64) for seed in (0, 1)]
+    rounds = torch.zeros(2, 1, dtype=torch.long)
+    sets = {
+        name: FinetuneData(
+            [[f"a {word}"] for word in words], rounds, pictures[1][:2, None], gallery
+        )
+        for name, words, gallery in (
+            ("first", ("dog", "cat"), pictures[0]),
+            ("same", ("car", "tree"), pictures[0].copy()),
+            ("other", ("car", "tree"), pictures[1]),
+        )
+    }  # fmt: skip
+    wanted = {name: encode(encoder, data) for name, data in sets.items()}
+    plain, numbers = encoder.encode_images, []
+
+    def counted(images, **options):
+        numbers.append(len(images))
+        return plain(images, **options)
+
+    monkeypatch.setattr(encoder, "encode_images", counted)
+    found = encode_sets(encoder, sets)
+    assert numbers == [2, 6, 2, 2, 6]
+    for name, features in found.items():
+        for mine, theirs in zip(
+            (features.text_features, features.view_features, features.gallery_features),
+            wanted[name], strict=True,
+        ):  # fmt: skip
+            assert torch.equal(mine, theirs)
 
 
 def test_views_of_another_generator_are_refused(tmp_path):

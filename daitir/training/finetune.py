@@ -40,13 +40,18 @@ BEST_NAME = "best.safetensors"
 
 @torch.no_grad()
 def encode(
-    encoder: Encoder, data: FinetuneData, *, workers: int = 0, progress: bool = False
+    encoder: Encoder,
+    data: FinetuneData,
+    *,
+    gallery_features: Tensor | None = None,
+    workers: int = 0,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features of the texts and views, (num_dialogues, num_views, dim), and of the gallery.
 
     Where dialogues have different numbers of views the first two are (total_views, dim). A view
-    that is missing has the features of its text. `workers` threads decode files. The model is in
-    eval mode meanwhile.
+    that is missing has the features of its text. `gallery_features` are given where the gallery
+    was encoded before. `workers` threads decode files. The model is in eval mode meanwhile.
     """
     options = {"workers": workers, "progress": progress}
     was_training = encoder.model.training
@@ -58,7 +63,9 @@ def encode(
     views[there] = encoder.encode_images(
         [view for view in pictures if view is not None], **options
     )
-    gallery = encoder.encode_images(data.gallery, **options)
+    gallery = gallery_features
+    if gallery is None:
+        gallery = encoder.encode_images(data.gallery, **options)
     encoder.model.train(was_training)
     if isinstance(data.rounds, Tensor):
         shape = (*data.rounds.shape, encoder.dim)
