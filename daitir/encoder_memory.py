@@ -43,6 +43,11 @@ QUERY = "adafuse_memory"
 # Validation chose it for ADaFuSE (`daitir memory`).
 DECAY = 0.5
 # Beside those of the benchmark, the same query with an encoder that no view has trained.
+METRICS = (
+    "recall_at_10", "hits_at_10", "bri", "recall_at_10_gain_over_dar",
+    "recall_at_10_gain_over_finetune_text", "recall_at_10_gain_over_finetune_text_memory",
+    "hits_at_10_gain_over_finetune_text",
+)  # fmt: skip
 PEERS = encoder_benchmark.PEERS | {"finetune_text_memory": ("finetune_text", QUERY)}
 
 
@@ -59,7 +64,7 @@ def run_encoder_memory(
 ) -> Path:
     """Train ADaFuSE on kept views with every encoder and write `results/<profile>_encoder_memory`.
 
-    A method is an encoder and `adafuse_memory`, with the metrics of
+    A method is an encoder and `adafuse_memory`, with some metrics of
     `daitir.encoder_benchmark.encoder_rows`; `gain_over_finetune_text_memory` is over the same query
     with the encoder fine-tuned on text.
 
@@ -98,6 +103,7 @@ def run_encoder_memory(
             found.setdefault((name, *key.split("/")), []).append(ranks[key])
     stacked = {key: torch.stack(of_seeds) for key, of_seeds in found.items()}
     table = encoder_rows(stacked, ranked={QUERY}, peers=PEERS)
+    table = table[table["method"].str.endswith(QUERY) & table["metric"].isin(METRICS)]
     path = results_dir / f"{profile.name}_encoder_memory.csv"
     notes = {
         "profile": asdict(profile),
@@ -106,7 +112,7 @@ def run_encoder_memory(
         "encoders": digests,
         "decay": DECAY,
     }
-    write_results(path, table[table["method"].str.endswith(QUERY)], notes)
+    write_results(path, table, notes)
     return path
 
 
