@@ -45,6 +45,7 @@ PEERS = {
     "adafuse": (ZERO_SHOT, "adafuse"),
     "finetune_text": ("finetune_text", "text"),
 }
+RIVALS = ("gain_over_dar", "gain_over_finetune_text")  # of the published gain in Hits@10
 MEASURES = {
     "recall_at_10": partial(metrics.recall_values, k=10),
     "hits_at_10": partial(metrics.hit_values, k=10),
@@ -285,7 +286,8 @@ def encoder_rows(
         for metric, measure in MEASURES.items():
             values[metric] = _mean_over_seeds(measure, found)
             for suffix, other in others.items():
-                if other is not None and query in ranked and metric != "bri":
+                wanted = metric == "recall_at_10" or metric == "hits_at_10" and suffix in RIVALS
+                if other is not None and query in ranked and wanted:
                     change = values[metric] - _mean_over_seeds(measure, other)
                     values[f"{metric}_{suffix}"] = change
         if query.startswith(("dar", "adafuse")):
