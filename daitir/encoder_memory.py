@@ -42,12 +42,12 @@ logger = logging.getLogger(__name__)
 QUERY = "adafuse_memory"
 # Validation chose it for ADaFuSE (`daitir memory`).
 DECAY = 0.5
-# Beside those of the benchmark, the same query with an encoder that no view has trained.
 METRICS = (
     "recall_at_10", "hits_at_10", "bri", "recall_at_10_gain_over_dar",
     "recall_at_10_gain_over_finetune_text", "recall_at_10_gain_over_finetune_text_memory",
     "hits_at_10_gain_over_finetune_text",
 )  # fmt: skip
+# Beside those of the benchmark, the same query with an encoder that no view has trained.
 PEERS = encoder_benchmark.PEERS | {"finetune_text_memory": ("finetune_text", QUERY)}
 
 
@@ -62,7 +62,9 @@ def run_encoder_memory(
     num_workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Train ADaFuSE on kept views with every encoder and write `results/<profile>_encoder_memory`.
+    """Train ADaFuSE on kept views with the encoders `COMPARED`, and with the one before training.
+
+    Writes `results/<profile>_encoder_memory.csv` and `.json`.
 
     A method is an encoder and `adafuse_memory`, with some metrics of
     `daitir.encoder_benchmark.encoder_rows`; `gain_over_finetune_text_memory` is over the same query
