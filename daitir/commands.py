@@ -7,13 +7,30 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.data_commands import cached_encoder, check_device, fill_in_files
-from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
+from daitir.data_commands import (
+    cached_encoder,
+    check_device,
+    fill_in_files,
+    text_convention,
+)
+from daitir.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write, check_output
+from daitir.files import atomic_write, begins_with, check_output
+from daitir.manifests import (
+    MANIFEST,
+    Rewrites,
+    Views,
+    content_digest,
+    is_rewrites_manifest,
+    is_views_manifest,
+    rewrites_manifest,
+    round_digests,
+    write_rewrites,
+)
 from daitir.profiles import get_profile
 
 MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
@@ -33,7 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
-    check_output(arguments.out)
+    check_output(arguments.out, inputs=arguments.inputs, is_ours=_is_table)
     from daitir.gallery import list_images, read_gallery
 
     if arguments.gallery:
@@ -43,6 +60,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
+    texts = f"{arguments.text} of {arguments.dialogues} ({arguments.text_known})"
     check_device(arguments.device)
     import torch
 
@@ -60,6 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if trained:
         fusion = _trained_fusion(fusion, Path(trained), encoder)
     benchmark = arguments.benchmark or arguments.dialogues.stem
+    print(f"ranked texts: {texts}", flush=True)
     found = evaluate(
         dialogues,
         images_dir=arguments.images,
@@ -78,7 +97,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with atomic_write(arguments.out) as temporary:
         found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
-    print(f"texts: {arguments.text} of {arguments.dialogues}")
     print(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
@@ -94,36 +112,59 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into a ChatIR file of captions."""
-    is_implied = arguments.out is None
     fill_in_files(arguments, "dialogues", "out_rewrites")
-    if is_implied and arguments.out.exists():
-        raise DataError(f"{arguments.out}: exists; remove it, or name another --out")
+    out, model = arguments.out, Path(arguments.model)
+    inputs = [*arguments.inputs, arguments.prompt, model if model.exists() else None]
+    rule = {"inputs": inputs, "overwrite": arguments.overwrite}
+    check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
+    check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     prompt = _read_prompt(arguments.prompt)
-    check_output(arguments.out)
     check_device(arguments.device)
+    from daitir.derived import check_refined
     from daitir.processes import processes
     from daitir.reformulation import load_reformulator, refine_resumably
 
-    partial = arguments.out.with_name(f".{arguments.out.stem}.partial")
+    partial = out.with_name(f".{out.stem}.partial")
     with processes(arguments.device) as (group, device):
         reformulator = load_reformulator(arguments.model, device=device, prompt=prompt)
-        found = refine_resumably(
+        manifest = Rewrites(
+            reformulator.settings,
+            {"file": arguments.dialogues.name},
+            captions="",
+            rounds=[round_digests(dialogue) for dialogue in dialogues],
+        )
+        is_done = not arguments.overwrite and out.exists()
+        if is_done:
+            check_refined(out, manifest)
+        if group.is_main_process:
+            print(f"refined: {arguments.dialogues}", flush=True)
+        found = None if is_done else refine_resumably(
             reformulator,
             [dialogue.rounds for dialogue in dialogues],
             partial,
             batch_size=arguments.batch_size,
             group=group,
             progress=True,
-        )
+        )  # fmt: skip
     if not group.is_main_process:
         return
+    if found is None:
+        print(f"{out} is there already, of these dialogues and this model")
+        return
     pairs = zip(dialogues, found.captions, strict=True)
-    write_dialogues(arguments.out, [Dialogue(d.image, tuple(captions)) for d, captions in pairs])
-    shutil.rmtree(partial, ignore_errors=True)
+    refined = [Dialogue(d.image, tuple(captions)) for d, captions in pairs]
     number = sum(len(captions) for captions in found.captions)
+    counts = {"rounds": number, "retried": found.num_retried, "faults": len(found.faults),
+              "truncated": found.num_truncated}  # fmt: skip
+    faults = [[*place, kind] for place, kind in found.faults.items()]
+    captions = content_digest(refined)
+    # The manifest comes first: captions without one would count as written by hand.
+    write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
+    write_dialogues(out, refined)
+    shutil.rmtree(partial, ignore_errors=True)
     print(
-        f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
+        f"{number:,} captions of {len(dialogues):,} dialogues written to {out}; "
         f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
         "and are the joined dialogue, "
         f"{found.num_truncated:,} inputs were cut"
@@ -133,20 +174,24 @@ def refine(arguments: argparse.Namespace) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
     fill_in_files(arguments, "dialogues", "out_views")
+    out, pipeline = arguments.out, Path(arguments.pipeline)
+    inputs = [*arguments.inputs, pipeline if pipeline.exists() else None]
+    check_output(out / MANIFEST, inputs=inputs, is_ours=is_views_manifest)
+    check_output(arguments.cache / "view.webp", inputs=inputs)
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
-    check_output(arguments.out / "0_0.webp")
-    _check_nobody_drew(arguments.out)
-    check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
     import torch
+    from PIL import Image
 
+    from daitir.derived import begin_views, check_redraw, views_of
     from daitir.negation import without_negation
     from daitir.processes import processes
     from daitir.views import load_view_generator, view_seed
 
     texts = query_texts(dialogues, convention=arguments.text)
     rounds = [(i, t) for i, row in enumerate(texts) for t in range(len(row))]
-    prompts, negatives, told = [texts[i][t] for i, t in rounds], None, ""
+    prompts, negatives, told = [texts[i][t] for i, t in rounds], [""] * len(rounds), ""
+    seeds = [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds]
     if arguments.without_negation:
         split = [without_negation(prompt) for prompt in prompts]
         prompts = [prompt.positive for prompt in split]
@@ -165,24 +210,44 @@ def generate(arguments: argparse.Namespace) -> None:
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
             offload=arguments.offload,
         )
+        names = [f"{i}_{t}.webp" for i, t in rounds]
+        facts = zip(names, prompts, negatives, seeds, strict=True)
+        manifest = Views(
+            generator.settings
+            | {"seed": arguments.seed, "fixed_noise": arguments.fixed_noise,
+               "without_negation": arguments.without_negation},
+            {"file": arguments.dialogues.name, "text": arguments.text},
+            views_of(dialogues, (
+                {"file": name, "prompt": prompt, "seed": seed,
+                 "negative_prompt": negative if generator.takes_negatives else ""}
+                for name, prompt, negative, seed in facts
+            )),
+        )  # fmt: skip
+        check_redraw(out, manifest, overwrite=arguments.overwrite)
+        if group.is_main_process:
+            known = f"{arguments.text} of {arguments.dialogues} ({arguments.text_known})"
+            print(f"drawn texts: {known}", flush=True)
         paths = generator.generate(
             prompts,
-            [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds],
+            seeds,
             arguments.cache,
             negatives=negatives,
             batch_size=arguments.batch_size,
             group=group,
             progress=True,
         )
-        views = list(zip(rounds, paths, strict=True))
-        for (i, t), path in views[group.process_index :: group.num_processes]:
-            with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
+        if group.is_main_process:
+            with Image.open(paths[0]) as first:
+                settings = manifest.settings | {"size": list(first.size)}
+            manifest = replace(manifest, settings=settings)
+            begin_views(out, manifest, overwrite=arguments.overwrite)
+        group.wait_for_everyone()
+        views = list(zip(names, paths, strict=True))
+        for name, path in views[group.process_index :: group.num_processes]:
+            with atomic_write(out / name) as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
-        print(
-            f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
-            f"{arguments.dialogues}, written to {arguments.out}{told}"
-        )
+        print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {out}{told}")
 
 
 def scenes(arguments: argparse.Namespace) -> None:
@@ -248,15 +313,32 @@ def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
 
 
 def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]:
-    """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given."""
-    dialogues = read_dialogues(arguments.dialogues, **options)
+    """The dialogues of `--dialogues`, the first `--num-dialogues` of them where that is given.
+
+    Where the command makes texts of them, `text` is set to the convention that all of them show,
+    if it is not named, and `text_known` to how it is known.
+    """
+    from daitir.derived import read_source
+
+    dialogues = read_source(arguments.dialogues, arguments.raw, **options)
     number = arguments.num_dialogues or len(dialogues)
     if number > len(dialogues):
         raise DataError(
             f"{arguments.dialogues}: has {len(dialogues):,} dialogues, fewer than "
             f"--num-dialogues {number:,}"
         )
+    if "text" in arguments:
+        arguments.text, arguments.text_known = text_convention(
+            arguments.text, dialogues, arguments.dialogues
+        )
     return dialogues[:number]
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table that `evaluate` wrote."""
+    from daitir.evaluation import RESULT_COLUMNS  # late: it loads torch
+
+    return begins_with(path, ",".join(RESULT_COLUMNS))
 
 
 def _read_prompt(path: Path | None) -> str | None:
@@ -266,15 +348,6 @@ def _read_prompt(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def _check_nobody_drew(folder: Path) -> None:
-    """Raises DataError where a folder holds views that this command would not have written."""
-    others = [path.name for path in sorted(folder.glob("[0-9]*_[0-9]*")) if path.suffix != ".webp"]
-    if others:
-        raise DataError(
-            f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
-        )
 
 
 def _table(found: Evaluation) -> str:

@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.dialogues import is_utf8, read_dialogues
+from daitir.dialogues import is_utf8, read_dialogues, recognise_convention
 from daitir.errors import DataError
 from daitir.files import check_output
 
@@ -19,6 +20,7 @@ _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 
 if TYPE_CHECKING:
     from daitir.datafolder import DataFolder
+    from daitir.dialogues import Dialogue
     from daitir.features import CachedEncoder
     from daitir.profiles import EncoderRecipe, FusionRecipe
 
@@ -58,10 +60,13 @@ def embed(arguments: argparse.Namespace) -> None:
     num_pictures = len(paths)
     for split, file in data.dialogues.items():
         if data.views_dir(split).is_dir():
+            from daitir.derived import check_views
             from daitir.viewfiles import list_views
 
-            lengths = [len(d.rounds) for d in read_dialogues(file, allow_duplicate_targets=True)]
+            dialogues = read_dialogues(file, allow_duplicate_targets=True)
+            lengths = [len(dialogue.rounds) for dialogue in dialogues]
             found = list_views(data.views_dir(split), lengths).views
+            check_views(data.views_dir(split), dialogues, found)
             paths += [path for rounds in found for files in rounds for path in files]
     from daitir.processes import processes
 
@@ -138,9 +143,14 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
     if lacking := [split for split in splits if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
         raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
-    texts = {split: _texts(data, split, arguments.text) for split in splits}
-    conventions = {convention for _, convention in texts.values()}
-    if len(conventions) > 1:
+    from daitir.derived import read_source
+
+    texts = {}
+    for split in splits:
+        path, raw = _texts(data, split, arguments.text)
+        talks = read_source(path, raw, allow_duplicate_targets=True)
+        texts[split] = (path, *text_convention(arguments.text, talks, path))
+    if texts["train"][1] != texts["val"][1]:
         raise DataError(
             f"{data.root}: one of train and val has rewrites and the other has none; make them "
             "with `daitir refine`, or name --text raw_dialogue"
@@ -173,7 +183,8 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
         parts["val"] = own_data.sample_gallery(whole_val, arguments.val_images or VAL_IMAGES)
     claim(arguments.out, cached.encoder, own_data.data_digest(parts, data.root))
     for split, part in parts.items():
-        print(f"texts: {texts[split][1]} of {texts[split][0]}")
+        path, convention, why = texts[split]
+        print(f"{split} texts: {convention} of {path} ({why})")
         print(own_data.describe(split, part, cached.encoder))
     if len(parts["val"].gallery) < len(whole_val.gallery):
         print(
@@ -242,9 +253,11 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
 
     Names are `dialogues`, `images`, `gallery`, `views`, and `out_rewrites` or `out_views` for
     where results go. `text`, where the command has it, tells whether rewrites are read; without
-    it they are where there are some. Raises DataError where files are named in two ways or not at
-    all, and where rewrites do not belong to the dialogues.
+    it they are where there are some. `raw` is set to the dialogues that they are the rewrites of,
+    and `inputs` to all files and folders of data that the command must not write over. Raises
+    DataError where files are named in two ways or not at all.
     """
+    arguments.raw = None
     if arguments.data is None:
         absent = [name for name in ("dialogues", "images") if name in names]
         absent = [f"--{name}" for name in absent if getattr(arguments, name) is None]
@@ -252,8 +265,8 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
             absent.append("--out")
         if absent:
             raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
-        if getattr(arguments, "text", "") is None:
-            arguments.text = "current_rewrite"
+        given = [getattr(arguments, name, None) for name in ("dialogues", "images", "gallery")]
+        arguments.inputs = [*given, *(getattr(arguments, "views", None) or ())]
         return
     from daitir.datafolder import find_data  # late: it loads what reads pictures
 
@@ -269,7 +282,12 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
         "views": [data.views_dir(split)] if data.views_dir(split).is_dir() else None,
     }
     if "text" in arguments:
-        found["dialogues"], arguments.text = _texts(data, split, arguments.text)
+        found["dialogues"], arguments.raw = _texts(data, split, arguments.text)
+    arguments.inputs = [data.dialogue_file(split), data.images_dir, data.gallery_file]
+    if "out_rewrites" not in names:
+        arguments.inputs.append(data.rewrites_file(split))
+    if "out_views" not in names:
+        arguments.inputs.append(data.root / "views")
     for name in names:
         if name in found:
             setattr(arguments, name, found[name])
@@ -281,16 +299,22 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
         arguments.benchmark = arguments.benchmark or data.root.resolve().name
 
 
-def _texts(data: DataFolder, split: str, convention: str | None) -> tuple[Path, str]:
-    """The file that query texts come from, and how they are made."""
+def _texts(data: DataFolder, split: str, convention: str | None) -> tuple[Path, Path | None]:
+    """The file that query texts come from, and the raw dialogues where it has rewrites."""
     raw, rewrites = data.dialogue_file(split), data.rewrites_file(split)
     if convention == "raw_dialogue" or not rewrites.exists():
-        return raw, convention or "raw_dialogue"
-    pair = [read_dialogues(path, allow_duplicate_targets=True) for path in (raw, rewrites)]
-    about = [[(dialogue.image, len(dialogue.rounds)) for dialogue in file] for file in pair]
-    if about[0] != about[1]:
-        raise DataError(
-            f"{rewrites}: its dialogues are not those of {raw}; remove it, or make it again by "
-            f"`daitir refine --data {data.root} --split {split}`"
-        )
-    return rewrites, convention or "current_rewrite"
+        return raw, None
+    return rewrites, raw
+
+
+def text_convention(named: str | None, dialogues: Sequence[Dialogue], path: Path) -> tuple:
+    """The convention of `--text`, or else of the dialogues of a file, and how it is known.
+
+    Raises DataError, naming the file, where the dialogues do not show it.
+    """
+    if named is not None:
+        return named, "named by --text"
+    try:
+        return recognise_convention(dialogues)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

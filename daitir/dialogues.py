@@ -6,9 +6,11 @@ import gzip
 import json
 import logging
 import posixpath
+import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -23,11 +25,14 @@ class Dialogue:
     """One user's dialogue about one target image.
 
     `image` is the target's name in the gallery; `rounds[0]` is the caption and every later
-    round is `"question? answer"`. Format: ChatIR, the released dialogue files.
+    round is `"question? answer"`. Format: ChatIR, the released dialogue files. `refined_from` are
+    the digests of the raw rounds that the rounds were refined from (`daitir.manifests`), None
+    where they were not, or nobody knows.
     """
 
     image: str
     rounds: tuple[str, ...]
+    refined_from: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
 
 class Problem(NamedTuple):
@@ -108,10 +113,11 @@ def read_dialogues(
     Any number of rounds from 1 on, and a different one for each dialogue, is fine. Other keys
     are left out. Where `gallery` is given every target must be in it. The field's protocol has
     one dialogue per target: a second one is an error unless `allow_duplicate_targets`, and then
-    their number is logged. Source: ChatIR's released files.
+    their number is logged. Of rewrites with a manifest beside them the dialogues tell what they
+    were refined from. Source: ChatIR's released files.
 
-    Raises DataError with the first problem and the number of problems; `lint_dialogues`
-    returns all of them.
+    Raises DataError where rewrites were changed since, else with the first problem and the number
+    of problems; `lint_dialogues` returns all of them.
     """
     dialogues, problems = _parse(read_json(path), gallery, allow_duplicate_targets)
     if problems:
@@ -123,7 +129,9 @@ def read_dialogues(
             "%s: %d of %d dialogues share the target of an earlier one",
             path, repeated, len(dialogues),
         )
-    return dialogues
+    from daitir.derived import with_sources  # late: it is about dialogues itself
+
+    return with_sources(Path(path), dialogues)
 
 
 def lint_dialogues(
@@ -205,6 +213,48 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
         )
     text = TEXT_CONVENTIONS[convention]
     return [[text(d.rounds, t) for t in range(len(d.rounds))] for d in dialogues]
+
+
+_ANSWERED = re.compile(r"\S\s*[?\uff1f\u061f]\s*\S")  # also full-width, and Arabic
+MIXED_SHARE = 0.1
+
+
+def recognise_convention(dialogues: Sequence[Dialogue]) -> tuple[str, str]:
+    """The text convention that fits dialogues, and what it was recognised by.
+
+    Rewrites that are known to be some are taken alone, `current_rewrite`. Where at least half of
+    the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
+    Where none has a second round, every convention gives the same text.
+
+    Raises DataError for anything else, since to guess wrong ranks another text: captions of unknown
+    origin, questions in a language without a question mark, rounds that repeat the one before and
+    are joined already, and mixed files, in which a tenth of the dialogues or more have no
+    question in any later round.
+
+    >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
+    ('raw_dialogue', 'recognised: questions and answers')
+    """
+    if dialogues and all(dialogue.refined_from is not None for dialogue in dialogues):
+        return "current_rewrite", "recognised: rewrites"
+    talks = [dialogue.rounds for dialogue in dialogues if len(dialogue.rounds) > 1]
+    if not talks:
+        return "raw_dialogue", "recognised: one round each"
+    answered = [[bool(_ANSWERED.search(text)) for text in talk[1:]] for talk in talks]
+    number, total = sum(map(sum, answered)), sum(map(len, answered))
+    repeats = sum(
+        len(text) > len(before) and text.startswith(before)
+        for talk in talks
+        for before, text in pairwise(talk)
+    )
+    silent = sum(not any(row) for row in answered)
+    if 2 * number >= total and 2 * repeats < total and silent < MIXED_SHARE * len(talks):
+        return "raw_dialogue", "recognised: questions and answers"
+    raise DataError(
+        f"cannot tell how texts are made of these dialogues: {number:,} of {total:,} later rounds "
+        f"hold a question with its answer, and {silent:,} of {len(talks):,} dialogues none; name "
+        "--text current_rewrite where each round is a whole caption, --text raw_dialogue where "
+        "each adds to those before"
+    )
 
 
 def _parse(

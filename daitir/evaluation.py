@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from daitir import metrics
-from daitir.dialogues import Dialogue, query_texts
+from daitir.derived import check_views
+from daitir.dialogues import Dialogue, query_texts, recognise_convention
 from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.fusion import average_views, dar_fusion
@@ -142,7 +143,7 @@ def evaluate(
     encoder: Encoder,
     fusion: str | nn.Module = "text",
     views_dir: str | Path | Sequence[str | Path] | None = None,
-    text_convention: str = "current_rewrite",
+    text_convention: str | None = None,
     benchmark: str,
     method: str | None = None,
     seed: int = 0,
@@ -164,7 +165,12 @@ def evaluate(
     With `missing_views="exclude"` dialogues that lack a view, and with `skip_unreadable` gallery
     images that cannot be decoded and the dialogues that look for them, are left out and counted in
     warnings; with `missing_views="text"` rounds without a view are ranked by text alone and counted
-    in the result; otherwise all raise DataError. All files are checked before the encoder starts.
+    in the result; otherwise all raise DataError. All files are checked before the encoder starts,
+    and views with a manifest are checked against the dialogues (`daitir.derived.check_views`).
+
+    Without `text_convention`, one of `daitir.dialogues.TEXT_CONVENTIONS`, the dialogues must show
+    which it is (`daitir.dialogues.recognise_convention`).
+
     Raises DataError too for features that are not finite unit vectors of the encoder's dimension.
     """
     is_trained = isinstance(fusion, nn.Module)
@@ -180,7 +186,9 @@ def evaluate(
     elif name == "text":
         raise ValueError("the method's name 'text' is taken by text alone; choose another")
     folders = [views_dir] if isinstance(views_dir, str | Path) else list(views_dir or ())
-    texts = query_texts(dialogues, convention=text_convention)
+    texts = query_texts(
+        dialogues, convention=text_convention or recognise_convention(dialogues)[0]
+    )
     kept, gallery, views = _checked_files(
         dialogues, images_dir, gallery, folders, missing_views, skip_unreadable
     )
@@ -264,6 +272,8 @@ def _checked_files(
     kept = list(range(len(dialogues)))
     lengths = [len(d.rounds) for d in dialogues]
     found = [find_views(folder, lengths, missing=missing_views) for folder in views_dirs]
+    for folder, views in zip(views_dirs, found, strict=True):
+        check_views(folder, dialogues, views)
     kept = [i for i in kept if all(views[i] is not None for views in found)]
     if not kept:
         raise DataError("no dialogue has its views in every folder")

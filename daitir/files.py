@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -52,16 +52,57 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_output(path: Path) -> None:
-    """Raises DataError unless a file can be written at `path`, before anything long begins."""
+def check_output(
+    path: str | os.PathLike,
+    *,
+    inputs: Iterable[str | os.PathLike | None] = (),
+    is_ours: Callable[[Path], bool] | None = None,
+    overwrite: bool | None = None,
+) -> None:
+    """Raises DataError unless a file may be written at `path`, before anything long begins.
+
+    Only a regular file is ever replaced: no folder, device or pipe. A link is refused too, since
+    writing would replace the link and leave the file that it leads to as it was.
+
+    Args:
+        inputs: files and folders that the command reads. `path` must be none of them, by whatever
+            name, and must not lie in such a folder.
+        is_ours: tells whether a file that exists was written by this command; without it any
+            regular file is replaced.
+        overwrite: whether the user allows to replace other files (`--overwrite`); None where the
+            command has no such option. An input is never replaced.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        raise DataError(f"{path}: is a link; name the file that it leads to, or another one")
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
+    for given in inputs:
+        if given is None:
+            continue
+        given = Path(given)
+        if path.exists() and given.exists() and path.samefile(given):
+            raise DataError(f"{path}: is read by this command too ({given}); name another file")
+        if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+            raise DataError(f"{path}: lies in {given}, which this command reads; name another file")
+    if is_ours and path.exists() and not overwrite and not is_ours(path):
+        other = "" if overwrite is None else ", or add --overwrite"
+        raise DataError(f"{path}: exists, and is not of this command; name another file{other}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def begins_with(path: Path, header: str) -> bool:
+    """Whether a file begins with these words."""
+    wanted = header.encode()
+    with path.open("rb") as file:
+        return file.read(len(wanted)) == wanted
 
 
 def weights_digest(model) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from daitir.datafolder import DataFolder, find_data
+from daitir.derived import refined_from, view_faults, with_sources
 from daitir.dialogues import Dialogue, image_name, lint_dialogues, read_json
 from daitir.errors import DataError
 from daitir.files import safe_join
 from daitir.gallery import list_images, read_image
-from daitir.viewfiles import list_views
+from daitir.viewfiles import MANIFEST, list_views
 
 NUM_EXAMPLES = 3
 MOJIBAKE = "\N{REPLACEMENT CHARACTER}"  # what text read in the wrong encoding is left with
@@ -72,9 +73,10 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
 
     Errors are what the other commands refuse: dialogues, rewrites or a gallery that cannot be
     read, names of pictures that are not there, pictures and views that cannot be decoded, rewrites
-    that do not fit their dialogues, files that are one view. Warnings: dialogues about one
-    picture, in a split or in two, equal pictures under two names, rounds that lack a view, files
-    that are no view, text that was read in a wrong encoding.
+    that do not fit their dialogues or were refined from other words, files that are one view, views
+    of another text than their round's (`daitir.derived`). Warnings: dialogues about one picture, in
+    a split or in two, equal pictures under two names, rounds that lack a view, files that are no
+    view, text that was read in a wrong encoding.
 
     With `decode` every picture is decoded, which finds the truncated ones; without it pictures
     are only looked for. Raises DataError where the folder does not have the format at all.
@@ -98,8 +100,11 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
             if earlier != split:
                 message = f"dialogue {number}: {dialogue.image} is a target of {earlier} too"
                 findings.add(data.dialogues[split], "target_in_two_splits", message, is_error=False)
-        if data.views_dir(split).is_dir():
-            sizes[f"{split} views"] = _lint_views(data, split, dialogues, findings, decode)
+        folder = data.views_dir(split)
+        if folder.is_dir():
+            sizes[f"{split} views"] = _lint_views(folder, dialogues, findings, decode)
+            if sizes[f"{split} views"] and not (folder / MANIFEST).is_file():
+                sizes[f"{split} views without a manifest"] = sizes[f"{split} views"]
     _lint_pictures(data, names, findings, decode, progress)
     order = sorted(findings.values(), key=lambda finding: not finding.is_error)
     return Report(str(folder), sizes, order)
@@ -174,6 +179,12 @@ def _lint_split(
                     f"{path.name} has {len(ours.rounds)} about {ours.image}"
                 )
                 findings.add(rewrites, "other_dialogues", message)
+        try:
+            refined = with_sources(rewrites, refined)
+            if not findings.keys() & {(str(rewrites), "other_dialogues")}:
+                refined_from(rewrites, refined, path, dialogues)
+        except DataError as error:
+            findings.add(rewrites, "refined_from_other_words", error)
     return dialogues
 
 
@@ -196,9 +207,8 @@ def _readable(path: Path) -> list[Dialogue]:
 
 
 def _lint_views(
-    data: DataFolder, split: str, dialogues: Sequence[Dialogue], findings: _Findings, decode: bool
+    folder: Path, dialogues: Sequence[Dialogue], findings: _Findings, decode: bool
 ) -> int:
-    folder = data.views_dir(split)
     found = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
     for dialogue, t in found.missing():
         findings.add(folder, "missing_view", f"{dialogue}_{t}: no view", is_error=False)
@@ -207,6 +217,11 @@ def _lint_views(
         findings.add(folder, "stray_file", message, is_error=False)
     for first, second in found.doubles:
         findings.add(folder, "one_view_twice", f"{first.name} and {second.name} are one view")
+    try:
+        for fault in view_faults(folder, dialogues, found.views, decode=decode):
+            findings.add(folder, "view_of_another_text", fault)
+    except DataError as error:
+        findings.add(folder, "unreadable", error)
     files = [path for rounds in found.views for views in rounds for path in views]
     for path in files if decode else ():
         _decode(path, folder, findings)

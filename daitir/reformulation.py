@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,6 +138,23 @@ class Reformulator:
             self._max_input -= MAX_NEW_TOKENS
         if self._max_input < 1:
             raise DataError(f"{spec}: its context of {context} tokens leaves no room for a caption")
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the weights."""
+        return weights_digest(self.model)
+
+    @property
+    def settings(self) -> dict:
+        """All that decides what is written beside the dialogues, in the types of JSON."""
+        prompt = None if self.round_by_round else self.prompt
+        return {
+            "spec": self.spec,
+            "model": self.digest,
+            "prompt": prompt and hashlib.sha256(prompt.encode()).hexdigest(),
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "retry": RETRY,
+        }
 
     def refine(
         self,
@@ -300,7 +318,7 @@ def refine_resumably(
 
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
-    model = [weights_digest(reformulator.model), reformulator.prompt]
+    model = [reformulator.digest, reformulator.prompt]
     chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
     files = []
     for chunk in chunks:

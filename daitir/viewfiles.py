@@ -13,6 +13,7 @@ from daitir.gallery import IMAGE_SUFFIXES, examples
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"  # of the folder, see `daitir.manifests`
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
 
@@ -38,6 +39,11 @@ class ViewFiles(NamedTuple):
         ]
 
 
+def is_view_name(path: Path) -> bool:
+    """Whether a file has the name of a view, of whatever dialogue."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and bool(_VIEW_NAME.fullmatch(path.stem))
+
+
 def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     """What a folder of views holds for dialogues of `lengths` rounds.
 
@@ -51,6 +57,8 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
+        if path.name == MANIFEST:
+            continue
         match = _VIEW_NAME.fullmatch(path.stem)
         key = (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
         if (

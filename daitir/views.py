@@ -69,6 +69,18 @@ class ViewGenerator:
         self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @property
+    def settings(self) -> dict:
+        """All that decides what is drawn, beside prompts and seeds, in the types of JSON."""
+        return {
+            "spec": self.spec,
+            "model": self.digest,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "dtype": str(self.pipeline.dtype).removeprefix("torch."),
+            "steps": self.steps,
+            "guidance": self.guidance,
+        }
+
+    @property
     def takes_negatives(self) -> bool:
         """Whether a negative prompt changes what is drawn."""
         call = inspect.signature(type(self.pipeline).__call__).parameters

@@ -52,7 +52,10 @@ def add_refine(subparsers) -> None:
     add("--batch-size", type=positive, default=64, metavar="N", help="(default: %(default)s)")
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
     add("--out", type=Path, metavar="FILE",
-        help="ChatIR file with the captions as rounds (default: the rewrites of --data)")
+        help="ChatIR file with the captions as rounds, and a manifest beside it (default: the "
+        "rewrites of --data)")
+    add("--overwrite", action="store_true",
+        help="write over a file that is there, of whatever origin")
 
 
 def add_generate(subparsers) -> None:
@@ -90,7 +93,9 @@ def add_generate(subparsers) -> None:
     add("--offload", action="store_true",
         help="keep the pipeline in main memory and move a part to the GPU only while it computes")
     add("--out", type=Path, metavar="DIR",
-        help="gets {dialogue}_{round}.webp (default: the views of --data)")
+        help="gets {dialogue}_{round}.webp and a manifest (default: the views of --data)")
+    add("--overwrite", action="store_true",
+        help="remove the views that daitir drew there before, and draw anew")
 
 
 def add_queries(subparsers) -> None:

@@ -62,8 +62,11 @@ def add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:
 def add_text(parser: argparse.ArgumentParser, what: str) -> None:
     """The convention by which `what` is made from the rounds of a dialogue."""
     parser.add_argument("--text", choices=tuple(TEXT_CONVENTIONS),
-                        help=f"how {what} is made from the rounds (default: current_rewrite; "
-                        "raw_dialogue where --data has no rewrites)")
+                        help=f"how {what} is made from the rounds: each is a whole caption "
+                        "(current_rewrite), or adds to those before (raw_dialogue, and "
+                        "all_rewrites, which repeats captions); default: current_rewrite for "
+                        "rewrites that daitir or --data knows, raw_dialogue for questions with "
+                        "answers; for anything else it must be named")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from daitir.datafolder import DataFolder
-from daitir.dialogues import query_texts, read_dialogues
+from daitir.derived import check_views, read_source
+from daitir.dialogues import query_texts
 from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.evaluation import check_features
@@ -46,11 +47,14 @@ def read_split(
         missing_views: `error`, or `text` for rounds without a view to have None, counted in a
             warning.
 
-    Raises DataError, naming the file, for missing views, files that are no pictures, targets
-    outside the gallery, and a training split about a single picture.
+    Raises DataError, naming the file, for missing views, views of other dialogues, rewrites of
+    other dialogues, files that are no pictures, targets outside the gallery, and a training split
+    about a single picture.
     """
     gallery = None if split == "train" else data.gallery()
-    talks = read_dialogues(dialogues, gallery=gallery, allow_duplicate_targets=True)
+    talks = read_source(
+        dialogues, data.dialogue_file(split), gallery=gallery, allow_duplicate_targets=True
+    )
     texts = query_texts(talks, convention=convention)
     lengths = [len(row) for row in texts]
     views: list[list[list[Path | None]]] = [[[None]] * length for length in lengths]
@@ -62,6 +66,7 @@ def read_split(
                 f"`daitir generate --data {data.root} --split {split}` draws some"
             )
         found = find_views(folder, lengths, missing=missing_views)
+        check_views(folder, talks, found)
         check_images(folder, [path.name for rounds in found for files in rounds for path in files])
         views = [[files or [None] for files in rounds] for rounds in found]
     targets = [talk.image for talk in talks]
