@@ -52,6 +52,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise DataError("--method text is the name of text alone; choose another")
     check_output(arguments.out, inputs=arguments.inputs, is_ours=_is_table)
     from daitir.gallery import list_images, read_gallery
+    from daitir.viewfiles import list_views
 
     if arguments.gallery:
         gallery = read_gallery(arguments.gallery)
@@ -60,6 +61,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
+    for folder in arguments.views or ():
+        list_views(folder, [])  # refuses a folder that is not there
     texts = f"{arguments.text} of {arguments.dialogues} ({arguments.text_known})"
     check_device(arguments.device)
     import torch
@@ -261,7 +264,7 @@ def scenes(arguments: argparse.Namespace) -> None:
         raise DataError(f"--size is {MIN_SCENE_SIZE} pixels or more, not {arguments.size}")
     if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
         raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
-    check_output(arguments.folder / "gallery.json")
+    check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
     export_scenes(
@@ -281,7 +284,7 @@ def scenes(arguments: argparse.Namespace) -> None:
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues of the benchmark."""
     profile = get_profile(arguments.profile)
-    check_output(arguments.out / "manifest.json")
+    check_output(arguments.out / MANIFEST)
     check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
     from daitir.encoders import load_encoder

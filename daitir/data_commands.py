@@ -60,13 +60,15 @@ def embed(arguments: argparse.Namespace) -> None:
     num_pictures = len(paths)
     for split, file in data.dialogues.items():
         if data.views_dir(split).is_dir():
-            from daitir.derived import check_views
+            from daitir.derived import check_views, read_source
             from daitir.viewfiles import list_views
 
             dialogues = read_dialogues(file, allow_duplicate_targets=True)
             lengths = [len(dialogue.rounds) for dialogue in dialogues]
             found = list_views(data.views_dir(split), lengths).views
-            check_views(data.views_dir(split), dialogues, found)
+            path, raw = _texts(data, split, None)
+            also = read_source(path, raw, allow_duplicate_targets=True) if raw else ()
+            check_views(data.views_dir(split), dialogues, found, also=also)
             paths += [path for rounds in found for files in rounds for path in files]
     from daitir.processes import processes
 

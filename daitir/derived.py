@@ -14,6 +14,7 @@ from typing import Any
 from daitir.dialogues import Dialogue, read_dialogues
 from daitir.errors import DataError
 from daitir.manifests import (
+    MANIFEST,
     Rewrites,
     View,
     Views,
@@ -24,7 +25,7 @@ from daitir.manifests import (
     round_digests,
     write_views,
 )
-from daitir.viewfiles import MANIFEST, is_view_name
+from daitir.viewfiles import is_view_name
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,11 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 
 
 def check_views(
-    folder: str | Path, dialogues: Sequence[Dialogue], views: Sequence[Sequence[Sequence[Path]]]
+    folder: str | Path,
+    dialogues: Sequence[Dialogue],
+    views: Sequence[Sequence[Sequence[Path]] | None],
+    *,
+    also: Sequence[Dialogue] = (),
 ) -> None:
     """Raises DataError, naming the first mismatch, where views are of other dialogues.
 
@@ -117,8 +122,9 @@ def check_views(
     Args:
         views: `views[dialogue][round]`, their files, as `daitir.viewfiles` finds them; None for a
             dialogue that is left out.
+        also: other texts of the same dialogues that the views may be of, such as rewrites.
     """
-    for fault in view_faults(folder, dialogues, views):
+    for fault in view_faults(folder, dialogues, views, also=also):
         raise DataError(f"{folder}: {fault}; {AGAIN}")
     number = sum(len(files) for rounds in views for files in rounds or ())
     if not (Path(folder) / MANIFEST).is_file():
@@ -131,40 +137,35 @@ def check_views(
 def view_faults(
     folder: str | Path,
     dialogues: Sequence[Dialogue],
-    views: Sequence[Sequence[Sequence[Path]]],
+    views: Sequence[Sequence[Sequence[Path]] | None],
     *,
+    also: Sequence[Dialogue] = (),
     decode: bool = False,
 ) -> Iterator[str]:
     """What tells that a view is not of the dialogue and round that its name says.
 
     A view may be of the round itself, of its rewrite while the raw dialogue is searched for, or of
     the raw round while its rewrite is. With `decode` what a file says of itself is compared with
-    the manifest as well; arguments are those of `check_views`.
+    the manifest as well; the other arguments are those of `check_views`.
     """
     manifest = read_views(Path(folder))
     if manifest is None:
         yield from _told_faults(dialogues, views)
         return
-    for i, (dialogue, rounds) in enumerate(zip(dialogues, views, strict=True)):
-        if not rounds:
-            continue
-        raw = dialogue.refined_from or ()
-        for t, (digest, raw_digest, files) in enumerate(
-            zip_longest(round_digests(dialogue), raw, rounds)
-        ):
-            for path in files:
-                view = manifest.views.get(path.name)
-                if view is None:
-                    yield f"{path.name} is not in its {MANIFEST}"
-                elif (view.dialogue, view.round) != (i, t):
-                    yield (
-                        f"{path.name} is of dialogue {view.dialogue}, round {view.round} by its "
-                        f"{MANIFEST}"
-                    )
-                elif not _fits(view, digest, raw_digest):
-                    yield f"{path.name} is of another text or picture than dialogue {i}, round {t}"
-                elif decode and not _is_as_told(path, view, manifest.settings):
-                    yield f"{path.name} is another drawing than its {MANIFEST} says"
+    for i, rounds in enumerate(views):
+        texts = [[*zip_longest(round_digests(talk), talk.refined_from or ())]
+                 for talk in (dialogues[i], *also[i : i + 1])]  # fmt: skip
+        for t, path in ((t, path) for t, files in enumerate(rounds or ()) for path in files):
+            view = manifest.views.get(path.name)
+            if view is None:
+                yield f"{path.name} is not in its {MANIFEST}"
+            elif (view.dialogue, view.round) != (i, t):
+                where = f"dialogue {view.dialogue}, round {view.round}"
+                yield f"{path.name} is of {where} by its {MANIFEST}"
+            elif not any(_fits(view, *text[t]) for text in texts if t < len(text)):
+                yield f"{path.name} is of another text or picture than dialogue {i}, round {t}"
+            elif decode and not _is_as_told(path, view, manifest.settings):
+                yield f"{path.name} is another drawing than its {MANIFEST} says"
 
 
 def _fits(view: View, digest: str, raw_digest: str | None) -> bool:

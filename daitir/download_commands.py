@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.errors import DataError
+from daitir.files import atomic_write, check_output
+
+MARKER = "dataset.json"  # tells whose data a folder holds
 
 if TYPE_CHECKING:
     from daitir.datasets import Dataset
@@ -24,6 +28,7 @@ def data(arguments: argparse.Namespace) -> None:
         raise DataError("--from and --mirror both say where it comes from; leave one of them out")
     if arguments.images and dataset.name == "coco-unlabeled":
         raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
+    _check_folder(out, dataset)
     print(f"{dataset.title}\n  {dataset.page}\n  licence: {dataset.licence}", flush=True)
     if arguments.source:
         files = find_files(dataset, arguments.source, progress=True)
@@ -39,9 +44,20 @@ def data(arguments: argparse.Namespace) -> None:
             }
     if arguments.dry_run:
         return
+    with atomic_write(out / MARKER) as temporary:
+        temporary.write_text(json.dumps({"dataset": dataset.name}) + "\n", encoding="utf-8")
     told = prepare(dataset, files, out, images=arguments.images, progress=True)
     print("\n".join(told))
     print(f"written to {out}")
+
+
+def _check_folder(folder: Path, dataset: Dataset) -> None:
+    """Raises DataError where a folder holds data of another origin, which would be lost."""
+    check_output(folder / MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8"))
+    ours = (folder / MARKER).exists() or (folder / "downloads").exists()
+    for name in () if ours else ("dialogues.json", "dialogues", "gallery.json", "images"):
+        if (folder / name).exists():
+            raise DataError(f"{folder}: holds {name} of another origin; name another --out")
 
 
 def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach: bool) -> None:

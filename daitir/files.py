@@ -89,13 +89,26 @@ def check_output(
             raise DataError(f"{path}: lies in {given}, which this command reads; name another file")
     if is_ours and path.exists() and not overwrite and not is_ours(path):
         other = "" if overwrite is None else ", or add --overwrite"
-        raise DataError(f"{path}: exists, and is not of this command; name another file{other}")
+        raise DataError(f"{path}: exists, and this command did not write it; name another file{other}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def check_results(path: Path) -> None:
+    """As `check_output` for a table and the notes beside it, which `write_results` writes."""
+    notes = path.with_suffix(".json")
+    if notes == path:
+        raise DataError(f"{path}: its notes go into the .json beside it; name a .csv")
+
+    def is_ours(_: Path) -> bool:
+        return notes.is_file() and b'"versions"' in notes.read_bytes()
+
+    for file in (path, notes):
+        check_output(file, is_ours=is_ours)
 
 
 def begins_with(path: Path, header: str) -> bool:

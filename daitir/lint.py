@@ -16,7 +16,8 @@ from daitir.dialogues import Dialogue, image_name, lint_dialogues, read_json
 from daitir.errors import DataError
 from daitir.files import safe_join
 from daitir.gallery import list_images, read_image
-from daitir.viewfiles import MANIFEST, list_views
+from daitir.manifests import MANIFEST
+from daitir.viewfiles import list_views
 
 NUM_EXAMPLES = 3
 MOJIBAKE = "\N{REPLACEMENT CHARACTER}"  # what text read in the wrong encoding is left with
@@ -88,7 +89,7 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
     sizes["pictures"], sizes["gallery"] = len(names), len(gallery)
     targets: dict[str, str] = {}
     for split in data.dialogues:
-        dialogues = _lint_split(data, split, gallery, findings)
+        dialogues, refined = _lint_split(data, split, gallery, findings)
         sizes[f"{split} dialogues"] = len(dialogues)
         if dialogues:
             lengths = [len(dialogue.rounds) for dialogue in dialogues]
@@ -102,7 +103,7 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
                 findings.add(data.dialogues[split], "target_in_two_splits", message, is_error=False)
         folder = data.views_dir(split)
         if folder.is_dir():
-            sizes[f"{split} views"] = _lint_views(folder, dialogues, findings, decode)
+            sizes[f"{split} views"] = _lint_views(folder, dialogues, refined, findings, decode)
             if sizes[f"{split} views"] and not (folder / MANIFEST).is_file():
                 sizes[f"{split} views without a manifest"] = sizes[f"{split} views"]
     _lint_pictures(data, names, findings, decode, progress)
@@ -153,13 +154,16 @@ def _is_file(data: DataFolder, name: str) -> bool:
 
 def _lint_split(
     data: DataFolder, split: str, gallery: Sequence[str], findings: _Findings
-) -> list[Dialogue]:
-    """The dialogues as far as they can be read; a dialogue that cannot be has no place in it."""
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    """The dialogues as far as they can be read, and sound rewrites of them.
+
+    A dialogue that cannot be read has no place in it.
+    """
     path, rewrites = data.dialogue_file(split), data.rewrites_file(split)
     for problem in lint_dialogues(path, gallery=gallery):
         is_error = problem.kind != "duplicate_target"
         findings.add(path, problem.kind, problem, is_error=is_error)
-    dialogues = _readable(path)
+    dialogues, fitting = _readable(path), []
     for number, dialogue in enumerate(dialogues):
         for t, text in enumerate(dialogue.rounds):
             if MOJIBAKE in text:
@@ -182,10 +186,10 @@ def _lint_split(
         try:
             refined = with_sources(rewrites, refined)
             if not findings.keys() & {(str(rewrites), "other_dialogues")}:
-                refined_from(rewrites, refined, path, dialogues)
+                fitting = refined_from(rewrites, refined, path, dialogues)
         except DataError as error:
             findings.add(rewrites, "refined_from_other_words", error)
-    return dialogues
+    return dialogues, fitting
 
 
 def _readable(path: Path) -> list[Dialogue]:
@@ -207,7 +211,11 @@ def _readable(path: Path) -> list[Dialogue]:
 
 
 def _lint_views(
-    folder: Path, dialogues: Sequence[Dialogue], findings: _Findings, decode: bool
+    folder: Path,
+    dialogues: Sequence[Dialogue],
+    refined: Sequence[Dialogue],
+    findings: _Findings,
+    decode: bool,
 ) -> int:
     found = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
     for dialogue, t in found.missing():
@@ -218,7 +226,7 @@ def _lint_views(
     for first, second in found.doubles:
         findings.add(folder, "one_view_twice", f"{first.name} and {second.name} are one view")
     try:
-        for fault in view_faults(folder, dialogues, found.views, decode=decode):
+        for fault in view_faults(folder, dialogues, found.views, also=refined, decode=decode):
             findings.add(folder, "view_of_another_text", fault)
     except DataError as error:
         findings.add(folder, "unreadable", error)

@@ -19,8 +19,8 @@ from typing import Any
 from daitir.dialogues import Dialogue, read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write
-from daitir.viewfiles import MANIFEST
 
+MANIFEST = "manifest.json"
 VIEWS_FORMAT = "daitir.views/1"
 REWRITES_FORMAT = "daitir.rewrites/1"
 

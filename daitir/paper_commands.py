@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from daitir.errors import DataError
-from daitir.files import atomic_write, check_output
+from daitir.files import atomic_write, begins_with, check_output, check_results
 from daitir.parsers.options import add_command
 
 
@@ -60,7 +60,7 @@ def plan(arguments: argparse.Namespace) -> None:
     from daitir.paper import prices
     from daitir.plan import PIPELINES, Setting, cards_at, plan_table, stages, totals
 
-    check_output(arguments.out)
+    check_results(arguments.out)
     few, many = arguments.utilisation[0], arguments.utilisation[-1]
     if len(arguments.utilisation) != 3 or not 0 < few <= many <= 1:
         raise DataError("--utilisation is three shares of the peak: few, expected, many")
@@ -103,7 +103,11 @@ def reproduce(arguments: argparse.Namespace) -> None:
         return
     if arguments.coco is not None and not arguments.coco.is_dir():
         raise DataError(f"--coco {arguments.coco}: no such folder")
-    check_output(work / "published.csv")
+    check_output(
+        work / "published.csv",
+        inputs=[arguments.published],
+        is_ours=lambda path: begins_with(path, "figure,round,published,ours,"),
+    )
     check_device(arguments.device)
     alone = [sys.executable, "-m", "daitir.cli"]
     shared = shlex.split(arguments.launch) if arguments.launch else alone

@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, check_output
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -215,7 +215,10 @@ def run(
     """
     count = 0
     for number, path in enumerate(map(Path, paths), 1):
-        target = Path(out) / path.name if out else path
+        target = path
+        if out:
+            target = Path(out) / path.name
+            check_output(target, inputs=[path])
         progress = f"[{number}/{len(paths)}] {path.name}"
         if not force and not is_stale(path, profile=profile, executed=target):
             log.info("%s is up to date", progress)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from daitir.data_commands import check_device
-from daitir.files import check_output
+from daitir.files import check_output, check_results
 from daitir.profiles import get_profile
 
 
@@ -131,7 +131,7 @@ STUDIES = (
 def run_study(study: Study, arguments: argparse.Namespace) -> None:
     """Check what can be checked at once, load the models that the study names, and run it."""
     profile = get_profile(arguments.profile)
-    check_output(arguments.results / study.table(profile.name))
+    check_results(arguments.results / study.table(profile.name))
     given = {
         "results_dir": arguments.results,
         "device": arguments.device,

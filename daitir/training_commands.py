@@ -6,17 +6,22 @@ As in `daitir.commands`, all that can be checked at once is checked first.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from daitir.data_commands import check_device, train_on_folder
 from daitir.errors import DataError
-from daitir.files import check_output
+from daitir.files import begins_with, check_output
 from daitir.profiles import get_profile, with_settings
+
+# What models of any origin are kept in, and what only a run of ours leaves.
+MODEL_FILES = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
+RUN_FILES = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile = get_profile(arguments.profile)
-    check_output(arguments.out / "log.csv")
+    check_run_folder(arguments.out, trains=arguments.model != "tokenizer")
     check_device(arguments.device)
     if arguments.model == "tokenizer":
         from daitir.training.tokenizer import train_tokenizer
@@ -51,7 +56,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 def quality(arguments: argparse.Namespace) -> None:
     """Measure a model on the validation split."""
     profile = get_profile(arguments.profile)
-    check_output(arguments.out)
+    check_output(arguments.out, is_ours=_is_quality)
     check_device(arguments.device)
     from daitir import quality as measures
 
@@ -103,7 +108,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
     recipe = (profile.fusions | profile.encoders)[name]
     recipe = with_settings(recipe, dict(arguments.set or ()))
-    check_output(out / "log.csv")
+    check_run_folder(out)
     check_device(arguments.device)
     if arguments.data is not None:
         if getattr(recipe, "resampled_views", False):
@@ -151,3 +156,22 @@ def train(arguments: argparse.Namespace) -> None:
         model = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
         found = recall(model, data[1])
     print(f"R@10 on validation: {found:.1%}; written to {out}")
+
+
+def check_run_folder(folder: Path, *, trains: bool = True) -> None:
+    """Raises DataError unless a training may write into a folder: its own run, or no model.
+
+    Without `trains` only a tokeniser is written, into a folder that no run owns.
+    """
+    for name in RUN_FILES[:1] if trains else MODEL_FILES:
+        check_output(folder / name, is_ours=lambda path: trains and begins_with(path, "step,"))
+    is_run = any((folder / name).exists() for name in RUN_FILES)
+    others = [name for name in MODEL_FILES if (folder / name).exists()]
+    if others and not is_run:
+        raise DataError(f"{folder}: holds a model of another origin; name another folder")
+
+
+def _is_quality(path: Path) -> bool:
+    from daitir.quality import COLUMNS  # late: it loads torch
+
+    return begins_with(path, ",".join(COLUMNS))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from daitir.errors import DataError
 from daitir.gallery import IMAGE_SUFFIXES, examples
+from daitir.manifests import MANIFEST
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"  # of the folder, see `daitir.manifests`
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
 

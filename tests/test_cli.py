@@ -173,7 +173,8 @@ def test_a_count_of_dialogues_must_be_positive(folder, tiny, capsys):
 def test_a_failure_while_writing_leaves_the_old_table(
     folder, tiny, capsys, monkeypatch, error, code, message
 ):
-    (folder / "out.csv").write_text("older\n")
+    older = ",".join(evaluation.RESULT_COLUMNS) + "\n"
+    (folder / "out.csv").write_text(older)
 
     def write_half(self, path, **options):
         Path(path).write_text("half")
@@ -182,7 +183,7 @@ def test_a_failure_while_writing_leaves_the_old_table(
     monkeypatch.setattr(pd.DataFrame, "to_csv", write_half)
     assert cli.main(_arguments(folder, tiny)) == code
     assert message in capsys.readouterr().err
-    assert (folder / "out.csv").read_text() == "older\n"
+    assert (folder / "out.csv").read_text() == older
     assert sorted(os.listdir(folder)) == ["human.json", "images", "out.csv", "views"]
 
 
@@ -190,7 +191,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "read_dialogues", interrupted)
+    monkeypatch.setattr(commands, "_first_dialogues", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 

@@ -79,6 +79,8 @@ def test_a_sound_set_has_no_findings(tmp_path):
         "train longest dialogue": 8, "train views": sum(lengths[:6]),
         "test dialogues": 4, "test rounds": sum(lengths[6:]), "test shortest dialogue": 9,
         "test longest dialogue": 12, "test views": sum(lengths[6:]),
+        "train views without a manifest": sum(lengths[:6]),
+        "test views without a manifest": sum(lengths[6:]),
     }  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def test_rewrites_and_views_of_others_are_not_overwritten(tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1, views=True)
     (tmp_path / "rewrites.json").write_text("a person's work")
     assert main(["refine", "--data", str(tmp_path)]) == 2
-    assert "rewrites.json: exists; remove it" in capsys.readouterr().err
+    assert "rewrites.json: exists, and this command did not write it; name another" in capsys.readouterr().err
     assert main(["generate", "--data", str(tmp_path), "--text", "raw_dialogue"]) == 2
     assert "holds views of another origin (0_0.jpg is one)" in capsys.readouterr().err
     for path in (tmp_path / "views" / "test").iterdir():

@@ -66,6 +66,7 @@ def world(tmp_path):
         "gallery": list_images(tmp_path / "images"),
         "encoder": ToyEncoder(),
         "benchmark": "human",
+        "text_convention": "current_rewrite",
         "num_samples": 50,
     }
 

@@ -114,6 +114,7 @@ def test_the_command_counts_what_it_takes_out(models, tmp_path, capsys):
     write_dialogues(tmp_path / "d.json", [Dialogue("a.png", rounds)])
     command = ["generate", "--dialogues", str(tmp_path / "d.json"), "--out", str(tmp_path / "v")]
     command += ["--pipeline", str(models / "sd"), "--steps", "1", "--without-negation"]
+    command += ["--text", "current_rewrite"]
     assert main([*command, "--cache", str(tmp_path / "cache"), "--dtype", "bfloat16"]) == 0
     told = "3 negations were taken out of 2 prompts, and 1 that only negate stay"
     assert told in capsys.readouterr().out

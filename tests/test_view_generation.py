@@ -82,7 +82,10 @@ def test_the_command_draws_what_evaluate_reads(folder, tmp_path, capsys):
     dialogues = [Dialogue("a.png", ("a dog", "a red dog")), Dialogue("b.png", ("a cat",))]
     write_dialogues(tmp_path / "rewrites.json", dialogues)
     command = ["generate", "--dialogues", str(tmp_path / "rewrites.json"), "--steps", "2"]
-    command += ["--pipeline", str(folder), "--cache", str(tmp_path / "cache"), "--out"]
+    command += ["--pipeline", str(folder), "--cache", str(tmp_path / "cache")]
+    assert main([*command, "--out", str(tmp_path / "views")]) == 2
+    assert "name --text current_rewrite where each round is a whole" in capsys.readouterr().err
+    command += ["--text", "current_rewrite", "--out"]
     assert main([*command, str(tmp_path / "views")]) == 0
     assert "3 views of 2 dialogues" in capsys.readouterr().out
     found = find_views(tmp_path / "views", [2, 1])

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from daitir.dialogues import Dialogue, write_dialogues
+from daitir.derived import remove_views, views_of
+from daitir.dialogues import Dialogue, read_json, write_dialogues
+from daitir.errors import DataError
 from daitir.files import atomic_write
+from daitir.manifests import (
+    Rewrites,
+    Views,
+    content_digest,
+    read_views,
+    rewrites_manifest,
+    round_digests,
+    write_rewrites,
+    write_views,
+)
 from daitir.scenes.controlled import controlled_view
 from daitir.scenes.datasets import sample_scenes
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
+
+MARKER = "scenes.json"
+FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
+WRITTEN = ("gallery.json", "rewrites.json", "dialogues.json")  # the last one makes a data folder
 
 
 def export_scenes(
@@ -33,35 +50,97 @@ def export_scenes(
     The folder gets `images/000000.png` and so on, `gallery.json` (the list of those names),
     `dialogues.json` (ChatIR format, dialogue i is about image i), `rewrites.json` (the same
     with each round refined into one caption) and, with a `broken_share`, views
-    `views/{dialogue}_{round}.png`. Files that exist are written again.
+    `views/{dialogue}_{round}.png`. Rewrites and views get their manifests, and `scenes.json` tells
+    the settings. What an earlier export wrote there is written again; dialogues come last, so that
+    a folder whose export was interrupted is no folder of data.
 
-    Raises ValueError where there are more dialogues than gallery images.
+    Raises ValueError where there are more dialogues than gallery images, DataError where the folder
+    holds other data.
     """
     if not 0 < num_dialogues <= num_gallery:
         raise ValueError(
             f"{num_dialogues} dialogues need at least as many gallery images, not {num_gallery}; "
             "raise --num-gallery"
         )
+    settings = {"generator": GENERATOR, "split": split, "source": source, "seed": seed,
+                "size": size, "num_gallery": num_gallery}  # fmt: skip
+    check_folder(folder, with_views=broken_share is not None)
+    for name in reversed(WRITTEN):
+        (folder / name).unlink(missing_ok=True)
+    rewrites_manifest(folder / "rewrites.json").unlink(missing_ok=True)
+    if _drew(folder / "views"):
+        remove_views(folder / "views")
+    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings})
     scenes = sample_scenes(seed, split, num_gallery)
     names = [f"{index:06d}.png" for index in range(num_gallery)]
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
         _save(folder / "images" / name, render(scene, size).image)
-    with atomic_write(folder / "gallery.json") as temporary:
-        temporary.write_text(json.dumps(names) + "\n", encoding="utf-8")
     talks = [dialogue(source, scene, seed=seed) for scene in scenes[:num_dialogues]]
-    for file, texts in (
-        ("dialogues.json", [[turn.text for turn in turns] for turns in talks]),
-        ("rewrites.json", [rewrites(turns, seed=index) for index, turns in enumerate(talks)]),
-    ):
-        rows = zip(names, texts, strict=False)
-        write_dialogues(folder / file, [Dialogue(name, tuple(rounds)) for name, rounds in rows])
-    if broken_share is None:
-        return
-    for index, turns in enumerate(tqdm(talks, desc="views", disable=not progress)):
-        for number in range(len(turns)):
-            facts = merge_facts(turns[: number + 1])
-            view = controlled_view(facts, broken_share=broken_share, seed=f"{index}/{number}")
-            _save(folder / "views" / f"{index}_{number}.png", render(view.scene, size).image)
+    raw, refined = (
+        [Dialogue(name, tuple(rounds)) for name, rounds in zip(names, texts, strict=False)]
+        for texts in (
+            [[turn.text for turn in turns] for turns in talks],
+            [rewrites(turns, seed=index) for index, turns in enumerate(talks)],
+        )
+    )
+    said = {"file": "dialogues.json"}
+    if broken_share is not None:
+        files = [[f"{i}_{t}.png" for t in range(len(turns))] for i, turns in enumerate(talks)]
+        entries = views_of(raw, ({"file": file} for row in files for file in row))
+        drawn = settings | {"broken_share": broken_share}
+        write_views(folder / "views", Views(drawn, said | {"text": "raw_dialogue"}, entries))
+        for index, turns in enumerate(tqdm(talks, desc="views", disable=not progress)):
+            for number, file in enumerate(files[index]):
+                facts = merge_facts(turns[: number + 1])
+                view = controlled_view(facts, broken_share=broken_share, seed=f"{index}/{number}")
+                _save(folder / "views" / file, render(view.scene, size).image)
+    digests = list(map(round_digests, raw))
+    _write_json(folder / "gallery.json", names)
+    write_rewrites(
+        folder / "rewrites.json", Rewrites(settings, said, content_digest(refined), digests)
+    )
+    write_dialogues(folder / "rewrites.json", refined)
+    write_dialogues(folder / "dialogues.json", raw)
+    files = {name: _digest_of(folder / name) for name in WRITTEN}
+    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings, "files": files})
+
+
+def check_folder(folder: Path, *, with_views: bool) -> None:
+    """Raises DataError where a folder holds data that `export_scenes` did not write."""
+    marker, files = folder / MARKER, {}
+    if marker.is_file():
+        content = read_json(marker)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{marker}: not of `daitir scenes`; name another folder")
+        files = content.get("files", {})
+    else:
+        for name in (*WRITTEN, "dialogues", "rewrites", "images", "views"):
+            if (folder / name).exists():
+                raise DataError(
+                    f"{folder}: holds {name} of another origin; name another folder"
+                )
+    if with_views and not _drew(folder / "views") and any((folder / "views").glob("*.*")):
+        raise DataError(f"{folder / 'views'}: holds views of another origin; name another folder")
+    for name, digest in files.items():
+        if (folder / name).is_file() and _digest_of(folder / name) != digest:
+            raise DataError(
+                f"{folder / name}: was changed since `daitir scenes` wrote it; name another folder"
+            )
+
+
+def _drew(folder: Path) -> bool:
+    """Whether an export drew the views of a folder."""
+    kept = read_views(folder)
+    return kept is not None and kept.settings.get("generator") == GENERATOR
+
+
+def _digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_json(path: Path, content: object) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _save(path: Path, image) -> None:
