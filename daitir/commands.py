@@ -250,7 +250,10 @@ def generate(arguments: argparse.Namespace) -> None:
             with atomic_write(out / name) as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
-        print(f"{len(paths):,} views of {len(dialogues):,} dialogues written to {out}{told}")
+        print(
+            f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
+            f"{arguments.dialogues}, written to {out}{told}"
+        )
 
 
 def scenes(arguments: argparse.Namespace) -> None:

@@ -28,7 +28,8 @@ def data(arguments: argparse.Namespace) -> None:
         raise DataError("--from and --mirror both say where it comes from; leave one of them out")
     if arguments.images and dataset.name == "coco-unlabeled":
         raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
-    _check_folder(out, dataset)
+    if not arguments.dry_run:
+        _check_folder(out, dataset)
     print(f"{dataset.title}\n  {dataset.page}\n  licence: {dataset.licence}", flush=True)
     if arguments.source:
         files = find_files(dataset, arguments.source, progress=True)
@@ -55,9 +56,9 @@ def _check_folder(folder: Path, dataset: Dataset) -> None:
     """Raises DataError where a folder holds data of another origin, which would be lost."""
     check_output(folder / MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8"))
     ours = (folder / MARKER).exists() or (folder / "downloads").exists()
-    for name in () if ours else ("dialogues.json", "dialogues", "gallery.json", "images"):
-        if (folder / name).exists():
-            raise DataError(f"{folder}: holds {name} of another origin; name another --out")
+    for name in () if ours else ("*dialogues*", "*/dialogues.json", "gallery.json", "images"):
+        for other in folder.glob(name):
+            raise DataError(f"{other}: is of another origin; name another --out than {folder}")
 
 
 def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach: bool) -> None:

@@ -88,8 +88,8 @@ def check_output(
         if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
             raise DataError(f"{path}: lies in {given}, which this command reads; name another file")
     if is_ours and path.exists() and not overwrite and not is_ours(path):
-        other = "" if overwrite is None else ", or add --overwrite"
-        raise DataError(f"{path}: exists, and this command did not write it; name another file{other}")
+        other = "another file" if overwrite is None else "another file, or add --overwrite"
+        raise DataError(f"{path}: exists, and this command did not write it; name {other}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -225,7 +225,8 @@ def test_rewrites_and_views_of_others_are_not_overwritten(tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1, views=True)
     (tmp_path / "rewrites.json").write_text("a person's work")
     assert main(["refine", "--data", str(tmp_path)]) == 2
-    assert "rewrites.json: exists, and this command did not write it; name another" in capsys.readouterr().err
+    message = "rewrites.json: exists, and this command did not write it; name another"
+    assert message in capsys.readouterr().err
     assert main(["generate", "--data", str(tmp_path), "--text", "raw_dialogue"]) == 2
     assert "holds views of another origin (0_0.jpg is one)" in capsys.readouterr().err
     for path in (tmp_path / "views" / "test").iterdir():

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from daitir.dialogues import (
     lint_dialogues,
     query_texts,
     read_dialogues,
+    recognise_convention,
     write_dialogues,
 )
 from daitir.errors import DataError
 from daitir.files import safe_join
+from daitir.scenes import SOURCES, dialogue, rewrites, sample_scenes
 
 VISDIAL = Path(__file__).parents[1] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
 quick = settings(
@@ -225,3 +228,64 @@ def test_a_damaged_packed_file_is_named(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"d\.json\.gz: no sound gzip file"):
         read_dialogues(path)
+
+
+def _talks(*rounds):
+    return [Dialogue(f"{i}.png", tuple(texts)) for i, texts in enumerate(rounds)]
+
+
+QUESTIONS = ("a dog", "is it big? no", "what colour? brown")
+CAPTIONS = ("a dog", "a small dog", "a small brown dog")
+
+
+@pytest.mark.parametrize(
+    "talks",
+    [
+        _talks(QUESTIONS),
+        _talks(("有一只狗", "大吗？不大", "什么颜色？棕色")),
+        _talks(("كلب", "هل هو كبير؟ لا")),
+        _talks((*QUESTIONS, "and it sleeps", "on a chair")),  # half of the rounds
+        _talks(*[QUESTIONS] * 20, CAPTIONS),  # a twentieth of the dialogues has none
+        _talks(("is it a dog? yes",)),  # one round: the same text by every convention
+    ],
+)
+def test_questions_and_answers_are_recognised(talks):
+    assert recognise_convention(talks)[0] == "raw_dialogue"
+
+
+@pytest.mark.parametrize(
+    "talks",
+    [
+        _talks(CAPTIONS),
+        _talks(("一只狗", "它大 不大")),  # no question mark
+        _talks(("a dog", "is it big?", "what colour?")),  # no answers
+        _talks((*QUESTIONS, "and it sleeps", "on a chair", "by the window")),
+        _talks(*[QUESTIONS] * 9, CAPTIONS),  # a mixed file
+        _talks(*[QUESTIONS] * 5, *[CAPTIONS] * 5),
+        _talks(("a dog", "a dog, is it big? no", "a dog, is it big? no, what colour? red")),
+    ],
+)
+def test_what_could_be_read_in_two_ways_must_be_named(talks):
+    with pytest.raises(DataError, match="name --text current_rewrite where each .* raw_dialogue"):
+        recognise_convention(talks)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_sources_of_the_embedded_world_are_recognised(source):
+    scenes = sample_scenes(0, "val", 30)
+    turns = [dialogue(source, scene, seed=0) for scene in scenes]
+    raw = _talks(*[[turn.text for turn in row] for row in turns])
+    assert recognise_convention(raw)[0] == "raw_dialogue"
+    refined = _talks(*[rewrites(row, seed=i) for i, row in enumerate(turns)])
+    with pytest.raises(DataError, match="name --text"):
+        recognise_convention(refined)
+    known = [replace(talk, refined_from=("",) * 11) for talk in refined]
+    assert recognise_convention(known)[0] == "current_rewrite"
+
+
+@pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
+def test_real_peoples_dialogues_are_recognised():
+    assert recognise_convention(read_dialogues(VISDIAL))[0] == "raw_dialogue"
+    captions = [Dialogue(d.image, d.rounds[:1] * 3) for d in read_dialogues(VISDIAL)[:50]]
+    with pytest.raises(DataError, match="0 of 100 later rounds"):
+        recognise_convention(captions)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daitir.errors import DataError
-from daitir.files import atomic_write, safe_join
+from daitir.files import atomic_write, check_output, safe_join
 
 
 def test_writes_and_leaves_nothing_else(tmp_path):
@@ -97,3 +97,47 @@ def test_every_name_is_inside_or_refused(name):
     except DataError:
         return
     assert os.path.normpath(path).startswith("images" + os.sep)
+
+
+def test_an_output_is_new_or_a_regular_file(tmp_path):
+    check_output(tmp_path / "deep" / "new.csv")
+    (tmp_path / "old.csv").write_text("old")
+    check_output(tmp_path / "old.csv")
+    check_output(tmp_path / "old.csv", is_ours=lambda path: path.read_text() == "old")
+    (tmp_path / "link.csv").symlink_to("old.csv")
+    (tmp_path / "dangling.csv").symlink_to("nowhere.csv")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("link.csv", "is a link"), ("dangling.csv", "is a link"), ("pipe", "no regular file"),
+        ("deep", "is a folder"), ("/dev/full", "no regular file"), ("old.csv/x", "cannot be"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            check_output(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["dangling.csv", "deep", "link.csv", "old.csv", "pipe"]
+
+
+def test_an_output_is_no_input_whatever_its_name(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_text("a picture")
+    os.link(images / "a.png", tmp_path / "hard.png")
+    (tmp_path / "linked").symlink_to(images)
+    for name in ("images/a.png", "images/new.csv", "linked/new.csv", "images/deep/new.csv"):
+        with pytest.raises(DataError, match="lies in .*images, which this command reads"):
+            check_output(tmp_path / name, inputs=[None, images], overwrite=True)
+    for name in ("images/a.png", "hard.png", "linked/../images/a.png"):
+        with pytest.raises(DataError, match="is read by this command too"):
+            check_output(tmp_path / name, inputs=[images / "a.png"], overwrite=True)
+    check_output(tmp_path / "images.csv", inputs=[images])
+
+
+@pytest.mark.parametrize("overwrite", [None, False, True])
+def test_files_of_others_are_replaced_only_where_that_is_asked_for(tmp_path, overwrite):
+    path = tmp_path / "notes.csv"
+    path.write_text("mine")
+    if overwrite:
+        check_output(path, is_ours=lambda path: False, overwrite=True)
+        return
+    way_out = "name another file$" if overwrite is None else "or add --overwrite$"
+    with pytest.raises(DataError, match=way_out):
+        check_output(path, is_ours=lambda path: False, overwrite=overwrite)

@@ -391,6 +391,8 @@ def test_the_command_writes_a_chatir_file(folder, tmp_path, capsys):
     command += ["--model", str(folder)]
     assert main([*command, "--out", str(tmp_path / "rewrites.json")]) == 0
     assert "3 captions of 1 dialogues" in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rewrites.json", "talks.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "rewrites.json", "rewrites.manifest.json", "talks.json",
+    ]  # fmt: skip
     (refined,) = read_dialogues(tmp_path / "rewrites.json")
     assert refined.image == "a.png" and len(refined.rounds) == len(TALK)
