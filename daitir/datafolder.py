@@ -10,6 +10,10 @@ The format is the field's:
 | `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
 | `views/{split}/{dialogue}_{round}[_{k}].jpg`, `.png` or `.webp` | optional: views, from 0 |
 
+Views and rewrites may have a manifest beside them, `manifest.json` in the folder of views and
+`rewrites.manifest.json`, which tell what they were made from (`daitir.manifests`,
+`book/derived_files.md`).
+
 A dialogue has any number of rounds. `dialogues.json` alone is the split `test`, and its views may
 lie in `views/` itself.
 """

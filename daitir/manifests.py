@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daitir.dialogues import Dialogue, read_json
 from daitir.errors import DataError
@@ -25,8 +25,7 @@ VIEWS_FORMAT = "daitir.views/1"
 REWRITES_FORMAT = "daitir.rewrites/1"
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One view of a manifest.
 
     Attributes:
@@ -88,12 +87,12 @@ class Rewrites:
 def round_digests(dialogue: Dialogue) -> list[str]:
     """The digest of every round: of the picture's name and of all that was said up to it.
 
-    Round t's is the SHA-256, in hexadecimal, of the name and of the strings of the rounds 0 to t,
-    each as a netstring of its UTF-8 bytes (`5:a.png,`).
+    Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
+    the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
 
     >>> import hashlib
     >>> first = round_digests(Dialogue("a.png", ("a dog", "is it big? no")))[0]
-    >>> first == hashlib.sha256(b"5:a.png,5:a dog,").hexdigest()
+    >>> first == hashlib.sha256(b"5:a.png,5:a dog,").hexdigest()[:32]
     True
     """
     digest = hashlib.sha256()
@@ -101,7 +100,7 @@ def round_digests(dialogue: Dialogue) -> list[str]:
     for text in (dialogue.image, *dialogue.rounds):
         content = text.encode("utf-8", "surrogatepass")
         digest.update(b"%d:%b," % (len(content), content))
-        found.append(digest.hexdigest())
+        found.append(digest.hexdigest()[:32])
     return found[1:]
 
 
@@ -121,11 +120,10 @@ def read_views(folder: Path) -> Views | None:
     if content is None:
         return None
     try:
-        views = [View(**view) for view in content["views"]]
+        views = [View(**_known(View._fields, view)) for view in content["views"]]
         for view in views:
-            where = (view.dialogue, view.round, view.index)
-            if not all(isinstance(number, int) for number in where):
-                raise TypeError(f"{where} are no numbers")
+            if not all(isinstance(n, int) for n in (view.dialogue, view.round, view.index)):
+                raise TypeError(f"{view.file}: dialogue, round and index are numbers")
         by_name = {view.file: view for view in views}
         return Views(dict(content["settings"]), dict(content["source"]), by_name)
     except (KeyError, TypeError, ValueError) as error:
@@ -136,7 +134,10 @@ def write_views(folder: Path, manifest: Views) -> None:
     """Write the manifest of a folder of views, a line for each view."""
     views = sorted(manifest.views.values(), key=lambda v: (v.dialogue, v.round, v.index))
     head = {"format": VIEWS_FORMAT, "settings": manifest.settings, "source": manifest.source}
-    _write(folder / MANIFEST, head, "views", [vars(view) for view in views])
+    _write(folder / MANIFEST, head, "views", [
+        {name: value for name, value in view._asdict().items() if value is not None}
+        for view in views
+    ])  # fmt: skip
 
 
 def rewrites_manifest(path: Path) -> Path:
@@ -154,9 +155,8 @@ def read_rewrites(path: Path) -> Rewrites | None:
     content = _read(place, REWRITES_FORMAT)
     if content is None:
         return None
-    content.pop("format")
     try:
-        found = Rewrites(**content)
+        found = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
         if not all(isinstance(row, list) and row for row in found.rounds):
             raise TypeError("rounds without digests")
         return found
@@ -178,6 +178,10 @@ def is_views_manifest(path: Path) -> bool:
 def is_rewrites_manifest(path: Path) -> bool:
     """Whether a file is the manifest of a file of rewrites."""
     return _has_format(path, REWRITES_FORMAT)
+
+
+def _known(names: Iterable[str], content: Mapping) -> dict:
+    return {name: content[name] for name in names if name in content}
 
 
 def _read(path: Path, format: str) -> dict | None:
