@@ -8,7 +8,7 @@ The format is the field's:
 | `images/` | the pictures, at any depth, named in the dialogues relative to it |
 | `gallery.json` | optional: JSON list of the pictures to search; else all of them |
 | `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
-| `views/{split}/{dialogue}_{round}[_{k}].jpg`, `.png` or `.webp` | optional: views, from 0 |
+| `views/{split}/{dialogue}_{round}[_{k}].jpg`, or another picture | optional: views, from 0 |
 
 A dialogue has any number of rounds. `dialogues.json` alone is the split `test`, and its views may
 lie in `views/` itself.
@@ -90,7 +90,9 @@ def find_data(folder: str | Path) -> DataFolder:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder of data")
+        is_there = root.exists()
+        what = "is a file; name the folder that holds it" if is_there else "no such folder of data"
+        raise DataError(f"{root}: {what}")
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")
