@@ -50,14 +50,14 @@ class DataFolder:
         path = self.root / "gallery.json"
         return path if path.exists() else None
 
-    def gallery(self) -> list[str]:
-        """The names of the pictures to search.
+    def gallery(self, **options) -> list[str]:
+        """The names of the pictures to search; `options` are those of `list_images`.
 
         Raises DataError as `read_gallery` and `list_images` do.
         """
-        return (
-            read_gallery(self.gallery_file) if self.gallery_file else list_images(self.images_dir)
-        )
+        if self.gallery_file:
+            return read_gallery(self.gallery_file)
+        return list_images(self.images_dir, **options)
 
     def dialogue_file(self, split: str) -> Path:
         """The file of a split's dialogues. Raises DataError where the folder has none."""
@@ -90,9 +90,7 @@ def find_data(folder: str | Path) -> DataFolder:
     """
     root = Path(folder)
     if not root.is_dir():
-        is_there = root.exists()
-        what = "is a file; name the folder that holds it" if is_there else "no such folder of data"
-        raise DataError(f"{root}: {what}")
+        raise DataError(f"{root}: no such folder of data")
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")

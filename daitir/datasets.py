@@ -181,7 +181,8 @@ def visdial_dialogues(
     """The number of the picture and the dialogue of each entry of VisDial's JSON format.
 
     There a question and an answer are numbers of rows in two lists. Dialogues about pictures that
-    `names` does not have are left out; None is the names that ChatIR gives to all of them. As ChatIR writes it, a round is `"question? answer"`.
+    `names` does not have are left out; None is the names that ChatIR gives to all of them. As
+    ChatIR writes it, a round is `"question? answer"`.
 
     >>> entry = {"image_id": 7, "caption": "a dog ", "dialog": [{"question": 0, "answer": 0}]}
     >>> content = {"questions": ["is it big"], "answers": ["no"], "dialogs": [entry]}

@@ -111,10 +111,13 @@ def scan_images(folder: str | Path) -> Listing:
     return Listing(sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)})
 
 
-def list_images(folder: str | Path) -> list[str]:
-    """Names of the pictures below a folder as `scan_images` gives them; a warning counts the rest.
+def list_images(
+    folder: str | Path, *, tell: Callable[[str], object] = logger.warning
+) -> list[str]:
+    """Names of the pictures below a folder as `scan_images` gives them.
 
-    Raises DataError as `scan_images` does, and where there is no picture.
+    What else is there is counted in one line, which `tell` is called with. Raises DataError as
+    `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
     told = describe_left_out(left_out)
@@ -122,7 +125,7 @@ def list_images(folder: str | Path) -> list[str]:
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{folder}: holds no image ({suffixes})" + (f"; {told}" if told else ""))
     if told:
-        logger.warning("%s: %s", folder, told)
+        tell(f"{folder}: {told}")
     return names
 
 
