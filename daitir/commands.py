@@ -19,7 +19,7 @@ from daitir.data_commands import (
 )
 from daitir.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write, begins_with, check_output
+from daitir.files import atomic_write, begins_with, check_output, read_regular
 from daitir.manifests import (
     MANIFEST,
     Rewrites,
@@ -32,7 +32,9 @@ from daitir.manifests import (
     write_rewrites,
 )
 from daitir.profiles import get_profile
+from daitir.terminal import say
 
+MAX_PROMPT = 2**20  # bytes
 MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.gallery:
         gallery = read_gallery(arguments.gallery)
     else:
-        gallery = list_images(arguments.images)
+        gallery = list_images(arguments.images, tell=say)
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
@@ -351,8 +353,8 @@ def _read_prompt(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(path, MAX_PROMPT).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 

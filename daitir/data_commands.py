@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from daitir.dialogues import is_utf8, read_dialogues, recognise_convention
 from daitir.errors import DataError
 from daitir.files import check_output
+from daitir.terminal import say
 
 VAL_IMAGES = 2000
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
@@ -32,11 +33,22 @@ def lint(arguments: argparse.Namespace) -> None:
     """
     from daitir.lint import lint_data
 
-    report = lint_data(arguments.folder, decode=not arguments.quick, progress=not arguments.json)
+    encoder = None
+    if arguments.encoder:
+        from daitir.encoders import load_encoder
+
+        encoder = load_encoder(arguments.encoder)
+    report = lint_data(
+        arguments.folder,
+        decode=not arguments.quick,
+        encoder=encoder,
+        progress=not arguments.json,
+    )
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
         print(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        print("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
         for finding in report.findings:
             level = "error" if finding.is_error else "warning"
             print(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
@@ -53,10 +65,12 @@ def lint(arguments: argparse.Namespace) -> None:
 def embed(arguments: argparse.Namespace) -> None:
     """Embed the pictures and views of a folder of own data, and keep the features."""
     from daitir.datafolder import find_data
+    from daitir.gallery import check_images
 
     check_device(arguments.device)
     data = find_data(arguments.folder)
-    paths = [data.images_dir / name for name in data.gallery()]
+    names = check_images(data.images_dir, data.gallery(tell=say))
+    paths = [data.images_dir / name for name in names]
     num_pictures = len(paths)
     for split, file in data.dialogues.items():
         if data.views_dir(split).is_dir():
@@ -69,7 +83,9 @@ def embed(arguments: argparse.Namespace) -> None:
             path, raw = _texts(data, split, None)
             also = read_source(path, raw, allow_duplicate_targets=True) if raw else ()
             check_views(data.views_dir(split), dialogues, found, also=also)
-            paths += [path for rounds in found for files in rounds for path in files]
+            views = [path for rounds in found for files in rounds for path in files]
+            check_images(data.views_dir(split), [path.name for path in views])
+            paths += views
     from daitir.processes import processes
 
     with processes(arguments.device) as (group, arguments.device):
@@ -91,7 +107,7 @@ def search(arguments: argparse.Namespace) -> None:
     root = arguments.folder
     images_dir = root / "images" if (root / "images").is_dir() else root
     listed = root / "gallery.json"
-    names = read_gallery(listed) if listed.exists() else list_images(images_dir)
+    names = read_gallery(listed) if listed.exists() else list_images(images_dir, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None
     if arguments.model:

@@ -8,7 +8,7 @@ The format is the field's:
 | `images/` | the pictures, at any depth, named in the dialogues relative to it |
 | `gallery.json` | optional: JSON list of the pictures to search; else all of them |
 | `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
-| `views/{split}/{dialogue}_{round}[_{k}].jpg`, `.png` or `.webp` | optional: views, from 0 |
+| `views/{split}/{dialogue}_{round}[_{k}].jpg`, or another picture | optional: views, from 0 |
 
 Views and rewrites may have a manifest beside them, `manifest.json` in the folder of views and
 `rewrites.manifest.json`, which tell what they were made from (`daitir.manifests`,
@@ -54,14 +54,14 @@ class DataFolder:
         path = self.root / "gallery.json"
         return path if path.exists() else None
 
-    def gallery(self) -> list[str]:
-        """The names of the pictures to search.
+    def gallery(self, **options) -> list[str]:
+        """The names of the pictures to search; `options` are those of `list_images`.
 
         Raises DataError as `read_gallery` and `list_images` do.
         """
-        return (
-            read_gallery(self.gallery_file) if self.gallery_file else list_images(self.images_dir)
-        )
+        if self.gallery_file:
+            return read_gallery(self.gallery_file)
+        return list_images(self.images_dir, **options)
 
     def dialogue_file(self, split: str) -> Path:
         """The file of a split's dialogues. Raises DataError where the folder has none."""

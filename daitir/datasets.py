@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from tqdm import tqdm
 from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.downloads import RemoteFile, check_space, verify
 from daitir.errors import DataError
-from daitir.files import atomic_write, safe_join
+from daitir.files import SafeFolder, atomic_write, open_regular
 from daitir.gallery import list_images, read_gallery
 
 HELD_OUT = 60  # one in so many of VisDial's training dialogues is for validation
+MAX_VISDIAL = 2**32  # bytes of VisDial's JSON, unpacked, of which the rivals are nearly all
 UNLABELED = "unlabeled2017"
 _GALLERY = "Search_Space_val_50k.json"
 _CHATIR = "https://raw.githubusercontent.com/levymsn/ChatIR/f5a4b908643d5fcd946187da8f20c0667afbe2e5"
@@ -173,26 +175,52 @@ def prepare(
     return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
 
 
-def visdial_dialogues(content: Any, names: dict[int, str]) -> Iterator[tuple[int, Dialogue]]:
+def visdial_dialogues(
+    content: Any, names: Mapping[int, str] | None
+) -> Iterator[tuple[int, Dialogue]]:
     """The number of the picture and the dialogue of each entry of VisDial's JSON format.
 
     There a question and an answer are numbers of rows in two lists. Dialogues about pictures that
-    `names` does not have are left out. As ChatIR writes it, a round is `"question? answer"`.
+    `names` does not have are left out; None is the names that ChatIR gives to all of them. As
+    ChatIR writes it, a round is `"question? answer"`.
 
     >>> entry = {"image_id": 7, "caption": "a dog ", "dialog": [{"question": 0, "answer": 0}]}
     >>> content = {"questions": ["is it big"], "answers": ["no"], "dialogs": [entry]}
     >>> list(visdial_dialogues({"data": content}, {7: "7.jpg"}))
     [(7, Dialogue(image='7.jpg', rounds=('a dog', 'is it big? no')))]
+
+    Raises DataError, naming the dialogue, where it has not the format or names a row that its
+    list has not.
     """
-    data = content["data"]
-    questions, answers = data["questions"], data["answers"]
-    for entry in data["dialogs"]:
-        if entry["image_id"] in names:
+    try:
+        data = content["data"]
+        questions, answers = list(data["questions"]), list(data["answers"])
+        entries = list(data["dialogs"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"not VisDial's format ({error!r})") from error
+    for number, entry in enumerate(entries):
+        try:
+            image_id = entry["image_id"]
+            if type(image_id) is not int:
+                raise TypeError(f"image_id {image_id!r} is no number")
+            image = f"{UNLABELED}/{image_id:012}.jpg" if names is None else names.get(image_id)
+            if image is None:
+                continue
             rounds = [entry["caption"].strip()]
             for turn in entry["dialog"]:
-                question, answer = questions[turn["question"]], answers[turn["answer"]]
+                question = _row("question", questions, turn["question"])
+                answer = _row("answer", answers, turn["answer"])
                 rounds.append(f"{question.rstrip(' ?')}? {answer.strip()}".strip())
-            yield entry["image_id"], Dialogue(names[entry["image_id"]], tuple(rounds))
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise DataError(f"dialogue {number}: not VisDial's format ({error!r})") from error
+        yield image_id, Dialogue(image, tuple(rounds))
+
+
+def _row(what: str, rows: list[str], index: int) -> str:
+    """A row of a list; a negative index, which Python counts from the end, is none."""
+    if type(index) is not int or not 0 <= index < len(rows):
+        raise IndexError(f"{what} {index} of {len(rows):,}, counted from 0")
+    return rows[index]
 
 
 def is_held_out(image_id: int) -> bool:
@@ -225,12 +253,10 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             continue
         content = _read_visdial(path)
         try:
-            ids = [entry["image_id"] for entry in content["data"]["dialogs"]]
-            # Without pictures those of the validation set have the names that ChatIR gives them.
-            named = numbers or {i: f"{UNLABELED}/{i:012}.jpg" for i in ids}
-            found = list(visdial_dialogues(content, named))
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not VisDial's format ({error!r})") from error
+            found = list(visdial_dialogues(content, numbers or None))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        num_dialogues = len(content["data"]["dialogs"])
         if part == "val":
             splits = {"test": [dialogue for _, dialogue in found]}
         else:
@@ -242,10 +268,10 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             told.append(f"{split}: {len(dialogues):,} dialogues")
-        if len(found) < len(ids):
+        if len(found) < num_dialogues:
             told.append(
-                f"{len(ids) - len(found):,} of {len(ids):,} dialogues of visdial_1.0_{part} are "
-                f"left out: {folder} has not their pictures"
+                f"{num_dialogues - len(found):,} of {num_dialogues:,} dialogues of "
+                f"visdial_1.0_{part} are left out: {folder} has not their pictures"
             )
     return told
 
@@ -274,11 +300,10 @@ def _prepare_chatir(files: dict[str, Path], out: Path, images: Path | None) -> l
 def _prepare_pictures(source: Path, out: Path, progress: bool) -> str:
     target = out / "images" / UNLABELED
     if source.is_dir():
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.resolve())
-        elif target.resolve() != source.resolve():
-            raise DataError(f"{target}: exists, and is not {source}; remove it, or name another")
+        # The folder above becomes `images/`: links inside of that may not leave it.
+        if source.is_symlink():
+            raise DataError(f"{source}: is a link; name the folder that {source.resolve()} lies in")
+        _link_images(out, source.resolve().parent)
     else:
         _unpack(source, target.parent, progress)
     return f"{target}: {len(list_images(target)):,} pictures"
@@ -289,7 +314,8 @@ def _unpack(path: Path, folder: Path, progress: bool) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            places = {entry.filename: safe_join(folder, entry.filename) for entry in entries}
+            safe = SafeFolder(folder)
+            places = {entry.filename: safe.join(entry.filename) for entry in entries}
             todo = [entry for entry in entries if not _has(places[entry.filename], entry)]
             check_space(folder, sum(entry.file_size for entry in todo))
             for entry in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
@@ -299,7 +325,8 @@ def _unpack(path: Path, folder: Path, progress: bool) -> None:
                     temporary.open("wb") as file,
                 ):
                     shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: packed with a password, or in a way that Python does not know
         raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
 
 
@@ -332,21 +359,31 @@ def _read_visdial(path: Path) -> Any:
         return entry
 
     try:
-        if path.suffix != ".zip":
-            with path.open(encoding="utf-8") as file:
+        with open_regular(path) as file:
+            if path.suffix != ".zip":
+                _check_size(path, os.fstat(file.fileno()).st_size)
                 return json.load(file, object_hook=slim)
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".json")]
-            if len(names) != 1:
-                raise DataError(f"{path}: holds {len(names)} JSON files, not one")
-            with archive.open(names[0]) as file:
-                return json.load(file, object_hook=slim)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            with zipfile.ZipFile(file) as archive:
+                entries = [e for e in archive.infolist() if e.filename.endswith(".json")]
+                if len(entries) != 1:
+                    raise DataError(f"{path}: holds {len(entries)} JSON files, not one")
+                _check_size(path, entries[0].file_size)  # no more than this is unpacked
+                with archive.open(entries[0]) as packed:
+                    return json.load(packed, object_hook=slim)
+    except (RecursionError, MemoryError) as error:
+        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: packed with a password, or in a way that Python does not know
         raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
     except (ValueError, OSError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_VISDIAL:
+        raise DataError(f"{path}: {size:,} bytes of JSON, more than {MAX_VISDIAL:,}; no VisDial")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,15 +1,24 @@
-"""Writing files whole or not at all, and joining names that come from a file."""
+"""Writing files whole or not at all, reading regular ones, joining names that come from a file."""
 
 import errno
+import gzip
 import hashlib
+import ntpath
 import os
+import posixpath
+import re
 import secrets
+import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
+from typing import BinaryIO
 
 from daitir.errors import DataError
+
+_HUB_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--.")  # a folder of a hub's cache
 
 
 @contextmanager
@@ -129,11 +138,116 @@ def weights_digest(model) -> str:
     return digest.hexdigest()
 
 
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file to be read as bytes; a pipe or a device, which may never end, is refused.
+
+    Raises DataError for these, for folders, and where the file cannot be read.
+    """
+    try:
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason})") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DataError(f"{path}: cannot be read (a pipe or a device, no regular file)")
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer else
+
+
+def read_regular(path: str | os.PathLike, limit: int) -> bytes:
+    """The content of a regular file, unpacked where its name ends in .gz.
+
+    Raises DataError as `open_regular` does, for a damaged gzip file, and where the content has
+    more than `limit` bytes, of which no more are unpacked.
+    """
+    with open_regular(path) as file:
+        source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
+        try:
+            content = source.read(limit + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: no sound gzip file ({error})") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(content) > limit:
+        raise DataError(f"{path}: holds more than {limit:,} bytes, the most that is read; split it")
+    return content
+
+
+class SafeFolder:
+    """A folder, and the files in it that are named by names which come from a file.
+
+    A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
+    cache, whose files are all links, it may also lead to what lies in that snapshot and in the
+    `blobs/` of its repository. A link that leads elsewhere is refused.
+
+    Each folder on the way is resolved once, so that joining many names is quick; an object is
+    for one pass over them, as links may change.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self._places = _places(Path(os.path.realpath(folder)))
+        self._is_inside: dict[str, bool] = {}  # of a folder on the way
+
+    def join(self, name: str) -> Path:
+        """`folder / name`. Raises DataError as `safe_join` does."""
+        normal = posixpath.normpath(name)
+        # A backslash or a drive letter is harmless here but leaves the folder on another system.
+        is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
+        if is_foreign or normal in (".", "..") or normal.startswith(("/", "../")):
+            raise DataError(
+                f"{name!r} does not lie inside {self.folder}; use a relative name in it"
+            )
+        path, parent = self.folder / name, posixpath.dirname(name)
+        try:
+            if name == normal and not _is_link(path):
+                if parent not in self._is_inside:
+                    self._is_inside[parent] = self._leads_inside(self.folder / parent)
+                is_inside = self._is_inside[parent]
+            else:
+                is_inside = self._leads_inside(path)
+        except (OSError, ValueError) as error:  # the latter for names that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{name!r} in {self.folder} cannot be read ({reason})") from error
+        if not is_inside:
+            raise DataError(
+                f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
+                "copy there instead, as `cp -RL` makes it"
+            )
+        return path
+
+    def _leads_inside(self, path: Path) -> bool:
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # links that lead to one another
+            return False
+        return any(target.is_relative_to(place) for place in self._places)
+
+
+def _places(root: Path) -> tuple[Path, ...]:
+    """Where the links of a folder may lead, the folder being resolved."""
+    for place in (root, *root.parents):
+        repository = place.parent.parent
+        if place.parent.name == "snapshots" and _HUB_REPOSITORY.match(repository.name):
+            return place, repository / "blobs"
+    return (root,)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def safe_join(folder: str | os.PathLike, name: str) -> Path:
     """Return `folder / name` for a name read from a file, only if it lies inside `folder`.
 
-    Raises DataError for absolute names, `..` or symbolic links that leave the folder,
-    backslashes, drive letters, NUL, and the folder itself.
+    Raises DataError for absolute names, `..` and links that leave the folder (`SafeFolder` says
+    which may), backslashes, drive letters, NUL, and the folder itself.
 
     >>> safe_join("images", "unlabeled/0001.jpg").as_posix()
     'images/unlabeled/0001.jpg'
@@ -141,29 +255,7 @@ def safe_join(folder: str | os.PathLike, name: str) -> Path:
     Traceback (most recent call last):
     daitir.errors.DataError: '../secret.jpg' does not lie inside images; use a relative name in it
     """
-    refusal = DataError(f"{name!r} does not lie inside {folder}; use a relative name in it")
-    # A backslash or a drive letter is harmless here but leaves the folder on another system.
-    if "\\" in name or "\0" in name or PureWindowsPath(name).drive:
-        raise refusal
-    if PurePosixPath(name).is_absolute():
-        raise refusal
-    path = Path(folder) / name
-    try:
-        root, target = Path(folder).resolve(), path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unencodable name
-        raise refusal from error
-    if target == root or not target.is_relative_to(root) or _is_loop(path):
-        raise refusal
-    return path
-
-
-def _is_loop(path: Path) -> bool:
-    """Whether links lead nowhere but back; from Python 3.13 on, resolving them does not tell."""
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
+    return SafeFolder(folder).join(name)
 
 
 def disk_is_full(error: Exception) -> bool:

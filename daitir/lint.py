@@ -1,26 +1,35 @@
-"""Everything that is wrong with a folder of one's own data, counted, with the first examples."""
+"""Everything that is wrong with a folder of one's own data, counted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from daitir.datafolder import DataFolder, find_data
 from daitir.derived import refined_from, view_faults, with_sources
-from daitir.dialogues import Dialogue, image_name, lint_dialogues, read_json
+from daitir.dialogues import Dialogue, NearMisses, image_name, lint_dialogues, read_json
 from daitir.errors import DataError
-from daitir.files import safe_join
-from daitir.gallery import list_images, read_image
+from daitir.files import SafeFolder
+from daitir.gallery import IMAGE_SUFFIXES, NUM_EXAMPLES, is_animated, read_image, scan_images
+from daitir.lint_texts import cut_rounds, odd_rounds
 from daitir.manifests import MANIFEST
 from daitir.viewfiles import list_views
 
-NUM_EXAMPLES = 3
-MOJIBAKE = "\N{REPLACEMENT CHARACTER}"  # what text read in the wrong encoding is left with
+if TYPE_CHECKING:
+    from daitir.encoders import Encoder
+
+# COCO calls one picture COCO_val2014_000000000042.jpg and, from 2017 on, 000000000042.jpg.
+_NUMBERED = re.compile(r"(?:.*/)?(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpe?g", re.I)
+_OF_COCO = re.compile(r"(?:.*/)?(?:COCO_|(?:train|val|test|unlabeled)20\d\d/)[^/]*", re.I)
 
 
 @dataclass
@@ -31,23 +40,39 @@ class Finding:
         where: the file or folder.
         kind: a name that programs can go by, such as `missing_image`.
         is_error: whether the other commands refuse the data because of it.
-        count: how often it was found.
-        examples: messages about the first of them.
+        messages: one for each time that it was found.
     """
 
     where: str
     kind: str
     is_error: bool
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How often it was found."""
+        return len(self.messages)
+
+    @property
+    def examples(self) -> list[str]:
+        """The first few messages."""
+        return self.messages[:NUM_EXAMPLES]
+
+    def as_dict(self) -> dict:
+        """The finding in the types of JSON."""
+        return {
+            "where": self.where, "kind": self.kind, "is_error": self.is_error,
+            "count": self.count, "messages": self.messages,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `lint_data` found: sizes by name, and what is wrong."""
+    """What `lint_data` found: sizes by name, pictures by suffix, and what is wrong."""
 
     folder: str
-    sizes: dict[str, int]
+    sizes: dict[str, float]
+    suffixes: dict[str, int]
     findings: list[Finding]
 
     @property
@@ -57,34 +82,43 @@ class Report:
 
     def as_dict(self) -> dict:
         """The report in the types of JSON."""
-        return {"num_errors": self.num_errors, **asdict(self)}
+        return {
+            "num_errors": self.num_errors, "folder": self.folder, "sizes": self.sizes,
+            "suffixes": self.suffixes, "findings": [f.as_dict() for f in self.findings],
+        }  # fmt: skip
 
 
 class _Findings(dict):
     def add(self, where: object, kind: str, message: object, *, is_error: bool = True) -> None:
         where = str(where)
         finding = self.setdefault((where, kind), Finding(where, kind, is_error))
-        finding.count += 1
-        if len(finding.examples) < NUM_EXAMPLES:
-            finding.examples.append(str(message))
+        finding.messages.append(str(message))
 
 
-def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False) -> Report:
+def lint_data(
+    folder: str | Path,
+    *,
+    decode: bool = True,
+    encoder: Encoder | None = None,
+    progress: bool = False,
+) -> Report:
     """Look at every file of a folder of own data (format: `daitir.datafolder`).
 
     Errors are what the other commands refuse: dialogues, rewrites or a gallery that cannot be
-    read, names of pictures that are not there, pictures and views that cannot be decoded, rewrites
-    that do not fit their dialogues or were refined from other words, files that are one view, views
-    of another text than their round's (`daitir.derived`). Warnings: dialogues about one picture, in
-    a split or in two, equal pictures under two names, rounds that lack a view, files that are no
-    view, text that was read in a wrong encoding.
+    read, names of pictures that are not there, pictures and views that cannot be decoded or are
+    links that leave their folder, rewrites that do not fit their dialogues or were refined from
+    other words, files that are one view, views of another text than their round's
+    (`daitir.derived`). Warnings: files beside the pictures that are not read, animated pictures,
+    equal pictures under two names, dialogues about one picture, in a split or in two, rounds that
+    lack a view, files that are no view, and what is odd about the words (`daitir.lint_texts`).
 
-    With `decode` every picture is decoded, which finds the truncated ones; without it pictures
-    are only looked for. Raises DataError where the folder does not have the format at all.
+    With `decode` every picture is decoded, which finds the truncated and the equal ones; without
+    it pictures are only looked for. With `encoder` the rounds are counted that it does not read to
+    the end. Raises DataError where the folder does not have the format at all.
     """
     data = find_data(folder)
     findings = _Findings()
-    sizes: dict[str, int] = {}
+    sizes: dict[str, float] = {}
     names, gallery = _names(data, findings)
     sizes["pictures"], sizes["gallery"] = len(names), len(gallery)
     targets: dict[str, str] = {}
@@ -96,6 +130,9 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
             sizes[f"{split} rounds"] = sum(lengths)
             sizes[f"{split} shortest dialogue"] = min(lengths)
             sizes[f"{split} longest dialogue"] = max(lengths)
+        if dialogues and encoder:
+            cut = _lint_lengths(data, split, dialogues, encoder, findings)
+            sizes[f"{split} percent cut"] = round(100 * cut / sum(lengths), 2)
         for number, dialogue in enumerate(dialogues):
             earlier = targets.setdefault(dialogue.image, split)
             if earlier != split:
@@ -106,18 +143,27 @@ def lint_data(folder: str | Path, *, decode: bool = True, progress: bool = False
             sizes[f"{split} views"] = _lint_views(folder, dialogues, refined, findings, decode)
             if sizes[f"{split} views"] and not (folder / MANIFEST).is_file():
                 sizes[f"{split} views without a manifest"] = sizes[f"{split} views"]
-    _lint_pictures(data, names, findings, decode, progress)
+    _lint_names(data, gallery, targets, findings)
+    _lint_pictures(data, [*names, *_beside(names, gallery)], targets, findings, decode, progress)
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     order = sorted(findings.values(), key=lambda finding: not finding.is_error)
-    return Report(str(folder), sizes, order)
+    return Report(str(folder), sizes, dict(suffixes.most_common()), order)
 
 
 def _names(data: DataFolder, findings: _Findings) -> tuple[list[str], list[str]]:
     """The names of all pictures that any command may read, and those of the gallery."""
+    names: list[str] = []
     try:
-        names = list_images(data.images_dir)
+        names, left_out = scan_images(data.images_dir)
+        for kind, others in left_out.items():
+            for name in others:
+                kind = kind.replace(" ", "_")
+                findings.add(data.images_dir, kind, f"{name}: left out", is_error=False)
+        if not names:
+            message = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
+            findings.add(data.images_dir, "no_pictures", message)
     except DataError as error:
         findings.add(data.images_dir, "no_pictures", error)
-        names = []
     if not data.gallery_file:
         return names, names
     try:
@@ -138,18 +184,20 @@ def _names(data: DataFolder, findings: _Findings) -> tuple[list[str], list[str]]
         if gallery.setdefault(name, index) != index:
             message = f"entries {gallery[name]} and {index} are the same image {name!r}"
             findings.add(data.gallery_file, "named_twice", message)
-    known = set(names)
-    for name in gallery:
-        if name not in known and not _is_file(data, name):
-            findings.add(data.gallery_file, "missing_image", f"{name}: no such file in images/")
+    near_misses = NearMisses(names)
+    safe = SafeFolder(data.images_dir)
+    for name in _beside(names, gallery):
+        # A link that leaves the folder is there, and found among the pictures.
+        if not os.path.lexists(safe.folder / name):
+            message = f"{name}: no such file in images/{near_misses.hint(name)}"
+            findings.add(data.gallery_file, "missing_image", message)
     return names, list(gallery)
 
 
-def _is_file(data: DataFolder, name: str) -> bool:
-    try:
-        return safe_join(data.images_dir, name).is_file()
-    except DataError:
-        return False
+def _beside(names: Sequence[str], gallery: Sequence[str]) -> list[str]:
+    """Those of a gallery that were not found among the pictures."""
+    known = set(names)
+    return [name for name in gallery if name not in known]
 
 
 def _lint_split(
@@ -164,15 +212,14 @@ def _lint_split(
         is_error = problem.kind != "duplicate_target"
         findings.add(path, problem.kind, problem, is_error=is_error)
     dialogues, fitting = _readable(path), []
-    for number, dialogue in enumerate(dialogues):
-        for t, text in enumerate(dialogue.rounds):
-            if MOJIBAKE in text:
-                message = f"dialogue {number}: round {t} holds {MOJIBAKE!r}, lost in an encoding"
-                findings.add(path, "lost_character", message, is_error=False)
+    for oddity in odd_rounds(dialogues, are_captions=False):
+        findings.add(path, oddity.kind, oddity, is_error=False)
     if rewrites.exists():
         for problem in lint_dialogues(rewrites, allow_duplicate_targets=True):
             findings.add(rewrites, problem.kind, problem)
         refined = _readable(rewrites)
+        for oddity in odd_rounds(refined, are_captions=True):
+            findings.add(rewrites, oddity.kind, oddity, is_error=False)
         if len(refined) != len(dialogues):
             message = f"{len(refined):,} dialogues, but {path.name} has {len(dialogues):,}"
             findings.add(rewrites, "other_dialogues", message)
@@ -190,6 +237,25 @@ def _lint_split(
         except DataError as error:
             findings.add(rewrites, "refined_from_other_words", error)
     return dialogues, fitting
+
+
+def _lint_lengths(
+    data: DataFolder,
+    split: str,
+    dialogues: Sequence[Dialogue],
+    encoder: Encoder,
+    findings: _Findings,
+) -> int:
+    """How many rounds of a split are cut, of its rewrites where it has some."""
+    path, convention = data.rewrites_file(split), "current_rewrite"
+    if path.exists():
+        dialogues = _readable(path)
+    else:
+        path, convention = data.dialogue_file(split), "raw_dialogue"
+    cut = list(cut_rounds(dialogues, encoder, convention=convention))
+    for oddity in cut:
+        findings.add(path, oddity.kind, oddity, is_error=False)
+    return len(cut)
 
 
 def _readable(path: Path) -> list[Dialogue]:
@@ -231,35 +297,92 @@ def _lint_views(
     except DataError as error:
         findings.add(folder, "unreadable", error)
     files = [path for rounds in found.views for views in rounds for path in views]
-    for path in files if decode else ():
-        _decode(path, folder, findings)
+    safe = SafeFolder(folder)
+    for path in files:
+        if _lint_file(safe, path.name, findings) and decode:
+            _decode(path, folder, findings)
     return len(files)
 
 
-def _lint_pictures(
-    data: DataFolder, names: Sequence[str], findings: _Findings, decode: bool, progress: bool
+def _lint_names(
+    data: DataFolder, gallery: Sequence[str], targets: dict[str, str], findings: _Findings
 ) -> None:
-    if not decode:
-        return
-    by_size = defaultdict(list)
-    for name in tqdm(names, desc="decoding", unit="picture", disable=not progress):
-        path = data.images_dir / name
-        if _decode(path, data.images_dir, findings):
-            by_size[path.stat().st_size].append(name)
-    first_with: dict[str, str] = {}
-    for same_size in by_size.values():
-        for name in same_size if len(same_size) > 1 else ():
-            digest = hashlib.sha256((data.images_dir / name).read_bytes()).hexdigest()
+    """Names that are likely one picture: a twin ties with its picture, to the ranks' harm."""
+    coco: dict[str, list[str]] = {}
+    forms: dict[str, list[str]] = {}
+    for name in gallery:
+        if match := _NUMBERED.fullmatch(name):
+            coco.setdefault(match[1], []).append(name)
+        if not name.isascii():
+            forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    for first, *others in coco.values():
+        if others and any(_OF_COCO.fullmatch(name) for name in (first, *others)):
+            for name in others:
+                _add_twins(data, "equal_numbers", "one picture of COCO", first, name, targets,
+                           findings)  # fmt: skip
+    for first, *others in forms.values():
+        for name in others:
+            message = f"{ascii(first)} and {ascii(name)} differ in their Unicode form only"
+            findings.add(data.images_dir, "equal_but_for_unicode", message, is_error=False)
+
+
+def _add_twins(
+    data: DataFolder, kind: str, what: str, first: str, second: str, targets: dict[str, str],
+    findings: _Findings,
+) -> None:  # fmt: skip
+    wanted = [name for name in (first, second) if name in targets]
+    told = f"; {wanted[0]} is the target of a dialogue" if wanted else ""
+    message = f"{first} and {second} are {what}{told}"
+    findings.add(data.images_dir, kind, message, is_error=False)
+
+
+def _lint_pictures(
+    data: DataFolder,
+    names: Sequence[str],
+    targets: dict[str, str],
+    findings: _Findings,
+    decode: bool,
+    progress: bool,
+) -> None:
+    safe = SafeFolder(data.images_dir)
+    first_with: dict[bytes, str] = {}
+    bar = tqdm(names, desc="decoding", unit="picture", disable=not progress or not decode)
+    for name in bar:
+        if not _lint_file(safe, name, findings) or not decode:
+            continue
+        if digest := _decode(safe.folder / name, safe.folder, findings):
             earlier = first_with.setdefault(digest, name)
             if earlier != name:
-                message = f"{earlier} and {name} are the same picture"
-                findings.add(data.images_dir, "equal_pictures", message, is_error=False)
+                _add_twins(data, "equal_pictures", "the same picture", earlier, name, targets,
+                           findings)  # fmt: skip
 
 
-def _decode(path: Path, folder: Path, findings: _Findings) -> bool:
+def _lint_file(safe: SafeFolder, name: str, findings: _Findings) -> bool:
+    """Whether a picture is a file in its folder, which is found without reading it."""
     try:
-        read_image(path)
+        path = safe.join(name)
     except DataError as error:
-        findings.add(folder, "unreadable_image", error)
+        findings.add(safe.folder, "link_outside", error)
+        return False
+    if not path.is_file():
+        if os.path.lexists(path):  # else it is missing, and told where it was named
+            message = f"{name}: a folder, a pipe, a device or a link to nothing, and no picture"
+            findings.add(safe.folder, "no_file", message)
         return False
     return True
+
+
+def _decode(path: Path, folder: Path, findings: _Findings) -> bytes | None:
+    """A hash of the pixels, None where they cannot be read."""
+    try:
+        image = read_image(path)
+        animated = is_animated(path)
+    except DataError as error:
+        findings.add(folder, "unreadable_image", error)
+        return None
+    if animated:
+        message = f"{path}: animated or of several pages, of which the first is taken"
+        findings.add(folder, "animated", message, is_error=False)
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()

@@ -48,8 +48,9 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     """What a folder of views holds for dialogues of `lengths` rounds.
 
     A view is named `{dialogue}_{round}` (DAR's released folder) or, where a round has several,
-    `{dialogue}_{round}_{k}`, all numbers from 0, with the suffix .jpg, .jpeg, .webp or .png; a
-    name without k is view 0. Raises DataError when the folder does not exist.
+    `{dialogue}_{round}_{k}`, all numbers from 0, with the suffix of a picture
+    (`daitir.gallery.IMAGE_SUFFIXES`); a name without k is view 0. Raises DataError when the folder
+    does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -121,7 +121,7 @@ def test_everything_wrong_is_counted(tmp_path):
               "not_in_gallery": 1, "blank_round": 1, "round_not_text": 1, "one_view_twice": 1,
               "other_dialogues": 2}  # fmt: skip
     warnings = {"duplicate_target": 1, "equal_pictures": 1, "missing_view": 2, "stray_file": 1,
-                "lost_character": 1, "target_in_two_splits": 1}  # fmt: skip
+                "lost_character": 1, "target_in_two_splits": 1, "fragment": 1}  # fmt: skip
     unreadable_views = 1
     found = [(f.kind, f.count) for f in report.findings if f.is_error]
     assert ("unreadable_image", unreadable_views) in found

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daitir.dialogues import (
+    MAX_BYTES,
+    MAX_ROUNDS,
     TEXT_CONVENTIONS,
     Dialogue,
     image_name,
@@ -60,6 +64,9 @@ def test_accepts_a_byte_order_mark(tmp_path):
         (b'[{"img": "a.png", "dialog": ["x"]}', "not JSON"),
         (b'["\xff\xfe"]', "not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
+        (b'[{"img": "a.png", "dialog": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
+         "nested too deeply"),
+        ([_entry(dialog=["a"] * (MAX_ROUNDS + 1))], "dialogue 0: 501 rounds, more than 500"),
         (b"[" + b"9" * 10_000 + b"]", "cannot be read"),
         ({}, "must be a JSON list of dialogues, found an object of 0"),
         (None, "must be a JSON list"),
@@ -118,6 +125,72 @@ def test_duplicate_targets_are_counted_when_they_are_allowed(tmp_path, caplog):
     assert len(read_dialogues(path, allow_duplicate_targets=True)) == 3
     assert "2 of 3 dialogues share the target" in caplog.text
     assert lint_dialogues(path, allow_duplicate_targets=True) == []
+
+
+def _memory_of(path):
+    """The most memory that reading a file takes at once, the refusal's line, and the seconds."""
+    code = (
+        "import resource, sys, time; from daitir.dialogues import read_dialogues\n"
+        "before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()\n"
+        "try: read_dialogues(sys.argv[1], allow_duplicate_targets=True)\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.time() - start)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=100
+    )
+    *told, (number, seconds) = (line.split() for line in run.stdout.splitlines())
+    return " ".join(told[0]), int(number) / 1000, float(seconds)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
+def test_ten_million_rounds_and_a_bomb_are_refused_early(tmp_path):
+    many = tmp_path / "many.json"
+    with many.open("wb") as file:
+        file.write(b"[")
+        for i in range(10_000):
+            rounds = b'"a",' * 999 + b'"a"'
+            file.write(b'%s{"img": "%d.png", "dialog": [%s]}' % (b"," * (i > 0), i, rounds))
+        file.write(b"]")
+    told, megabytes, seconds = _memory_of(many)
+    assert "holds more than 10,000,000 values" in told and megabytes < 100 and seconds < 5
+    bomb = tmp_path / "bomb.json.gz"
+    bomb.write_bytes(gzip.compress(b" " * 2**20) * 1900)  # as many members as megabytes
+    told, megabytes, seconds = _memory_of(bomb)
+    assert f"more than {MAX_BYTES:,} bytes" in told and megabytes < 600 and seconds < 20
+
+
+def test_rounds_of_a_file_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr("daitir.dialogues.MAX_ROUNDS_IN_FILE", 3)
+    path = _file(tmp_path, [_entry(), _entry("b.png"), 5])
+    with pytest.raises(DataError, match=r"dialogues\.json: 4 rounds, more than 3; split the file"):
+        read_dialogues(path)
+    assert [p.kind for p in lint_dialogues(path)] == ["too_many_rounds"]
+
+
+def test_joined_texts_are_limited_before_they_are_joined(monkeypatch):
+    dialogues = [Dialogue("a.png", ("x" * 10, "y" * 20, "z" * 30))]
+    monkeypatch.setattr("daitir.dialogues.MAX_CHARACTERS", 10 * 3 + 20 * 2 + 30)
+    assert query_texts(dialogues, convention="raw_dialogue")
+    monkeypatch.setattr("daitir.dialogues.MAX_CHARACTERS", 99)
+    with pytest.raises(DataError, match="have 100 characters, more than 99"):
+        query_texts(dialogues, convention="raw_dialogue")
+    assert query_texts(dialogues, convention="current_rewrite")
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "hint"),
+    [
+        ("caf\u00e9.png", "cafe\u0301.png",
+         r"'cafe\u0301.png' differs from it in the Unicode form"),
+        ("Tom.JPG", "tom.jpg", "'tom.jpg' differs from it in capitals only"),
+    ],
+)  # fmt: skip
+def test_a_target_that_is_nearly_in_the_gallery_is_told(tmp_path, named, there, hint):
+    path = _file(tmp_path, [_entry(named)])
+    with pytest.raises(DataError, match="not in the gallery of 2 images; ") as caught:
+        read_dialogues(path, gallery=[there, "b.png"])
+    assert hint in str(caught.value)
 
 
 JSON_VALUES = st.recursive(

@@ -22,6 +22,7 @@ from daitir.datasets import DATASETS, HELD_OUT, is_held_out, visdial_dialogues
 from daitir.dialogues import read_dialogues
 from daitir.downloads import SUMS, RemoteFile, check_space, fetch
 from daitir.errors import DataError
+from daitir.gallery import check_images, list_images
 from daitir.lint import lint_data
 
 REAL = Path(__file__).parents[1] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
@@ -345,8 +346,11 @@ def test_a_folder_that_one_has_is_used_in_place(published, tmp_path, capsys):
     assert published.asked == [] and not (out / "downloads").exists()
     command = ["data", "coco-unlabeled", "--out", str(tmp_path / "c"), "--from"]
     assert main([*command, str(tmp_path / "coco")]) == 0
-    linked = tmp_path / "c" / "images" / "unlabeled2017"
+    linked = tmp_path / "c" / "images"
     assert linked.is_symlink() and "4 pictures" in capsys.readouterr().out
+    # What is made so can be searched: all names are inside the folder that the link leads to.
+    pictures = list_images(linked / "unlabeled2017")
+    assert len(check_images(linked, [f"unlabeled2017/{name}" for name in pictures])) == 4
     assert main([*command, str(tmp_path / "coco" / "unlabeled2017")]) == 0
     assert main([*command, str(mine)]) == 2
     assert "has none of the files of coco-unlabeled" in capsys.readouterr().err
@@ -359,6 +363,7 @@ def test_a_folder_that_one_has_is_used_in_place(published, tmp_path, capsys):
         (zipfile.ZipFile, "holds 0 JSON files"),
         ("[1, 2", "cannot be read as JSON"),
         ('{"data": {"dialogs": [{"image_id": 3}]}}', "not VisDial's format"),
+        (f'{{"data": {"[" * 100_000}{"]" * 100_000}}}', "nested too deeply"),
     ],
 )
 def test_files_of_other_kinds_are_named(published, tmp_path, capsys, content, message):
@@ -370,6 +375,35 @@ def test_files_of_other_kinds_are_named(published, tmp_path, capsys, content, me
     command = ["data", "visdial", "--out", str(tmp_path / "v"), "--mirror", published.url]
     assert main(command) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": -1}, "question -1 of 2, counted from 0"), ({"answer": -1}, "answer -1 of 2"),
+        ({"answer": 2}, "answer 2 of 2"), ({"question": True}, "question True of 2"),
+        ({"question": 0.0}, "question 0.0 of 2"), ({"answer": None}, "answer None of 2"),
+    ],
+)
+def test_a_row_that_is_not_there_is_refused_and_its_dialogue_named(change, message):
+    content = visdial([(7, ["a dog", "is it big? no"]), (8, ["a cat", "is it old? yes"])])
+    assert len(list(visdial_dialogues(content, None))) == 2
+    content["data"]["dialogs"][1]["dialog"][0] |= change
+    with pytest.raises(DataError, match="dialogue 1: not VisDial's format") as caught:
+        list(visdial_dialogues(content, None))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_id": "8"}, {"image_id": [8]}, {"image_id": True}, {"caption": 5}, {"dialog": None},
+     {"dialog": [3]}],
+)  # fmt: skip
+def test_what_is_no_dialogue_of_visdial_is_named(change):
+    content = visdial([(7, ["a dog"]), (8, ["a cat"])])
+    content["data"]["dialogs"][1] |= change
+    with pytest.raises(DataError, match="dialogue 1: not VisDial's format"):
+        list(visdial_dialogues(content, None))
 
 
 def test_a_zip_file_that_leaves_its_folder_is_refused(published, tmp_path, capsys):

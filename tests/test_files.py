@@ -1,14 +1,23 @@
 """Files are written whole or not at all, and names from a file never leave their folder."""
 
 import errno
+import gzip
 import os
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daitir.errors import DataError
-from daitir.files import atomic_write, check_output, safe_join
+from daitir.files import (
+    SafeFolder,
+    atomic_write,
+    check_output,
+    open_regular,
+    read_regular,
+    safe_join,
+)
 
 
 def test_writes_and_leaves_nothing_else(tmp_path):
@@ -88,6 +97,90 @@ def test_links_are_followed(tmp_path):
     for name in ("outside/a.jpg", "loop/a.jpg"):
         with pytest.raises(DataError):
             safe_join(images, name)
+
+
+def _cache(folder, kind="datasets--some--pictures"):
+    """A repository of a hub's cache: its snapshot is all links into its blobs."""
+    repository = folder / "hub" / kind
+    snapshot = repository / "snapshots" / "0a1b2c"
+    for name in ("images/deep", "more"):
+        (snapshot / name).mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "77").write_bytes(b"x")
+    (snapshot / "images" / "a.jpg").symlink_to("../../../blobs/77")
+    (snapshot / "images" / "deep" / "b.jpg").symlink_to("../../../../blobs/77")
+    (snapshot / "more" / "c.jpg").symlink_to("../../../blobs/77")
+    (snapshot / "images" / "c.jpg").symlink_to("../more/c.jpg")
+    return snapshot
+
+
+def test_links_of_a_hub_cache_are_followed_and_others_refused(tmp_path):
+    snapshot = _cache(tmp_path)
+    other = _cache(tmp_path, "models--another")
+    (tmp_path / "hub" / "secret.jpg").write_bytes(b"x")
+    images = snapshot / "images"
+    (images / "out.jpg").symlink_to("../../../../secret.jpg")
+    (images / "etc.jpg").symlink_to("/etc/passwd")
+    (images / "other.jpg").symlink_to(other / "images" / "a.jpg")
+    (images / "sideways.jpg").symlink_to("../../../refs")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "images").symlink_to(images)
+    for folder in (images, tmp_path / "mine" / "images"):
+        safe = SafeFolder(folder)
+        for name in ("a.jpg", "deep/b.jpg", "c.jpg"):
+            assert safe.join(name) == folder / name
+        for name in ("out.jpg", "etc.jpg", "other.jpg", "sideways.jpg"):
+            with pytest.raises(DataError, match="by a link, and does not lie inside .*`cp -RL`"):
+                safe.join(name)
+
+
+def test_a_blobs_folder_outside_of_a_hub_cache_is_no_reason_to_follow_a_link(tmp_path):
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "77").write_bytes(b"x")
+    (tmp_path / "data" / "images" / "a.jpg").symlink_to("../../blobs/77")
+    with pytest.raises(DataError, match="link"):
+        safe_join(tmp_path / "data" / "images", "a.jpg")
+
+
+def test_a_folder_on_the_way_may_be_a_link_that_stays(tmp_path):
+    (tmp_path / "images" / "real").mkdir(parents=True)
+    (tmp_path / "images" / "alias").symlink_to("real")
+    (tmp_path / "images" / "away").symlink_to("..")
+    safe = SafeFolder(tmp_path / "images")
+    assert safe.join("alias/a.jpg") and safe.join("alias/b.jpg")
+    for name in ("away/a.jpg", "away/b.jpg", "away/../a.jpg"):
+        with pytest.raises(DataError, match="link"):
+            safe.join(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero", "/dev/null"):
+        with pytest.raises(DataError, match="a pipe or a device, no regular file"):
+            open_regular(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        with pytest.raises(DataError, match="cannot be read"):
+            open_regular(tmp_path / "socket")
+    for path in (tmp_path, tmp_path / "none", "nul\0"):
+        with pytest.raises(DataError, match="cannot be read"):
+            open_regular(path)
+    (tmp_path / "file").write_bytes(b"abc")
+    with open_regular(tmp_path / "file") as file:
+        assert file.read() == b"abc"
+
+
+def test_no_more_is_read_or_unpacked_than_the_limit(tmp_path):
+    plain, packed = tmp_path / "a.json", tmp_path / "a.json.gz"
+    plain.write_bytes(b"x" * 100)
+    packed.write_bytes(gzip.compress(b"x" * 100))
+    for path in (plain, packed):
+        assert read_regular(path, 100) == b"x" * 100
+        with pytest.raises(DataError, match="more than 99 bytes"):
+            read_regular(path, 99)
 
 
 @given(st.text() | st.lists(st.sampled_from(["..", ".", "a", "", "/"])).map("/".join))

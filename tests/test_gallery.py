@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +14,15 @@ from PIL import Image
 
 from daitir import gallery
 from daitir.errors import DataError
-from daitir.gallery import check_images, list_images, read_gallery, read_image
+from daitir.gallery import (
+    FORMATS,
+    check_images,
+    is_animated,
+    list_images,
+    read_gallery,
+    read_image,
+    scan_images,
+)
 
 quick = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -37,15 +47,33 @@ def _pixel(path, at=(0, 0)):
     return image.getpixel(at)
 
 
-def test_lists_images_at_any_depth_and_leaves_the_rest_out(tmp_path, caplog):
-    caplog.set_level("INFO")
-    for name in ("b.PNG", "a/c.jpg", "a/d/é.webp", "notes.txt", "._b.png", ".cache/x.png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
+def _touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_lists_images_at_any_depth_and_counts_what_is_left_out(tmp_path, caplog):
+    read = ["a/c.jpg", "a/d/é.webp", "b.PNG", "e.gif", "f.BMP", "g.tif", "h.tiff", "i.jfif"]
+    _touch(tmp_path, *read, "notes.txt", "a/1.heic", "2.HEIC", "LICENSE", "._b.png", ".cache/x.png")
     (tmp_path / "linked").symlink_to(tmp_path / "a")
-    assert list_images(tmp_path) == ["a/c.jpg", "a/d/é.webp", "b.PNG"]
-    assert "4 entries are hidden, linked folders or no images" in caplog.text
+    (tmp_path / "j.png").symlink_to(tmp_path / "b.PNG")
+    assert list_images(tmp_path) == sorted([*read, "j.png"])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage() == (
+        f"{tmp_path}: left out: 2 hidden, 1 linked folders, 4 not read (.heic 2, no suffix 1, "
+        ".txt 1)"
+    )
+    found = scan_images(tmp_path)
+    assert found.left_out == {
+        "hidden": ["._b.png", ".cache"], "linked folders": ["linked"],
+        "not read": ["2.HEIC", "LICENSE", "a/1.heic", "notes.txt"],
+    }  # fmt: skip
+
+
+def test_nothing_is_said_where_nothing_is_left_out(tmp_path, caplog):
+    _touch(tmp_path, "b.png", "a/c.jpg")
+    assert list_images(tmp_path) == ["a/c.jpg", "b.png"] and not caplog.records
 
 
 def test_refuses_a_folder_without_images(tmp_path):
@@ -53,6 +81,9 @@ def test_refuses_a_folder_without_images(tmp_path):
         list_images(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         list_images(tmp_path / "missing")
+    _touch(tmp_path, "a.heic")
+    with pytest.raises(DataError, match=r"holds no image .*; left out: 1 not read \(\.heic 1\)"):
+        list_images(tmp_path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
@@ -81,7 +112,7 @@ def test_refuses_a_bad_gallery_file(tmp_path, content, message):
         read_gallery(path)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_reads_every_format_whatever_the_suffix(tmp_path, kind):
     path = tmp_path / "image.jpg"
     path.write_bytes(_bytes(_noise(), kind))
@@ -128,6 +159,75 @@ def test_cmyk_palette_and_alpha(tmp_path):
     assert _pixel(tmp_path / "grey_alpha.png") == (204, 204, 204)
 
 
+def _png(bits, colour, pixels, clear):
+    """A PNG of one row, as no library writes it: pixels and the transparent one as stored."""
+
+    def chunk(kind, data):
+        size, check = len(data), zlib.crc32(kind + data)
+        return struct.pack(">I", size) + kind + data + struct.pack(">I", check)
+
+    width = len(pixels) // (3 if colour == 2 else 1)
+    row = b"".join(f"{value:0{bits}b}".encode() for value in pixels)
+    row = int(row.ljust(-(-len(row) // 8) * 8, b"0"), 2).to_bytes(-(-len(row) // 8), "big")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+        + chunk(b"IDAT", zlib.compress(b"\0" + row))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "pixels", "clear", "right"),
+    [
+        (1, [0, 1], [0], [255, 255]), (2, [1, 2], [1], [255, 170]), (4, [3, 5], [3], [255, 85]),
+        (8, [9, 200], [9], [255, 200]), (16, [1000, 40_000], [1000], [255, 156]),
+        (16, [1000, 40_000], [40_000], [4, 255]),
+    ],
+)  # fmt: skip
+def test_grey_of_any_depth_with_a_transparent_value(tmp_path, bits, pixels, clear, right):
+    (tmp_path / "clear.png").write_bytes(_png(bits, 0, pixels, clear))
+    assert [_pixel(tmp_path / "clear.png", (x, 0)) for x in (0, 1)] == [(v,) * 3 for v in right]
+
+
+def test_sixteen_bit_colour_with_a_transparent_one(tmp_path):
+    dark, light = [1000, 2000, 3000], [40_000, 50_000, 60_000]
+    (tmp_path / "clear.png").write_bytes(_png(16, 2, dark + light, dark))
+    assert _pixel(tmp_path / "clear.png", (0, 0)) == (255, 255, 255)
+    assert _pixel(tmp_path / "clear.png", (1, 0)) == (156, 195, 234)
+
+
+def _tiff(bits, data, *, photometric=1, sample=1):
+    """A TIFF of one row of two grey pixels; `photometric` 0 is white at zero, `sample` 2 signed."""
+    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+            (278, 1), (279, len(data)), (339, sample)]  # fmt: skip
+    data += b"\0" * (len(data) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "photometric", "right"),
+    [
+        (16, struct.pack("<2H", 257, 65_535), 1, (1, 255)),
+        (16, struct.pack("<2H", 257, 65_535), 0, (254, 0)),
+        (8, bytes([1, 255]), 0, (254, 0)), (12, b"\xff\xf0\x00", 1, (255, 0)),
+    ],
+)  # fmt: skip
+def test_grey_of_scanners(tmp_path, bits, data, photometric, right):
+    (tmp_path / "scan.tif").write_bytes(_tiff(bits, data, photometric=photometric))
+    assert tuple(_pixel(tmp_path / "scan.tif", (x, 0))[0] for x in (0, 1)) == right
+
+
+@pytest.mark.parametrize(("bits", "data"), [(16, "<2h"), (32, "<2i")])
+def test_signed_grey_of_instruments_is_refused(tmp_path, bits, data):
+    (tmp_path / "ct.tif").write_bytes(_tiff(bits, struct.pack(data, 7, 9), sample=2))
+    with pytest.raises(DataError, match="no known white"):
+        read_image(tmp_path / "ct.tif")
+
+
 def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown 90° clockwise
@@ -146,19 +246,22 @@ def test_refuses_a_truncated_image(tmp_path, kind, keep):
         read_image(path)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_refuses_an_animation(tmp_path, kind):
-    frames = [_noise(seed=i) for i in range(3)]
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_reads_the_first_of_several_pictures(tmp_path, kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
     path = tmp_path / "moving.png"
     path.write_bytes(_bytes(frames[0], kind, save_all=True, append_images=frames[1:]))
-    with pytest.raises(DataError, match=r"animated \(3 frames\)"):
-        read_image(path)
+    red, green, blue = _pixel(path)
+    assert red > 250 and green < 5 and blue < 5
+    assert is_animated(path)
+    path.write_bytes(_bytes(frames[0], kind))
+    assert not is_animated(path)
 
 
 def test_reads_the_first_picture_of_a_phone_jpeg(tmp_path):
     path = tmp_path / "phone.jpg"
     path.write_bytes(_bytes(_noise(), "MPO", save_all=True, append_images=[_noise(seed=1)]))
-    assert read_image(path).size == (24, 16)
+    assert read_image(path).size == (24, 16) and not is_animated(path)
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first, refuses the second
@@ -174,10 +277,55 @@ def test_refuses_what_is_no_image(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "folder.png").mkdir()
-    for name, message in [("empty", "0 bytes"), ("text", "not an image"), ("folder", "no such"),
-                          ("missing", "no such"), ("x" * 300, "cannot be read")]:
+    for name, message in [("empty", "0 bytes"), ("text", "not an image"), ("folder", "directory"),
+                          ("missing", "No such"), ("x" * 300, "cannot be read")]:
         with pytest.raises(DataError, match=message):
             read_image(tmp_path / f"{name}.png")
+
+
+FTYP = b"\0\0\0\x18ftyp"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FTYP + b"heic\0\0\0\0mif1heic", "is HEIC, which is not read; convert it to JPEG"),
+        (FTYP + b"mif1\0\0\0\0mif1heic", "is HEIC"),
+        (FTYP + b"mif1\0\0\0\0mif1miaf", "is HEIF"),
+        (FTYP + b"isom\0\0\2\0isomiso2avc1mp41", "is a video"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", "is SVG"),
+        (b"<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page"),
+        (b"\n <html>\n<head><title>Not found", "is a web page"),
+        (b"%PDF-1.7", "is PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS; `git lfs pull`"),
+        (b"../../.git/annex/objects/xx/yy/SHA256", "git-annex"),
+        (b"PK\3\4", "is a packed file"),
+        (b"<!--" * 128, "not an image"), (b"<!---->" * 73, "not an image"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_named_by_its_content(tmp_path, content, message):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=message):
+        check_images(tmp_path, ["photo.jpg"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    for name in ("pipe.jpg", "gallery.json"):
+        os.mkfifo(tmp_path / name)
+    assert list_images(tmp_path) == ["pipe.jpg"]
+    for skip in (False, True):
+        with pytest.raises(DataError, match="a pipe or a device"):
+            check_images(tmp_path, ["pipe.jpg"], skip_unreadable=skip)
+    with pytest.raises(DataError, match="a pipe or a device"):
+        read_gallery(tmp_path / "gallery.json")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        read_gallery("/dev/zero")
 
 
 @quick
@@ -192,6 +340,9 @@ SAMPLES = [
     _bytes(_noise((9, 7)), "JPEG", exif=TURNED),
     _bytes(_noise((9, 7)), "WEBP"),
     _bytes(_noise((9, 7)), "GIF"),
+    _bytes(_noise((9, 7)), "TIFF"),
+    _bytes(_noise((9, 7)), "BMP"),
+    _bytes(_noise((9, 7)), "PPM"),
 ]
 
 
@@ -242,3 +393,12 @@ def test_checked_images_cannot_leave_the_folder(tmp_path):
     for name in ("../secret.png", "link.png", str(tmp_path / "secret.png")):
         with pytest.raises(DataError, match="does not lie inside"):
             check_images(inside, [name])
+
+
+def test_many_bad_images_are_counted_and_three_named(tmp_path):
+    names = [f"{i}.png" for i in range(9)]
+    with pytest.raises(DataError, match="9 of 9 images are unreadable") as caught:
+        check_images(tmp_path, names)
+    message = str(caught.value)
+    assert [name in message for name in names] == [True] * 3 + [False] * 6
+    assert message.endswith("; …")

@@ -97,6 +97,8 @@ def add_lint(subparsers) -> None:
                         help="folder with dialogues.json (or dialogues/) and images/")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quick", action="store_true", help="do not decode the pictures")
+    parser.add_argument("--encoder", metavar="SPEC",
+                        help="count the rounds that this encoder does not read to the end")
 
 
 def add_embed(subparsers) -> None:
