@@ -24,7 +24,7 @@ from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
 from daitir.fusion import dar_fusion
 from daitir.metrics import bootstrap_interval
 from daitir.profiles import Profile
@@ -309,7 +309,7 @@ def _costs(
 def _check_manifest(path: Path, profile: Profile, encoder: Encoder) -> None:
     manifest = {
         "profile": asdict(profile),
-        "encoder": weights_digest(encoder.model),
+        "encoder": encoder.digest,
         "queries": manifest_of(queries_folder(profile)),
     }
     text = json.dumps(manifest, indent=1)

@@ -31,7 +31,6 @@ from daitir.attention import (
 from daitir.cue_tables import Rows, changes, compared_encoders, kept_tensors
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
-from daitir.files import weights_digest
 from daitir.gallery import read_image
 from daitir.geometry.pairs import NUM_VIEWS, ROUNDS
 from daitir.profiles import Profile
@@ -250,7 +249,7 @@ def run_attention(
     for name, seeds in encoders.items():
         of_seeds = []
         for number, encoder in enumerate(tqdm(seeds, desc=name, disable=not progress)):
-            digest = digests[f"{name}/{number}"] = weights_digest(encoder.model)
+            digest = digests[f"{name}/{number}"] = encoder.digest
             kept = work_dir / f"{digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
             of_seeds.append(kept_tensors(kept, lambda e=encoder: seen_by(views, e)))
         found[name] = {key: np.stack([one[key] for one in of_seeds]) for key in of_seeds[0]}

@@ -29,7 +29,6 @@ from daitir.cue_tables import (
 )
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import write_results
-from daitir.files import weights_digest
 from daitir.fusion import dar_fusion
 from daitir.geometry import nullspace, probes, spaces
 from daitir.geometry.pairs import (
@@ -381,7 +380,7 @@ def run_geometry(
     for name, seeds in encoders.items():
         features[name], slopes[name], areas[name] = [], [], []
         for number, encoder in enumerate(seeds):
-            digest = digests[f"{name}/{number}"] = weights_digest(encoder.model)
+            digest = digests[f"{name}/{number}"] = encoder.digest
             kept = {
                 f"_{len(gallery)}": lambda e=encoder: vars(
                     encode_cues(sample, gallery, e, progress=progress)

@@ -23,7 +23,7 @@ from daitir.controls import placebo_views
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS, write_results
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
 from daitir.finetuned import CONFIG_NAME
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.profiles import Profile
@@ -97,7 +97,7 @@ def run_encoder_benchmark(
     found, digests = {}, {}
     for name, seed in _names(profile):
         encoder = _encoder(profile, name, seed, data, work_dir, device, **options)
-        digests[f"{name}/{seed}"] = weights_digest(encoder.model)
+        digests[f"{name}/{seed}"] = encoder.digest
         path = work_dir / f"{name}_{seed}.safetensors"
         facts = {"encoder": digests[f"{name}/{seed}"]}
         found[name, seed] = kept_ranks(path, facts)

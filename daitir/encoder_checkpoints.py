@@ -26,7 +26,6 @@ from daitir.encoder_choices import (
     with_rounds,
 )
 from daitir.evaluation import RESULT_COLUMNS, write_results
-from daitir.files import weights_digest
 from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, SETS, manifest_of, queries_folder
@@ -106,7 +105,7 @@ def run_encoder_checkpoints(
         "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
         "versions": versions(),
-        "encoders": {f"{n}/{s}": weights_digest(e.model) for (n, s), e in encoders.items()},
+        "encoders": {f"{n}/{s}": e.digest for (n, s), e in encoders.items()},
         "seconds": round(time.perf_counter() - began, 1),
     }
     write_results(path, with_rounds(table), notes)

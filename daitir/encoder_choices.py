@@ -20,7 +20,6 @@ from daitir.choices import METRICS, NUM_VIEWS, ROUNDS, choice_sources
 from daitir.encoder_benchmark import ZERO_SHOT, encoder_rows, fusion_of, trained_encoders
 from daitir.encoders import Encoder
 from daitir.evaluation import RESULT_COLUMNS, write_results
-from daitir.files import weights_digest
 from daitir.fusion import average_views, dar_fusion, fuse_views
 from daitir.profiles import Profile
 from daitir.provenance import versions
@@ -90,7 +89,7 @@ def run_encoder_choices(
         "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
         "versions": versions(),
-        "encoders": {f"{n}/{s}": weights_digest(e.model) for (n, s), e in encoders.items()},
+        "encoders": {f"{n}/{s}": e.digest for (n, s), e in encoders.items()},
         "seconds": round(time.perf_counter() - began, 1),
     }
     write_results(path, table, notes)

@@ -27,7 +27,7 @@ from daitir.encoder_benchmark import (
 )
 from daitir.encoders import Encoder
 from daitir.evaluation import write_results
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.memory import remembering
 from daitir.profiles import Profile
@@ -91,7 +91,7 @@ def run_encoder_memory(
     found: dict[tuple[str, str, str], list[Tensor]] = {}
     digests = {}
     for (name, seed), encoder in encoders.items():
-        digests[f"{name}/{seed}"] = weights_digest(encoder.model)
+        digests[f"{name}/{seed}"] = encoder.digest
         path = work_dir / f"{name}_{seed}_memory.safetensors"
         facts = {"encoder": digests[f"{name}/{seed}"]}
         ranks = kept_ranks(path, facts)

@@ -15,35 +15,27 @@ A *spec* names an encoder:
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import open_clip
 import torch
-from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import weights_digest
 from daitir.gallery import read_image
-from daitir.hub import offline_if_unreachable
-
-logger = logging.getLogger(__name__)
+from daitir.identity import identity
 
 _PACKAGE = Path(__file__).parent
 MINI_FOLDER = _PACKAGE / "assets" / "clip"
@@ -53,6 +45,9 @@ OWN_ARCHITECTURES = tuple(sorted(path.stem for path in (_PACKAGE / "configs").gl
 
 if not set(OWN_ARCHITECTURES) <= set(open_clip.list_models()):
     open_clip.add_model_config(_PACKAGE / "configs")
+
+Picture = Image.Image | str | Path | np.ndarray
+Pictures = Iterable[Picture] | Picture
 
 
 class Encoder:
@@ -80,7 +75,9 @@ class Encoder:
         device: str | torch.device,
         *,
         folder: Path | None = None,
+        origin: str | None = None,
     ):
+        """`origin` is the `identity` of what the model was loaded from, None without files."""
         self.spec = spec
         self.folder = folder
         self.model = model.to(device).eval()
@@ -90,13 +87,25 @@ class Encoder:
         self.context_length, self.image_size = self._sizes()
         with torch.no_grad():
             self.dim = self._text_features(["a"]).shape[-1]
+        self.came_from(origin)
 
-    @cached_property
+    def came_from(self, origin: str | None) -> None:
+        """Note the identity of what the weights, as they are now, were loaded from."""
+        self._origin, self._loaded = origin, _state(self.model)
+
+    @property
     def digest(self) -> str:
-        """A hash of all that decides the features of an image: weights and preprocessing."""
-        facts = weights_digest(self.model) + self._preprocess_facts()
-        facts += "" if self.dtype == torch.float32 else str(self.dtype)
-        return hashlib.sha256(facts.encode()).hexdigest()
+        """A hash of all that decides the features: files, settings and precision.
+
+        Weights without files, or that were changed since they were loaded, count by their values.
+        """
+        origin = self._origin
+        if origin is None or _state(self.model) != self._loaded:
+            origin = [origin, weights_digest(self.model), self._settings()]
+        return identity(
+            origin=origin, context_length=self.context_length, image_size=self.image_size,
+            dtype=str(self.dtype),
+        )  # fmt: skip
 
     @property
     def logit_scale(self) -> float:
@@ -114,13 +123,14 @@ class Encoder:
         size = self.model.visual.image_size
         return self.tokenizer.context_length, size[0] if isinstance(size, tuple) else size
 
-    def _preprocess_facts(self) -> str:
+    def _settings(self) -> str:
+        """How pictures are prepared, in words, for a model that has no files to tell it."""
         return re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))
 
     def _text_features(self, batch: list[str]) -> Tensor:
         tokens = self.tokenizer(batch)
-        used = int((tokens != 0).sum(dim=1).max())  # padding is 0
-        with shortened_context(self.model, used) as length:
+        length = length_read(self.model, tokens)
+        with shortened_context(self.model, length):
             return self.model.encode_text(tokens[:, :length].to(self.device))
 
     def _image_features(self, batch: Tensor) -> Tensor:
@@ -134,12 +144,14 @@ class Encoder:
 
     @torch.no_grad()
     def encode_texts(
-        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
+        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
         """Features of texts, (num_texts, dim) float32 on the CPU, each of length 1.
 
-        Texts that occur more than once are encoded once. Raises ValueError without a text.
+        One string is one text. Texts that occur more than once are encoded once. Raises DataError
+        for what is no text, and ValueError without any.
         """
+        texts = _listed_texts(texts)
         # Texts of like length in one batch waste little on padding.
         unique = sorted(dict.fromkeys(texts), key=len)
         if not unique:
@@ -147,13 +159,14 @@ class Encoder:
         features = []
         for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
             with self._precision():
-                features.append(_unit(self._text_features(batch)))
+                padded = _whole(batch, batch_size)
+                features.append(_unit(self._text_features(padded))[: len(batch)])
         table = dict(zip(unique, range(len(unique)), strict=True))
         return torch.cat(features)[[table[text] for text in texts]]
 
     def encode_images(
         self,
-        images: Iterable[Image.Image | Path | np.ndarray],
+        images: Pictures,
         *,
         batch_size: int = 256,
         workers: int = 0,
@@ -161,13 +174,18 @@ class Encoder:
     ) -> Tensor:
         """Features of images, (num_images, dim) float32 on the CPU, each of length 1.
 
+        Equal pictures get equal features, bit by bit, wherever they stand.
+
         Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3).
+            images: pictures, paths of pictures, or uint8 arrays (height, width, 3); or one of
+                these, which is one picture.
             batch_size: images that the model sees together.
             workers: threads that decode and preprocess ahead of the model; 0 for none.
 
-        Raises DataError, naming the file, where a path is no readable image.
+        Raises DataError, naming the file, where a path is no readable image, and for what is no
+        picture.
         """
+        images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
         features = []
         with tqdm(total=total, desc="encoding images", unit="item", disable=not progress) as bar:
@@ -178,20 +196,21 @@ class Encoder:
 
     def image_batches(
         self,
-        images: Iterable[Image.Image | Path | np.ndarray],
+        images: Pictures,
         *,
         batch_size: int = 256,
         workers: int = 0,
     ) -> Iterator[Tensor]:
         """What `encode_images` gives, batch by batch."""
 
-        def pixels_of(image: Image.Image | Path | np.ndarray) -> Tensor:
-            return self.preprocess(_as_image(image))
+        def pixels_of(image: Picture) -> Tensor:
+            return self.preprocess(as_image(image))
 
-        pixels = in_order(pixels_of, images, workers=workers, ahead=batch_size)
+        pixels = in_order(pixels_of, listed(images), workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
             with torch.no_grad(), self._precision():
-                features = _unit(self._image_features(default_collate(batch)))
+                inputs = default_collate(_whole(batch, batch_size))
+                features = _unit(self._image_features(inputs))[: len(batch)]
             yield features
 
     def _precision(self):
@@ -200,24 +219,41 @@ class Encoder:
         return torch.autocast(self.device.type, self.dtype)
 
 
-@contextmanager
-def shortened_context(model, length: int) -> Iterator[int]:
-    """Let a text tower read `length` tokens at most, so that padding costs no time.
+def length_read(model, tokens: Tensor) -> int:
+    """How many of the tokens (num_texts, context) of an open_clip model decide its features.
 
-    Yields the length to cut tokens to: `length` where the tower can do it (open_clip's separate
-    causal text tower), its full context elsewhere. The features stay the same, since in a causal
-    tower no token looks at the padding behind it.
+    In a causal tower that reads its features off one token, as open_clip's separate text towers
+    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere it is all.
     """
-    tower = getattr(model, "text", None)
-    mask = getattr(tower, "attn_mask", None)
-    if mask is None or mask.ndim != 2:
-        yield getattr(model, "context_length", length)
+    tower = _shortenable(model)
+    if tower is None:
+        return tokens.shape[1]
+    ends = tokens if tower.pool_type == "argmax" else (tokens == tower.eos_id).int()
+    return int(ends.argmax(dim=1).max()) + 1
+
+
+@contextmanager
+def shortened_context(model, length: int) -> Iterator[None]:
+    """Let a text tower read texts of `length` tokens, as `length_read` tells, at its usual speed."""
+    tower = _shortenable(model)
+    if tower is None:
+        yield
         return
+    mask = tower.attn_mask
     tower.attn_mask = mask[:length, :length]
     try:
-        yield length
+        yield
     finally:
         tower.attn_mask = mask
+
+
+def _shortenable(model):
+    """The text tower of a model where it can read fewer tokens than its context has, else None."""
+    tower = getattr(model, "text", None)
+    mask, pooling = (getattr(tower, name, None) for name in ("attn_mask", "pool_type"))
+    causal = isinstance(mask, Tensor) and mask.ndim == 2
+    whole = getattr(tower, "cls_emb", None) is not None  # CoCa reads a token at the very end
+    return tower if causal and not whole and pooling in ("argmax", "eos") else None
 
 
 def load_encoder(
@@ -238,119 +274,91 @@ def load_encoder(
 
 
 def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
-    if spec == "mini":
-        return _load_folder(spec, MINI_FOLDER, device)
     kind, _, rest = spec.partition(":")
+    if spec == "mini" or kind == "open_clip" and rest:
+        from daitir.open_clip_encoders import load_folder, load_open_clip  # late, as those below:
+
+        if spec == "mini":  # they build on this module
+            return load_folder(spec, MINI_FOLDER, device=device)
+        return load_open_clip(rest, device=device)
     if spec == "lit" or kind == "lit" and rest:
-        from daitir.lit_encoder import LIT_FOLDER, load_lit  # late: it builds on this module
+        from daitir.lit_encoder import LIT_FOLDER, load_lit
 
         return load_lit(Path(rest) if rest else LIT_FOLDER, device=device)
     if kind == "hf" and rest:
-        from daitir.hf_encoders import load_hf  # late: it builds on this module
+        from daitir.hf_encoders import load_hf
 
         return load_hf(rest, device=device)
     if kind == "finetuned" and rest:
-        from daitir.finetuned import load_finetuned  # late: it builds on this module
+        from daitir.finetuned import load_finetuned
 
         return load_finetuned(Path(rest), device=device)
-    if kind != "open_clip" or not rest:
-        raise DataError(
-            f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
-            "open_clip:FOLDER, hf:NAME, hf:FOLDER, lit or finetuned:FOLDER"
-        )
-    name, _, pretrained = rest.partition("@")
-    if name not in open_clip.list_models():
-        for folder in (Path(name), _PACKAGE.parent / name):
-            if folder.is_dir() and not pretrained:
-                return _load_folder(spec, folder, device)
-        raise DataError(
-            f"unknown encoder {spec!r}: {name} is neither a folder (`daitir pretrain clip` makes "
-            "one) nor an open_clip architecture (open_clip.list_models() lists those)"
-        )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
-        raise DataError(
-            f"unknown weights {pretrained!r} for {name}: neither a file nor one of its tags "
-            f"({', '.join(tags) or 'it has none'})"
-        )
-    _check_activation(name, pretrained)
-    from_hub = bool(pretrained) and not Path(pretrained).is_file()
-    text = open_clip.get_model_config(name)["text_cfg"]
-    own = name in OWN_ARCHITECTURES
-    parts_from_hub = not own and any(key.startswith("hf_") for key in text)  # a text tower's
-    try:
-        with offline_if_unreachable(wanted=from_hub or parts_from_hub):
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained or None
-            )
-            tokenizer = (
-                HFTokenizer(TOKENIZER_FOLDER, context_length=text["context_length"])
-                if own else open_clip.get_tokenizer(name)
-            )  # fmt: skip
-    except UnpicklingError as error:
-        raise DataError(
-            f"{spec}: could not be loaded; the file is damaged, or a pickle of more than plain "
-            "tensors, which could run any code; save the weights as safetensors"
-        ) from error
-    except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
-        advice = ""
-        if from_hub:
-            advice = f"; without a network download the weights elsewhere, open_clip:{name}@FILE"
-        raise DataError(f"{spec}: could not be loaded ({_first_line(error)}){advice}") from error
-    if not pretrained:
-        logger.warning("%s: no weights named, the encoder is random", spec)
-    return Encoder(spec, model, preprocess, tokenizer, device)
-
-
-def _check_activation(name: str, pretrained: str) -> None:
-    """Raises DataError where weights are known to expect another activation than the name has.
-
-    The shapes fit, so open_clip loads them, at best with a warning, and all features are wrong.
-    """
-    has_quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
-    wants_quick, spec = has_quick, f"{name}-quickgelu@{pretrained}"
-    beside = Path(pretrained).with_name(CONFIG_NAME) if pretrained else Path(CONFIG_NAME)
-    if Path(pretrained).is_file() and beside.is_file():  # a hub's folder tells of its weights
-        content = read_json(beside)
-        settings = content.get("model_cfg") if isinstance(content, dict) else None
-        if isinstance(settings, dict):
-            wants_quick, spec = bool(settings.get("quick_gelu")), str(beside.parent)
-    elif pretrained:
-        # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
-        settings = open_clip.get_pretrained_cfg(name, pretrained)
-        wants_quick = has_quick or bool(settings.get("quick_gelu"))
-    if wants_quick != has_quick:
-        computes = "QuickGELU" if has_quick else "GELU"
-        raise DataError(
-            f"open_clip:{name}@{pretrained}: these weights were trained with another activation "
-            f"than {name}'s, which is {computes}; use open_clip:{spec}"
-        )
-
-
-def _load_folder(spec: str, folder: Path, device: str | torch.device) -> Encoder:
-    if not (folder / CONFIG_NAME).is_file():
-        raise DataError(f"{folder}: no {CONFIG_NAME}; `daitir pretrain clip` writes one")
-    name = f"local-dir:{folder}"
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name)
-        tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(f"{folder}: could not be loaded ({_first_line(error)})") from error
-    return Encoder(spec, model, preprocess, tokenizer, device, folder=folder)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise DataError(
+        f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
+        "open_clip:FOLDER, hf:NAME, hf:FOLDER, lit or finetuned:FOLDER"
+    )
 
 
 def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1).cpu()
 
 
-def _as_image(image: Image.Image | Path | np.ndarray) -> Image.Image:
-    if isinstance(image, Path):
+def _state(model) -> int:
+    """A number that grows with every change of a model's weights in place."""
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+
+def _whole(batch: list, batch_size: int) -> list:
+    """A batch, with its first items again behind it, up to a size that changes no item's result.
+
+    Products of few rows are summed in another order, by the last bit, and the order in them counts.
+    Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a bit; below
+    that multiples of 4 are equal among themselves.
+    """
+    unit = min(16, -(-batch_size // 4) * 4)
+    return batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]
+
+
+def _listed_texts(texts: object) -> list[str]:
+    if isinstance(texts, str):
+        return [str(texts)]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
+        raise DataError(f"a text or a list of texts is wanted, not {type(texts).__name__}")
+    texts = list(texts)
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"texts are strings, not {type(wrong).__name__}")
+    return texts
+
+
+def listed(images: Pictures) -> Iterable[Picture]:
+    """Pictures as something to go through: one alone is a list of one.
+
+    Raises DataError, naming the type, for what is neither.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return [images]
+    if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping | Set | Tensor):
+        raise DataError(f"a picture or a list of pictures is wanted, not {type(images).__name__}")
+    return images
+
+
+def as_image(image: Picture) -> Image.Image:
+    """The picture of a path or of an array. Raises DataError as `read_image`, and for other types."""
+    if isinstance(image, str | Path):
         return read_image(image)
-    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"a picture is an image, a path or an array, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            f"an array of uint8 (height, width, 3) is wanted, not {image.dtype} {image.shape}"
+        )
+    return Image.fromarray(image)
 
 
 def in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
+from daitir.identity import identity
 
 DIFFERENCE_NAME, CONFIG_NAME = "difference.safetensors", "config.json"
 
@@ -56,7 +57,7 @@ def save_finetuned(
             tensors |= {f"{name}.left": left, f"{name}.right": right}
         else:
             tensors[name] = difference
-    settings = {"base": base.spec, "base_digest": weights_digest(base.model), "rank": rank}
+    settings = {"base": base.spec, "base_digest": base.digest, "rank": rank}
     with atomic_write(folder / DIFFERENCE_NAME) as temporary:
         save_file({name: t.half().contiguous() for name, t in tensors.items()}, temporary)
     with atomic_write(folder / CONFIG_NAME) as temporary:
@@ -79,8 +80,11 @@ def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> Encod
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fine-tuned encoder ({line}); train it again") from error
-    encoder = load_encoder(spec, device=device)
-    if weights_digest(encoder.model) != digest:
+    try:
+        encoder = load_encoder(spec, device=device)
+    except RecursionError as error:
+        raise DataError(f"{folder / CONFIG_NAME}: names itself as its base; train again") from error
+    if encoder.digest != digest:
         raise DataError(f"{folder}: was fine-tuned from another {spec}; train it again")
     weights = encoder.model.state_dict()
     try:
@@ -96,4 +100,6 @@ def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> Encod
             f"{folder / DIFFERENCE_NAME}: of another architecture than {spec}; train it again"
         ) from error
     encoder.spec, encoder.folder = f"finetuned:{folder}", folder
+    difference = folder / DIFFERENCE_NAME
+    encoder.came_from(identity(library="finetuned", base=digest, difference=difference))
     return encoder

@@ -5,7 +5,6 @@ Weights are read from safetensors only, and code that comes with a model is neve
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ from transformers.utils import is_sentencepiece_available
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.hub import offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.identity import identity, model_files
 
 MODELS = {
     "clip": "CLIPModel",
@@ -32,9 +32,18 @@ MODELS = {
 class HfEncoder(Encoder):
     """A dual encoder of transformers, with its library's own preprocessing and tokeniser."""
 
-    def __init__(self, spec, model, image_processor, tokenizer, device, *, folder=None):
+    def __init__(
+        self, spec, model, image_processor, tokenizer, device, *, folder=None, origin=None
+    ):
         self.image_processor = image_processor
-        super().__init__(spec, model, self._pixels, tokenizer, device, folder=folder)
+        self._is_siglip = model.config.model_type.startswith("siglip")
+        # SigLIP 2 was trained on small letters, which Gemma's own tokeniser does not make.
+        told = getattr(tokenizer, "init_kwargs", {})
+        names = f"{type(tokenizer).__name__} {told.get('tokenizer_class')}"
+        self._lowers = self._is_siglip and told.get("do_lower_case", "Gemma" in names)
+        super().__init__(
+            spec, model, self._pixels, tokenizer, device, folder=folder, origin=origin
+        )
 
     @property
     def logit_scale(self) -> float:
@@ -54,23 +63,28 @@ class HfEncoder(Encoder):
             return tokens, int(vision.num_patches**0.5) * vision.patch_size
         return tokens, vision.image_size
 
-    def _preprocess_facts(self) -> str:
-        return json.dumps(self.image_processor.to_dict(), sort_keys=True, default=str)
+    def _settings(self) -> str:
+        return str(self.image_processor.to_dict())
+
+    def _cleaned(self, texts: list[str]) -> list[str]:
+        return [text.lower() for text in texts] if self._lowers else texts
 
     def _token_counts(self, texts: list[str]) -> list[int]:
-        return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+        cleaned = self._cleaned(texts)
+        return [len(ids) for ids in self.tokenizer(cleaned, verbose=False)["input_ids"]]
 
     def _text_features(self, batch: list[str]) -> Tensor:
-        # SigLIP reads its padding: it was trained on texts of one length.
-        is_siglip = self.model.config.model_type.startswith("siglip")
+        # SigLIP reads its padding: it was trained on texts of one length, without a mask, though
+        # a tokeniser that was saved again may give one.
         tokens = self.tokenizer(
-            batch,
-            padding="max_length" if is_siglip else True,
+            self._cleaned(batch),
+            padding="max_length" if self._is_siglip else True,
             truncation=True,
             max_length=self.context_length,
             return_tensors="pt",
         ).to(self.device)
-        tokens = {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
+        names = ("input_ids",) if self._is_siglip else ("input_ids", "attention_mask")
+        tokens = {name: tokens[name] for name in names if name in tokens}
         if self.model.config.model_type == "blip":
             return self.model.text_proj(self.model.text_encoder(**tokens).last_hidden_state[:, 0])
         return _pooled(self.model.get_text_features(**tokens))
@@ -108,7 +122,8 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
     else:
         source, _, revision = name.partition("@")
         options = {"revision": revision} if revision else {}
-    options["trust_remote_code"] = False
+    check_source(source, options.get("revision"))
+    options |= NO_CODE
     try:
         with offline_if_unreachable(wanted=not folder.is_dir()):
             kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
@@ -136,6 +151,11 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
         raise DataError(
             f"{spec}: its weights do not fill a {MODELS[kind]}, {wrong[0]} is missing or misshapen"
         )
+    read = check_source(source, options.get("revision"))
+    origin = None
+    if read is not None:
+        origin = identity(library="transformers", kind=kind, files=model_files(read))
     return HfEncoder(
-        spec, model, processor, tokenizer, device, folder=folder if folder.is_dir() else None
-    )
+        spec, model, processor, tokenizer, device,
+        folder=folder if folder.is_dir() else None, origin=origin,
+    )  # fmt: skip

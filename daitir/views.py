@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
-from daitir.hub import offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.identity import PIPELINE_INDEX, identity, pipeline_files
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -41,11 +42,17 @@ class ViewGenerator:
         pipeline: the diffusers pipeline.
         steps: denoising steps.
         guidance: scale of classifier-free guidance; 1 is none.
-        digest: a hash of the weights and of the scheduler's settings.
+        digest: the identity of the pipeline: of its files and the precision of its weights.
     """
 
     def __init__(
-        self, spec: str, pipeline: DiffusionPipeline, *, steps: int = 8, guidance: float = 2.0
+        self,
+        spec: str,
+        pipeline: DiffusionPipeline,
+        *,
+        steps: int = 8,
+        guidance: float = 2.0,
+        digest: str | None = None,
     ):
         """The defaults suit `mini`; other pipelines may need more steps and guidance.
 
@@ -60,13 +67,7 @@ class ViewGenerator:
         # They would print words that are cut off, of every batch; `generate` counts the prompts.
         for speaker in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
             logging.getLogger(speaker).addFilter(_is_of_use)
-        parts = {
-            name: weights_digest(part)
-            for name, part in pipeline.components.items()
-            if isinstance(part, nn.Module)
-        }
-        facts = [sorted(parts.items()), sorted(pipeline.scheduler.config.items(), key=str)]
-        self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+        self.digest = digest or _values_digest(pipeline)
 
     @property
     def settings(self) -> dict:
@@ -232,6 +233,17 @@ class ViewGenerator:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
+def _values_digest(pipeline: DiffusionPipeline) -> str:
+    """The identity of a pipeline that was put together in memory: of its values and settings."""
+    parts = {
+        name: [weights_digest(part)] if isinstance(part, nn.Module) else []
+        for name, part in pipeline.components.items()
+    }
+    for name, part in pipeline.components.items():
+        parts[name] += [type(part).__name__, str(getattr(part, "config", ""))]
+    return identity(kind=type(pipeline).__name__, parts=parts)
+
+
 def _is_of_use(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return not any(
@@ -271,16 +283,18 @@ def load_view_generator(
 
     source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
     is_folder = spec == "mini" or source.is_dir()
-    if is_folder and not (source / "model_index.json").is_file():
+    if is_folder and not (source / PIPELINE_INDEX).is_file():
         raise DataError(
             f"{source}: no model_index.json; `daitir pretrain diffusion --out {source}` writes it"
         )
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
+    name = source if is_folder else spec
+    check_source(name)
     try:
         with offline_if_unreachable(wanted=not is_folder):
             pipeline = AutoPipelineForText2Image.from_pretrained(
-                source if is_folder else spec, dtype=dtype, use_safetensors=True
+                name, dtype=dtype, use_safetensors=True, **NO_CODE
             )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -289,11 +303,16 @@ def load_view_generator(
             "name its folder"
         )  # fmt: skip
         raise DataError(f"{spec}: no text-to-image pipeline ({line}); {advice}") from error
-    if offload:  # after the digest of the weights, which are moved about from then on
-        generator = ViewGenerator(spec, pipeline, steps=steps, guidance=guidance)
+    digest, read = None, check_source(name)
+    if read is not None:
+        digest = identity(
+            kind=type(pipeline).__name__, files=pipeline_files(read), dtype=str(dtype)
+        )
+    if offload:
         pipeline.enable_model_cpu_offload(device=device)
-        return generator
-    return ViewGenerator(spec, pipeline.to(device), steps=steps, guidance=guidance)
+    else:
+        pipeline.to(device)
+    return ViewGenerator(spec, pipeline, steps=steps, guidance=guidance, digest=digest)
 
 
 def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:

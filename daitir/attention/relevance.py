@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.attention.record import record_attention, text_tower
-from daitir.encoders import Encoder, shortened_context
+from daitir.encoders import Encoder, length_read, shortened_context
 from daitir.errors import DataError
 
 
@@ -153,14 +153,14 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
             "for towers that read it off the end token"
         )
     tokens = encoder.tokenizer(list(texts)).to(encoder.device)
-    used = int((tokens != 0).sum(dim=1).max())
+    used = length_read(model, tokens)
     with (
         torch.enable_grad(),
         record_attention(visual) as of_image,
         record_attention(textual) as of_text,
-        shortened_context(model, used) as length,
+        shortened_context(model, used),
     ):
-        tokens = tokens[:, :length]
+        tokens = tokens[:, :used]
         image = F.normalize(model.encode_image(pixels), dim=-1)
         text = F.normalize(model.encode_text(tokens), dim=-1)
         gradients = torch.autograd.grad((image * text).sum(), [*of_image, *of_text])

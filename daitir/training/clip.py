@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from daitir.encoders import OWN_ARCHITECTURES, TOKENIZER_FOLDER, shortened_context
 from daitir.errors import DataError
 from daitir.files import atomic_write
+from daitir.hub import NO_CODE
 from daitir.objectives import info_nce
 from daitir.profiles import ClipRecipe
 from daitir.scenes import render_scenes, sample_scenes, short_caption
@@ -60,7 +61,7 @@ def train_clip(
         raise DataError(f"{recipe.model!r} has no config in daitir/configs; choose one of {known}")
     config = LoopConfig.of(recipe, seed=seed)
     architecture = open_clip.get_model_config(recipe.model)
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(seed)
     model = open_clip.create_model(recipe.model).to(device)
     scenes = sample_scenes(seed, "train", recipe.num_scenes)

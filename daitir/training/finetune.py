@@ -21,7 +21,7 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daitir.encoders import Encoder, load_encoder, shortened_context
+from daitir.encoders import Encoder, length_read, load_encoder, shortened_context
 from daitir.errors import DataError
 from daitir.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
 from daitir.fusion import dar_fusion
@@ -184,7 +184,7 @@ def finetune(
         pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
         labels = places[chosen]
         tokens = encoder.tokenizer([train_data.texts[i][k] for i, k in pairs])
-        used = int((tokens != 0).sum(dim=1).max())
+        used = length_read(model, tokens)
         targets = jitter(seen([train_data.gallery[i] for i in labels.tolist()]))
         text = features_of(partial(_encode_texts, model, used), tokens)
         target = features_of(partial(_encode_images, model), targets)
@@ -331,8 +331,8 @@ def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
 
 
 def _encode_texts(model: nn.Module, used: int, tokens: Tensor) -> Tensor:
-    with shortened_context(model, used) as length, mixed_precision(tokens.device):
-        return model.encode_text(tokens[:, :length])
+    with shortened_context(model, used), mixed_precision(tokens.device):
+        return model.encode_text(tokens[:, :used])
 
 
 def _encode_images(model: nn.Module, pixels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from daitir.encoders import TOKENIZER_FOLDER
 from daitir.files import atomic_write
+from daitir.hub import NO_CODE
 from daitir.profiles import LmRecipe
 from daitir.reformulation import WINDOW_ROUNDS, window
 from daitir.scenes import (
@@ -81,7 +82,7 @@ def train_lm(
     Raises DataError for a checkpoint of another run.
     """
     work = folder / "work"
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(seed)
     model = build_lm(recipe, tokenizer).to(device)
 

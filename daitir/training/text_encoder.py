@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from daitir.encoders import MINI_FOLDER, TOKENIZER_FOLDER
+from daitir.hub import NO_CODE
 from daitir.profiles import DiffusionRecipe
 from daitir.recogniser import CELL_ATTRIBUTES, NO_VALUE, SCENE_ATTRIBUTES, VALUES, to_values
 from daitir.scenes import (
@@ -38,7 +39,9 @@ NUM_PLACES = 1 + len(world.CELLS)
 
 def prompt_tokenizer() -> PreTrainedTokenizerFast:
     """The package's tokeniser, which pads prompts to `PROMPT_LENGTH` and cuts them there."""
-    return AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, model_max_length=PROMPT_LENGTH)
+    return AutoTokenizer.from_pretrained(
+        TOKENIZER_FOLDER, model_max_length=PROMPT_LENGTH, **NO_CODE
+    )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
