@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from daitir.data_commands import cached_encoder, check_device, fill_in_files
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write, check_output
+from daitir.files import atomic_write, check_output, claimed
 from daitir.profiles import get_profile
 
 MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
@@ -156,7 +156,7 @@ def generate(arguments: argparse.Namespace) -> None:
             f"{sum(p.num_dropped > 0 for p in split):,} prompts, and "
             f"{sum(p.is_negation for p in split):,} that only negate stay"
         )
-    with processes(arguments.device) as (group, device):
+    with claimed(arguments.out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
             arguments.pipeline,
             steps=arguments.steps,
@@ -176,7 +176,7 @@ def generate(arguments: argparse.Namespace) -> None:
         )
         views = list(zip(rounds, paths, strict=True))
         for (i, t), path in views[group.process_index :: group.num_processes]:
-            with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
+            with atomic_write(arguments.out / f"{i}_{t}.webp", sync=False) as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
         print(
