@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+# How the launchers that accelerate knows number the processes of a run.
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _claims: set[Path] = set()  # the folders that this process holds for a run
 
 
@@ -83,7 +85,7 @@ def claimed(folder: Path) -> Iterator[None]:
     first alone holds it. Raises DataError where another process holds it.
     """
     key = folder.resolve()
-    if key in _claims or os.environ.get("RANK", "0") != "0":
+    if key in _claims or any(os.environ.get(name, "0") != "0" for name in _RANKS):
         yield
         return
     with _lock(folder, wait=False):
@@ -99,17 +101,28 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
     import fcntl  # late: Windows lacks it, and most commands lock nothing
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise DataError(
-                f"{folder}: another run works in this folder; wait until it ends, or name "
-                "another folder"
-            ) from error
-        except OSError as error:  # some network file systems
-            logger.warning("%s: cannot be locked (%s); use it for one run at a time", folder, error)
-        yield
+    path, is_ours = folder / ".lock", False
+    while not is_ours:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise DataError(
+                    f"{folder}: another run works in this folder; wait until it ends, or name "
+                    "another folder"
+                ) from error
+            except OSError as error:  # some network file systems
+                logger.warning(
+                    "%s: cannot be locked (%s); use it for one run at a time", folder, error
+                )
+            # Whoever held it has removed the file by now; another may have made it again.
+            with suppress(FileNotFoundError):
+                is_ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            if is_ours:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
 
 
 def read_tensors(

@@ -92,7 +92,7 @@ class ViewGenerator:
         files are drawn anew, counted in a warning. The same prompt with the same seed is drawn
         once. What is drawn does not depend on what the cache held before. Prompts that the
         text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
-        guidance and model in its metadata (EXIF, image description).
+        guidance, model and size in its metadata (EXIF, image description).
 
         Args:
             negatives: for each prompt what must not be drawn, empty where there is nothing. A
@@ -153,7 +153,7 @@ class ViewGenerator:
                         if view not in whole:
                             # A file that a power cut spoils is found, and drawn anew.
                             with atomic_write(files[view], sync=False) as temporary:
-                                exif = self._metadata(*view)
+                                exif = self._metadata(*view, image.size)
                                 image.save(temporary, quality=90, method=4, exif=exif)
                             whole.add(view)
                 bar.update(size)
@@ -219,20 +219,22 @@ class ViewGenerator:
 
     def _is_whole(self, path: Path, view: tuple[str, int, str]) -> bool:
         """Whether a file of the cache can be read, and says that it is this view."""
-        wanted = self._metadata(*view)[ExifTags.Base.ImageDescription]
         if not path.is_file():  # a pipe would be waited for
             return False
         try:
             with Image.open(path, formats=["WEBP"]) as image:
                 image.load()
-                return image.getexif().get(ExifTags.Base.ImageDescription) == wanted
+                wanted = self._metadata(*view, image.size)
+                return dict(image.getexif()) == dict(wanted)
         except Exception:  # on damaged files Pillow raises nearly anything
             return False
 
-    def _metadata(self, prompt: str, seed: int, negative: str) -> Image.Exif:
+    def _metadata(
+        self, prompt: str, seed: int, negative: str, size: tuple[int, int]
+    ) -> Image.Exif:
         facts = {
             "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
-            "pipeline": self.spec, "digest": self.digest,
+            "pipeline": self.spec, "digest": self.digest, "size": size,
         }  # fmt: skip
         facts |= {"negative_prompt": negative} if negative else {}
         exif = Image.Exif()
