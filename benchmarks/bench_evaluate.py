@@ -3,10 +3,10 @@
     python benchmarks/bench_evaluate.py [--dialogues N] [--gallery M] [--dim D]
 
 The size is the field's: 2,064 dialogues of 11 rounds, which are 22,704 queries, among 50,000
-pictures, with a view of every round. `evaluate` looks at all files, reads the features of pictures
-and views from their shards and those of texts from a file, fuses them by DAR, ranks text alone and
-the fusion, computes every metric with its bootstrap interval, and writes the table. The features
-are made up, a text's and a view's near its target's; the pictures are of one pixel.
+pictures, with a view of every round. `evaluate` looks at all files, reads the features of pictures,
+views and texts from their shards, fuses them by DAR, ranks text alone and the fusion, computes
+every metric with its bootstrap interval, and writes the table. The features are made up, a text's
+and a view's near its target's; the pictures are of one pixel.
 
 The naive way reads the same shards, scores and sorts the gallery for one query after the other, and
 resamples for one interval after the other. Its ranking is timed on the first `--naive-queries`
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -31,26 +30,26 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.dialogues import Dialogue
 from daitir.evaluation import Evaluation, evaluate
-from daitir.features import MANIFEST, CachedEncoder
+from daitir.features import CachedEncoder
 from daitir.files import atomic_write
 from daitir.fusion import dar_fusion
+from daitir.shards import read_shard
 
 NUM_ROUNDS, NUM_SAMPLES = 11, 1000
 
 
 class MadeUp:
-    """Stands for an encoder: features from a seed; those of texts lie in a file."""
+    """Stands for an encoder: features from a seed."""
 
     spec, digest, context_length = "made-up", "0" * 64, 256
 
-    def __init__(self, folder: Path, options: argparse.Namespace):
-        self.dim, self.file = options.dim, folder / "texts.safetensors"
+    def __init__(self, options: argparse.Namespace):
+        self.dim = options.dim
         generator = torch.Generator().manual_seed(0)
 
         def noise(*shape: int) -> Tensor:
@@ -62,8 +61,7 @@ class MadeUp:
         nearer = torch.linspace(0.1, 0.25, NUM_ROUNDS)[:, None]
         texts = F.normalize(nearer * targets + noise(options.dialogues, NUM_ROUNDS), dim=-1)
         views = F.normalize(0.2 * targets + noise(options.dialogues, NUM_ROUNDS), dim=-1)
-        self.views = views.flatten(0, 1)
-        save_file({"features": texts.flatten(0, 1)}, self.file)
+        self.texts, self.views = texts.flatten(0, 1), views.flatten(0, 1)
 
     def image_batches(self, paths: Iterable[Path], *, batch_size: int, workers: int):
         names = iter(paths)
@@ -74,8 +72,8 @@ class MadeUp:
         dialogue, _, t = stem.partition("_")
         return self.views[int(dialogue) * NUM_ROUNDS + int(t)] if t else self.gallery[int(stem)]
 
-    def encode_texts(self, texts: list[str], *, progress: bool = False) -> Tensor:
-        return load_file(self.file)["features"]
+    def encode_texts(self, texts: list[str], **options) -> Tensor:
+        return self.texts[[int(text) for text in texts]]
 
     def count_truncated(self, texts: list[str]) -> int:
         return 0
@@ -91,8 +89,10 @@ def write_pictures(root: Path, options: argparse.Namespace) -> tuple[list[str], 
         (root / folder).mkdir()
         for name in names:
             (root / folder / name).write_bytes(buffer.getvalue())
-    rounds = tuple(f"round {t}" for t in range(NUM_ROUNDS))
-    return gallery, [Dialogue(name, rounds) for name in gallery[: options.dialogues]]
+    return gallery, [
+        Dialogue(name, tuple(str(i * NUM_ROUNDS + t) for t in range(NUM_ROUNDS)))
+        for i, name in enumerate(gallery[: options.dialogues])
+    ]
 
 
 def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -> Evaluation:
@@ -103,7 +103,7 @@ def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -
         encoder=CachedEncoder(encoder, root, root / "features"),
         fusion="dar",
         views_dir=root / "views",
-        text_convention="raw_dialogue",
+        text_convention="current_rewrite",
         benchmark="made_up",
         num_samples=NUM_SAMPLES,
     )
@@ -114,9 +114,9 @@ def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -
 
 def naive_features(root: Path) -> dict[str, Tensor]:
     features = {}
-    for shard, files in json.loads((root / "features" / MANIFEST).read_text())["shards"].items():
-        rows = load_file(root / "features" / shard)["features"]
-        features |= {name: row for (name, _, _), row in zip(files, rows, strict=True)}
+    for path in (root / "features").glob("pictures-*.safetensors"):
+        shard = read_shard(path)
+        features |= dict(zip(shard.names, shard.features, strict=True))
     return features
 
 
@@ -154,7 +154,7 @@ def timed(function: Callable, *arguments) -> tuple[np.ndarray, object]:
 
 
 def measure(root: Path, options: argparse.Namespace) -> dict[str, object]:
-    encoder = MadeUp(root, options)
+    encoder = MadeUp(options)
     gallery, talks = write_pictures(root, options)
     paths = [path for name in ("images", "views") for path in sorted((root / name).iterdir())]
     CachedEncoder(encoder, root, root / "features").embed(paths)
@@ -164,8 +164,7 @@ def measure(root: Path, options: argparse.Namespace) -> dict[str, object]:
     for _ in range(options.repeats):
         fast, found = timed(run_evaluate, root, encoder, gallery, talks)
         reading, features = timed(naive_features, root)
-        texts = encoder.encode_texts([])
-        ranking, ranks = timed(naive_ranks, features, texts, gallery, num_naive)
+        ranking, ranks = timed(naive_ranks, features, encoder.texts, gallery, num_naive)
         resampling, _ = timed(naive_intervals, found.ranks["dar"], options.naive_intervals)
         naive = reading + ranking * num_queries / num_naive
         naive = naive + resampling * len(found.rows) / options.naive_intervals

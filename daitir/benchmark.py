@@ -23,7 +23,7 @@ from daitir.costs import method_seconds, part_seconds
 from daitir.dialogues import Dialogue, query_texts
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
-from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
+from daitir.evaluation import RESULT_COLUMNS, read_results, result_rows, write_results
 from daitir.files import atomic_write
 from daitir.fusion import dar_fusion
 from daitir.metrics import bootstrap_interval
@@ -94,14 +94,15 @@ def run_benchmark(
             rows = pd.concat(_measure(profile, encoder, fusions, name, counts, **options))
             found = {"seconds": round(time.perf_counter() - began, 1), "truncated": counts}
             write_results(part, rows, found)
-        tables.append(pd.read_csv(part))
-        found = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
+        rows, found = read_results(part)
+        tables.append(rows)
         seconds[name], truncated[name] = found["seconds"], found["truncated"]
     part = work_dir / "costs.csv"
     if not part.is_file():
         rows, found = _costs(profile, encoder, fusions, device)
         write_results(part, rows, found)
-    tables.append(pd.read_csv(part))
+    rows, costs = read_results(part)
+    tables.append(rows)
     path = results_dir / f"{profile.name}.csv"
     notes = {
         "profile": asdict(profile),
@@ -110,7 +111,7 @@ def run_benchmark(
         "seconds": seconds,
         "truncated_query_texts": truncated,
         "tuned_weights_of_the_view": fusions.tuned_weights,
-        "cost_of_a_round": json.loads(part.with_suffix(".json").read_text(encoding="utf-8")),
+        "cost_of_a_round": costs,
     }
     write_results(path, pd.concat(tables), notes)
     return path

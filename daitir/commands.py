@@ -19,7 +19,7 @@ from daitir.data_commands import (
 )
 from daitir.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write, begins_with, check_output, read_regular
+from daitir.files import atomic_write, begins_with, check_output, claimed, read_regular
 from daitir.manifests import (
     MANIFEST,
     Rewrites,
@@ -206,7 +206,7 @@ def generate(arguments: argparse.Namespace) -> None:
             f"{sum(p.num_dropped > 0 for p in split):,} prompts, and "
             f"{sum(p.is_negation for p in split):,} that only negate stay"
         )
-    with processes(arguments.device) as (group, device):
+    with claimed(arguments.out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
             arguments.pipeline,
             steps=arguments.steps,
@@ -249,7 +249,7 @@ def generate(arguments: argparse.Namespace) -> None:
         group.wait_for_everyone()
         views = list(zip(names, paths, strict=True))
         for name, path in views[group.process_index :: group.num_processes]:
-            with atomic_write(out / name) as temporary:
+            with atomic_write(out / name, sync=False) as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
         print(

@@ -15,12 +15,12 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from daitir import metrics
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, read_tensors
 from daitir.finetuned import CONFIG_NAME
 from daitir.geometry.pairs import CUES, KINDS, CueSample
 from daitir.profiles import Profile
@@ -251,4 +251,4 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
         made = {name: tensor.contiguous() for name, tensor in make().items()}
         with atomic_write(path) as temporary:
             save_file(made, temporary)
-    return load_file(path)
+    return read_tensors(path)[0]

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,7 @@ def embed(arguments: argparse.Namespace) -> None:
 
     check_device(arguments.device)
     data = find_data(arguments.folder)
-    names = check_images(data.images_dir, data.gallery(tell=say))
-    paths = [data.images_dir / name for name in names]
-    num_pictures = len(paths)
+    gallery, views = check_images(data.images_dir, data.gallery(tell=say)), []
     for split, file in data.dialogues.items():
         if data.views_dir(split).is_dir():
             from daitir.derived import check_views, read_source
@@ -83,17 +82,18 @@ def embed(arguments: argparse.Namespace) -> None:
             path, raw = _texts(data, split, None)
             also = read_source(path, raw, allow_duplicate_targets=True) if raw else ()
             check_views(data.views_dir(split), dialogues, found, also=also)
-            views = [path for rounds in found for files in rounds for path in files]
-            check_images(data.views_dir(split), [path.name for path in views])
-            paths += views
+            drawn = [path for rounds in found for files in rounds for path in files]
+            check_images(data.views_dir(split), [path.name for path in drawn])
+            views += drawn
     from daitir.processes import processes
 
     with processes(arguments.device) as (group, arguments.device):
         cached = cached_encoder(arguments, data.root)
-        number = cached.embed(paths, group=group, progress=True)
+        pictures = (data.images_dir / name for name in gallery)
+        number = cached.embed(chain(pictures, views), group=group, progress=True)
     if group.is_main_process:
         print(
-            f"{num_pictures:,} pictures and {len(paths) - num_pictures:,} views, "
+            f"{len(gallery):,} pictures and {len(views):,} views, "
             f"{number:,} embedded now; written to {cached.folder}"
         )
 
@@ -118,9 +118,12 @@ def search(arguments: argparse.Namespace) -> None:
         from daitir.views import load_view_generator
 
         generator = load_view_generator(arguments.pipeline, device=arguments.device)
-    encoder = cached_encoder(arguments, root)
-    features = encoder.encode_images([images_dir / name for name in names], progress=True)
+    is_own_data = (root / "dialogues.json").exists() or (root / "dialogues").is_dir()
+    cached = cached_encoder(arguments, root, is_own_data=is_own_data)
+    features = cached.encode_images([images_dir / name for name in names], progress=True)
+    encoder = cached.encoder  # what is said is kept nowhere
     search = LiveSearch(features, encoder, reformulator, generator)
+    print(f"features are kept in {cached.folder}")
     print(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # else odd bytes end the search
@@ -234,18 +237,34 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
     )
 
 
-def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
-    """The encoder of `--encoder`, which keeps features below `root` or in `--features`."""
+def cached_encoder(
+    arguments: argparse.Namespace, root: Path, *, is_own_data: bool = True
+) -> CachedEncoder:
+    """The encoder of `--encoder`, which keeps features in `--features`, or else below `root`.
+
+    Where `root` is not a folder of own data they are kept in the user's cache instead. Raises
+    DataError where nothing can be written there.
+    """
     import torch
 
     from daitir.encoders import load_encoder
-    from daitir.features import MANIFEST, CachedEncoder, features_folder
+    from daitir.features import CachedEncoder, features_folder, users_features_folder
 
     encoder = load_encoder(
         arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
     )
-    folder = arguments.features or features_folder(root, arguments.encoder)
-    check_output(folder / MANIFEST)
+    folder = arguments.features
+    if folder is None and is_own_data:
+        folder = features_folder(root, arguments.encoder)
+    elif folder is None:  # somebody's pictures are not ours to write to
+        folder = users_features_folder(root, encoder.digest)
+    try:
+        check_output(folder / "pictures.safetensors")
+    except (DataError, OSError) as error:
+        raise DataError(
+            f"{folder}: features cannot be kept there ({error}); name another folder with "
+            "--features DIR"
+        ) from error
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
     )

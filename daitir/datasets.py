@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,9 @@ UNLABELED = "unlabeled2017"
 _GALLERY = "Search_Space_val_50k.json"
 _CHATIR = "https://raw.githubusercontent.com/levymsn/ChatIR/f5a4b908643d5fcd946187da8f20c0667afbe2e5"
 _VISDIAL = "https://www.dropbox.com/s"
+# What a damaged or encrypted zip file raises, of any way of packing.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, struct.error,
+           ValueError)  # fmt: skip
 _ID = re.compile(r"(?:^|\D)(\d{12})$")
 
 
@@ -311,23 +317,38 @@ def _prepare_pictures(source: Path, out: Path, progress: bool) -> str:
 
 def _unpack(path: Path, folder: Path, progress: bool) -> None:
     """Unpack the pictures of a zip file into a folder; those that are there stay."""
+    with _opened_zip(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        safe = SafeFolder(folder)
+        places = {entry.filename: safe.join(entry.filename) for entry in entries}
+        todo = [entry for entry in entries if not _has(places[entry.filename], entry)]
+        check_space(folder, sum(entry.file_size for entry in todo))
+        for entry in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
+            with (
+                atomic_write(places[entry.filename], sync=False) as temporary,
+                archive.open(entry) as packed,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(packed, file)
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            safe = SafeFolder(folder)
-            places = {entry.filename: safe.join(entry.filename) for entry in entries}
-            todo = [entry for entry in entries if not _has(places[entry.filename], entry)]
-            check_space(folder, sum(entry.file_size for entry in todo))
-            for entry in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
-                with (
-                    atomic_write(places[entry.filename]) as temporary,
-                    archive.open(entry) as packed,
-                    temporary.open("wb") as file,
-                ):
-                    shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: packed with a password, or in a way that Python does not know
-        raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except DataError:
+        raise
+    except OSError as error:
+        if error.errno is not None:  # of the disk; bz2 raises one without for damaged data
+            raise
+        reason = error
+    except _DAMAGE as error:
+        reason = error
+    else:
+        return
+    raise DataError(f"{path}: no sound zip file ({reason}); remove it") from reason
 
 
 def _has(path: Path, entry: zipfile.ZipInfo) -> bool:
@@ -359,25 +380,22 @@ def _read_visdial(path: Path) -> Any:
         return entry
 
     try:
-        with open_regular(path) as file:
-            if path.suffix != ".zip":
+        if path.suffix != ".zip":
+            with open_regular(path) as file:
                 _check_size(path, os.fstat(file.fileno()).st_size)
                 return json.load(file, object_hook=slim)
-            with zipfile.ZipFile(file) as archive:
-                entries = [e for e in archive.infolist() if e.filename.endswith(".json")]
-                if len(entries) != 1:
-                    raise DataError(f"{path}: holds {len(entries)} JSON files, not one")
-                _check_size(path, entries[0].file_size)  # no more than this is unpacked
-                with archive.open(entries[0]) as packed:
-                    return json.load(packed, object_hook=slim)
+        with _opened_zip(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".json")]
+            if len(entries) != 1:
+                raise DataError(f"{path}: holds {len(entries)} JSON files, not one")
+            _check_size(path, entries[0].file_size)  # no more than this is unpacked
+            content = archive.read(entries[0])
+        return json.loads(content, object_hook=slim)
+    except DataError:
+        raise
     except (RecursionError, MemoryError) as error:
         raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: packed with a password, or in a way that Python does not know
-        raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
     except (ValueError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
+import re
 import shutil
 import ssl
 import time
@@ -28,6 +30,7 @@ SUMS = "SHA256SUMS"
 TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
+_SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
 _BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
@@ -276,7 +279,17 @@ def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
 
 
 def _read_sums(path: Path) -> dict[str, str]:
+    """Digests by name. Raises DataError where the file is damaged."""
     if not path.exists():
         return {}
-    pairs = (line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip())
-    return {name: digest for digest, name in pairs}
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        match = _SUM.fullmatch(line)
+        if line.strip() and not match:
+            raise DataError(
+                f"{path}: line {number} is no checksum of a file; remove SHA256SUMS, and the files "
+                "are taken for what they are now, or fetch them anew into another folder"
+            )
+        if match:
+            found[os.fsdecode(match[2])] = match[1].decode().lower()
+    return found

@@ -16,6 +16,7 @@ import torch
 
 from daitir import metrics
 from daitir.controls import placebo_views
+from daitir.dialogues import read_json
 from daitir.encoders import Encoder, load_encoder
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.files import atomic_write
@@ -137,7 +138,7 @@ def run_encoder_ablations(
                 )  # fmt: skip
                 with atomic_write(path) as temporary:
                     temporary.write_text(json.dumps(_hits(encoder, asked)), encoding="utf-8")
-            hits[name, seed] = json.loads(path.read_text(encoding="utf-8"))
+            hits[name, seed] = read_json(path)
     weights = {
         seed: pd.read_csv(work_dir / "learnable_weights" / str(seed) / "log.csv").iloc[-1]
         for seed in range(NUM_SEEDS)

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from daitir import metrics
@@ -23,7 +22,7 @@ from daitir.controls import placebo_views
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS, write_results
-from daitir.files import atomic_write
+from daitir.files import atomic_write, read_tensors
 from daitir.finetuned import CONFIG_NAME
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.profiles import Profile
@@ -208,10 +207,10 @@ def kept_ranks(path: Path, facts: Mapping[str, str]) -> dict[str, Tensor] | None
     """The ranks of an earlier run, None where there are none yet."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        if file.metadata() != facts:
-            raise DataError(f"{path}: holds the ranks of another encoder; delete the file")
-    return load_file(path)
+    ranks, about = read_tensors(path)
+    if about != facts:
+        raise DataError(f"{path}: holds the ranks of another encoder; delete the file")
+    return ranks
 
 
 def _ranks(

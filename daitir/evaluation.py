@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from daitir import metrics
 from daitir.derived import check_views
-from daitir.dialogues import Dialogue, query_texts, recognise_convention
+from daitir.dialogues import Dialogue, query_texts, read_json, recognise_convention
 from daitir.errors import DataError
 from daitir.files import atomic_write
 from daitir.fusion import average_views, dar_fusion
@@ -133,6 +133,19 @@ def write_results(path: Path, rows: pd.DataFrame, notes: Mapping) -> None:
         temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
     with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_results(path: Path) -> tuple[pd.DataFrame, dict]:
+    """Rows and notes that `write_results` wrote. Raises DataError where they are damaged."""
+    notes = read_json(path.with_suffix(".json"))
+    try:
+        rows = pd.read_csv(path)
+        if list(rows.columns) != list(RESULT_COLUMNS) or not isinstance(notes, dict):
+            raise ValueError("other columns")
+    except (OSError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{path}: no table of results ({line}); remove it") from error
+    return rows, notes
 
 
 def evaluate(

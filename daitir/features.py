@@ -1,41 +1,42 @@
-"""Features of picture files, kept in a folder: computed once, never mixed with another model's.
+"""Features of picture files and of texts, kept in a folder: computed once, of one model.
 
-The folder holds shards `*.safetensors` and `manifest.json`, which names the model and, for each
-shard, its files with their sizes and times. A file that was changed since is embedded again.
+The folder holds shards (`daitir.shards`). A file that was changed since is embedded again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
+import os
 import re
-from collections.abc import Sequence
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from daitir.dialogues import read_json
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write, locked
+from daitir.shards import PICTURES, TEXTS, KeptFeatures
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-MANIFEST = "manifest.json"
-SHARD_SIZE = 1024
-MAX_SHARDS = 100  # of one run: the manifest is written again after each
+logger = logging.getLogger(__name__)
 
-File = tuple[str, int, int]  # name, size in bytes, time of change in nanoseconds
+SHARD_SIZE = 1024
+MAX_SHARDS = 100  # of one run
+MAX_TEXTS = 1 << 18  # kept in a folder: half a gigabyte of 512 numbers each
+SAMPLE_BYTES = 1 << 14
 
 
 class CachedEncoder:
-    """An encoder that keeps the features of picture files below a folder; else the same encoder.
+    """An encoder that keeps the features of texts and of picture files; else the same encoder.
 
     Attributes:
         encoder: the encoder whose features these are.
@@ -54,17 +55,55 @@ class CachedEncoder:
         workers: int = 0,
         shard_size: int = SHARD_SIZE,
     ):
-        """`workers` threads decode; after `shard_size` files features are on the disk.
+        """`workers` threads decode; a run's shards have `shard_size` rows, or more.
 
-        Raises DataError where the folder holds features of another model.
+        Raises DataError where the folder holds damaged features, or those of another model.
         """
         self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
         self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
         self.num_embedded = 0
-        self._shards()  # another model's are refused before work begins
+        self._pictures, self._texts = (
+            KeptFeatures(self.folder, kind) for kind in (PICTURES, TEXTS)
+        )
+        self._check(self._pictures, self._texts)  # refused before work begins
 
     def __getattr__(self, name: str):
         return getattr(self.encoder, name)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
+    ) -> Tensor:
+        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most.
+
+        Raises DataError too where the disk is full or a shard is damaged.
+        """
+        if isinstance(texts, str) or not texts:
+            return self.encoder.encode_texts(texts, batch_size=batch_size)
+        # In the encoder's order, so that batches are its own: texts of like length together.
+        unique = sorted(dict.fromkeys(texts), key=len)
+        names = [_text_name(text) for text in unique]
+        stamps = np.empty((len(names), 0), np.int64)
+        rows = self._texts.find(names, stamps)
+        absent = np.flatnonzero(rows < 0).tolist()
+        if len(self._texts) + len(absent) > MAX_TEXTS:
+            logger.warning(
+                "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time",
+                self.folder, len(self._texts), MAX_TEXTS, len(absent),
+            )  # fmt: skip
+            return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
+        if absent:
+            parts = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
+            batches = (
+                self.encoder.encode_texts([unique[i] for i in part], batch_size=batch_size)
+                for part in parts
+            )
+            bar = tqdm(total=len(absent), desc="encoding texts", unit="item", disable=not progress)
+            with bar:
+                kept = [names[i] for i in absent]
+                self._keep(self._texts, kept, None, batches, size=len(kept), bar=bar)
+            rows = self._texts.find(names, stamps)
+        place = dict(zip(unique, rows.tolist(), strict=True))
+        return self._texts.load(np.array([place[text] for text in texts]))
 
     def encode_images(
         self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
@@ -73,17 +112,19 @@ class CachedEncoder:
 
         Raises DataError too where the disk is full or a shard is damaged.
         """
-        images = list(images)
-        if not all(isinstance(image, Path) and image.is_relative_to(self.root) for image in images):
+        images = [images] if isinstance(images, Path) else images
+        images = images if isinstance(images, str) else list(images)
+        files = self._files(images)
+        if files is None:
             return self.encoder.encode_images(
                 images, batch_size=batch_size or self.batch_size, progress=progress
             )
-        self.embed(images, batch_size=batch_size, progress=progress)
-        return self._load([_stamped(self.root, path) for path in images])
+        self._embed(files, batch_size=batch_size, progress=progress)
+        return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
 
     def embed(
         self,
-        paths: Sequence[Path],
+        paths: Iterable[Path],
         *,
         batch_size: int | None = None,
         group: PartialState | None = None,
@@ -96,102 +137,139 @@ class CachedEncoder:
                 for the others. What is kept is what one process would keep.
             progress: show a bar, of the main process alone.
 
-        Raises DataError as `encode_images` does.
+        Raises DataError as `encode_images` does, and for a path that is not below `root`.
         """
+        files = self._files(paths)
+        if files is None:
+            raise DataError(f"{self.root}: features are kept of the pictures below it alone")
+        return self._embed(files, batch_size=batch_size, group=group, progress=progress)
+
+    def _embed(
+        self,
+        files: _Files,
+        *,
+        batch_size: int | None = None,
+        group: PartialState | None = None,
+        progress: bool = False,
+    ) -> int:
         batch_size = batch_size or self.batch_size
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
-        unique = list(dict.fromkeys(_stamped(self.root, path) for path in paths))
-        there = self._rows()
-        absent = [file for file in unique if file not in there]
+        self._refresh(self._pictures)
+        rows = self._pictures.find(files.names, files.stamps, files.sample)
+        # A picture that is asked for twice is embedded once.
+        absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
+        num_there = len(set(files.names)) - len(absent) if progress else 0
         # Shards of whole batches: whoever embeds one sees the same batches.
         size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
         size = -(-size // batch_size) * batch_size
         shards = [absent[start : start + size] for start in range(0, len(absent), size)]
-        share = [file for shard in shards[index::number] for file in shard]
+        share = [i for shard in shards[index::number] for i in shard]
         if group:  # nobody adds a shard before all have seen what is absent
             group.wait_for_everyone()
-        total = len(share) + (len(unique) - len(absent) if number == 1 else 0)
         bar = tqdm(
-            total=total, initial=total - len(share), desc="embedding", unit="picture",
-            disable=not progress or index > 0,
+            total=len(share) + (num_there if number == 1 else 0),
+            initial=num_there if number == 1 else 0,
+            desc="embedding", unit="picture", disable=not progress or index > 0,
         )  # fmt: skip
         with bar:
-            self._embed(share, size, batch_size, bar)
+            if share:
+                stamps: list[tuple[int, ...]] = []
+                batches = self.encoder.image_batches(
+                    self._stamping(files, share, stamps),
+                    batch_size=batch_size,
+                    workers=self.workers,
+                )
+                names = [files.names[i] for i in share]
+                self._keep(self._pictures, names, stamps, batches, size=size, bar=bar)
         if group:
             group.wait_for_everyone()
+            self._refresh(self._pictures)
         return len(absent)
 
-    def _embed(self, files: Sequence[File], size: int, batch_size: int, bar: tqdm) -> None:
-        batches = self.encoder.image_batches(
-            (self.root / name for name, _, _ in files), batch_size=batch_size, workers=self.workers
-        )
-        waiting: list[Tensor] = []
-        done = num_waiting = 0
-        for batch in batches:
-            waiting.append(batch)
-            num_waiting += len(batch)
-            bar.update(len(batch))
-            if num_waiting >= size or done + num_waiting == len(files):
-                self._add(files[done : done + num_waiting], torch.cat(waiting))
-                done += num_waiting
-                self.num_embedded += num_waiting
-                waiting, num_waiting = [], 0
+    def _stamping(self, files: _Files, share: list[int], stamps: list) -> Iterator[Path]:
+        """The paths of a share; each one's stamp is noted before it is read."""
+        for i in share:
+            stamps.append((*files.stamps[i].tolist(), files.sample(i)))
+            yield self.root / files.names[i]
 
-    def _add(self, files: Sequence[File], features: Tensor) -> None:
-        name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] + ".safetensors"
-        with atomic_write(self.folder / name) as temporary:
-            save_file({"features": features}, temporary, metadata={"model": self.encoder.digest})
-        with locked(self.folder):  # another process may have added shards
-            manifest = {
-                "model": {
-                    "spec": self.encoder.spec,
-                    "digest": self.encoder.digest,
-                    "dim": self.encoder.dim,
-                },
-                # Sorted, so that it does not tell who was first.
-                "shards": dict(sorted((self._shards() | {name: list(files)}).items())),
-            }
-            with atomic_write(self.folder / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+    def _keep(
+        self,
+        kept: KeptFeatures,
+        names: list[str],
+        stamps: list | None,
+        batches: Iterable[Tensor],
+        *,
+        size: int,
+        bar: tqdm,
+    ) -> None:
+        def count(number: int) -> None:
+            bar.update(number)
+            self.num_embedded += number if kept is self._pictures else 0
 
-    def _shards(self) -> dict[str, list[list]]:
-        """The files of each shard that is on the disk."""
-        path = self.folder / MANIFEST
-        if not path.exists():
-            return {}
-        manifest = read_json(path)
-        try:
-            model, shards = manifest["model"], dict(manifest["shards"])
-            spec, digest = model["spec"], model["digest"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: no manifest of features; remove the folder") from error
-        if digest != self.encoder.digest:
-            raise DataError(
-                f"{self.folder}: holds features of another model ({spec}), not of "
-                f"{self.encoder.spec} as it is now; name another folder or remove this one"
-            )
-        return {name: files for name, files in shards.items() if (self.folder / name).is_file()}
+        model = {"spec": self.encoder.spec, "digest": self.encoder.digest}
+        kept.keep(names, stamps, batches, size=size, done=count, **model)
+        self._refresh(kept)
 
-    def _rows(self) -> dict[File, tuple[str, int]]:
-        """Shard and row of each file."""
-        shards = self._shards().items()
-        return {tuple(file): (name, i) for name, files in shards for i, file in enumerate(files)}
+    def _refresh(self, kept: KeptFeatures) -> None:
+        kept.refresh()
+        self._check(kept)
 
-    def _load(self, files: Sequence[File]) -> Tensor:
-        rows = self._rows()
-        places = [rows[file] for file in files]
-        features = torch.empty(len(files), self.encoder.dim)
-        for name in dict.fromkeys(name for name, _ in places):
-            ours = [i for i, place in enumerate(places) if place[0] == name]
-            path = self.folder / name
-            try:
-                shard = load_file(path)["features"]
-                features[ours] = shard[[places[i][1] for i in ours]]
-            except (SafetensorError, KeyError, IndexError, RuntimeError) as error:
+    def _check(self, *parts: KeptFeatures) -> None:
+        """Raises DataError where features are of another model."""
+        for shard in (shard for kept in parts for shard in kept.shards):
+            if (shard.digest, shard.dim) != (self.encoder.digest, self.encoder.dim):
                 raise DataError(
-                    f"{path}: damaged ({error}); remove it, and its pictures are embedded again"
-                ) from error
-        return features
+                    f"{self.folder}: {shard.path.name} holds features of another model "
+                    f"({shard.spec}), not of {self.encoder.spec} as it is now; name another "
+                    "folder or remove this one"
+                )
+
+    def _files(self, paths: Iterable) -> _Files | None:
+        """The picture files of paths, None where one is no path, or not below `root`."""
+        root = "" if self.root == Path() else self.root.as_posix().rstrip("/") + "/"
+        names = []
+        for path in paths:
+            name = path.as_posix() if isinstance(path, Path) else None
+            if name is None or not name.startswith(root) or (not root and path.is_absolute()):
+                return None
+            names.append(name[len(root) :])
+        return _Files(root, names)
+
+
+class _Files:
+    """Picture files as they are now.
+
+    Attributes:
+        names: relative to the root.
+        stamps: (n, 3) size and times of change, as a shard keeps them.
+    """
+
+    def __init__(self, root: str, names: list[str]):
+        """`root` ends in a slash. Raises DataError where a file is missing."""
+        self.root, self.names = root, names
+        numbers, self._samples = array("q"), {}
+        for name in names:
+            try:
+                found = os.stat(root + name)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{root}{name}: no such image file") from error
+            numbers.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        self.stamps = np.frombuffer(numbers, np.int64).reshape(-1, 3)
+
+    def sample(self, i: int) -> int:
+        """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each.
+
+        It tells a copy from a file that was changed in place, its size and time kept, as tools
+        that turn a picture by its EXIF orientation do. 0 where the file cannot be read.
+        """
+        if i not in self._samples:
+            size, found = int(self.stamps[i, 0]), 0
+            with suppress(OSError), open(self.root + self.names[i], "rb") as file:
+                for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
+                    file.seek(max(0, start))
+                    found = zlib.crc32(file.read(SAMPLE_BYTES), found)
+            self._samples[i] = found
+        return self._samples[i]
 
 
 def features_folder(root: str | Path, spec: str) -> Path:
@@ -203,9 +281,15 @@ def features_folder(root: str | Path, spec: str) -> Path:
     return Path(root) / "features" / re.sub(r"[^\w.-]+", "-", spec).strip("-.")
 
 
-def _stamped(root: Path, path: Path) -> File:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: no such image file") from error
-    return path.relative_to(root).as_posix(), found.st_size, found.st_mtime_ns
+def users_features_folder(root: str | Path, digest: str) -> Path:
+    """Where the features of a folder that is no folder of own data lie: in the user's cache.
+
+    That is `$XDG_CACHE_HOME`, or `~/.cache`. What is there can be removed at any time.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    key = hashlib.sha256(os.fsencode(Path(root).resolve()) + digest.encode()).hexdigest()
+    return cache / "daitir" / "features" / key[:16]
+
+
+def _text_name(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

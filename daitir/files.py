@@ -1,8 +1,11 @@
 """Writing files whole or not at all, reading regular ones, joining names that come from a file."""
 
+from __future__ import annotations
+
 import errno
 import gzip
 import hashlib
+import logging
 import ntpath
 import os
 import posixpath
@@ -12,22 +15,33 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from daitir.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
 _HUB_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--.")  # a folder of a hub's cache
+# How the launchers that accelerate knows number the processes of a run.
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_claims: set[Path] = set()  # the folders that this process holds for a run
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
 
     The temporary name keeps the suffix, since many writers choose the format by it. Folders that
     are missing are made. On any exception, an interrupt included, the temporary file is removed
     and an older `path` stays as it was. Raises DataError when the disk is full.
+
+    With `sync` the content is on the disk before it gets its name, and the name before this
+    returns, so that a power cut leaves the old file or the new one. That takes some milliseconds a
+    file; thousands of files that can be made again (views, unpacked pictures) go without.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
@@ -41,7 +55,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if sync:
+            _flush(temporary)
         os.replace(temporary, path)
+        if sync and os.name != "nt":  # Windows opens no folders
+            with suppress(OSError):  # some file systems do not flush them
+                _flush(path.parent)
     except Exception as error:
         if disk_is_full(error):
             raise DataError(f"{path}: not written, the disk is full; free some space") from error
@@ -50,15 +69,84 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time change what `folder` holds; a process that dies lets go."""
+    with _lock(folder, wait=True):
+        yield
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder for a run of this process, which may claim it again meanwhile.
+
+    A process that dies lets go. Of several that `accelerate` or `torchrun` started together the
+    first alone holds it. Raises DataError where another process holds it.
+    """
+    key = folder.resolve()
+    if key in _claims or any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        yield
+        return
+    with _lock(folder, wait=False):
+        _claims.add(key)
+        try:
+            yield
+        finally:
+            _claims.remove(key)
+
+
+@contextmanager
+def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
     import fcntl  # late: Windows lacks it, and most commands lock nothing
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    path, is_ours = folder / ".lock", False
+    while not is_ours:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise DataError(
+                    f"{folder}: another run works in this folder; wait until it ends, or name "
+                    "another folder"
+                ) from error
+            except OSError as error:  # some network file systems
+                logger.warning(
+                    "%s: cannot be locked (%s); use it for one run at a time", folder, error
+                )
+            # Whoever held it has removed the file by now; another may have made it again.
+            with suppress(FileNotFoundError):
+                is_ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            if is_ours:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+
+
+def read_tensors(
+    path: Path, *, then: str = "it is made again"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises DataError where it is damaged; `then` is what follows when it is removed.
+    """
+    from safetensors import SafetensorError, safe_open  # late: it loads torch
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); remove it, and {then}") from error
 
 
 def check_output(

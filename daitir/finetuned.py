@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from daitir.dialogues import read_json
 from daitir.encoders import Encoder, load_encoder
 from daitir.errors import DataError
 from daitir.files import atomic_write
@@ -74,7 +75,7 @@ def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> Encod
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir train dmcl` writes it")
     try:
-        settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        settings = read_json(folder / CONFIG_NAME)
         spec, digest = settings["base"], settings["base_digest"]
         tensors = {n: t.float() for n, t in load_file(folder / DIFFERENCE_NAME).items()}
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -20,9 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daitir.dialogues import read_json
 from daitir.errors import DataError
-from daitir.features import MANIFEST
+from daitir.shards import PICTURES, KeptFeatures
 
 if TYPE_CHECKING:
     import faiss
@@ -286,36 +285,27 @@ class FeatureShards:
     """
 
     def __init__(self, folder: str | Path):
-        """Raises DataError for a folder without a manifest of features."""
-        self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        manifest = read_json(path)
-        try:
-            self.dim = int(manifest["model"]["dim"])
-            shards = {
-                name: [(file, changed) for file, _, changed in files]
-                for name, files in manifest["shards"].items()
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: no manifest of features; run `daitir embed` again") from error
-        newest: dict[str, int] = {}
-        for files in shards.values():
-            for file, changed in files:
-                newest[file] = max(changed, newest.get(file, changed))
+        """Raises DataError for a folder without features of pictures, or with damaged ones."""
+        kept = KeptFeatures(Path(folder), PICTURES)
+        if not len(kept):
+            raise DataError(f"{folder}: holds no features of pictures; `daitir embed` keeps them")
+        self.dim = kept.shards[0].dim
+        rows = kept.newest_rows()
+        ends = np.searchsorted(rows, kept.starts)
         self.names: list[str] = []
-        self._places: list[tuple[str, list[int]]] = []
-        for name, files in sorted(shards.items()):
-            kept = [row for row, (file, changed) in enumerate(files) if newest[file] == changed]
-            self.names += [files[row][0] for row in kept]
-            self._places += [(name, kept)] if kept else []
-        self._starts = np.cumsum([0, *(len(kept) for _, kept in self._places)])
+        self._places: list[tuple[Path, list[int]]] = []
+        for number, shard in enumerate(kept.shards):
+            ours = (rows[ends[number] : ends[number + 1]] - kept.starts[number]).tolist()
+            self.names += [shard.names[row] for row in ours]
+            self._places += [(shard.path, ours)] if ours else []
+        self._starts = np.cumsum([0, *(len(ours) for _, ours in self._places)])
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for name, kept in self._places:
-            yield self._read(name, lambda features, kept=kept: features[:][kept])
+        for path, kept in self._places:
+            yield self._read(path, lambda features, kept=kept: features[:][kept])
 
     def rows(self, numbers: Tensor) -> Tensor:
         """(n, dim) features of (n,) numbers of pictures, without reading whole shards.
@@ -328,16 +318,15 @@ class FeatureShards:
         found = torch.empty(len(wanted), self.dim)
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
         for shard in np.unique(shards):
-            name, kept = self._places[shard]
+            path, kept = self._places[shard]
             ours = np.flatnonzero(shards == shard)
             lines = [kept[number - self._starts[shard]] for number in wanted[ours]]
             found[ours] = self._read(
-                name, lambda part, lines=lines: torch.cat([part[i : i + 1] for i in lines])
+                path, lambda part, lines=lines: torch.cat([part[i : i + 1] for i in lines])
             )
         return found
 
-    def _read(self, name: str, take: Callable[[Any], Tensor]) -> Tensor:
-        path = self.folder / name
+    def _read(self, path: Path, take: Callable[[Any], Tensor]) -> Tensor:
         try:
             with safe_open(path, "pt") as file:
                 return take(file.get_slice("features")).float()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write
 
@@ -162,7 +163,7 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
     notes, ran = work / "done", []
     for step in steps:
         note = notes / f"{step.name.replace('/', '_').replace(':', '_')}.json"
-        if note.exists() and json.loads(note.read_text("utf-8")) == list(step.arguments):
+        if note.exists() and read_json(note) == list(step.arguments):
             continue
         code = run(step)
         if code:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.dialogues import Dialogue, read_dialogues, write_dialogues
+from daitir.dialogues import Dialogue, read_dialogues, read_json, write_dialogues
 from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.files import atomic_write
@@ -214,7 +214,7 @@ def manifest_of(folder: Path) -> dict:
     if not path.is_file():
         raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: no manifest ({error}); make the query sets again") from error
 

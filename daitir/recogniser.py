@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import weights_digest
 from daitir.gallery import read_image
@@ -265,7 +266,7 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
                 f"{path}: no such file; `daitir pretrain recogniser --out {folder}` writes it"
             )
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_json(config)
         same_world = settings["values"] == json.loads(json.dumps(VALUES))
         model = RecogniserNet(settings["width"])
         model.load_state_dict({name: t.float() for name, t in load_file(weights).items()})

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from daitir import metrics
 from daitir.encoders import Encoder, load_encoder
-from daitir.evaluation import RESULT_COLUMNS, write_results
+from daitir.evaluation import RESULT_COLUMNS, read_results, write_results
 from daitir.fusion import dar_fusion
 from daitir.perturbations import (
     Said,
@@ -119,8 +119,9 @@ def run_robustness(
             began = time.perf_counter()
             rows = pd.concat(measure(name))
             write_results(part, rows, {"seconds": round(time.perf_counter() - began, 1)})
-        tables.append(pd.read_csv(part))
-        seconds |= {name: json.loads(part.with_suffix(".json").read_text("utf-8"))["seconds"]}
+        rows, found = read_results(part)
+        tables.append(rows)
+        seconds |= {name: found["seconds"]}
     path = results_dir / f"{profile.name}_robustness.csv"
     notes = {
         "profile": asdict(profile),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from daitir.data_commands import check_device, train_on_folder
 from daitir.errors import DataError
-from daitir.files import begins_with, check_output
-from daitir.profiles import get_profile, with_settings
+from daitir.files import begins_with, check_output, claimed
+from daitir.profiles import EncoderRecipe, FusionRecipe, Profile, get_profile, with_settings
 
 # What models of any origin are kept in, and what only a run of ours leaves.
 MODEL_FILES = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
@@ -40,13 +40,14 @@ def pretrain(arguments: argparse.Namespace) -> None:
     else:
         from daitir.training.diffusion import train_diffusion as train
 
-    train(
-        getattr(profile, arguments.model),
-        arguments.out,
-        seed=arguments.seed,
-        device=arguments.device,
-        num_workers=arguments.workers,
-    )
+    with claimed(arguments.out):
+        train(
+            getattr(profile, arguments.model),
+            arguments.out,
+            seed=arguments.seed,
+            device=arguments.device,
+            num_workers=arguments.workers,
+        )
     kinds = {"clip": "open_clip", "lit": "lit"}
     hint = f"; load it with --encoder {kinds.get(arguments.model)}:{arguments.out}"
     hint *= arguments.model in kinds
@@ -116,7 +117,8 @@ def train(arguments: argparse.Namespace) -> None:
                 f"{name}: views are rendered anew in the embedded world alone; with --data choose "
                 "dmcl, or add --set resampled_views=false"
             )
-        train_on_folder(arguments, recipe)
+        with claimed(out):
+            train_on_folder(arguments, recipe)
         return
     others = [name for name in ("encoder", "text", "features", "missing_views", "val_images")
               if getattr(arguments, name) is not None]  # fmt: skip
@@ -124,6 +126,14 @@ def train(arguments: argparse.Namespace) -> None:
         flags = ", ".join("--" + name.replace("_", "-") for name in others)
         raise DataError(f"{flags}: for --data DIR alone; without it the profile decides")
     check_output(arguments.cache / "features")
+    with claimed(out):
+        _train_on_profile(arguments, profile, recipe)
+
+
+def _train_on_profile(
+    arguments: argparse.Namespace, profile: Profile, recipe: FusionRecipe | EncoderRecipe
+) -> None:
+    name, out = arguments.method, arguments.out
     from daitir.encoders import load_encoder
     from daitir.training.origin import claim
 

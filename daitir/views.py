@@ -101,10 +101,11 @@ class ViewGenerator:
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
 
-        Images that the cache holds are not drawn again; the same prompt with the same seed is
-        drawn once. What is drawn does not depend on what the cache held before. Prompts that the
+        Images that the cache holds are not drawn again, unless they are damaged or another's: such
+        files are drawn anew, counted in a warning. The same prompt with the same seed is drawn
+        once. What is drawn does not depend on what the cache held before. Prompts that the
         text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
-        guidance and model in its metadata (EXIF, image description).
+        guidance, model and size in its metadata (EXIF, image description).
 
         Args:
             negatives: for each prompt what must not be drawn, empty where there is nothing. A
@@ -150,17 +151,29 @@ class ViewGenerator:
             for part in parts
             for start in range(0, len(part), batch_size)
         ][index::number]
-        total = sum(size for _, size in batches)
+        total, num_damaged = sum(size for _, size in batches), 0
+        whole: set[tuple] = set()
         with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
             for batch, size in batches:
-                if not all(files[view].is_file() for view in batch):
+                for view in set(batch) - whole:
+                    if files[view].exists() and not self._is_whole(files[view], view):
+                        num_damaged += 1
+                    elif files[view].exists():
+                        whole.add(view)
+                if not whole.issuperset(batch):
                     images = self.draw(*zip(*batch, strict=True))
                     for view, image in zip(batch, images, strict=True):
-                        if not files[view].is_file():
-                            with atomic_write(files[view]) as temporary:
-                                exif = self._metadata(*view)
+                        if view not in whole:
+                            # A file that a power cut spoils is found, and drawn anew.
+                            with atomic_write(files[view], sync=False) as temporary:
+                                exif = self._metadata(*view, image.size)
                                 image.save(temporary, quality=90, method=4, exif=exif)
+                            whole.add(view)
                 bar.update(size)
+        if num_damaged:
+            logger.warning(
+                "%s: %d files were damaged or other views, drawn anew", cache, num_damaged
+            )
         if group:
             group.wait_for_everyone()
         return [files[view] for view in wanted]
@@ -217,10 +230,24 @@ class ViewGenerator:
                 limit = call["max_sequence_length"].default
             yield tokenizer, limit
 
-    def _metadata(self, prompt: str, seed: int, negative: str) -> Image.Exif:
+    def _is_whole(self, path: Path, view: tuple[str, int, str]) -> bool:
+        """Whether a file of the cache can be read, and says that it is this view."""
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        try:
+            with Image.open(path, formats=["WEBP"]) as image:
+                image.load()
+                wanted = self._metadata(*view, image.size)
+                return dict(image.getexif()) == dict(wanted)
+        except Exception:  # on damaged files Pillow raises nearly anything
+            return False
+
+    def _metadata(
+        self, prompt: str, seed: int, negative: str, size: tuple[int, int]
+    ) -> Image.Exif:
         facts = {
             "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
-            "pipeline": self.spec, "digest": self.digest,
+            "pipeline": self.spec, "digest": self.digest, "size": size,
         }  # fmt: skip
         facts |= {"negative_prompt": negative} if negative else {}
         exif = Image.Exif()

@@ -184,6 +184,27 @@ def test_wrong_bytes_are_set_aside(server, file, tmp_path, kind):
     assert fetch(file, tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "content",
+    [bytes(range(256)), b"\xff\xfe\n", b"abc  a.zip\n", b"no\n", b"a" * 64 + b"\n", b"\0" * 99],
+)
+def test_damaged_sums_are_one_line(server, file, tmp_path, content):
+    fetch(file, tmp_path)
+    (tmp_path / SUMS).write_bytes(content)
+    with pytest.raises(DataError, match=f"{SUMS}: line . is no checksum.*remove") as caught:
+        fetch(file, tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / SUMS).unlink()
+    assert fetch(file, tmp_path).is_file() and (tmp_path / SUMS).is_file()
+
+
+def test_sums_of_the_program_sha256sum_are_read(server, file, tmp_path):
+    path = fetch(file, tmp_path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / SUMS).write_text(f"{digest.upper()} *{file.name}\n\n{'0' * 64}  an other ä.zip\n")
+    assert fetch(file, tmp_path) == path
+
+
 def test_a_file_of_another_size_or_that_changed_on_the_disk_is_set_aside(server, file, tmp_path):
     with pytest.raises(DataError, match="it has 300,000 bytes, not 7"):
         fetch(replace(file, size=7), tmp_path)
@@ -404,6 +425,40 @@ def test_what_is_no_dialogue_of_visdial_is_named(change):
     content["data"]["dialogs"][1] |= change
     with pytest.raises(DataError, match="dialogue 1: not VisDial's format"):
         list(visdial_dialogues(content, None))
+
+
+@pytest.mark.parametrize("name", ["visdial_1.0_val.zip", "unlabeled2017.zip"])
+@pytest.mark.parametrize("damage", ["encrypted", "member", "half", "lzma", "bz2", "method", "deep"])
+def test_a_damaged_zip_file_is_one_line(tmp_path, name, damage):
+    """Of any way of packing, whichever part of the file the damage is in."""
+    inside = "visdial_1.0_val.json" if "visdial" in name else "unlabeled2017/a.jpg"
+    kinds = {"lzma": zipfile.ZIP_LZMA, "bz2": zipfile.ZIP_BZIP2}
+    path = tmp_path / "y.zip"
+    content = "[" * 100_000 if damage == "deep" else random.Random(0).randbytes(3000).hex()
+    with zipfile.ZipFile(path, "w", kinds.get(damage, zipfile.ZIP_DEFLATED)) as archive:
+        archive.writestr(inside, content)
+    packed = bytearray(path.read_bytes())
+    central = packed.rfind(b"PK\1\2")
+    if damage == "encrypted":
+        packed[6] |= 1
+        packed[central + 8] |= 1
+    elif damage == "method":
+        packed[8] = packed[central + 10] = 97
+    elif damage == "half":
+        del packed[len(packed) // 2 :]
+    elif damage != "deep":
+        packed[200:260] = b"x" * 60
+    (tmp_path / name).write_bytes(packed)
+    dataset = DATASETS["visdial" if "visdial" in name else "coco-unlabeled"]
+    if damage == "deep":
+        if dataset.unpacked:
+            return  # pictures are not looked into here
+        message = "nested too deeply"
+    else:
+        message = "no sound zip file"
+    with pytest.raises(DataError, match=f"{name}.*{message}") as caught:
+        datasets.prepare(dataset, {name: tmp_path / name}, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not list((tmp_path / "out").rglob("*.jpg"))
 
 
 def test_a_zip_file_that_leaves_its_folder_is_refused(published, tmp_path, capsys):

@@ -3,19 +3,24 @@
 import errno
 import gzip
 import os
+import signal
 import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daitir import files
 from daitir.errors import DataError
 from daitir.files import (
     SafeFolder,
     atomic_write,
     check_output,
+    claimed,
+    locked,
     open_regular,
     read_regular,
+    read_tensors,
     safe_join,
 )
 
@@ -28,6 +33,93 @@ def test_writes_and_leaves_nothing_else(tmp_path):
         temporary.write_text("new")
     assert target.read_text() == "new"
     assert os.listdir(target.parent) == ["ranks.csv"]
+
+
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda n: (events.append(os.readlink(f"/proc/self/fd/{n}")), fsync(n))
+    )
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("named"), replace(*names)))
+    with atomic_write(tmp_path / "a.csv") as temporary:
+        temporary.write_text("new")
+    assert events == [str(temporary), "named", str(tmp_path)]
+    with atomic_write(tmp_path / "b.webp", sync=False) as temporary:
+        temporary.write_text("new")
+    assert events[3:] == ["named"]
+
+
+def _in_child(action):
+    """The exit code of what another process does; -9 where it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except DataError as error:
+            print(error)
+            os._exit(2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_claimed_folder_is_refused_to_others_until_its_holder_ends(tmp_path, monkeypatch, capfd):
+    def claim():
+        files._claims.clear()  # another program would not have them
+        with claimed(tmp_path):
+            pass
+
+    def claim_and_die():
+        files._claims.clear()
+        with claimed(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with claimed(tmp_path), claimed(tmp_path / "."):  # its own parts may claim it again
+        assert _in_child(claim) == 2
+        assert f"{tmp_path}: another run works in this folder" in capfd.readouterr().out
+        monkeypatch.setenv("RANK", "1")  # another process of the same run
+        assert _in_child(claim) == 0
+        monkeypatch.delenv("RANK")
+    assert _in_child(claim_and_die) == -signal.SIGKILL
+    assert _in_child(claim) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_of_one_at_a_time_though_its_file_comes_and_goes(tmp_path):
+    number = tmp_path / "number"
+    number.write_text("0")
+
+    def count():
+        for _ in range(100):
+            with locked(tmp_path / "folder"):
+                number.write_text(str(int(number.read_text()) + 1))
+
+    children = []
+    for _ in range(3):
+        children.append(os.fork())
+        if children[-1] == 0:
+            count()
+            os._exit(0)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert number.read_text() == "300" and not list((tmp_path / "folder").iterdir())
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    import fcntl
+
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with claimed(tmp_path):
+        assert "cannot be locked" in caplog.text
+
+
+def test_damaged_tensors_are_one_line(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"half")
+    with pytest.raises(DataError, match="a.safetensors: damaged.*remove it") as caught:
+        read_tensors(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt, SystemExit])

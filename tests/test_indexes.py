@@ -1,11 +1,10 @@
 """Approximate indexes against exact search, and their formulas against what faiss builds."""
 
-import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from daitir.errors import DataError
 from daitir.indexes import (
@@ -22,6 +21,7 @@ from daitir.indexes import (
     set_effort,
 )
 from daitir.retrieval import search
+from daitir.shards import write_shard
 
 NUMBER, DIM = 10_200, 32
 
@@ -170,23 +170,23 @@ def test_bad_options_of_a_search_are_refused(built, queries):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards; picture b was changed and embedded again."""
+    """Three shards; picture b was changed and embedded again."""
     one, two = torch.arange(6.0).view(3, 2), 10 + torch.arange(4.0).view(2, 2)
-    save_file({"features": one}, tmp_path / "1.safetensors")
-    save_file({"features": two}, tmp_path / "2.safetensors")
-    shards = {
-        "2.safetensors": [["d", 1, 5], ["b", 1, 9]],
-        "1.safetensors": [["a", 1, 5], ["b", 1, 5], ["c", 1, 5]],
-    }
-    manifest = {"model": {"spec": "x", "digest": "y", "dim": 2}, "shards": shards}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for number, names, features, times in (
+        (1, ["a", "b", "c"], one, [5, 5, 5]),
+        (2, ["d", "b"], two, [5, 9]),
+        (3, ["b", "d"], two + 100, [4, 5]),  # an older b, and the same d once more
+    ):
+        stamps = np.array([[1, time, 5, 0] for time in times])
+        path = tmp_path / f"pictures-{number}.safetensors"
+        write_shard(path, names, stamps, features, spec="x", digest="y")
     return tmp_path
 
 
 def test_features_are_read_in_order_and_a_changed_picture_counts_once(folder):
     shards = FeatureShards(folder)
-    assert shards.names == ["a", "c", "d", "b"] and len(shards) == 4
-    assert torch.cat(list(shards)).tolist() == [[0, 1], [4, 5], [10, 11], [12, 13]]
+    assert shards.names == ["a", "c", "b", "d"] and len(shards) == 4
+    assert torch.cat(list(shards)).tolist() == [[0, 1], [4, 5], [12, 13], [112, 113]]
     assert torch.cat(list(shards)).equal(torch.cat(list(shards))), "read twice"
     numbers = torch.tensor([3, 0, 1, 0])
     assert shards.rows(numbers).equal(torch.cat(list(shards))[numbers])
@@ -197,14 +197,18 @@ def test_features_are_read_in_order_and_a_changed_picture_counts_once(folder):
 
 
 def test_damaged_folders_are_refused(folder):
-    (folder / "2.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DataError, match="2.safetensors: damaged"):
-        list(FeatureShards(folder))
-    (folder / "1.safetensors").unlink()
-    with pytest.raises(DataError, match="1.safetensors: damaged"):
-        FeatureShards(folder).rows(torch.tensor([0]))
-    (folder / "manifest.json").write_text('{"shards": 3}')
-    with pytest.raises(DataError, match="no manifest of features"):
+    shards = FeatureShards(folder)
+    (folder / "pictures-1.safetensors").unlink()
+    with pytest.raises(DataError, match="pictures-1.safetensors: damaged"):
+        shards.rows(torch.tensor([0]))
+    write_shard(
+        folder / "pictures-4.safetensors", ["z"], np.zeros((1, 4)), torch.ones(1, 2),
+        spec="other", digest="z",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="pictures-4.safetensors: holds features of another model"):
         FeatureShards(folder)
-    with pytest.raises(DataError, match="missing"):
+    (folder / "pictures-2.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="pictures-2.safetensors: damaged"):
+        FeatureShards(folder)
+    with pytest.raises(DataError, match="missing: holds no features of pictures"):
         FeatureShards(folder / "missing")

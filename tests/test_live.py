@@ -118,15 +118,18 @@ def _search(monkeypatch, folder, lines, *options):
 
 
 def test_the_command_searches_any_folder_of_pictures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_own_data(tmp_path, num_pictures=9, num_dialogues=2)
     lines = ["red circles", "", "有人吗 " * 60, "/undo", "and blue", "/new", "stripes"]
     assert _search(monkeypatch, tmp_path / "images", lines, "--top", "3") == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("9 pictures. Describe one")
+    kept = list((tmp_path / "cache" / "daitir" / "features").glob("*/*.safetensors"))
+    assert printed.startswith(f"features are kept in {kept[0].parent}\n9 pictures. Describe one")
+    assert len(kept) == 1 and kept[0].name.startswith("pictures-")  # what is said is not kept
     assert printed.count("(too long: the encoder reads") == 1
     assert printed.count("round 0>") == 2  # at first, and after /new
     assert printed.count("   1  0.") + printed.count("   1  -0.") == 4
-    assert (tmp_path / "images" / "features" / "mini" / "manifest.json").is_file()
+    assert not (tmp_path / "images" / "features").exists()
     first = printed.split("   1  ")[1].splitlines()[0].split("  ")[1]
     assert (tmp_path / "images" / first).is_file()
 

@@ -1,6 +1,5 @@
 """Several processes, with accelerate or without, leave the files that one leaves."""
 
-import json
 import os
 import shutil
 import socket
@@ -12,7 +11,6 @@ import torch
 import torch.multiprocessing as multiprocessing
 from accelerate import PartialState
 from own_data import make_own_data
-from safetensors.torch import load_file
 from test_view_generation import PROMPTS, SEEDS, tiny_pipeline
 
 from daitir.cli import main
@@ -20,6 +18,7 @@ from daitir.data_commands import check_device
 from daitir.errors import DataError
 from daitir.features import CachedEncoder
 from daitir.processes import processes
+from daitir.shards import read_shard
 from daitir.views import load_view_generator
 
 
@@ -111,16 +110,11 @@ def test_two_processes_leave_what_one_leaves(models, alone, tmp_path):
 
 
 def _features(data):
-    """The bytes of each file's features, and the files that share its shard.
-
-    Not the shards' names: they tell when the views were made.
-    """
-    folder = data / "features" / "mini"
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    """The bytes of each file's features, and the files that share its shard."""
     found = {}
-    for shard, files in manifest["shards"].items():
-        rows = load_file(folder / shard)["features"].numpy()
-        names = tuple(file[0] for file in files)
+    for path in (data / "features" / "mini").glob("pictures-*.safetensors"):
+        shard = read_shard(path)
+        rows, names = shard.features.numpy(), tuple(shard.names)
         found |= {n: (row.tobytes(), names) for n, row in zip(names, rows, strict=True)}
     return found
 

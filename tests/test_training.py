@@ -2,9 +2,14 @@
 
 import csv
 import dataclasses
+import fcntl
+import os
+import signal
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from daitir.encoders import load_encoder
@@ -12,6 +17,7 @@ from daitir.errors import DataError
 from daitir.profiles import PROFILES, ClipRecipe, get_profile
 from daitir.training.clip import train_clip
 from daitir.training.loop import CHECKPOINT_NAME, LOG_NAME, LoopConfig, train
+from daitir.training.selection import keep_best, load_best
 from daitir.training.tokenizer import train_tokenizer
 
 CONFIG = LoopConfig(
@@ -76,8 +82,118 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     with pytest.raises(DataError, match="another seed"):
         regression(tmp_path, config=dataclasses.replace(CONFIG, seed=1))
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"half a file")
-    with pytest.raises(DataError, match="not a readable checkpoint"):
+    with pytest.raises(DataError, match="damaged.*training begins anew"):
         regression(tmp_path)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    whole = regression(tmp_path / "whole")
+
+    class Kill(int):
+        def __eq__(self, step):
+            return step == 27 and os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        regression(tmp_path / "parts", stop_at=Kill())
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    parts = regression(tmp_path / "parts")
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("damage", "num_left"),
+    [
+        (lambda text: text[:-20], 7),  # half a row
+        (lambda text: text[:-2], 7),  # a row whose end may be missing
+        (lambda text: text + b"45,0.1", 8),
+        (lambda text: text.replace(b"\r\n20,", b"\r\n20,1,"), 7),
+        (lambda text: text.replace(b"\r\n20,", b"\r\nx0,"), 7),
+        (lambda text: text.replace(b"\r\n20,", b"\r\n"), 7),
+        (lambda text: text + bytes(range(256)) * 999 + b"\n", 8),
+        (lambda text: text + b'"', 8),
+        (lambda text: b"\0" * len(text), 0),
+        (lambda text: text.replace(b"step", b"stop"), 0),
+    ],
+)
+def test_a_torn_log_keeps_its_whole_rows(tmp_path, caplog, damage, num_left):
+    regression(tmp_path)
+    before = rows(tmp_path)
+    path = tmp_path / LOG_NAME
+    path.write_bytes(damage(path.read_bytes()))
+    regression(tmp_path)
+    assert "damaged rows are dropped" in caplog.text
+    assert path.is_file() == bool(num_left)
+    if num_left:
+        assert set(rows(tmp_path)) <= set(before) and len(rows(tmp_path)) == num_left
+    caplog.clear()
+    regression(tmp_path)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        None,
+        {},
+        {"step": "20"},
+        {"config": "{}"},
+        {"step": "x", "config": "{}"},
+        {"step": "-1", "config": "{}"},
+        {"step": "20", "config": "{"},
+        {"step": "20", "config": "[1]"},
+        {"step": "20", "config": "[" * 100_000},
+    ],
+)
+def test_a_checkpoint_with_damaged_metadata_is_one_line(tmp_path, about):
+    regression(tmp_path)
+    path = tmp_path / CHECKPOINT_NAME
+    save_file(load_file(path), path, metadata=about)
+    with pytest.raises(DataError, match=f"{CHECKPOINT_NAME}: .*training begins anew") as caught:
+        regression(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["optimizer.0.exp_avg", "optimizer.99.exp_avg", "optimizer.x"])
+def test_an_optimisers_state_of_another_model_is_one_line(tmp_path, name):
+    regression(tmp_path)
+    path = tmp_path / CHECKPOINT_NAME
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file(load_file(path) | {name: torch.zeros(7)}, path, metadata=about)
+    with pytest.raises(DataError, match="state is of another model"):
+        regression(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["half", "metadata", "measure", "model", "missing"])
+def test_damaged_best_weights_are_one_line(tmp_path, damage):
+    model, path = nn.Linear(2, 2), tmp_path / "best.safetensors"
+    options = {"steps": 4, "eval_every": 2}
+    keep_best(model, lambda: 0.5, path, **options)(2)
+    assert load_best(path, model)["bias"].shape == (2,)
+    if damage == "half":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        about = {"step": "2", "measure": "nan" if damage == "measure" else "0.5"}
+        save_file(load_file(path), path, metadata=None if damage == "metadata" else about)
+    with pytest.raises(DataError, match="best.safetensors: the weights that were best") as caught:
+        if damage in ("half", "metadata", "measure"):  # found before anything is trained
+            keep_best(model, lambda: 0.5, path, **options)
+        load_best(path, nn.Linear(3, 3))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    regression(tmp_path)
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another run works in this folder"):
+            regression(tmp_path)
+    regression(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

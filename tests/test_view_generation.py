@@ -1,6 +1,7 @@
 """Views are drawn once, whole or not at all, and depend on prompt, seed and model alone."""
 
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -135,6 +136,33 @@ def test_what_is_cached_is_not_drawn_again(generator, tmp_path, monkeypatch):
     generator.generate(PROMPTS, SEEDS, tmp_path)
     monkeypatch.setattr(generator, "draw", lambda *batch: pytest.fail("drawn again"))
     generator.generate(PROMPTS[::-1], SEEDS[::-1], tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "other", "no words", "resized", "pipe"])
+def test_a_damaged_view_of_the_cache_is_drawn_anew_and_told(generator, tmp_path, caplog, damage):
+    paths = generator.generate(PROMPTS, SEEDS, tmp_path, batch_size=3)
+    before = [path.read_bytes() for path in paths]
+    bad = paths[3]  # alone in the last batch, whose rest are the first ones again
+    if damage == "empty":
+        bad.write_bytes(b"")
+    elif damage == "half":
+        bad.write_bytes(before[3][:-20])
+    elif damage == "other":
+        bad.write_bytes(before[2])
+    elif damage == "no words":
+        Image.open(bad).save(bad)
+    elif damage == "resized":
+        exif = Image.open(bad).getexif()
+        Image.open(bad).resize((9, 9)).save(bad, exif=exif)
+    else:
+        bad.unlink()
+        os.mkfifo(bad)
+    again = generator.generate(PROMPTS, SEEDS, tmp_path, batch_size=3)
+    assert again == paths and [path.read_bytes() for path in again] == before
+    assert "1 files were damaged or other views, drawn anew" in caplog.text
+    caplog.clear()
+    generator.generate(PROMPTS, SEEDS, tmp_path, batch_size=3)
+    assert not caplog.text
 
 
 def test_models_and_settings_do_not_mix_in_one_cache(generator, tmp_path):

@@ -48,7 +48,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     """Where features are kept."""
     parser.add_argument("--features", type=Path, metavar="DIR",
                         help="where features are kept (default: features/ and the encoder's name "
-                        "in the folder of own data)")
+                        "in the folder of own data; of other folders in the user's cache)")
 
 
 def add_data(parser: argparse.ArgumentParser, *, instead_of: str) -> None:

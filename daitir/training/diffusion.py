@@ -18,14 +18,13 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from daitir.errors import DataError
-from daitir.files import atomic_write, weights_digest
+from daitir.files import atomic_write, read_tensors, weights_digest
 from daitir.profiles import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.training.autoencoder import encode, train_autoencoder
@@ -260,9 +259,9 @@ def cached_latents(
     """
     maker = {"autoencoder": weights_digest(autoencoder), "scenes": str(len(scenes))}
     if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() == maker:
-                return file.get_tensor("latents")
+        tensors, about = read_tensors(path)
+        if about == maker:
+            return tensors["latents"]
     parts = []
     for start in range(0, len(scenes), 10_000):
         images = render_scenes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,12 +14,12 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from open_clip.model import get_model_preprocess_cfg
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from daitir.dialogues import read_json
 from daitir.encoders import Encoder, length_read, load_encoder, shortened_context
 from daitir.errors import DataError
 from daitir.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
@@ -31,7 +30,7 @@ from daitir.retrieval import target_ranks
 from daitir.training.card import write_card
 from daitir.training.clip import MAX_LOGIT_SCALE, augment, mixed_precision
 from daitir.training.loop import LoopConfig, draw_views, train
-from daitir.training.selection import keep_best
+from daitir.training.selection import keep_best, load_best
 from daitir.training.triples import FinetuneData, seen_pixels
 
 ENCODERS_FOLDER = Path(__file__).parents[1] / "assets" / "encoders"
@@ -253,7 +252,7 @@ def finetune(
         ) from error
     group.wait_for_everyone()
     if group.is_main_process:
-        model.load_state_dict(load_file(best_path))
+        load_best(best_path, model)
         base = load_encoder(encoder.spec)
         about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
         about |= {"validation_images": len(val_data.gallery)}
@@ -308,7 +307,7 @@ def _place(name: str) -> tuple[str, int]:
 def _done(folder: Path, facts: dict, device: torch.device) -> Encoder:
     """The encoder of a finished run, if the run is the one that is asked for."""
     found = load_finetuned(folder, device=device)
-    kept = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    kept = read_json(folder / CONFIG_NAME)
     differing = [name for name, value in facts.items() if kept.get(name) != value]
     if differing:
         raise DataError(

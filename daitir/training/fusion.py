@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daitir.dialogues import read_json
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, read_tensors
 from daitir.fusion import NRGR, ADaFuSE, ConcatMLP, CosineGate, ScalarGate
 from daitir.objectives import info_nce
 from daitir.profiles import FusionRecipe, Profile
@@ -23,7 +24,7 @@ from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_fold
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.training.loop import LoopConfig, draw_views, train
-from daitir.training.selection import keep_best
+from daitir.training.selection import keep_best, load_best
 
 KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
 FUSIONS_FOLDER = Path(__file__).parents[1] / "assets" / "fusions"
@@ -77,7 +78,7 @@ def encode_queries(
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = None if cache is None else cache / f"{name}_{key}.safetensors"
     if path is not None and path.is_file():
-        kept = load_file(path)
+        kept, _ = read_tensors(path)
         return FusionData(kept["text"], found.view_features, kept["gallery"])
     scenes = sample_scenes(SEED, SETS[name].split, number)
     images = render_scenes(
@@ -238,7 +239,7 @@ def train_fusion(
     )
     if not (folder / CONFIG_NAME).is_file():
         train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
-        weights = {name: tensor.half() for name, tensor in load_file(best_path).items()}
+        weights = {name: tensor.half() for name, tensor in load_best(best_path, model).items()}
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
             save_file(weights, temporary)
         settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
@@ -264,7 +265,7 @@ def load_fusion(
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir train` writes it")
     try:
-        settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        settings = read_json(folder / CONFIG_NAME)
         found = settings | {"recipe": FusionRecipe(**settings["recipe"])}
         found["kind"] = found["recipe"].kind
         model = build_fusion(settings["dim"], found["recipe"])

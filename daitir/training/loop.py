@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.files import atomic_write, claimed, read_tensors
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -121,64 +120,65 @@ def train(
         The seconds that all steps took, those before an interruption included.
 
     Raises:
-        DataError: the folder's checkpoint is unreadable or of another model or configuration.
+        DataError: the folder's checkpoint is unreadable or of another model or configuration, or
+            another run works in the folder.
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(
-        groups or parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=config.betas,
-    )
-    checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
-    start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
-    seconds_before = _trim_log(log, start) if is_main else 0.0
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    model.train()
-    bar = tqdm(
-        range(start, config.steps),
-        initial=start,
-        total=config.steps,
-        desc=f"training {folder.name}",
-        unit="step",
-        disable=not (progress and is_main),
-    )
-    began = time.perf_counter() - seconds_before
-    for step in bar:
-        rate = learning_rate_at(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        losses = step_loss(step)
-        loss = losses["loss"]
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; the last good checkpoint is "
-                f"{checkpoint}: lower the learning rate or raise the warm-up"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if after_backward is not None:
-            after_backward()
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
-        if after_step is not None:
-            after_step()
-        done = step + 1
-        stopped = stop_after is not None and stop_after(done)
-        last = stopped or done == config.steps
-        if is_main and (done % config.log_every == 0 or last):
-            row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
-            row |= {name: value.item() for name, value in losses.items()}
-            row["seconds"] = time.perf_counter() - began
-            _append_row(log, row)
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-        if is_main and (done % config.checkpoint_every == 0 or last):
-            save_checkpoint(checkpoint, model, optimizer, config, done)
-        if last:
-            break
-    model.eval()
-    return time.perf_counter() - began
+    with claimed(folder):
+        optimizer = torch.optim.AdamW(
+            groups or parameter_groups(model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=config.betas,
+        )
+        checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
+        start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
+        seconds_before = _trim_log(log, start) if is_main else 0.0
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        model.train()
+        bar = tqdm(
+            range(start, config.steps),
+            initial=start,
+            total=config.steps,
+            desc=f"training {folder.name}",
+            unit="step",
+            disable=not (progress and is_main),
+        )
+        began = time.perf_counter() - seconds_before
+        for step in bar:
+            rate = learning_rate_at(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("scale", 1.0)
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            losses = step_loss(step)
+            loss = losses["loss"]
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}; the last good checkpoint is "
+                    f"{checkpoint}: lower the learning rate or raise the warm-up"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if after_backward is not None:
+                after_backward()
+            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            if after_step is not None:
+                after_step()
+            done = step + 1
+            stopped = stop_after is not None and stop_after(done)
+            last = stopped or done == config.steps
+            if is_main and (done % config.log_every == 0 or last):
+                row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
+                row |= {name: value.item() for name, value in losses.items()}
+                row["seconds"] = time.perf_counter() - began
+                _append_row(log, row)
+                bar.set_postfix(loss=f"{row['loss']:.3f}")
+            if is_main and (done % config.checkpoint_every == 0 or last):
+                save_checkpoint(checkpoint, model, optimizer, config, done)
+            if last:
+                break
+        model.eval()
+        return time.perf_counter() - began
 
 
 def save_checkpoint(
@@ -201,13 +201,17 @@ def load_checkpoint(
 
     Raises DataError where the file is damaged, or of another model or configuration.
     """
+    tensors, metadata = read_tensors(path, then="training begins anew")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a readable checkpoint ({error}); delete it") from error
-    saved, wanted = json.loads(metadata["config"]), json.loads(json.dumps(asdict(config)))
+        step, saved = int(metadata["step"]), dict(json.loads(metadata["config"]))
+        if step < 0:
+            raise ValueError(f"step {step}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        line = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError(
+            f"{path}: not a readable checkpoint ({line}); remove it, and training begins anew"
+        ) from error
+    wanted = json.loads(json.dumps(asdict(config)))
     differing = [name for name in wanted if saved.get(name) != wanted[name]]
     if differing:
         raise DataError(
@@ -220,33 +224,69 @@ def load_checkpoint(
         raise DataError(f"{path}: the checkpoint is of another model; choose another folder") from (
             error
         )
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        {
+            "state": _optimizer_state(path, tensors, optimizer),
+            "param_groups": optimizer.state_dict()["param_groups"],
+        }
     )
-    logger.info("%s: continuing after step %s", path, metadata["step"])
-    return int(metadata["step"])
+    logger.info("%s: continuing after step %d", path, step)
+    return step
+
+
+def _optimizer_state(
+    path: Path, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """AdamW's state of each parameter by its number, from the tensors of a checkpoint."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    try:
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+                if tensor.ndim and tensor.shape != parameters[int(index)].shape:
+                    raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+    except (ValueError, IndexError) as error:
+        raise DataError(
+            f"{path}: the optimiser's state is of another model ({error}); choose another folder"
+        ) from error
+    return state
 
 
 def _trim_log(path: Path, step: int) -> float:
-    """Drop rows that a killed run logged after its last checkpoint; the seconds logged before."""
+    """Drop rows that a killed run logged after its last checkpoint; the seconds logged before.
+
+    A row that is not whole, as a full disk or a power cut leaves one, is dropped with a warning.
+    """
     if not path.is_file():
         return 0.0
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    kept = [row for row in rows if int(row["step"]) <= step]
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    header, *rows = [line.rstrip("\r").split(",") for line in lines[:-1]] or [[]]
+    whole = [dict(zip(header, row, strict=True)) for row in rows if _is_whole(header, row)]
+    num_torn = len(rows) - len(whole) + bool(lines[-1])
+    if num_torn:
+        logger.warning("%s: %d damaged rows are dropped", path, num_torn)
+    kept = [row for row in whole if float(row["step"]) <= step]
     if not kept:
         path.unlink()
-    elif len(kept) < len(rows):
+    elif num_torn or len(kept) < len(rows):
         with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
+            writer = csv.DictWriter(file, fieldnames=header)
             writer.writeheader()
             writer.writerows(kept)
     return float(kept[-1]["seconds"]) if kept else 0.0
+
+
+def _is_whole(header: list[str], row: list[str]) -> bool:
+    """Whether a row of the log has a number for each column."""
+    if not {"step", "seconds"} <= set(header) or len(row) != len(header):
+        return False
+    try:
+        numbers = dict(zip(header, map(float, row), strict=True))
+    except ValueError:
+        return False
+    return numbers["step"].is_integer() and math.isfinite(numbers["seconds"])
 
 
 def _append_row(path: Path, row: dict) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from daitir.errors import DataError
 from daitir.files import atomic_write
 
 
@@ -26,7 +29,10 @@ def keep_best(
     Every `eval_every` steps, and after the last of `steps`, `measure` is called and the weights
     are written to `path` where it is higher than ever. After `patience` evaluations without a
     higher one training ends; None never ends it.
+
+    Raises DataError where the weights that an earlier run kept at `path` are damaged.
     """
+    read_best(path)
 
     def stop_after(done: int) -> bool:
         if done % eval_every and done != steps:
@@ -44,9 +50,38 @@ def keep_best(
 
 
 def read_best(path: Path) -> tuple[int, float]:
-    """The step and the measure of the best weights so far; (0, -1.0) before there are any."""
+    """The step and the measure of the best weights so far; (0, -1.0) before there are any.
+
+    Raises DataError where the file is damaged.
+    """
     if not path.is_file():
         return 0, -1.0
-    with safe_open(path, framework="pt") as file:
+    with _reading(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    return int(metadata["step"]), float(metadata["measure"])
+        step, measure = int(metadata["step"]), float(metadata["measure"])
+        if not math.isfinite(measure):
+            raise ValueError(f"measure {measure}")
+        return step, measure
+
+
+def load_best(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Load the best weights into their model, and return them.
+
+    Raises DataError where they are missing, damaged or of another model.
+    """
+    with _reading(path):
+        weights = load_file(path)
+        model.load_state_dict(weights)
+        return weights
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(
+            f"{path}: the weights that were best so far are lost ({line}), and no checkpoint "
+            f"holds them; remove {path.parent} and train again"
+        ) from error
