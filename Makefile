@@ -64,7 +64,8 @@ lock:            ## renew requirements.lock with the newest versions
 	  | sed -E 's/^((nvidia|cuda|triton).*)$$/\1 ; sys_platform == "linux"/' > .lock-venv/frozen.txt
 	.lock-venv/bin/python -m pip install uv
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-	  --python .lock-venv/bin/python .lock-venv/frozen.txt --output-file requirements.lock.new
+	  --python-version $$(.lock-venv/bin/python -c 'import platform; print(platform.python_version())') \
+	  .lock-venv/frozen.txt --output-file requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	rm -rf .lock-venv build
 
