@@ -10,11 +10,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.data_commands import cached_encoder, check_device, fill_in_files
+from daitir.data_commands import (
+    cached_encoder,
+    check_device,
+    chosen_profile,
+    fill_in_files,
+)
 from daitir.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
 from daitir.errors import DataError
 from daitir.files import atomic_write, check_output
-from daitir.profiles import get_profile
+from daitir.profiles import check_models
+from daitir.terminal import say
 
 MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
 
@@ -77,19 +83,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     with atomic_write(arguments.out) as temporary:
         found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
-    print(f"texts: {arguments.text} of {arguments.dialogues}")
-    print(
+    say(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    say(f"texts: {arguments.text} of {arguments.dialogues}")
+    say(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
     )
     if arguments.fusion != "text":
-        print(
+        say(
             f"without a view: {found.num_without_view:,} of {found.num_texts:,} rounds, ranked by "
             "text alone"
         )
-    print(_table(found))
-    print(f"written to {arguments.out}")
+    say(*_table(found).split("\n"))
+    say(f"written to {arguments.out}")
 
 
 def refine(arguments: argparse.Namespace) -> None:
@@ -122,7 +128,7 @@ def refine(arguments: argparse.Namespace) -> None:
     write_dialogues(arguments.out, [Dialogue(d.image, tuple(captions)) for d, captions in pairs])
     shutil.rmtree(partial, ignore_errors=True)
     number = sum(len(captions) for captions in found.captions)
-    print(
+    say(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
         f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
         "and are the joined dialogue, "
@@ -179,7 +185,7 @@ def generate(arguments: argparse.Namespace) -> None:
             with atomic_write(arguments.out / f"{i}_{t}.webp") as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
-        print(
+        say(
             f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
             f"{arguments.dialogues}, written to {arguments.out}{told}"
         )
@@ -210,15 +216,16 @@ def scenes(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         progress=True,
     )
-    print(f"written to {arguments.folder}")
+    say(f"written to {arguments.folder}")
 
 
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues of the benchmark."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
     check_output(arguments.out / "manifest.json")
     check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
+    check_models(profile, "lm", "diffusion", "clip")
     from daitir.encoders import load_encoder
     from daitir.queries import Models, make_query_sets
     from daitir.recogniser import load_recogniser
@@ -235,7 +242,7 @@ def queries(arguments: argparse.Namespace) -> None:
         load_recogniser(**on),
     )
     make_query_sets(profile, arguments.out, models, cache=arguments.cache, progress=True)
-    print(f"written to {arguments.out}")
+    say(f"written to {arguments.out}")
 
 
 def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:

@@ -43,9 +43,10 @@ def _is_seen(text: str, place: int) -> bool:
     return unicodedata.category(char) not in HIDDEN
 
 
-def say(text: object = "", *, flush: bool = False) -> None:
-    """Print one line, escaped. All that commands print goes through here."""
-    print(printable(text), flush=flush)
+def say(*lines: object) -> None:
+    """Print lines, each escaped, at once. All that commands print goes through here."""
+    for line in lines:
+        print(printable(line), flush=True)
 
 
 def complain(text: object) -> None:
