@@ -41,7 +41,7 @@ from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import weights_digest
 from daitir.gallery import read_image
-from daitir.hub import offline_if_unreachable
+from daitir.hub import first_line, offline_if_unreachable, why_missing
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,8 @@ def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
         advice = ""
         if from_hub:
             advice = f"; without a network download the weights elsewhere, open_clip:{name}@FILE"
-        raise DataError(f"{spec}: could not be loaded ({_first_line(error)}){advice}") from error
+        reason = (why_missing(error) if advice else None) or first_line(error)
+        raise DataError(f"{spec}: could not be loaded ({reason}){advice}") from error
     if not pretrained:
         logger.warning("%s: no weights named, the encoder is random", spec)
     return Encoder(spec, model, preprocess, tokenizer, device)
@@ -335,12 +336,8 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> Encoder
         model, _, preprocess = open_clip.create_model_and_transforms(name)
         tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(f"{folder}: could not be loaded ({_first_line(error)})") from error
+        raise DataError(f"{folder}: could not be loaded ({first_line(error)})") from error
     return Encoder(spec, model, preprocess, tokenizer, device, folder=folder)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ def add_plan(subparsers) -> None:
     add("--utilisation", type=float, nargs=3, default=(0.20, 0.35, 0.50),
         metavar=("FEW", "EXPECTED", "MANY"),
         help="shares of a card's peak that are reached, assumed (default: %(default)s)")
-    add("--price", nargs="+", action="extend", metavar="NAME=DOLLARS", help="of an hour of one card, by its name")
+    add("--price", nargs="+", action="extend", metavar="NAME=DOLLARS",
+        help="of an hour of one card, by its name")
     add("--out", type=Path, default=Path("results/paper_plan.csv"), metavar="FILE.csv",
         help="(default: %(default)s)")
 

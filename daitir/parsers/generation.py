@@ -41,7 +41,8 @@ def add_scenes(subparsers) -> None:
     add("--num-gallery", type=positive, default=5000, metavar="N", help="(default: %(default)s)")
     add("--broken-share", type=number(0, 1), metavar="P",
         help="also write views in which this share of the stated facts is broken")
-    add("--size", type=whole(commands.MIN_SCENE_SIZE, 4096), default=64, metavar="PIXELS", help="(default: %(default)s)")
+    add("--size", type=whole(commands.MIN_SCENE_SIZE, 4096), default=64,
+        metavar="PIXELS", help="(default: %(default)s)")
     add("--seed", type=SEED, default=0, metavar="N", help="(default: %(default)s)")
 
 

@@ -149,7 +149,7 @@ def _bounded(kind: type, words: str, lowest: float, highest: float | None, text:
     try:
         value = kind(text)
     except ValueError:
-        value = math.nan
+        value = float("nan")
     if value != value:
         raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
     if value < lowest:
