@@ -272,7 +272,8 @@ def _read_prompt(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"--prompt {path}: cannot be read as UTF-8 text ({reason})") from error
 
 
 def _check_nobody_drew(folder: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from daitir.dialogues import image_name, read_json
 from daitir.errors import DataError
-from daitir.files import safe_join
+from daitir.files import check_folder, safe_join
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def list_images(folder: str | Path) -> list[str]:
     Raises DataError when the folder does not exist, cannot be listed or holds no image.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images")
+    check_folder(folder, "images")
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
@@ -117,6 +116,8 @@ def check_images(
             readable.append(name)
     if errors:
         summary = f"{len(errors):,} of {len(names):,} images are unreadable: {examples(errors)}"
+        if not skip_unreadable:
+            summary += "; mend them, or leave them out with --skip-unreadable"
         if not skip_unreadable or not readable:
             raise DataError(f"{folder}: {summary}")
         logger.warning("%s: excluded, %s", folder, summary)

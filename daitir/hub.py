@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -30,7 +31,9 @@ def offline_if_unreachable(*, wanted: bool = True) -> Iterator[None]:
                        constants.ENDPOINT)  # fmt: skip
         constants.HF_HUB_OFFLINE = True
     try:
-        yield
+        with warnings.catch_warnings():  # about options that one library gives another
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
+            yield
     finally:
         constants.HF_HUB_OFFLINE = before
 

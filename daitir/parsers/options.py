@@ -23,6 +23,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:  # told by the parser of the command, whose help knows what there is
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
     def _get_value(self, action: argparse.Action, text: str):
         of_command = action.nargs == argparse.PARSER  # the words that its own parser will read
         if not of_command and (not text.strip() or "\0" in text):

@@ -84,7 +84,8 @@ def add_download(subparsers) -> None:
     add("--images", type=Path, metavar="DIR",
         help="COCO's pictures that the dialogues are about: unlabeled2017/, and for training "
         "those of 2014 or 2017; images/ becomes a link to it")
-    add("--mirror", metavar="URL", help="fetch the files of the same names from below this address")
+    add("--mirror", metavar="URL", type=_address,
+        help="fetch the files of the same names from below this address")
     add("--dry-run", action="store_true", help="only say what would be fetched, and from where")
 
 
@@ -144,4 +145,10 @@ def _fusion(text: str) -> str:
     if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
         names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
         raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must begin with http:// or https://, not {text!r}")
     return text

@@ -12,6 +12,7 @@ from daitir.parsers.options import (
     add_command,
     add_encoder,
     add_features,
+    add_folder,
     add_machine,
     add_profile,
     add_text,
@@ -77,13 +78,14 @@ def add_train(subparsers) -> None:
     add("method", metavar="METHOD",
         help=f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
         f"({', '.join(ENCODERS)})")
+    add_folder(
+        parser, "folder of own data with dialogues/train.json and val.json, and views/train and "
+        "val, instead of the query sets; right behind METHOD", dest="data", required=False,
+    )  # fmt: skip
     add_profile(parser, "recipe, sizes and models")
     add("--set", type=partial(named, what="VALUE"), nargs="+", action="extend",
         metavar="NAME=VALUE",
         help="numbers of the recipe to change, for example steps=1000 batch_size=64")
-    add("--data", type=Path, metavar="DIR",
-        help="folder of own data with dialogues/train.json and val.json, and views/train and val, "
-        "instead of the query sets")
     add_encoder(parser, required=False)
     add_text(parser, "the query text")
     add("--missing-views", choices=("error", "text"),
