@@ -22,8 +22,6 @@ from daitir.files import atomic_write, check_output
 from daitir.profiles import check_models
 from daitir.terminal import say
 
-MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
-
 if TYPE_CHECKING:
     from torch.nn import Module
 
@@ -198,10 +196,6 @@ def scenes(arguments: argparse.Namespace) -> None:
             f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
             f"raise --num-gallery {arguments.num_gallery:,}"
         )
-    if arguments.size < MIN_SCENE_SIZE:
-        raise DataError(f"--size is {MIN_SCENE_SIZE} pixels or more, not {arguments.size}")
-    if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
-        raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
     check_output(arguments.folder / "gallery.json")
     from daitir.scenes.export import export_scenes
 

@@ -1,10 +1,7 @@
 """The one exception for data that a user can put right."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -14,20 +11,6 @@ class DataError(ValueError):
     Traceback (most recent call last):
     daitir.errors.DataError: queries.json: no dialogues; write at least one
     """
-
-
-def once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """The values by their names. Raises DataError for a name that stands twice.
-
-    >>> once([("steps", 1), ("seed", 2)])
-    {'steps': 1, 'seed': 2}
-    """
-    found: dict[str, T] = {}
-    for name, value in pairs:
-        if name in found:
-            raise DataError(f"{name} is given twice; leave one of them out")
-        found[name] = value
-    return found
 
 
 @contextmanager

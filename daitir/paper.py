@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from daitir.errors import DataError, once
+from daitir.errors import DataError
 from daitir.files import atomic_write
 
 
@@ -261,13 +261,13 @@ def _difference(rows: pd.DataFrame | None, other: pd.DataFrame | None, number: i
 
 def prices(texts: Sequence[str] | None) -> Mapping[str, float]:
     """The hourly prices of `NAME=DOLLARS`. Raises DataError for another form."""
-    found = []
+    found = {}
     for text in texts or ():
         name, _, value = text.partition("=")
         try:
-            found.append((name, float(value)))
+            found[name] = float(value)
         except ValueError as error:
             raise DataError(f"must be NAME=DOLLARS, not {text!r}") from error
-        if not 0 <= found[-1][1] < float("inf"):
+        if not 0 <= found[name] < float("inf"):
             raise DataError(f"dollars must be a number from 0 on, not {value!r}")
-    return once(found)
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from daitir.data_commands import check_device, chosen_profile, train_on_folder
-from daitir.errors import DataError, naming, once
+from daitir.errors import DataError, naming
 from daitir.files import check_output
 from daitir.profiles import check_models, with_settings
 from daitir.terminal import say
@@ -113,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
     recipe = (profile.fusions | profile.encoders)[name]
     with naming("--set"):
-        recipe = with_settings(recipe, once(arguments.set or ()))
+        recipe = with_settings(recipe, dict(arguments.set or ()))
     check_output(out / "log.csv")
     check_device(arguments.device)
     if arguments.data is not None:

@@ -20,6 +20,7 @@ from daitir.parsers.options import (
 
 STEPS = whole(1, 1000)  # noise levels that the schedulers know
 GUIDANCE = number(0, 100)
+SCENE_SIZE = whole(32, 4096)  # smaller ones have no room for what is drawn
 
 
 def add_scenes(subparsers) -> None:
@@ -41,7 +42,7 @@ def add_scenes(subparsers) -> None:
     add("--num-gallery", type=positive, default=5000, metavar="N", help="(default: %(default)s)")
     add("--broken-share", type=number(0, 1), metavar="P",
         help="also write views in which this share of the stated facts is broken")
-    add("--size", type=whole(commands.MIN_SCENE_SIZE, 4096), default=64,
+    add("--size", type=SCENE_SIZE, default=64,
         metavar="PIXELS", help="(default: %(default)s)")
     add("--seed", type=SEED, default=0, metavar="N", help="(default: %(default)s)")
 
