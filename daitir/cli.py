@@ -10,21 +10,24 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from daitir import paper_commands
+from daitir import __version__, paper_commands
 from daitir.errors import DataError
 from daitir.parsers import generation, own_data, training
-from daitir.parsers.options import add_command, add_machine, named
+from daitir.parsers.options import Parser, add_command, add_machine, add_profile, named
 from daitir.studies import STUDIES, Study, run_study
+from daitir.terminal import LineFormatter, complain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
-    logging.basicConfig(format="daitir: %(levelname)s: %(message)s", level=logging.WARNING)
-    if arguments.verbose:
-        logging.getLogger("daitir").setLevel(logging.INFO)
     if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
+    arguments = build_parser().parse_args(argv)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("daitir: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    if arguments.verbose:
+        logging.getLogger("daitir").setLevel(logging.INFO)
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -33,20 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # flushes at exit, so the rest goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (DataError, FloatingPointError, OSError) as error:
-        print(f"daitir: error: {error}", file=sys.stderr)
+    except (DataError, FloatingPointError) as error:
+        complain(f"error: {error}")
+        return 2
+    except OSError as error:
+        names_file = error.filename is not None and error.strerror
+        complain(f"error: {error.filename}: {error.strerror}" if names_file else f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("daitir: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each function in COMMANDS adds its own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="daitir", description="Diffusion-augmented interactive text-to-image retrieval."
     )
+    parser.add_argument("--version", action="version", version=f"daitir {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
@@ -60,7 +68,7 @@ def _add_study(subparsers, study: Study) -> None:
     )
     parser.set_defaults(run=partial(run_study, study))
     add = parser.add_argument
-    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
+    add_profile(parser, "sizes and models")
     kept = {"--work": "keeps what is done", "--cache": "keeps what is drawn"}
     for flag, folder in study.folders.items():
         add(flag, type=Path, default=Path(folder), metavar="DIR",
@@ -69,7 +77,8 @@ def _add_study(subparsers, study: Study) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR",
         help=f"gets {table} and .json (default: %(default)s)")
     if study.compares:
-        add("--after", nargs="+", metavar="NAME=SPEC", type=partial(named, what="SPEC"),
+        add("--after", nargs="+", action="extend", type=partial(named, what="SPEC"),
+            metavar="NAME=SPEC",
             help="the trained encoders; a name given several times is one training with several "
             "seeds, for example dmcl=finetuned:runs/encoders/classroom/encoders/dmcl/1 "
             "(default: finetune_text and dmcl, with the seeds that the profile has)")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from daitir.data_commands import (
     cached_encoder,
     check_device,
+    chosen_profile,
     fill_in_files,
     text_convention,
 )
@@ -31,11 +32,10 @@ from daitir.manifests import (
     round_digests,
     write_rewrites,
 )
-from daitir.profiles import get_profile
+from daitir.profiles import check_models
 from daitir.terminal import say
 
 MAX_PROMPT = 2**20  # bytes
-MIN_SCENE_SIZE = 32  # smaller ones have no room for what is drawn
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -83,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if trained:
         fusion = _trained_fusion(fusion, Path(trained), encoder)
     benchmark = arguments.benchmark or arguments.dialogues.stem
-    print(f"ranked texts: {texts}", flush=True)
+    say(f"ranked texts: {texts}")
     found = evaluate(
         dialogues,
         images_dir=arguments.images,
@@ -101,18 +101,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     with atomic_write(arguments.out) as temporary:
         found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    print(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
-    print(
+    say(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    say(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
     )
     if arguments.fusion != "text":
-        print(
+        say(
             f"without a view: {found.num_without_view:,} of {found.num_texts:,} rounds, ranked by "
             "text alone"
         )
-    print(_table(found))
-    print(f"written to {arguments.out}")
+    say(*_table(found).split("\n"))
+    say(f"written to {arguments.out}")
 
 
 def refine(arguments: argparse.Namespace) -> None:
@@ -143,7 +143,7 @@ def refine(arguments: argparse.Namespace) -> None:
         if is_done:
             check_refined(out, manifest)
         if group.is_main_process:
-            print(f"refined: {arguments.dialogues}", flush=True)
+            say(f"refined: {arguments.dialogues}")
         found = None if is_done else refine_resumably(
             reformulator,
             [dialogue.rounds for dialogue in dialogues],
@@ -155,7 +155,7 @@ def refine(arguments: argparse.Namespace) -> None:
     if not group.is_main_process:
         return
     if found is None:
-        print(f"{out} is there already, of these dialogues and this model")
+        say(f"{out} is there already, of these dialogues and this model")
         return
     pairs = zip(dialogues, found.captions, strict=True)
     refined = [Dialogue(d.image, tuple(captions)) for d, captions in pairs]
@@ -168,7 +168,7 @@ def refine(arguments: argparse.Namespace) -> None:
     write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
     write_dialogues(out, refined)
     shutil.rmtree(partial, ignore_errors=True)
-    print(
+    say(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {out}; "
         f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
         "and are the joined dialogue, "
@@ -231,7 +231,7 @@ def generate(arguments: argparse.Namespace) -> None:
         check_redraw(out, manifest, overwrite=arguments.overwrite)
         if group.is_main_process:
             known = f"{arguments.text} of {arguments.dialogues} ({arguments.text_known})"
-            print(f"drawn texts: {known}", flush=True)
+            say(f"drawn texts: {known}")
         paths = generator.generate(
             prompts,
             seeds,
@@ -252,7 +252,7 @@ def generate(arguments: argparse.Namespace) -> None:
             with atomic_write(out / name, sync=False) as temporary:
                 shutil.copyfile(path, temporary)
     if group.is_main_process:
-        print(
+        say(
             f"{len(paths):,} views of {len(dialogues):,} dialogues, of {arguments.text} of "
             f"{arguments.dialogues}, written to {out}{told}"
         )
@@ -265,10 +265,6 @@ def scenes(arguments: argparse.Namespace) -> None:
             f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
             f"raise --num-gallery {arguments.num_gallery:,}"
         )
-    if arguments.size < MIN_SCENE_SIZE:
-        raise DataError(f"--size is {MIN_SCENE_SIZE} pixels or more, not {arguments.size}")
-    if arguments.broken_share is not None and not 0 <= arguments.broken_share <= 1:
-        raise DataError(f"--broken-share is between 0 and 1, not {arguments.broken_share}")
     check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
@@ -283,15 +279,16 @@ def scenes(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         progress=True,
     )
-    print(f"written to {arguments.folder}")
+    say(f"written to {arguments.folder}")
 
 
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues of the benchmark."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
     check_output(arguments.out / MANIFEST)
     check_output(arguments.cache / "view.webp")
     check_device(arguments.device)
+    check_models(profile, "lm", "diffusion", "clip")
     from daitir.encoders import load_encoder
     from daitir.queries import Models, make_query_sets
     from daitir.recogniser import load_recogniser
@@ -308,7 +305,7 @@ def queries(arguments: argparse.Namespace) -> None:
         load_recogniser(**on),
     )
     make_query_sets(profile, arguments.out, models, cache=arguments.cache, progress=True)
-    print(f"written to {arguments.out}")
+    say(f"written to {arguments.out}")
 
 
 def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
@@ -355,7 +352,7 @@ def _read_prompt(path: Path | None) -> str | None:
     try:
         return read_regular(path, MAX_PROMPT).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise DataError(f"--prompt {path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _table(found: Evaluation) -> str:

@@ -37,6 +37,7 @@ from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 from daitir.scenes import Scene, parse, render, sample_scenes
+from daitir.terminal import printable
 from daitir.views import ViewGenerator, view_seed
 
 KINDS = ("named", "false", "background")
@@ -248,7 +249,7 @@ def run_attention(
         rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
     for name, seeds in encoders.items():
         of_seeds = []
-        for number, encoder in enumerate(tqdm(seeds, desc=name, disable=not progress)):
+        for number, encoder in enumerate(tqdm(seeds, desc=printable(name), disable=not progress)):
             digest = digests[f"{name}/{number}"] = encoder.digest
             kept = work_dir / f"{digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
             of_seeds.append(kept_tensors(kept, lambda e=encoder: seen_by(views, e)))

@@ -7,14 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.dialogues import is_utf8, read_dialogues, recognise_convention
-from daitir.errors import DataError
+from daitir.errors import DataError, naming
 from daitir.files import check_output
+from daitir.profiles import get_profile
 from daitir.terminal import say
 
 VAL_IMAGES = 2000
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from daitir.datafolder import DataFolder
     from daitir.dialogues import Dialogue
     from daitir.features import CachedEncoder
-    from daitir.profiles import EncoderRecipe, FusionRecipe
+    from daitir.profiles import EncoderRecipe, FusionRecipe, Profile
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -46,18 +48,18 @@ def lint(arguments: argparse.Namespace) -> None:
         progress=not arguments.json,
     )
     if arguments.json:
-        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+        say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
-        print(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
-        print("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
+        say(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        say("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
         for finding in report.findings:
             level = "error" if finding.is_error else "warning"
-            print(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
-            print("".join(f"    {message}\n" for message in finding.examples), end="")
+            say(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
+            say(*(f"    {message}" for message in finding.examples))
             if finding.count > len(finding.examples):
-                print(f"    … and {finding.count - len(finding.examples):,} more")
+                say(f"    … and {finding.count - len(finding.examples):,} more")
         if not report.findings:
-            print("nothing is wrong")
+            say("nothing is wrong")
     if report.num_errors:
         number = report.num_errors
         raise DataError(f"{arguments.folder}: {number:,} error{'s' * (number > 1)}; mend the files")
@@ -92,7 +94,7 @@ def embed(arguments: argparse.Namespace) -> None:
         pictures = (data.images_dir / name for name in gallery)
         number = cached.embed(chain(pictures, views), group=group, progress=True)
     if group.is_main_process:
-        print(
+        say(
             f"{len(gallery):,} pictures and {len(views):,} views, "
             f"{number:,} embedded now; written to {cached.folder}"
         )
@@ -123,15 +125,15 @@ def search(arguments: argparse.Namespace) -> None:
     features = cached.encode_images([images_dir / name for name in names], progress=True)
     encoder = cached.encoder  # what is said is kept nowhere
     search = LiveSearch(features, encoder, reformulator, generator)
-    print(f"features are kept in {cached.folder}")
-    print(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
+    say(f"features are kept in {cached.folder}")
+    say(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # else odd bytes end the search
     while True:
         try:
             words = input(f"round {len(search.rounds)}> ").strip()
         except EOFError:
-            print()
+            say("")
             return
         if words == "/quit":
             return
@@ -140,17 +142,17 @@ def search(arguments: argparse.Namespace) -> None:
             while words == "/new" and search.rounds:
                 search.undo()
         elif not words or words.startswith("/"):
-            print(_SEARCH_HELP)
+            say(_SEARCH_HELP)
         elif not is_utf8(words):
-            print("(this cannot be read as text; say it again)")
+            say("(this cannot be read as text; say it again)")
         else:
             found = search.say(words)
             if encoder.count_truncated([found.caption]):
-                print(f"(too long: the encoder reads {encoder.context_length} tokens, no more)")
+                say(f"(too long: the encoder reads {encoder.context_length} tokens, no more)")
             if reformulator:
-                print(f"searched for: {found.caption}")
+                say(f"searched for: {found.caption}")
             for place, index in enumerate(found.ranking[: arguments.top].tolist(), 1):
-                print(f"{place:>4}  {found.scores[index]:.3f}  {names[index]}")
+                say(f"{place:>4}  {found.scores[index]:.3f}  {names[index]}")
 
 
 def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
@@ -205,10 +207,10 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
     claim(arguments.out, cached.encoder, own_data.data_digest(parts, data.root))
     for split, part in parts.items():
         path, convention, why = texts[split]
-        print(f"{split} texts: {convention} of {path} ({why})")
-        print(own_data.describe(split, part, cached.encoder))
+        say(f"{split} texts: {convention} of {path} ({why})")
+        say(own_data.describe(split, part, cached.encoder))
     if len(parts["val"].gallery) < len(whole_val.gallery):
-        print(
+        say(
             f"while it learns, validation ranks {len(parts['val'].gallery):,} of "
             f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
         )
@@ -231,7 +233,7 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
         model = train_fusion(*features, recipe, arguments.out, **options)
         found = recall(model, features[1])
         hint = f"--fusion {recipe.kind}:{arguments.out}"
-    print(
+    say(
         f"R@10 on validation: {found:.1%} among {len(whole_val.gallery):,} pictures; written to "
         f"{arguments.out}, use it with {hint}"
     )
@@ -281,8 +283,18 @@ def check_device(name: str) -> None:
         if name == "cuda" and "LOCAL_RANK" in os.environ:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.empty(1, device=name)
+        if torch.device(name).type == "meta":  # torch's own, which computes shapes alone
+            raise RuntimeError
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
-        raise DataError(f"--device {name}: not available here; use cpu") from error
+        here = ["cpu"]
+        here += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+        raise DataError(f"--device {name}: not available here; use {' or '.join(here)}") from error
+
+
+def chosen_profile(arguments: argparse.Namespace) -> Profile:
+    """The profile of `--profile`, or that of the environment. Raises DataError, naming which."""
+    with naming("--profile") if arguments.profile else nullcontext():
+        return get_profile(arguments.profile)
 
 
 def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
@@ -302,6 +314,8 @@ def fill_in_files(arguments: argparse.Namespace, *names: str) -> None:
             absent.append("--out")
         if absent:
             raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
+        if arguments.split is not None:
+            raise DataError("--split is of a folder of own data; name it with --data DIR")
         given = [getattr(arguments, name, None) for name in ("dialogues", "images", "gallery")]
         arguments.inputs = [*given, *(getattr(arguments, "views", None) or ())]
         return

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daitir.errors import DataError
+from daitir.files import check_folder
 from daitir.gallery import list_images, read_gallery
 
 SPLITS = ("train", "val", "test")
@@ -93,8 +94,7 @@ def find_data(folder: str | Path) -> DataFolder:
     of an unknown split, or no `images/`. What the files hold is not looked at.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder of data")
+    check_folder(root, "data")
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, check_output
+from daitir.terminal import say
 
 MARKER = "dataset.json"  # tells whose data a folder holds
 
@@ -30,11 +31,11 @@ def data(arguments: argparse.Namespace) -> None:
         raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
     if not arguments.dry_run:
         _check_folder(out, dataset)
-    print(f"{dataset.title}\n  {dataset.page}\n  licence: {dataset.licence}", flush=True)
+    say(dataset.title, f"  {dataset.page}", f"  licence: {dataset.licence}")
     if arguments.source:
         files = find_files(dataset, arguments.source, progress=True)
         for path in files.values():
-            print(f"  {path}")
+            say(f"  {path}")
     else:
         folder = out / "downloads"
         _announce(dataset, folder, arguments.mirror, must_reach=not arguments.dry_run)
@@ -48,8 +49,8 @@ def data(arguments: argparse.Namespace) -> None:
     with atomic_write(out / MARKER) as temporary:
         temporary.write_text(json.dumps({"dataset": dataset.name}) + "\n", encoding="utf-8")
     told = prepare(dataset, files, out, images=arguments.images, progress=True)
-    print("\n".join(told))
-    print(f"written to {out}")
+    say(*told)
+    say(f"written to {out}")
 
 
 def _check_folder(folder: Path, dataset: Dataset) -> None:
@@ -85,11 +86,11 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
         known = f"{file.checksum} ({file.origin})" if file.checksum else (
             "no checksum is published; its SHA-256 is kept for later"
         )  # fmt: skip
-        print(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
-        print(f"    {url}")
+        say(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
+        say(f"    {url}")
     free = check_space(folder, todo)
     needed = f"{least}{gigabytes(todo)}"
-    print(f"  needs {needed}, {gigabytes(free)} are free at {folder.parent}", flush=True)
+    say(f"  needs {needed}, {gigabytes(free)} are free at {folder.parent}")
 
 
 def _size(file: RemoteFile, url: str, must_reach: bool) -> int | None:

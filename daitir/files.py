@@ -215,6 +215,14 @@ def begins_with(path: Path, header: str) -> bool:
         return file.read(len(wanted)) == wanted
 
 
+def check_folder(path: Path, what: str) -> None:
+    """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder of {what}")
+
+
 def weights_digest(model) -> str:
     """A hash of the weights of a torch module, by their names and values, wherever they lie."""
     import torch  # late: commands that read no weights start without it

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, features
 
 from daitir.dialogues import image_name, read_json
 from daitir.errors import DataError
-from daitir.files import SafeFolder, open_regular
+from daitir.files import SafeFolder, check_folder, open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ def scan_images(folder: str | Path) -> Listing:
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images")
+    check_folder(folder, "images")
     names: list[str] = []
     left_out: dict[str, list[str]] = {}
     waiting = [""]
@@ -195,12 +194,13 @@ def check_images(
     folder: str | Path,
     names: Sequence[str],
     *,
-    skip_unreadable: bool = False,
+    skip_unreadable: bool | None = None,
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
     By default only the headers are looked at (fast), and any unreadable file raises DataError with
-    the number of them and the first examples. With `skip_unreadable` every image is decoded, so
+    the number of them and the first examples; where the caller has a choice (`skip_unreadable` is
+    False and not None) it names `--skip-unreadable`. With `skip_unreadable` every image is decoded, so
     that truncated ones are found too, and the unreadable ones are left out, counted in a warning.
     A link that leaves the folder (`daitir.files.SafeFolder`) is unreadable. Raises DataError when
     none is left.
@@ -217,6 +217,9 @@ def check_images(
             readable.append(name)
     if errors:
         summary = f"{len(errors):,} of {len(names):,} images are unreadable: {examples(errors)}"
+        if not skip_unreadable:
+            summary += "; mend them"
+            summary += ", or leave them out with --skip-unreadable" * (skip_unreadable is not None)
         if not skip_unreadable or not readable:
             raise DataError(f"{folder}: {summary}")
         logger.warning("%s: excluded, %s", folder, summary)

@@ -17,7 +17,7 @@ from transformers.utils import is_sentencepiece_available
 
 from daitir.encoders import Encoder
 from daitir.errors import DataError
-from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
 from daitir.identity import identity, model_files
 
 MODELS = {
@@ -140,12 +140,10 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
     except DataError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        advice = "it reads safetensors, not pickles" if folder.is_dir() else (
-            f"there is no folder {name}; without a network download the model elsewhere and name "
-            "its folder, hf:FOLDER"
-        )  # fmt: skip
-        raise DataError(f"{spec}: could not be loaded ({line}); {advice}") from error
+        raise load_fault(
+            spec, "dual encoder", error, name=None if folder.is_dir() else name,
+            advice="; it reads safetensors, not pickles",
+        ) from error
     if report["missing_keys"] or report["mismatched_keys"]:
         wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise DataError(

@@ -20,7 +20,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from daitir.dialogues import read_json
 from daitir.encoders import CONFIG_NAME, MINI_FOLDER, OWN_ARCHITECTURES, TOKENIZER_FOLDER, Encoder
 from daitir.errors import DataError
-from daitir.hub import NO_CODE, check_source, no_questions, offline_if_unreachable
+from daitir.hub import (
+    NO_CODE,
+    check_source,
+    first_line,
+    no_questions,
+    offline_if_unreachable,
+    why_missing,
+)
 from daitir.identity import TOKENIZER_FILES, identity, model_files
 
 logger = logging.getLogger(__name__)
@@ -165,8 +172,8 @@ def _one_line(spec: object, advice: str = "") -> Iterator[None]:
             "tensors, which could run any code; save the weights as safetensors"
         ) from error
     except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{spec}: could not be loaded ({line}){advice}") from error
+        reason = (why_missing(error) if advice else None) or first_line(error)
+        raise DataError(f"{spec}: could not be loaded ({reason}){advice}") from error
 
 
 def _settings(path: Path) -> dict:

@@ -268,5 +268,7 @@ def prices(texts: Sequence[str] | None) -> Mapping[str, float]:
         try:
             found[name] = float(value)
         except ValueError as error:
-            raise DataError(f"--price is NAME=DOLLARS, not {text!r}") from error
+            raise DataError(f"must be NAME=DOLLARS, not {text!r}") from error
+        if not 0 <= found[name] < float("inf"):
+            raise DataError(f"dollars must be a number from 0 on, not {value!r}")
     return found

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from daitir.errors import DataError
+from daitir.errors import DataError, naming
 from daitir.files import atomic_write, begins_with, check_output, check_results
-from daitir.parsers.options import add_command
+from daitir.parsers.options import add_command, add_device
+from daitir.terminal import say
 
 
 def add_plan(subparsers) -> None:
@@ -26,7 +28,8 @@ def add_plan(subparsers) -> None:
     add("--utilisation", type=float, nargs=3, default=(0.20, 0.35, 0.50),
         metavar=("FEW", "EXPECTED", "MANY"),
         help="shares of a card's peak that are reached, assumed (default: %(default)s)")
-    add("--price", nargs="+", metavar="NAME=DOLLARS", help="of an hour of one card, by its name")
+    add("--price", nargs="+", action="extend", metavar="NAME=DOLLARS",
+        help="of an hour of one card, by its name")
     add("--out", type=Path, default=Path("results/paper_plan.csv"), metavar="FILE.csv",
         help="(default: %(default)s)")
 
@@ -52,7 +55,18 @@ def add_reproduce(subparsers) -> None:
         help="what starts the commands that several processes share, for example 'accelerate "
         "launch --multi_gpu -m daitir.cli'")
     add("--dry-run", action="store_true", help="only print the commands")
-    add("--device", default="cuda", help="where models run (default: %(default)s)")
+    add_device(parser, "models run", default="cuda")
+
+
+def _program(launch: str) -> list[str]:
+    """The words of `--launch`. Raises DataError unless the first is a program."""
+    try:
+        words = shlex.split(launch)
+    except ValueError as error:
+        raise DataError(f"--launch: {launch!r} is no command ({error})") from error
+    if shutil.which(words[0]) is None:
+        raise DataError(f"--launch: there is no program {words[0]!r}")
+    return words
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -61,13 +75,15 @@ def plan(arguments: argparse.Namespace) -> None:
     from daitir.plan import PIPELINES, Setting, cards_at, plan_table, stages, totals
 
     check_results(arguments.out)
-    few, many = arguments.utilisation[0], arguments.utilisation[-1]
-    if len(arguments.utilisation) != 3 or not 0 < few <= many <= 1:
-        raise DataError("--utilisation is three shares of the peak: few, expected, many")
-    try:
+    few, expected, many = arguments.utilisation
+    if not 0 < few <= expected <= many <= 1:
+        raise DataError(
+            "--utilisation: must be three shares of the peak, few, expected, many, that do not "
+            f"fall and are at most 1, not {few:g} {expected:g} {many:g}"
+        )
+    with naming("--price"):
         cards = cards_at(prices(arguments.price))
-    except ValueError as error:
-        raise DataError(f"--price: {error}") from error
+    say("counting the operations of the papers' models on their classes, about ten seconds …")
     from dataclasses import asdict
 
     from daitir.evaluation import write_results
@@ -86,9 +102,9 @@ def plan(arguments: argparse.Namespace) -> None:
     }
     write_results(arguments.out, table, notes)
     for pipeline in PIPELINES:
-        print(f"{pipeline}:")
-        print(totals(table, pipeline=pipeline).round(1).to_string())
-    print(f"written to {arguments.out}")
+        say(f"{pipeline}:")
+        say(*totals(table, pipeline=pipeline).round(1).to_string().split("\n"))
+    say(f"written to {arguments.out}")
 
 
 def reproduce(arguments: argparse.Namespace) -> None:
@@ -99,8 +115,10 @@ def reproduce(arguments: argparse.Namespace) -> None:
     work = arguments.work
     steps = paper_steps(PaperProfile(), work, coco=arguments.coco, device=arguments.device)
     if arguments.dry_run:
-        print("\n".join(f"daitir {shlex.join(step.arguments)}" for step in steps))
+        say(*(f"daitir {shlex.join(step.arguments)}" for step in steps))
         return
+    if not arguments.published.is_file():
+        raise DataError(f"--published {arguments.published}: no such file")
     if arguments.coco is not None and not arguments.coco.is_dir():
         raise DataError(f"--coco {arguments.coco}: no such folder")
     check_output(
@@ -110,10 +128,10 @@ def reproduce(arguments: argparse.Namespace) -> None:
     )
     check_device(arguments.device)
     alone = [sys.executable, "-m", "daitir.cli"]
-    shared = shlex.split(arguments.launch) if arguments.launch else alone
+    shared = _program(arguments.launch) if arguments.launch else alone
 
     def run(step) -> int:
-        print(f"daitir {shlex.join(step.arguments)}", flush=True)
+        say(f"daitir {shlex.join(step.arguments)}")
         return subprocess.run([*(shared if step.is_shared else alone), *step.arguments]).returncode
 
     run_steps(steps, work, run)
@@ -122,5 +140,5 @@ def reproduce(arguments: argparse.Namespace) -> None:
     table = published_beside_ours(work, pd.read_csv(arguments.published, keep_default_na=False))
     with atomic_write(work / "published.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
-    print(table.to_string(index=False))
-    print(f"written to {work / 'published.csv'}")
+    say(*table.to_string(index=False).split("\n"))
+    say(f"written to {work / 'published.csv'}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from daitir.errors import DataError
 from daitir.workload import DIALOGUE_TOKENS, LLAMA, ModelCost
 
 UTILISATION = (0.20, 0.35, 0.50)
@@ -315,12 +316,12 @@ def totals(
 def cards_at(prices: Mapping[str, float], cards: Sequence[Card] = CARDS) -> tuple[Card, ...]:
     """The same cards at other hourly prices of one card, by name.
 
-    Raises ValueError for a card that is not among them.
+    Raises DataError for a card that is not among them.
     """
     unknown = set(prices) - {card.name for card in cards}
     if unknown:
         names = ", ".join(card.name for card in cards)
-        raise ValueError(f"no card {sorted(unknown)[0]!r}; there are {names}")
+        raise DataError(f"no card {sorted(unknown)[0]!r}; there are {names}")
     return tuple(replace(card, hourly=prices.get(card.name, card.hourly)) for card in cards)
 
 

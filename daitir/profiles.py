@@ -9,8 +9,9 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from daitir.errors import DataError
+from daitir.errors import DataError, naming
 
 
 @dataclass(frozen=True)
@@ -370,10 +371,29 @@ def get_profile(name: str | None = None) -> Profile:
     >>> get_profile("classroom").num_gallery
     5000
     """
-    name = name or os.environ.get("DAITIR_PROFILE") or "classroom"
+    if not name and os.environ.get("DAITIR_PROFILE"):
+        with naming("DAITIR_PROFILE"):
+            return get_profile(os.environ["DAITIR_PROFILE"])
+    name = name or "classroom"
     if name == "paper":
         raise DataError("the profile paper has no scenes; `make run-gpu PROFILE=paper` runs it")
     if name not in PROFILES:
-        known = ", ".join(PROFILES)
-        raise DataError(f"unknown profile {name!r}; set DAITIR_PROFILE to one of {known}")
+        raise DataError(f"unknown profile {name!r}; there are {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def check_models(profile: Profile, *kinds: str) -> None:
+    """Raises DataError where a folder of models that a profile reads was not made yet.
+
+    Args:
+        kinds: of `daitir pretrain`: `clip`, `lm`, `diffusion`.
+    """
+    specs = {"clip": profile.encoder.removeprefix("open_clip:"), "lm": profile.reformulator,
+             "diffusion": profile.generator}  # fmt: skip
+    for kind in kinds:
+        folder = specs[kind]
+        if "/" in folder and "@" not in folder and not Path(folder).is_dir():
+            raise DataError(
+                f"{folder}: no such folder; the profile {profile.name} reads it, and `daitir "
+                f"pretrain {kind} --profile {profile.name} --out {folder}` makes it"
+            )

@@ -33,7 +33,7 @@ from transformers import (
 from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
-from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
 from daitir.identity import identity, model_files
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MINI_FOLDER = Path(__file__).parent / "assets" / "lm"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
+    "vocab.txt",
+)  # fmt: skip
 WINDOW_ROUNDS = 3
 MAX_NEW_TOKENS = 96
 # How a model that wrote something of no use is asked again: another way of search, no chance.
@@ -411,11 +415,7 @@ def load_reformulator(
     """
     folder = MINI_FOLDER if spec == "mini" else Path(spec)
     if spec == "mini" or folder.is_dir():
-        for name in ("config.json", "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise DataError(
-                    f"{folder / name}: no such file; `daitir pretrain lm --out {folder}` writes it"
-                )
+        _check_folder(folder)
     source = str(folder) if folder.is_dir() else spec
     check_source(source)
     try:
@@ -429,11 +429,23 @@ def load_reformulator(
             )
             tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        advice = "" if folder.is_dir() else f"; without a network name a folder, not {spec}"
-        raise DataError(f"{spec}: no language model that can be loaded ({line}){advice}") from error
+        name = None if folder.is_dir() else spec
+        raise load_fault(spec, "language model", error, name=name) from error
     if report["missing_keys"]:
         raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
     read = check_source(source)
     origin = None if read is None else identity(files=model_files(read))
     return Reformulator(spec, model, tokenizer, device, prompt=prompt, origin=origin)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises DataError where a folder lacks a file without which no language model is loaded."""
+    is_ours = folder == MINI_FOLDER or (folder / "log.csv").is_file()
+    told = f"; `daitir pretrain lm --out {folder}` writes it" if is_ours else ""
+    if not (folder / "config.json").is_file():
+        told = told or "; name the folder of a transformers model"
+        raise DataError(f"{folder / 'config.json'}: no such file{told}")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        files = f"{', '.join(TOKENIZER_FILES[:-1])} or {TOKENIZER_FILES[-1]}"
+        told = told or "; save the tokeniser beside the model"
+        raise DataError(f"{folder}: has no tokeniser ({files}){told}")

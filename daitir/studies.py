@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from daitir.data_commands import check_device
+from daitir.data_commands import check_device, chosen_profile
 from daitir.files import check_output, check_results
-from daitir.profiles import get_profile
+from daitir.profiles import check_models
+from daitir.terminal import say
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ STUDIES = (
 
 def run_study(study: Study, arguments: argparse.Namespace) -> None:
     """Check what can be checked at once, load the models that the study names, and run it."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
     check_results(arguments.results / study.table(profile.name))
     given = {
         "results_dir": arguments.results,
@@ -150,11 +151,13 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
     module, _, function = study.function.partition(":")
     measure = getattr(import_module(f"daitir.{module}"), function)
     wanted = inspect.signature(measure).parameters
+    kinds = {"reformulator": "lm", "generator": "diffusion", "encoder": "clip"}
+    check_models(profile, *(kind for name, kind in kinds.items() if name in wanted))
     for name, load in _loaders().items():
         if name in wanted:
             given[name] = load(profile, device=arguments.device)
     path = measure(profile, **{name: value for name, value in given.items() if name in wanted})
-    print(f"written to {path}")
+    say(f"written to {path}")
 
 
 def _by_name(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

@@ -8,10 +8,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from daitir.data_commands import check_device, train_on_folder
-from daitir.errors import DataError
+from daitir.data_commands import check_device, chosen_profile, train_on_folder
+from daitir.errors import DataError, naming
 from daitir.files import begins_with, check_output, claimed
-from daitir.profiles import EncoderRecipe, FusionRecipe, Profile, get_profile, with_settings
+from daitir.profiles import (
+    EncoderRecipe,
+    FusionRecipe,
+    Profile,
+    check_models,
+    with_settings,
+)
+from daitir.terminal import say
 
 # What models of any origin are kept in, and what only a run of ours leaves.
 MODEL_FILES = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
@@ -20,14 +27,14 @@ RUN_FILES = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.j
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
     check_run_folder(arguments.out, trains=arguments.model != "tokenizer")
     check_device(arguments.device)
     if arguments.model == "tokenizer":
         from daitir.training.tokenizer import train_tokenizer
 
         train_tokenizer().save_pretrained(arguments.out)
-        print(f"written to {arguments.out}")
+        say(f"written to {arguments.out}")
         return
     if arguments.model == "clip":
         from daitir.training.clip import train_clip as train
@@ -51,18 +58,27 @@ def pretrain(arguments: argparse.Namespace) -> None:
     kinds = {"clip": "open_clip", "lit": "lit"}
     hint = f"; load it with --encoder {kinds.get(arguments.model)}:{arguments.out}"
     hint *= arguments.model in kinds
-    print(f"written to {arguments.out}{hint}")
+    say(f"written to {arguments.out}{hint}")
 
 
 def quality(arguments: argparse.Namespace) -> None:
     """Measure a model on the validation split."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
+    is_clip = arguments.model == "clip"
+    if is_clip and arguments.folder:
+        raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
+    if not is_clip and arguments.encoder:
+        raise DataError(f"--encoder is for clip; name the {arguments.model} with --folder DIR")
+    if arguments.folder and not arguments.folder.is_dir():
+        raise DataError(f"--folder {arguments.folder}: no such folder")
     check_output(arguments.out, is_ours=_is_quality)
     check_device(arguments.device)
+    if is_clip and not arguments.encoder:
+        check_models(profile, "clip")
     from daitir import quality as measures
 
     options = {"num_workers": arguments.workers, "progress": True}
-    if arguments.model == "clip":
+    if is_clip:
         from daitir.encoders import load_encoder
 
         encoder = load_encoder(arguments.encoder or profile.encoder, device=arguments.device)
@@ -94,13 +110,13 @@ def quality(arguments: argparse.Namespace) -> None:
         recogniser = load_recogniser(device=arguments.device)
         table = measures.pipeline_quality(generator, recogniser, progress=True)
     measures.update_table(arguments.out, table)
-    print(table.to_string(index=False))
-    print(f"written to {arguments.out}")
+    say(*table.to_string(index=False).split("\n"))
+    say(f"written to {arguments.out}")
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a fusion of the profile, or fine-tune an encoder, on its query sets or own data."""
-    profile = get_profile(arguments.profile)
+    profile = chosen_profile(arguments)
     name, out = arguments.method, arguments.out
     if name not in profile.fusions and name not in profile.encoders:
         raise DataError(
@@ -108,7 +124,8 @@ def train(arguments: argparse.Namespace) -> None:
             + ", ".join((*profile.fusions, *profile.encoders))
         )
     recipe = (profile.fusions | profile.encoders)[name]
-    recipe = with_settings(recipe, dict(arguments.set or ()))
+    with naming("--set"):
+        recipe = with_settings(recipe, dict(arguments.set or ()))
     check_run_folder(out)
     check_device(arguments.device)
     if arguments.data is not None:
@@ -137,6 +154,7 @@ def _train_on_profile(
     from daitir.encoders import load_encoder
     from daitir.training.origin import claim
 
+    check_models(profile, "clip", *(["diffusion"] if name in profile.encoders else []))
     encoder = load_encoder(profile.encoder, device=arguments.device)
     claim(out, encoder, None)
     options = {"num_workers": arguments.workers, "progress": True}
@@ -165,7 +183,7 @@ def _train_on_profile(
         ]
         model = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
         found = recall(model, data[1])
-    print(f"R@10 on validation: {found:.1%}; written to {out}")
+    say(f"R@10 on validation: {found:.1%}; written to {out}")
 
 
 def check_run_folder(folder: Path, *, trains: bool = True) -> None:

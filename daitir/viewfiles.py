@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daitir.errors import DataError
+from daitir.files import check_folder
 from daitir.gallery import IMAGE_SUFFIXES, examples
 from daitir.manifests import MANIFEST
 
@@ -53,8 +54,7 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     does not exist.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of views")
+    check_folder(folder, "views")
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
-from daitir.hub import NO_CODE, check_source, offline_if_unreachable
+from daitir.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
 from daitir.identity import PIPELINE_INDEX, identity, pipeline_files
 
 if TYPE_CHECKING:
@@ -311,9 +311,12 @@ def load_view_generator(
     source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
     is_folder = spec == "mini" or source.is_dir()
     if is_folder and not (source / PIPELINE_INDEX).is_file():
-        raise DataError(
-            f"{source}: no model_index.json; `daitir pretrain diffusion --out {source}` writes it"
-        )
+        is_ours = spec == "mini" or (source / "log.csv").is_file()
+        told = (
+            f"`daitir pretrain diffusion --out {source}` writes it" if is_ours
+            else "name the folder of a diffusers pipeline"
+        )  # fmt: skip
+        raise DataError(f"{source}: no model_index.json; {told}")
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
     name = source if is_folder else spec
@@ -324,12 +327,8 @@ def load_view_generator(
                 name, dtype=dtype, use_safetensors=True, **NO_CODE
             )
     except Exception as error:  # a damaged folder raises nearly anything, deep in the library
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        advice = "`daitir pretrain diffusion` makes one" if is_folder else (
-            f"there is no folder {spec}; without a network download the pipeline elsewhere and "
-            "name its folder"
-        )  # fmt: skip
-        raise DataError(f"{spec}: no text-to-image pipeline ({line}); {advice}") from error
+        name = None if is_folder else spec
+        raise load_fault(spec, "text-to-image pipeline", error, name=name) from error
     digest, read = None, check_source(name)
     if read is not None:
         digest = identity(

@@ -151,8 +151,6 @@ def test_the_quality_table(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["scenes", "{}", "--num-dialogues", "9", "--num-gallery", "5"], "raise --num-gallery"),
-        (["scenes", "{}", "--broken-share", "2"], "between 0 and 1"),
-        (["scenes", "{}", "--size", "1"], "32 pixels or more, not 1"),
         (["pretrain", "clip", "--out", "{}", "--profile", "cluster"], "unknown profile"),
         (["quality", "clip", "--out", "{}/a.csv", "--encoder", "nothing"], "unknown encoder"),
         (["benchmark", "--results", "{}", "--profile", "cluster"], "unknown profile"),

@@ -4,7 +4,7 @@ import logging
 import socket
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 
 from daitir import hub
 from daitir.encoders import load_encoder
@@ -65,3 +65,31 @@ def test_loaders_ask_a_missing_hub_once(no_hub, caplog, load, spec):
     with pytest.raises(DataError, match="without a network"):
         load(spec)
     assert caplog.text.count("cannot be reached") == 1 and "Retrying" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("HFValidationError", "nor can a model of the hub be named so"),
+        ("GatedRepoError", "whom its owner admits"),
+        ("RepositoryNotFoundError", "the hub has no model of this name"),
+        ("RevisionNotFoundError", "no such revision"),
+        ("LocalEntryNotFoundError", "cannot be reached"),
+        ("OfflineModeIsEnabled", "cannot be reached"),
+    ],
+)
+def test_what_the_hub_did_not_give_is_said_in_our_words(kind, words, caplog):
+    cause = getattr(errors, kind).__new__(getattr(errors, kind))
+    error = OSError("We couldn't connect to the hub\nMore words")
+    error.__cause__ = cause
+    with caplog.at_level("INFO", logger="daitir"):
+        told = str(hub.load_fault("hf:a/b", "dual encoder", error, name="a/b"))
+    assert told.startswith("hf:a/b: no dual encoder: there is no such folder, ") and words in told
+    assert told.endswith("name its folder, hf:FOLDER") and "connect" not in told
+    assert "More words" in caplog.text
+
+
+def test_an_error_that_is_not_the_hubs_keeps_its_first_line():
+    told = hub.load_fault("a/b", "model", ValueError("no safetensors\nmore"), name="a/b")
+    assert str(told) == "a/b: no model: could not be loaded (no safetensors)"
+    assert hub.why_missing(None) is None and hub.first_line(KeyError()) == "KeyError"

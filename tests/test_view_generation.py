@@ -91,8 +91,8 @@ def test_the_command_draws_what_evaluate_reads(folder, tmp_path, capsys):
     assert "3 views of 2 dialogues" in capsys.readouterr().out
     found = find_views(tmp_path / "views", [2, 1])
     assert [len(rounds) for rounds in found] == [2, 1]
-    assert main([*command, str(tmp_path / "x"), "--steps", "0"]) == 2
-    assert "steps is 1 to 1000" in capsys.readouterr().err
+    with pytest.raises(DataError, match="steps is 1 to 1000"):
+        load_view_generator(str(folder), steps=0)
 
 
 def pixels(paths):

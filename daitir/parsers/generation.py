@@ -5,7 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from daitir import commands
-from daitir.parsers.options import DTYPES, add_command, add_data, add_text, positive
+from daitir.parsers.options import (
+    DTYPES,
+    SEED,
+    add_command,
+    add_data,
+    add_device,
+    add_profile,
+    add_text,
+    number,
+    positive,
+    whole,
+)
+
+STEPS = whole(1, 1000)  # noise levels that the schedulers know
+GUIDANCE = number(0, 100)
+SCENE_SIZE = whole(32, 4096)  # smaller ones have no room for what is drawn
 
 
 def add_scenes(subparsers) -> None:
@@ -25,10 +40,11 @@ def add_scenes(subparsers) -> None:
         default="human", help="who asks and answers (default: %(default)s)")
     add("--num-dialogues", type=positive, default=100, metavar="N", help="(default: %(default)s)")
     add("--num-gallery", type=positive, default=5000, metavar="N", help="(default: %(default)s)")
-    add("--broken-share", type=float, metavar="P",
+    add("--broken-share", type=number(0, 1), metavar="P",
         help="also write views in which this share of the stated facts is broken")
-    add("--size", type=positive, default=64, metavar="PIXELS", help="(default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add("--size", type=SCENE_SIZE, default=64,
+        metavar="PIXELS", help="(default: %(default)s)")
+    add("--seed", type=SEED, default=0, metavar="N", help="(default: %(default)s)")
 
 
 def add_refine(subparsers) -> None:
@@ -50,7 +66,7 @@ def add_refine(subparsers) -> None:
     add("--prompt", type=Path, metavar="FILE",
         help="template of the prompt, with {dialogue} in it; not for mini")
     add("--batch-size", type=positive, default=64, metavar="N", help="(default: %(default)s)")
-    add("--device", default="cpu", help="where the model runs (default: %(default)s)")
+    add_device(parser, "the model runs")
     add("--out", type=Path, metavar="FILE",
         help="ChatIR file with the captions as rounds, and a manifest beside it (default: the "
         "rewrites of --data)")
@@ -75,10 +91,10 @@ def add_generate(subparsers) -> None:
     add("--num-dialogues", type=positive, metavar="N", help="draw for the first N dialogues only")
     add("--pipeline", default="mini", metavar="SPEC",
         help="mini, a folder of a diffusers pipeline, or a hub's name (default: %(default)s)")
-    add("--steps", type=int, default=8, metavar="N",
+    add("--steps", type=STEPS, default=8, metavar="N",
         help="enough for mini; other pipelines may need more (default: %(default)s)")
-    add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
+    add("--guidance", type=GUIDANCE, default=2.0, metavar="SCALE", help="(default: %(default)s)")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the noise (default: %(default)s)")
     add("--fixed-noise", action="store_true",
         help="all rounds of a dialogue start from the same noise")
     add("--batch-size", type=positive, default=32, metavar="N", help="(default: %(default)s)")
@@ -87,7 +103,7 @@ def add_generate(subparsers) -> None:
     add("--without-negation", action="store_true",
         help="take what an English prompt says is not there out of it, and give it to the pipeline "
         "as its negative prompt")
-    add("--device", default="cpu", help="where the pipeline runs (default: %(default)s)")
+    add_device(parser, "the pipeline runs")
     add("--dtype", choices=DTYPES,
         help="precision of the weights (default: float32 on a CPU, else float16)")
     add("--offload", action="store_true",
@@ -107,11 +123,11 @@ def add_queries(subparsers) -> None:
     )
     parser.set_defaults(run=commands.queries)
     add = parser.add_argument
-    add("--profile", help="whose sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--steps", type=int, default=8, metavar="N", help="of drawing (default: %(default)s)")
-    add("--guidance", type=float, default=2.0, metavar="SCALE", help="(default: %(default)s)")
+    add_profile(parser, "sizes and models")
+    add("--steps", type=STEPS, default=8, metavar="N", help="of drawing (default: %(default)s)")
+    add("--guidance", type=GUIDANCE, default=2.0, metavar="SCALE", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/views"), metavar="DIR",
         help="keeps what is drawn (default: %(default)s)")
-    add("--device", default="cpu", help="where models run (default: %(default)s)")
+    add_device(parser, "models run")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets the captions and the features of the views")

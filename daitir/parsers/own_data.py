@@ -7,10 +7,13 @@ from pathlib import Path
 
 from daitir import commands, data_commands, download_commands
 from daitir.parsers.options import (
+    SEED,
     add_command,
     add_data,
+    add_device,
     add_embedding,
     add_encoder,
+    add_folder,
     add_text,
     positive,
 )
@@ -37,7 +40,7 @@ def add_evaluate(subparsers) -> None:
         help="folder that the image paths are relative to")
     add("--gallery", type=Path, metavar="FILE",
         help="JSON list of the image paths to rank (default: all images below --images)")
-    add("--views", type=Path, metavar="DIR", nargs="+",
+    add("--views", type=Path, metavar="DIR", nargs="+", action="extend",
         help="folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or "
         "dar; several views of a round, and those of several folders, are averaged")
     add_encoder(parser)
@@ -58,9 +61,9 @@ def add_evaluate(subparsers) -> None:
     add("--benchmark", metavar="NAME",
         help="label (default: that of the dialogue file, or of --data)")
     add("--method", metavar="NAME", help="label (default: the fusion)")
-    add("--seed", type=int, default=0, metavar="N",
+    add("--seed", type=SEED, default=0, metavar="N",
         help="label: the seed that made the views or the encoder (default: %(default)s)")
-    add("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
+    add_device(parser, "the encoder runs")
     add("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
 
 
@@ -81,7 +84,8 @@ def add_download(subparsers) -> None:
     add("--images", type=Path, metavar="DIR",
         help="COCO's pictures that the dialogues are about: unlabeled2017/, and for training "
         "those of 2014 or 2017; images/ becomes a link to it")
-    add("--mirror", metavar="URL", help="fetch the files of the same names from below this address")
+    add("--mirror", metavar="URL", type=_address,
+        help="fetch the files of the same names from below this address")
     add("--dry-run", action="store_true", help="only say what would be fetched, and from where")
 
 
@@ -93,8 +97,7 @@ def add_lint(subparsers) -> None:
         example="daitir lint my_pictures/",
     )
     parser.set_defaults(run=data_commands.lint)
-    parser.add_argument("folder", type=Path, metavar="DIR",
-                        help="folder with dialogues.json (or dialogues/) and images/")
+    add_folder(parser, "folder with dialogues.json (or dialogues/) and images/")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quick", action="store_true", help="do not decode the pictures")
     parser.add_argument("--encoder", metavar="SPEC",
@@ -111,12 +114,10 @@ def add_embed(subparsers) -> None:
         "--device cuda",
     )
     parser.set_defaults(run=data_commands.embed)
-    parser.add_argument("folder", type=Path, metavar="DIR",
-                        help="folder with dialogues.json (or dialogues/) and images/")
+    add_folder(parser, "folder with dialogues.json (or dialogues/) and images/")
     add_encoder(parser)
     add_embedding(parser)
-    parser.add_argument("--device", default="cpu",
-                        help="where the encoder runs (default: %(default)s)")
+    add_device(parser, "the encoder runs")
 
 
 def add_search(subparsers) -> None:
@@ -128,8 +129,7 @@ def add_search(subparsers) -> None:
     )
     parser.set_defaults(run=data_commands.search)
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR",
-        help="folder of pictures at any depth, or of own data with images/")
+    add_folder(parser, "folder of pictures at any depth, or of own data with images/")
     add_encoder(parser)
     add_embedding(parser)
     add("--model", metavar="SPEC",
@@ -139,7 +139,7 @@ def add_search(subparsers) -> None:
     add("--top", type=positive, default=10, metavar="N",
         help="pictures that are named (default: %(default)s)")
     add("--skip-unreadable", action="store_true", help="leave out pictures that cannot be decoded")
-    add("--device", default="cpu", help="where models run (default: %(default)s)")
+    add_device(parser, "models run")
 
 
 def _fusion(text: str) -> str:
@@ -147,4 +147,10 @@ def _fusion(text: str) -> str:
     if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
         names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
         raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must begin with http:// or https://, not {text!r}")
     return text

@@ -8,14 +8,18 @@ from pathlib import Path
 from daitir import training_commands
 from daitir.parsers.options import (
     EMBEDDED_AT_ONCE,
+    SEED,
     add_command,
     add_encoder,
     add_features,
+    add_folder,
     add_machine,
+    add_profile,
     add_text,
     named,
     positive,
 )
+from daitir.profiles import ENCODERS, SMALL_FUSIONS
 
 
 def add_pretrain(subparsers) -> None:
@@ -32,8 +36,8 @@ def add_pretrain(subparsers) -> None:
         "language model, lit the text head of the encoder for photographs")
     add("--out", required=True, type=Path, metavar="DIR",
         help="gets checkpoint, log.csv, and at the end the model and its card")
-    add("--profile", help="whose recipe (default: DAITIR_PROFILE or classroom)")
-    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add_profile(parser, "recipe")
+    add("--seed", type=SEED, default=0, metavar="N", help="(default: %(default)s)")
     add_machine(parser)
 
 
@@ -49,11 +53,11 @@ def add_quality(subparsers) -> None:
     add("model", choices=("clip", "recogniser", "diffusion", "lm"),
         help="which model: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
         "language model")
-    add("--encoder", metavar="SPEC", help="of clip (default: the profile's)")
+    add("--encoder", metavar="SPEC", help="for clip alone (default: the profile's)")
     add("--folder", type=Path, metavar="DIR",
-        help="of the recogniser, pipeline or language model (default: the package's, where it "
-        "has one)")
-    add("--profile", help="whose sizes (default: DAITIR_PROFILE or classroom)")
+        help="of the recogniser, diffusion pipeline or language model; not for clip (default: the "
+        "package's)")
+    add_profile(parser, "sizes")
     add("--out", required=True, type=Path, metavar="FILE.csv",
         help="table that gets the model's rows; those of other models stay")
     add_machine(parser)
@@ -72,14 +76,16 @@ def add_train(subparsers) -> None:
     parser.set_defaults(run=training_commands.train)
     add = parser.add_argument
     add("method", metavar="METHOD",
-        help="a fusion of the frozen encoder (adafuse, nrgr, concat_mlp, cosine_gate, scalar_gate) "
-        "or an encoder (dmcl, text_view, finetune_text)")
-    add("--profile", help="whose recipe, sizes and models (default: DAITIR_PROFILE or classroom)")
-    add("--set", type=partial(named, what="VALUE"), nargs="+", metavar="NAME=VALUE",
+        help=f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
+        f"({', '.join(ENCODERS)})")
+    add_folder(
+        parser, "folder of own data with dialogues/train.json and val.json, and views/train and "
+        "val, instead of the query sets; right behind METHOD", dest="data", required=False,
+    )  # fmt: skip
+    add_profile(parser, "recipe, sizes and models")
+    add("--set", type=partial(named, what="VALUE"), nargs="+", action="extend",
+        metavar="NAME=VALUE",
         help="numbers of the recipe to change, for example steps=1000 batch_size=64")
-    add("--data", type=Path, metavar="DIR",
-        help="folder of own data with dialogues/train.json and val.json, and views/train and val, "
-        "instead of the query sets")
     add_encoder(parser, required=False)
     add_text(parser, "the query text")
     add("--missing-views", choices=("error", "text"),
@@ -90,7 +96,7 @@ def add_train(subparsers) -> None:
         "others drawn once (default: 2000)")
     add_features(parser)
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
-    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add("--seed", type=SEED, default=0, metavar="N", help="(default: %(default)s)")
     add("--cache", type=Path, default=Path("runs/cache"), metavar="DIR",
         help="keeps features for a fusion, views for an encoder, of the query sets "
         "(default: %(default)s)")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from daitir.errors import DataError
 from daitir.files import atomic_write, claimed, read_tensors
+from daitir.terminal import printable
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -139,7 +140,7 @@ def train(
             range(start, config.steps),
             initial=start,
             total=config.steps,
-            desc=f"training {folder.name}",
+            desc=f"training {printable(folder.name)}",
             unit="step",
             disable=not (progress and is_main),
         )
