@@ -165,6 +165,31 @@ def test_bad_options_of_a_search_are_refused(built, queries):
         recall_against_exact(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
+@pytest.mark.parametrize("number", [1, 5, 6, 7, 9, 10, 11, 1024 + 7])
+@pytest.mark.parametrize("spec", [Flat(), Hnsw(), Flat], ids=["flat", "hnsw", "candidates"])
+def test_equal_pictures_score_alike_and_stand_in_order(spec, number, queries):
+    gallery = clustered(1, DIM, seed=3).repeat(number, 1)
+    index = build_index(Flat() if spec is Flat else spec, [gallery], num_images=number, dim=DIM)
+    options = {"candidates": number, "rows": lambda numbers: gallery[numbers]}
+    scores, found = search_index(
+        index, queries, k=min(number, 20), **(options if spec is Flat else {})
+    )
+    assert (scores == scores[:, :1]).all()
+    assert (found.diff(dim=1) > 0).all()
+
+
+def test_twins_in_an_index_of_codes_and_equal_queries(gallery, queries):
+    twins = torch.cat([gallery[:-300], gallery[:300]])
+    index = build_index(IvfPq(4, 8), [twins], num_images=NUMBER, dim=DIM)
+    scores, found = search_index(index, torch.cat([queries, queries]), k=500)
+    assert scores[:60].equal(scores[60:]) and found[:60].equal(found[60:])
+    # -1, nothing more found, goes to a column of its own, the last.
+    of_picture = torch.full((120, NUMBER + 1), torch.nan).scatter_(1, found % (NUMBER + 1), scores)
+    pairs = of_picture[:, :300], of_picture[:, -301:-1]
+    both = ~(pairs[0].isnan() | pairs[1].isnan())
+    assert both.any() and pairs[0][both].equal(pairs[1][both])
+
+
 # --- features of a folder ---------------------------------------------------------------------
 
 
