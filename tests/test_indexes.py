@@ -98,7 +98,10 @@ def test_the_scores_of_codes_are_ordered_and_missing_pictures_are_minus_one(buil
     scores, found = search_index(index, queries, k=3000)
     assert (found == -1).any() and (scores.diff(dim=1) <= 0).all()
     options = {"candidates": 3000, "rows": lambda numbers: torch.ones(len(numbers), DIM)}
-    assert (search_index(index, queries, k=3000, **options)[1] == -1).any()
+    scores, found = search_index(index, queries, k=3000, **options)
+    missing = found == -1
+    assert missing.any() and (missing.int().diff(dim=1) >= 0).all(), "the last"
+    assert (scores[missing] == -torch.inf).all() and scores[~missing].isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["flat", "ivf_pq", "hnsw"])
@@ -124,6 +127,10 @@ def test_what_is_read_by_hand():
     assert spec.bytes_read(10_000, 256) == 100 * 1024 + 1000 * 40
     assert IvfPq(32, 500, 100).bytes_read(10_000, 256) == 100 * 1024 + 10_000 * 40
     assert Hnsw(links=16, effort=64).bytes_read(10**9, 256) == 64 * 32 * 1028
+    # A feature, links of 4 bytes, a level of 4, a place of 8; a picture has its links twice on the
+    # ground, and once on each further level, which it reaches with a chance of 1 in as many.
+    assert Hnsw(links=2).bytes_per_image(10, 256) == 1024 + 4 * 2 * (2 + 1) + 12
+    assert Hnsw(links=5).bytes_per_image(10, 256) == 1024 + 4 * 5 * (2 + 1 / 4) + 12
     assert num_machines(7e10, 1e11) == 1 and num_machines(7.1e10, 1e11) == 2
 
 
