@@ -24,7 +24,7 @@ from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 from daitir.recogniser import Recogniser
-from daitir.retrieval import target_ranks
+from daitir.retrieval import first_equal, target_ranks
 from daitir.scenes import Scene, parse, render_scenes, sample_scenes
 from daitir.training.fusion import fusion_folder, load_fusion
 from daitir.views import ViewGenerator, view_seed
@@ -175,13 +175,13 @@ def combined_ranks(
         best score that a gallery image has with any of them.
     """
     fused = dar_fusion(text_features, average_views(view_features), round=rounds)
-    targets = torch.arange(len(text_features))
+    targets, firsts = torch.arange(len(text_features)), first_equal(gallery_features)
     found = {"features": target_ranks(fused, gallery_features, targets)}
     by_scores, by_best = [], []
     for t, (text_weight, view_weight) in enumerate(zip(*dar_weights(rounds), strict=True)):
         words = text_weight * (text_features[:, t] @ gallery_features.T)
         pictures = view_weight * (view_features[:, t] @ gallery_features.T)
         for ranks, scores in ((by_scores, pictures.mean(dim=1)), (by_best, pictures.amax(dim=1))):
-            total = words + scores
+            total = (words + scores)[:, firsts]  # equal pictures tie
             ranks.append((total >= total[targets, targets][:, None]).sum(dim=1) - 1)
     return found | {"scores": torch.stack(by_scores, 1), "best": torch.stack(by_best, 1)}

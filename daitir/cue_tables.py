@@ -31,6 +31,11 @@ COLUMNS = (
     "num_seeds", "seed_low", "seed_high",
 )  # fmt: skip
 TRAINED = ("finetune_text", "dmcl")
+SHARES = (
+    "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
+    "share_in_span", "share_shuffled",
+)  # fmt: skip
+"""The measures that lie between 0 and 1; the others nothing bounds."""
 T = TypeVar("T")
 
 
@@ -72,7 +77,8 @@ class Rows:
         means = {place: mean for place, mean in means.items() if (~np.isnan(mean)).sum() > 1}
         if not means:
             return
-        intervals = metrics.bootstrap_interval(np.stack(list(means.values()), axis=1))
+        columns = np.stack(list(means.values()), axis=1)
+        intervals = metrics.bootstrap_interval(columns, bounds=_bounds(measure))
         for (place, mean), low, high in zip(means.items(), *intervals, strict=True):
             has = ~np.isnan(mean)
             singles = [link(one) for one in np.atleast_2d(values[place])[:, has].mean(axis=1)]
@@ -174,15 +180,27 @@ class CueTable(Rows):
         return whole
 
 
+def _bounds(measure: str) -> metrics.Bounds:
+    """Between which values a measure lies, None where nothing bounds them."""
+    name, is_change, _ = measure.partition("_change_over_")
+    if name not in SHARES:
+        return None
+    return metrics.DIFFERENCES if is_change else metrics.SHARES
+
+
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Mean of a less mean of b and its 95% interval; views are resampled, NaN left out of each.
 
-    Unlike a paired bootstrap it keeps the views that have a value in one column only.
+    Unlike a paired bootstrap it keeps the views that have a value in one column only. Where the
+    samples have one and the same difference, the interval is NaN.
     """
     counts = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=1000)
     with np.errstate(invalid="ignore"):
         means = [counts @ np.nan_to_num(x) / (counts @ ~np.isnan(x)) for x in (a, b)]
-    low, high = np.nanquantile(means[0] - means[1], [0.025, 0.975])
+    differences = means[0] - means[1]
+    low, high = np.nanquantile(differences, [0.025, 0.975])
+    if np.nanmin(differences) == np.nanmax(differences):
+        low = high = np.nan
     return float(np.nanmean(a) - np.nanmean(b)), float(low), float(high)
 
 

@@ -178,7 +178,8 @@ def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> 
                     rival = name.replace("dmcl", "finetune_text")
                     columns["recall_at_10_over_words"] = found - mean(rival, "text")
             for metric, values in columns.items():
-                low, high = metrics.bootstrap_interval(values)
+                bounds = metrics.SHARES if metric == "recall_at_10" else metrics.DIFFERENCES
+                low, high = metrics.bootstrap_interval(values, bounds=bounds)
                 rows.append((BENCHMARK, f"{name}+{query}", f"mean of {number}", 0, metric,
                              values.mean(), low, high, len(values)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))

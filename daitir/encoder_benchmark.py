@@ -298,7 +298,9 @@ def encoder_rows(
                 values[metric] = np.mean(harmed, axis=0)
         last = found.shape[-1] - 1
         for metric, columns in values.items():
-            low, high = metrics.bootstrap_interval(columns)
+            bounds = metrics.DIFFERENCES if "_gain" in metric else metrics.SHARES
+            bounds = bounds if metric != "bri" else None
+            low, high = metrics.bootstrap_interval(columns, bounds=bounds)
             rounds = [last] if columns.shape[1] == 1 else range(last + 1)
             row = (benchmark, f"{name}+{query}", f"mean of {len(found)}", rounds, metric,
                    columns.mean(axis=0), low, high, len(columns))  # fmt: skip

@@ -181,8 +181,10 @@ def dose_rows(
         }
         for name, drop in drops.items():
             over = drop - drops[ZERO_SHOT]
-            for metric, values in (("", drop), ("_over_zero_shot", over)):
-                low, high = metrics.bootstrap_interval(values)
+            for metric, values, bounds in (
+                ("", drop, metrics.DIFFERENCES), ("_over_zero_shot", over, (-2.0, 2.0)),
+            ):  # fmt: skip
+                low, high = metrics.bootstrap_interval(values, bounds=bounds)
                 number = len(ranks[name, BENCHMARK, "text"])
                 row = (BENCHMARK, f"{name}+{query}_{most}", f"mean of {number}",
                        range(len(ROUNDS)), f"recall_at_10_drop{metric}", values.mean(axis=0), low,

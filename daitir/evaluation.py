@@ -81,8 +81,9 @@ def result_rows(
     that degraded queries lose (no row where none is degraded), and `hits_at_10_gain` and
     `recall_at_10_gain`, the differences to text alone, query by query. With `peer_ranks`, those of
     other methods by name, the differences to each, for example `hits_at_10_gain_over_dar` and
-    `recall_at_10_gain_over_dar`. `ci_low` and `ci_high` are the 95% percentile bootstrap over
-    queries; `seed` labels the run and does not touch it. `num_queries` counts the dialogues that
+    `recall_at_10_gain_over_dar`. `ci_low` and `ci_high` are the interval of
+    `metrics.bootstrap_interval` over queries, NaN for `bri` and `rank_drop` where all queries have
+    one value; `seed` labels the run and does not touch it. `num_queries` counts the dialogues that
     have the round, for `hits_at_10` all.
     `book/notation.md`, Metrics. Raises as the functions of `daitir.metrics` do.
     """
@@ -99,17 +100,22 @@ def result_rows(
                 ranks, baseline_ranks, margin=margin, lengths=lengths
             )
         values["rank_drop"] = metrics.rank_drop_values(ranks, baseline_ranks, lengths=lengths)
+    bounds: dict[str, metrics.Bounds] = {"bri": None, "rank_drop": None}  # the others are shares
     compared = {} if baseline_ranks is None else {"gain": baseline_ranks}
     compared |= {f"gain_over_{name}": others for name, others in (peer_ranks or {}).items()}
     for suffix, others in compared.items():
-        hits = metrics.hit_values(others, 10, lengths=lengths)
-        recall = metrics.recall_values(others, 10, lengths=lengths)
-        values[f"hits_at_10_{suffix}"] = values["hits_at_10"] - hits
-        values[f"recall_at_10_{suffix}"] = values["recall_at_10"] - recall
+        for metric, measure in (
+            ("hits_at_10", metrics.hit_values), ("recall_at_10", metrics.recall_values),
+        ):  # fmt: skip
+            change = values[metric] - measure(others, 10, lengths=lengths)
+            values[f"{metric}_{suffix}"] = change
+            bounds[f"{metric}_{suffix}"] = metrics.DIFFERENCES
     last = values["mrr"].shape[1] - 1
     tables = []
     for metric, columns in values.items():
-        low, high = metrics.bootstrap_interval(columns, num_samples=num_samples)
+        low, high = metrics.bootstrap_interval(
+            columns, num_samples=num_samples, bounds=bounds.get(metric, metrics.SHARES)
+        )
         columns = pd.DataFrame(columns)  # its mean and count leave NaN out, as the metrics do
         table = {
             "benchmark": benchmark,

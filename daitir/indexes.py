@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from daitir.errors import DataError
+from daitir.retrieval import best_first, first_equal, pair_scores
 from daitir.shards import PICTURES, KeptFeatures
 
 if TYPE_CHECKING:
@@ -217,23 +219,28 @@ def search_index(
 
     Returns:
         float32 scores and int64 numbers, `(num_queries, k)` both; -1 where nothing more was found.
+        Equal pictures score alike, and equal scores are ordered by number.
 
     Raises ValueError where one of `candidates` and `rows` is missing, and for fewer than k.
     """
+    import faiss
+
     if (candidates is None) != (rows is None):
         raise ValueError("candidates and rows go together")
     if candidates is not None and candidates < k:
         raise ValueError(f"{candidates} candidates are fewer than k = {k}")
+    # Some indexes turn all queries in one product, which rounds a query by its place.
+    asked, inverse = first_equal(queries).unique(return_inverse=True)
+    queries = queries[asked].float()
     scores, found = map(torch.from_numpy, index.search(_array(queries), candidates or k))
-    if rows is None:
-        return scores, found
-    numbers, place = found.clamp(min=0).unique(return_inverse=True)
-    features = rows(numbers).float()
-    scores = torch.einsum("qd,qcd->qc", queries.float(), features[place])
-    scores, order = scores.masked_fill(found < 0, -torch.inf).sort(
-        dim=1, descending=True, stable=True
-    )
-    return scores[:, :k], found.gather(1, order)[:, :k]
+    if rows is None and isinstance(index, faiss.IndexFlat):
+        rows = partial(_kept, index)
+    if rows is not None:
+        numbers, place = found.clamp(min=0).unique(return_inverse=True)
+        scores = pair_scores(queries, rows(numbers).float(), place)
+        scores = scores.masked_fill(found < 0, -torch.inf)
+    scores, found = best_first(scores, found)
+    return scores[inverse, :k], found[inverse, :k]
 
 
 def recall_against_exact(found: Tensor, exact: Tensor) -> Tensor:
@@ -344,6 +351,11 @@ def _sample(shards: Iterable[Tensor], number: int, num_images: int, seed: int) -
         taken.append(shard[torch.from_numpy(inside)])
         first += len(shard)
     return _array(torch.cat(taken))
+
+
+def _kept(index: faiss.Index, numbers: Tensor) -> Tensor:
+    """(n, dim) features of (n,) pictures of an index that keeps them whole."""
+    return torch.from_numpy(index.reconstruct_batch(numbers.numpy()))
 
 
 def _array(features: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from daitir.encoders import Encoder
 from daitir.errors import DataError
 from daitir.fusion import dar_fusion
 from daitir.gallery import read_image
+from daitir.retrieval import first_equal
 from daitir.views import ViewGenerator, view_seed
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class LiveRound:
         said: the words of the round.
         caption: all words so far, refined into one caption, or joined.
         view: the picture drawn from the caption, where pictures are drawn.
-        ranking: (num_images,) indices of the gallery, best first.
+        ranking: (num_images,) indices of the gallery, best first, pictures that tie by index.
         scores: (num_images,) the score of each picture of the gallery.
     """
 
@@ -70,6 +71,7 @@ class LiveSearch:
         alone.
         """
         self.image_features, self.encoder = image_features, encoder
+        self._firsts = first_equal(image_features)  # equal pictures get one score
         self.reformulator, self.generator, self.seed = reformulator, generator, seed
         self.rounds: list[LiveRound] = []
 
@@ -89,7 +91,7 @@ class LiveSearch:
         if self.generator:
             view = self.generator.draw([caption], [view_seed(self.seed, 0, t)])[0]
             query = dar_fusion(query, self.encoder.encode_images([view]), round=t)
-        scores = self.image_features @ query[0]
+        scores = (self.image_features @ query[0])[self._firsts]
         ranking = scores.argsort(descending=True, stable=True)
         self.rounds.append(LiveRound(words, caption, view, ranking, scores))
         return self.rounds[-1]

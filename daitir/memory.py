@@ -22,7 +22,7 @@ from daitir.benchmark import BENCHMARKS
 from daitir.encoders import Encoder
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion, remembered_views
-from daitir.metrics import bootstrap_interval
+from daitir.metrics import DIFFERENCES, SHARES, bootstrap_interval
 from daitir.profiles import Profile
 from daitir.provenance import versions
 from daitir.queries import load_query_set, manifest_of, queries_folder
@@ -127,9 +127,11 @@ def validation_rows(hits: Mapping[tuple[str, float], np.ndarray]) -> pd.DataFram
     """Tidy rows `recall_at_10_val` of validation hits, and their paired change by memory."""
     rows = []
     for (method, decay), values in hits.items():
-        found = {"recall_at_10_val": values, "recall_at_10_val_change": values - hits[method, 0.0]}
-        for metric, columns in found.items():
-            low, high = bootstrap_interval(columns)
+        change = values - hits[method, 0.0]
+        for metric, columns, bounds in (
+            ("recall_at_10_val", values, SHARES), ("recall_at_10_val_change", change, DIFFERENCES),
+        ):  # fmt: skip
+            low, high = bootstrap_interval(columns, bounds=bounds)
             rows.append(("human_val", f"{method}_decay_{decay:g}", "mean", NUM_QUESTIONS, metric,
                          columns.mean(), low, high, len(columns)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 RESAMPLE_ENTRIES = 2**22  # weights held at once while bootstrapping, 64 MB with their float copy
+SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)  # bounds of shares, and of differences of two shares
+Bounds = tuple[float, float] | None  # None where nothing bounds the values
 
 
 def recall_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
@@ -160,21 +162,38 @@ def rank_drop_values(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) ->
 
 
 def bootstrap_interval(
-    values: Any, *, num_samples: int = 1000, seed: int = 0, level: float = 0.95
+    values: Any,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    bounds: Bounds = SHARES,
 ) -> tuple[Any, Any]:
     """Percentile interval of the mean over queries, resampling queries with replacement.
 
     `values` `(num_queries,)` gives two floats; `(num_queries, num_columns)`, whose columns share
     their samples, gives two arrays `(num_columns,)`. NaN entries are left out of the means. Efron
-    (1979). Raises ValueError for an empty or infinite input, another number of dimensions, no
-    samples, or a level outside (0, 1).
+    (1979).
+
+    Where all n values of a column are equal, every sample is the same, and the bootstrap cannot
+    tell how sure their mean is. Then up to a share p = 1 − ((1 − level) / 2)^(1/n) of all queries
+    may have other values and yet none be drawn. With `bounds` (a, b), between which values lie, the
+    interval is [v − p (v − a), v + p (b − v)]; for a share of 0 or 1 it is that of Clopper and
+    Pearson (1934). Pass `DIFFERENCES` for differences of shares, and None for values that nothing
+    bounds: the interval is then NaN, as it is where v lies outside the bounds.
+
+    Raises ValueError for an empty or infinite input, another number of dimensions, no samples, a
+    level outside (0, 1), or bounds that are not in order.
 
     >>> low, high = bootstrap_interval([0.0, 1.0] * 50, seed=0)
     >>> low < 0.5 < high, round(high - low, 1)
     (True, 0.2)
+    >>> low, high = bootstrap_interval([1.0, 1.0, 1.0])
+    >>> round(low, 4), high
+    (0.2924, 1.0)
     """
     columns, is_single = _checked_values(values, "values")
-    low, high = _interval(_resampled_means(columns, num_samples, seed), level)
+    low, high = _interval(columns, _resampled_means(columns, num_samples, seed), level, bounds)
     return (float(low[0]), float(high[0])) if is_single else (low, high)
 
 
@@ -189,14 +208,22 @@ class PairedBootstrap:
 
 
 def paired_bootstrap(
-    values_a: Any, values_b: Any, *, num_samples: int = 1000, seed: int = 0, level: float = 0.95
+    values_a: Any,
+    values_b: Any,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    bounds: Bounds = SHARES,
 ) -> PairedBootstrap:
     """Compare two methods on the same queries: mean of b − a, resampling queries in pairs.
 
     Both `(num_queries,)` give floats; both `(num_queries, num_columns)` give arrays
     `(num_columns,)`. A query where either value is NaN is left out. The share of samples in which
-    b ≤ a is a one-sided bootstrap p-value for "b is greater". Raises as `bootstrap_interval`
-    does, and ValueError for two shapes.
+    b ≤ a is a one-sided bootstrap p-value for "b is greater". `bounds` (lo, hi) are those of both
+    methods' values, None where nothing bounds them: where all differences are equal, those of a
+    method with itself too, the interval is that of values between lo − hi and hi − lo, as in
+    `bootstrap_interval`. Raises as it does, and ValueError for two shapes.
 
     >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], num_samples=200, seed=0).difference
     0.6666666666666666
@@ -210,7 +237,8 @@ def paired_bootstrap(
         )
     differences = columns_b - columns_a
     samples = _resampled_means(differences, num_samples, seed)
-    low, high = _interval(samples, level)
+    bounds = _of_differences(bounds, columns_a, columns_b)
+    low, high = _interval(differences, samples, level, bounds)
     share = _mean(np.where(np.isnan(samples), np.nan, samples <= 0))
     results = (_mean(differences), low, high, share)
     return PairedBootstrap(*(float(result[0]) if is_single else result for result in results))
@@ -241,14 +269,34 @@ def _resampled_means(columns: np.ndarray, num_samples: int, seed: int) -> np.nda
     return np.concatenate(means)
 
 
-def _interval(samples: np.ndarray, level: float) -> np.ndarray:
-    """Percentiles `(2, num_columns)` of samples, NaN for a column without any."""
+def _interval(
+    columns: np.ndarray, samples: np.ndarray, level: float, bounds: Bounds
+) -> np.ndarray:
+    """Percentiles `(2, num_columns)` of samples, or what is known of a column of equal values.
+
+    NaN for a column without any value.
+    """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
-    bounds = np.full((2, samples.shape[1]), np.nan)
+    lowest, highest = bounds or (np.nan, np.nan)
+    if lowest >= highest:
+        raise ValueError(f"bounds must be in order, not {bounds}")
+    ends = np.full((2, samples.shape[1]), np.nan)
     seen = ~np.isnan(samples).all(axis=0)
-    bounds[:, seen] = np.nanquantile(samples[:, seen], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return bounds
+    ends[:, seen] = np.nanquantile(samples[:, seen], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    value = np.fmin.reduce(columns, axis=0)
+    equal = value == np.fmax.reduce(columns, axis=0)
+    unseen = 1 - ((1 - level) / 2) ** (1 / np.maximum((~np.isnan(columns)).sum(axis=0), 1))
+    reach = value + unseen * (np.array([[lowest], [highest]]) - value)
+    inside = (value >= lowest) & (value <= highest)
+    return np.where(equal, np.where(inside, reach, np.nan), ends)
+
+
+def _of_differences(bounds: Bounds, *columns: np.ndarray) -> Bounds:
+    """The bounds of differences of values, None where a value lies outside its own."""
+    if bounds is None or any((c < bounds[0]).any() or (c > bounds[1]).any() for c in columns):
+        return None
+    return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
 def _to_numpy(values: Any, name: str) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Rank targets in a gallery, and search it, by the inner product of features."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # scores held at once
-MIN_CHUNK_ROWS = 16  # thinner products round the gallery's last columns differently, breaking ties
+MIN_CHUNK_ROWS = 16  # thinner products round otherwise, and a query alone as among others
 SEARCHED_SHARE = 0.1  # of the lists of an approximate index
+ROUNDED = 1 - 2**-50  # two sums of two fractions in double precision that differ by less are equal
 MAX_GALLERY = 2**24  # counts are summed in float32, which is exact up to here
 
 
@@ -24,8 +26,9 @@ def target_ranks(
     `query_features` `(num_queries, dim)` or `(num_queries, num_rounds, dim)`, `gallery_features`
     `(num_images, dim)` and `target_indices` `(num_queries,)` give int64 ranks `(num_queries,)` or
     `(num_queries, num_rounds)`. Ties count against the query, so that a collapsed encoder ranks
-    last, not first. The gallery is never sorted; at most `chunk_size` queries' scores exist at
-    once, by default about 64 MB of them. Half-precision features are scored in float32.
+    last, not first; equal rows of the gallery always tie, and equal queries rank a target alike,
+    however products are rounded. The gallery is never sorted; at most `chunk_size` queries' scores
+    exist at once, by default about 64 MB of them. Half-precision features are scored in float32.
     `book/notation.md`, Ranks. Raises ValueError or TypeError for shapes or devices that do not
     fit, an empty input, NaN or infinite features, and targets outside the gallery.
 
@@ -34,29 +37,16 @@ def target_ranks(
     tensor([1, 0])
     """
     _check_features(query_features, gallery_features, query_ndims=(2, 3))
-    num_images, dim = gallery_features.shape
-    targets = _checked_targets(target_indices, len(query_features), num_images)
+    targets = _checked_targets(target_indices, len(query_features), len(gallery_features))
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
 
-    dtype = torch.promote_types(query_features.dtype, gallery_features.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    queries = query_features.reshape(-1, dim)
-    targets = targets.to(queries.device).repeat_interleave(len(queries) // len(targets))
-    gallery = gallery_features.to(dtype)
-    num_rows = chunk_rows(len(queries), num_images, itemsize=dtype.itemsize, chunk_size=chunk_size)
-
-    ranks = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
-    scores = torch.empty(num_rows, num_images, dtype=dtype, device=queries.device)
-    for start in range(0, len(queries), num_rows):
-        # The last chunk wraps around: every product has one shape, and so one way of rounding.
-        rows = torch.arange(start, start + num_rows, device=queries.device) % len(queries)
-        torch.mm(queries[rows].to(dtype), gallery.T, out=scores)
-        target_scores = scores.gather(1, targets[rows, None])
+    def count(scores: Tensor, targets: Tensor) -> Tensor:
+        target_scores = scores.gather(1, targets)
         # Written over the scores as 0.0 and 1.0: summing floats is twice as fast as booleans.
-        at_least = torch.ge(scores, target_scores, out=scores)
-        ranks[rows] = at_least.sum(dim=1).long() - 1  # the target itself is counted too
-    return ranks.reshape(query_features.shape[:-1])
+        return torch.ge(scores, target_scores, out=scores).sum(dim=1)
+
+    return _ranks([query_features], gallery_features, targets, count, chunk_size)
 
 
 @torch.no_grad()
@@ -70,8 +60,10 @@ def reciprocal_rank_fusion(
 ) -> Tensor:
     """0-based ranks where each image scores 1 / (constant + place) in both rankings, summed.
 
-    Places count from 1 and scores are not looked at. Shapes and errors as in `target_ranks`, for
-    texts and views of one shape; ties in the sum count against the query. Cormack et al. 2009.
+    An image's place is the number of images that score at least as high, itself included: places
+    count from 1, and images that tie share the last of their places. Ties in the sum, which is
+    taken in double precision, count against the query. Shapes and errors as in `target_ranks`,
+    for texts and views of one shape. Cormack et al. 2009.
 
     >>> gallery = torch.eye(3)
     >>> text, view = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[0.1, 0.9, 0.5]])
@@ -84,22 +76,78 @@ def reciprocal_rank_fusion(
         )
     _check_features(text_features, gallery_features, query_ndims=(2, 3))
     _check_features(view_features, gallery_features, query_ndims=(2, 3))
-    num_images, dim = gallery_features.shape
+    num_images = len(gallery_features)
     targets = _checked_targets(target_indices, len(text_features), num_images)
-    texts, views = text_features.reshape(-1, dim), view_features.reshape(-1, dim)
-    targets = targets.to(texts.device).repeat_interleave(len(texts) // len(targets))
-    size = chunk_rows(len(texts), num_images)
-    ranks = []
-    for rows in torch.arange(len(texts)).split(size):
+
+    def count(text_scores: Tensor, view_scores: Tensor, targets: Tensor) -> Tensor:
         total = 0
-        for features in (texts[rows], views[rows]):
-            order = (features @ gallery_features.T).argsort(dim=1, descending=True, stable=True)
-            places = torch.empty_like(order).scatter_(
-                1, order, torch.arange(1, num_images + 1).to(order).expand_as(order)
-            )
-            total = total + 1 / (constant + places)
-        ranks.append((total >= total.gather(1, targets[rows, None])).sum(dim=1) - 1)
-    return torch.cat(ranks).reshape(text_features.shape[:-1])
+        for scores in (text_scores, view_scores):
+            num_lower = torch.searchsorted(scores.sort(dim=1).values, scores)
+            total = total + 1 / (constant + (num_images - num_lower).double())
+        return (total >= ROUNDED * total.gather(1, targets)).sum(dim=1)
+
+    return _ranks([text_features, view_features], gallery_features, targets, count)
+
+
+def _ranks(
+    kinds: Sequence[Tensor],
+    gallery_features: Tensor,
+    targets: Tensor,
+    count: Callable[..., Tensor],
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Ranks `(num_queries,)` or `(num_queries, num_rounds)` of targets by several kinds of scores.
+
+    Args:
+        kinds: query features of one shape, `(num_queries, dim)` or with an axis of rounds.
+        count: maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to how
+            many images score at least as high, the target included; may write over the scores.
+    """
+    num_images, dim = gallery_features.shape
+    dtype = torch.float32
+    for features in (*kinds, gallery_features):
+        dtype = torch.promote_types(dtype, features.dtype)
+    queries = [features.reshape(-1, dim) for features in kinds]
+    targets = targets.to(queries[0].device).repeat_interleave(len(queries[0]) // len(targets))
+    # A product rounds a row by its place, so that equal queries are ranked once for a target...
+    asked = torch.stack([*map(first_equal, queries), targets], dim=1)
+    asked, inverse = asked.unique(dim=0, return_inverse=True)
+    # ...and a column too, so that equal images get the score of the first of them.
+    gallery = gallery_features.to(dtype)
+    firsts = first_equal(gallery)
+    copies = (firsts != torch.arange(num_images, device=firsts.device)).nonzero()[:, 0]
+    num_rows = chunk_rows(len(asked), num_images, itemsize=dtype.itemsize, chunk_size=chunk_size)
+
+    ranks = torch.empty(len(asked), dtype=torch.int64, device=gallery.device)
+    scores = [torch.empty(num_rows, num_images, dtype=dtype, device=gallery.device) for _ in kinds]
+    for start in range(0, len(asked), num_rows):
+        # The last chunk wraps around: every product has one shape, and so one way of rounding.
+        rows = torch.arange(start, start + num_rows, device=gallery.device) % len(asked)
+        for features, numbers, out in zip(queries, asked[rows].T, scores, strict=False):
+            torch.mm(features[numbers].to(dtype), gallery.T, out=out)
+            if len(copies):
+                out[:, copies] = out[:, firsts[copies]]
+        ranks[rows] = count(*scores, asked[rows, -1:]).long() - 1  # less the target itself
+    return ranks[inverse].reshape(kinds[0].shape[:-1])
+
+
+@torch.no_grad()
+def first_equal(features: Tensor) -> Tensor:
+    """Index of the first row that equals each row, `(num_rows,)`; 0.0 and -0.0 are equal.
+
+    >>> first_equal(torch.tensor([[1.0, 2.0], [3.0, 0.0], [1.0, 2.0], [3.0, -0.0]]))
+    tensor([0, 1, 0, 1])
+    """
+    firsts = torch.arange(len(features), device=features.device)
+    # Few rows share their first value with another row, and only those are compared.
+    _, value, number = features[:, 0].unique(return_inverse=True, return_counts=True)
+    rows = (number[value] > 1).nonzero()[:, 0]
+    if len(rows):
+        _, group = features[rows].unique(dim=0, return_inverse=True)
+        firsts[rows] = rows.new_full((len(rows),), len(features)).scatter_reduce(
+            0, group, rows, "amin"
+        )[group]
+    return firsts
 
 
 def chunk_rows(
@@ -124,11 +172,12 @@ def search(
     """The k best gallery images of each query, best first, by faiss.
 
     `query_features` `(num_queries, dim)` and `gallery_features` `(num_images, dim)` give float32
-    scores and int64 indices, `(num_queries, k)` both. Equal scores are ordered by index; which of
-    the images that tie for the last place are listed is not defined. With `approximate` only the
-    part of the gallery around the query is looked at (an inverted file, `SEARCHED_SHARE` of its
-    lists): for galleries of a million images, and a few of the best are missed. Raises ValueError
-    or TypeError as `target_ranks` does, and for k outside 1 to num_images.
+    scores and int64 indices, `(num_queries, k)` both. Equal images score alike, and equal scores
+    are ordered by index; which of the images that tie for the last place are listed is not defined.
+    With `approximate` only the part of the gallery around the query is looked at (an inverted file,
+    `SEARCHED_SHARE` of its lists): for galleries of a million images, and a few of the best are
+    missed. Raises ValueError or TypeError as `target_ranks` does, and for k outside 1 to
+    num_images.
 
     >>> gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> search(torch.tensor([[0.0, 1.0]]), gallery, k=2)
@@ -140,8 +189,10 @@ def search(
         raise ValueError(f"k must lie between 1 and {num_images} images, not {k}")
     import faiss  # here, since it takes long to load and only searching needs it
 
-    gallery = gallery_features.float().cpu().contiguous().numpy()
-    queries = query_features.float().cpu().contiguous().numpy()
+    gallery = gallery_features.float().cpu().contiguous()
+    queries = query_features.float().cpu()
+    asked, inverse = first_equal(queries).unique(return_inverse=True)
+    queries = queries[asked]  # distinct and contiguous
     index = faiss.IndexFlatIP(dim)
     if approximate:
         # faiss asks for at least 39 images a list to place the lists well.
@@ -149,17 +200,41 @@ def search(
         coarse = index  # kept alive: the new index only refers to it
         index = faiss.IndexIVFFlat(coarse, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = math.ceil(SEARCHED_SHARE * num_lists)
-        index.train(gallery)
-    index.add(gallery)
-    scores, indices = index.search(queries, k)
+        index.train(gallery.numpy())
+    index.add(gallery.numpy())
+    indices = torch.from_numpy(index.search(queries.numpy(), k)[1])
     while (indices < 0).any():  # the lists that were searched hold fewer than k images
         index.nprobe = min(2 * index.nprobe, index.nlist)
-        scores, indices = index.search(queries, k)
-    indices, order = torch.from_numpy(indices).sort(dim=1)
-    scores = torch.from_numpy(scores).gather(1, order)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+        indices = torch.from_numpy(index.search(queries.numpy(), k)[1])
+    scores, indices = best_first(pair_scores(queries, gallery, indices), indices)
     device = query_features.device
-    return scores.to(device), indices.gather(1, order).to(device)
+    return scores[inverse].to(device), indices[inverse].to(device)
+
+
+def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Tensor:
+    """Inner products of each query with rows of its own, float32 and the same for equal rows.
+
+    `query_features` `(num_queries, dim)`, `features` `(num_rows, dim)` and `indices` `(num_queries,
+    k)` give `(num_queries, k)`. A product of matrices rounds a row by its place; here each pair is
+    summed by itself, in double precision.
+
+    >>> pair_scores(torch.eye(2), torch.eye(2), torch.tensor([[0, 1], [0, 1]]))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    size = max(1, CHUNK_BYTES // (8 * indices.shape[1] * features.shape[1]))
+    scores = [
+        (query[:, None].double() * features[rows]).sum(dim=2).float()
+        for query, rows in zip(query_features.split(size), indices.split(size), strict=True)
+    ]
+    return torch.cat(scores)
+
+
+def best_first(scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `(num_queries, k)` in order: higher scores first, equal scores by index."""
+    indices, order = indices.sort(dim=1)
+    scores, places = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return scores, indices.gather(1, places)
 
 
 def _check_features(

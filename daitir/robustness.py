@@ -210,7 +210,9 @@ def condition_rows(
         if method != "text":
             values["degradation_rate_ln2"] = averaged(doubled, found)
         for metric, columns in values.items():
-            low, high = metrics.bootstrap_interval(columns)
+            is_change = metric.removeprefix("recall_at_10_") in others
+            bounds = metrics.DIFFERENCES if is_change else metrics.SHARES
+            low, high = metrics.bootstrap_interval(columns, bounds=bounds)
             row = (condition, method, f"mean of {len(found)}", rounds, metric,
                    columns.mean(axis=0), low, high, len(columns))  # fmt: skip
             tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))

@@ -50,6 +50,17 @@ def test_one_view_is_the_same_by_any_combination():
     assert found["features"].equal(found["scores"]) and found["scores"].equal(found["best"])
 
 
+@pytest.mark.parametrize("number", range(1, 12))
+def test_equal_pictures_tie_in_any_combination(number):
+    torch.manual_seed(number)
+    unit = torch.nn.functional.normalize
+    text = unit(torch.randn(number, 1, 64), dim=-1)
+    views = unit(torch.randn(number, 1, 3, 64), dim=-1)
+    gallery = unit(torch.randn(1, 64), dim=-1).repeat(number, 1)
+    for ranks in combined_ranks(text, views, gallery, torch.tensor([3])).values():
+        assert (ranks == number - 1).all()
+
+
 def test_a_perfect_drawing_has_no_false_cue_and_another_place_has():
     scenes = sample_scenes(0, "val", 4)
     moved = [dataclasses.replace(s, place="beach" if s.place != "beach" else "city")

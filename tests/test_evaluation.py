@@ -200,6 +200,23 @@ def test_a_trained_fusion_is_computed_in_parts(world, monkeypatch):
         evaluate(dialogues, fusion=fusion, **options)
 
 
+def test_three_hits_of_three_leave_room_for_misses():
+    ranks, options = np.zeros((3, 2), int), {"benchmark": "b", "method": "m", "seed": 0}
+    rows = result_rows(ranks, **options, baseline_ranks=ranks + 20, peer_ranks={"dar": ranks})
+    rows = rows[rows["round"] == 1].set_index("metric")[["value", "ci_low", "ci_high"]]
+    p = 1 - 0.025 ** (1 / 3)
+    expected = dict.fromkeys(("hits_at_10", "recall_at_10", "recall_at_1", "mrr"), (1, 1 - p, 1))
+    expected |= dict.fromkeys(("degradation_rate", "degradation_rate_ln2"), (0, 0, p))
+    gains = dict.fromkeys(("hits_at_10_gain", "recall_at_10_gain"), (1, 1 - 2 * p, 1))
+    peers = dict.fromkeys(("hits_at_10_gain_over_dar", "recall_at_10_gain_over_dar"), (0, -p, p))
+    expected |= gains | peers | {"bri": (0, np.nan, np.nan)}
+    assert set(rows.index) == set(expected)
+    for metric, values in expected.items():
+        np.testing.assert_allclose(rows.loc[metric], values, atol=1e-12)
+    lost = result_rows(ranks + 20, **options, baseline_ranks=ranks).query("metric == 'rank_drop'")
+    assert (lost["value"] == 20).all() and lost["ci_low"].isna().all()
+
+
 def test_the_table_is_tidy_and_agrees_with_the_metrics(world):
     dialogues, options = world
     found = evaluate(dialogues, fusion="dar", method="dar_controlled_05", seed=3, **options)
@@ -207,7 +224,10 @@ def test_the_table_is_tidy_and_agrees_with_the_metrics(world):
     assert tuple(rows.columns) == RESULT_COLUMNS
     assert set(rows.benchmark) == {"human"} and set(rows.seed) == {3}
     assert set(rows.method) == {"text", "dar_controlled_05"}
-    assert (rows.ci_low <= rows.value + 1e-12).all() and (rows.value <= rows.ci_high + 1e-12).all()
+    known = rows[rows.ci_low.notna()]
+    assert set(rows.metric[rows.ci_low.isna()]) <= {"bri", "rank_drop"}
+    assert (known.ci_low <= known.value + 1e-12).all()
+    assert (known.value <= known.ci_high + 1e-12).all()
     ranks, baseline = found.ranks["dar_controlled_05"], found.ranks["text"]
     ours = rows[rows.method == "dar_controlled_05"].set_index("metric")
     expected = {

@@ -7,8 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import normalize
 
-from daitir.fusion import NRGR, ADaFuSE, average_views, dar_fusion, dar_weights
+from daitir.fusion import (
+    NRGR,
+    ADaFuSE,
+    ConcatMLP,
+    CosineGate,
+    ScalarGate,
+    average_views,
+    dar_fusion,
+    dar_weights,
+    fuse_views,
+    remembered_views,
+)
 from daitir.retrieval import target_ranks
 
 
@@ -229,3 +241,111 @@ def test_dropout_is_for_training_only():
     assert not model(text, view)[0].equal(model(text, view)[0])
     model.eval()
     assert model(text, view)[0].equal(model(text, view)[0])
+
+
+def test_the_ablations_of_adafuse():
+    torch.manual_seed(0)
+    text, view = unit(3, 5, seed=1), unit(3, 5, seed=2)
+    whole = ADaFuSE(5, **SMALL).eval()
+    halves, plain = (ADaFuSE(5, **SMALL, **{name: False}).eval() for name in
+                     ("use_gate", "use_residual"))  # fmt: skip
+    for model in (halves, plain):
+        model.load_state_dict(whole.state_dict())
+    gate, query = whole(text, view)[1]["gate"], whole(text, view)[0]
+    assert halves(text, view)[1]["gate"].equal(torch.full((3, 1), 0.5))
+    mixed = gate * text + (1 - gate) * view
+    torch.testing.assert_close(plain(text, view)[0], normalize(mixed, dim=-1))
+    halved = halves(text, view)[0]
+    assert not query.allclose(halved, atol=1e-3)
+    assert not query.allclose(plain(text, view)[0], atol=1e-3)
+
+
+def test_what_fusions_are_by_default():
+    adafuse, nrgr, concat = ADaFuSE(6), NRGR(6), ConcatMLP(6, hidden_dim=7)
+    assert adafuse.use_gate and adafuse.use_residual
+    for model in (adafuse, concat):
+        rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+        assert rates == {0.2}
+    assert len(nrgr.experts) == 8 and nrgr.experts[0][0].out_features == 4 * 6
+    assert NRGR(6, hidden_dim=5).experts[0][0].out_features == 5
+    assert all((expert[-1].bias == -2).all() for expert in nrgr.experts)
+    for model in (adafuse, nrgr, concat, ScalarGate(), CosineGate()):
+        assert model.logit_scale.exp().item() == pytest.approx(50)
+    for model in (adafuse.gate[2], adafuse.dropout):
+        assert model.p == 0.2
+    assert ADaFuSE(6, dropout=0.5).gate[2].p == ADaFuSE(6, dropout=0.5).dropout.p == 0.5
+
+
+def test_gates_by_hand():
+    text, view = unit(2, 4, 5, seed=1), unit(2, 4, 5, seed=2)
+    scalar, cosine = ScalarGate(), CosineGate()
+    for model in (scalar, cosine):
+        fused, details = model(text, view)
+        assert details["gate"].equal(torch.full((2, 4, 1), 0.5))
+        torch.testing.assert_close(fused, normalize(text + view, dim=-1))
+    with torch.no_grad():
+        scalar.logit.fill_(math.log(3))  # a weight of 3/4
+        cosine.logistic.weight.fill_(2.0)
+        cosine.logistic.bias.fill_(-1.0)
+    gates = {scalar: torch.tensor(0.75), cosine: 1 / (1 + (1 - 2 * (text * view).sum(-1)).exp())}
+    for model, gate in gates.items():
+        gate = gate.expand(2, 4)[..., None]
+        fused, details = model(text, view)
+        torch.testing.assert_close(details["gate"], gate)
+        torch.testing.assert_close(fused, normalize(gate * text + (1 - gate) * view, dim=-1))
+
+
+def test_the_two_layers_by_hand():
+    torch.manual_seed(0)
+    model, text, view = ConcatMLP(5, hidden_dim=7).eval(), unit(5, seed=1), unit(5, seed=2)
+    first, last = model.layers[0], model.layers[3]
+    expected = linear(last, gelu(linear(first, torch.cat([text, view]))))
+    fused, details = model(text, view)
+    torch.testing.assert_close(fused, expected / expected.norm())
+    assert details == {}
+
+
+@pytest.mark.parametrize("build", [ScalarGate, CosineGate, lambda: ConcatMLP(5, hidden_dim=7)])
+def test_small_fusions_refuse_what_is_no_pair(build):
+    text, view = unit(3, 5, seed=1), unit(3, 5, seed=2)
+    for pair, message in (
+        ((text, view[:2]), r"text_features \(3, 5\) and view_features \(2, 5\) must have one"),
+        ((2 * text, view), "text_features must be unit vectors; 3 of 3 are not"),
+        ((text, view * torch.tensor([[1.0], [0.0], [1.0]])), "view_features .*; 1 of 3 are not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()(*pair)
+
+
+def test_several_views_are_fused_one_by_one():
+    torch.manual_seed(0)
+    model, text, views = NRGR(5).eval(), unit(2, 5, seed=1), unit(2, 3, 5, seed=2)
+    fused, details = fuse_views(model, text, views)
+    singles = torch.stack([model(text, views[:, i])[0] for i in range(3)])
+    torch.testing.assert_close(fused, normalize(singles.mean(dim=0), dim=-1))
+    torch.testing.assert_close(details["gate"][:, 1], model(text, views[:, 1])[1]["gate"])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
+def test_memory_is_a_decaying_sum(decay):
+    views = unit(2, 4, 5, seed=3)
+    found = remembered_views(views, decay=decay)
+    for t in range(4):
+        total = sum(decay ** (t - s) * views[:, s] for s in range(t + 1))
+        torch.testing.assert_close(found[:, t], normalize(total, dim=-1))
+    for bad in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="decay is between 0 and 1"):
+            remembered_views(views, decay=bad)
+    with pytest.raises(ValueError, match="view_features must be unit vectors; 8 of 8"):
+        remembered_views(2 * views, decay=0.5)
+    one = unit(1, 5)
+    with pytest.raises(ValueError, match="the views so far cancel out"):
+        remembered_views(torch.cat([one, -one]), decay=1)
+
+
+def test_how_far_from_a_unit_vector_is_too_far():
+    text, view = unit(1, 5, seed=1), unit(1, 5, seed=2)
+    dar_fusion(1.009 * text, 0.991 * view, round=0)
+    for pair in ((1.011 * text, view), (text, 0.989 * view)):
+        with pytest.raises(ValueError, match="must be unit vectors; 1 of 1"):
+            dar_fusion(*pair, round=0)

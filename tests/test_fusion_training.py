@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from daitir.training.fusion import (
     FusionData,
     build_fusion,
     fusion_folder,
+    fusion_loss,
     load_fusion,
     recall,
     train_fusion,
+    tuned_weights,
 )
 from daitir.training.loop import CHECKPOINT_NAME
 from daitir.training.selection import read_best
@@ -67,6 +70,46 @@ def queries(seed, number=200, dim=16):
 @pytest.fixture(scope="module")
 def data():
     return queries(0), queries(1)
+
+
+def pair_loss(a, b, scale, labels):
+    """Symmetric InfoNCE by a loop: rows of one target are no negatives of each other."""
+    total = 0.0
+    for one, other in ((a, b), (b, a)):
+        for i, row in enumerate(one):
+            rivals = [j for j in range(len(other)) if j == i or labels[j] != labels[i]]
+            scores = [scale * float(row @ other[j]) for j in rivals]
+            total += math.log(sum(map(math.exp, scores))) - scale * float(row @ other[i])
+    return total / (2 * len(a))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", [None, [4, 2, 2, 0, 9, 4]])
+def test_the_loss_is_of_the_query_and_for_nrgr_of_three_more_pairs(kind, labels):
+    torch.manual_seed(0)
+    model = build_fusion(8, dataclasses.replace(RECIPE, kind=kind)).eval()
+    text, view, target = (normalize(torch.randn(6, 8), dim=-1) for _ in range(3))
+    pairs = [(model(text, view)[0], target)]
+    if kind == "nrgr":
+        pairs += [(view, target), (text, target), (view, text)]
+    expected = sum(pair_loss(*pair, 50.0, labels or list(range(6))) for pair in pairs)
+    given = None if labels is None else torch.tensor(labels)
+    found = fusion_loss(model, text, view, target, labels=given)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_are_tuned_by_the_first_ten_before_and_from_round_two():
+    # Ten pictures are the first axis and the target is the second: it stands behind them, and is
+    # not found, until more than half of the query is the second.
+    text, view = torch.eye(2)
+    gallery = torch.stack([view, *[text] * 10])
+    both = FusionData(torch.stack([text, view])[None], torch.stack([view, text])[None], gallery)
+    for rounds in ([1, 2], [0, 2], [1, 10]):
+        assert tuned_weights(both, torch.tensor([rounds])) == (0.55, 0.0)
+    swapped = FusionData(both.view_features, both.text_features, gallery)
+    assert tuned_weights(swapped, torch.tensor([[1, 2]])) == (0.0, 0.55)
+    fewer = FusionData(both.text_features, both.view_features, gallery[:10])
+    assert tuned_weights(fewer, torch.tensor([[1, 2]])) == (0.0, 0.0)  # the tenth by any weight
 
 
 @pytest.mark.parametrize("kind", KINDS)

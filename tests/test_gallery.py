@@ -119,12 +119,16 @@ def test_reads_every_format_whatever_the_suffix(tmp_path, kind):
     assert read_image(path).size == (24, 16)
 
 
-@pytest.mark.parametrize("value", [0, 257, 40_000, 65_535])
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "byte"),
+    [(0, 0), (128, 0), (129, 1), (257, 1), (385, 1), (386, 2), (511, 2), (32_767, 127),
+     (32_768, 128), (40_000, 156), (65_406, 254), (65_407, 255), (65_535, 255)],
+)  # fmt: skip
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, value, byte):
     grey = Image.fromarray(np.full((4, 4), value, dtype=np.uint16))
     path = tmp_path / "grey.png"
     grey.save(path)
-    assert _pixel(path) == (round(value / 257),) * 3
+    assert _pixel(path) == (byte,) * 3
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])

@@ -98,7 +98,10 @@ def test_the_scores_of_codes_are_ordered_and_missing_pictures_are_minus_one(buil
     scores, found = search_index(index, queries, k=3000)
     assert (found == -1).any() and (scores.diff(dim=1) <= 0).all()
     options = {"candidates": 3000, "rows": lambda numbers: torch.ones(len(numbers), DIM)}
-    assert (search_index(index, queries, k=3000, **options)[1] == -1).any()
+    scores, found = search_index(index, queries, k=3000, **options)
+    missing = found == -1
+    assert missing.any() and (missing.int().diff(dim=1) >= 0).all(), "the last"
+    assert (scores[missing] == -torch.inf).all() and scores[~missing].isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["flat", "ivf_pq", "hnsw"])
@@ -124,6 +127,10 @@ def test_what_is_read_by_hand():
     assert spec.bytes_read(10_000, 256) == 100 * 1024 + 1000 * 40
     assert IvfPq(32, 500, 100).bytes_read(10_000, 256) == 100 * 1024 + 10_000 * 40
     assert Hnsw(links=16, effort=64).bytes_read(10**9, 256) == 64 * 32 * 1028
+    # A feature, links of 4 bytes, a level of 4, a place of 8; a picture has its links twice on the
+    # ground, and once on each further level, which it reaches with a chance of 1 in as many.
+    assert Hnsw(links=2).bytes_per_image(10, 256) == 1024 + 4 * 2 * (2 + 1) + 12
+    assert Hnsw(links=5).bytes_per_image(10, 256) == 1024 + 4 * 5 * (2 + 1 / 4) + 12
     assert num_machines(7e10, 1e11) == 1 and num_machines(7.1e10, 1e11) == 2
 
 
@@ -163,6 +170,31 @@ def test_bad_options_of_a_search_are_refused(built, queries):
         search_index(index, queries, k=10, candidates=5, rows=lambda n: n)
     with pytest.raises(ValueError, match="must agree"):
         recall_against_exact(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("number", [1, 5, 6, 7, 9, 10, 11, 1024 + 7])
+@pytest.mark.parametrize("spec", [Flat(), Hnsw(), Flat], ids=["flat", "hnsw", "candidates"])
+def test_equal_pictures_score_alike_and_stand_in_order(spec, number, queries):
+    gallery = clustered(1, DIM, seed=3).repeat(number, 1)
+    index = build_index(Flat() if spec is Flat else spec, [gallery], num_images=number, dim=DIM)
+    options = {"candidates": number, "rows": lambda numbers: gallery[numbers]}
+    scores, found = search_index(
+        index, queries, k=min(number, 20), **(options if spec is Flat else {})
+    )
+    assert (scores == scores[:, :1]).all()
+    assert (found.diff(dim=1) > 0).all()
+
+
+def test_twins_in_an_index_of_codes_and_equal_queries(gallery, queries):
+    twins = torch.cat([gallery[:-300], gallery[:300]])
+    index = build_index(IvfPq(4, 8), [twins], num_images=NUMBER, dim=DIM)
+    scores, found = search_index(index, torch.cat([queries, queries]), k=500)
+    assert scores[:60].equal(scores[60:]) and found[:60].equal(found[60:])
+    # -1, nothing more found, goes to a column of its own, the last.
+    of_picture = torch.full((120, NUMBER + 1), torch.nan).scatter_(1, found % (NUMBER + 1), scores)
+    pairs = of_picture[:, :300], of_picture[:, -301:-1]
+    both = ~(pairs[0].isnan() | pairs[1].isnan())
+    assert both.any() and pairs[0][both].equal(pairs[1][both])
 
 
 # --- features of a folder ---------------------------------------------------------------------

@@ -161,3 +161,11 @@ def test_a_search_with_all_models_and_bad_folders(tmp_path, capsys, monkeypatch)
     assert _search(monkeypatch, tmp_path, [], "--skip-unreadable") == 0
     assert "3 pictures." in capsys.readouterr().out
     assert _search(monkeypatch, tmp_path / "nowhere", []) == 2
+
+
+@pytest.mark.parametrize("number", [5, 7, 10, 11, 33])
+def test_equal_pictures_score_alike_and_stand_in_order(models, number):
+    one = torch.nn.functional.normalize(torch.randn(models[0].dim), dim=0)
+    found = LiveSearch(one.repeat(number, 1), models[0]).say("a red car")
+    assert len(found.scores.unique()) == 1
+    assert found.ranking.equal(torch.arange(number))

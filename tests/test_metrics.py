@@ -309,3 +309,79 @@ def test_bad_bootstrap_arguments_are_refused(values, options, message):
 def test_unpaired_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         metrics.paired_bootstrap([1.0, 2.0], [1.0])
+
+
+def clopper_pearson(hits, number, level=0.95):
+    """The exact interval of a share, by bisection over sums of binomial probabilities."""
+    tail = (1 - level) / 2
+
+    def at_least(k, p):
+        counts = range(k, number + 1)
+        return sum(math.comb(number, i) * p**i * (1 - p) ** (number - i) for i in counts)
+
+    def solve(function, wanted):
+        low, high = 0.0, 1.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if function(middle) < wanted else (low, middle)
+        return low
+
+    low = 0.0 if hits == 0 else solve(lambda p: at_least(hits, p), tail)
+    high = 1.0 if hits == number else solve(lambda p: at_least(hits + 1, p), 1 - tail)
+    return low, high
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 30, 1000])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_hits_that_all_agree_have_the_exact_interval(number, level):
+    for value in (0, 1):
+        found = metrics.bootstrap_interval([float(value)] * number, level=level)
+        expected = clopper_pearson(value * number, number, level)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_equal_values_between_bounds():
+    # Three queries: up to a share 1 - 0.025 ** (1 / 3) = 0.7076 of all may have another value.
+    low, high = metrics.bootstrap_interval([0.25] * 3)
+    np.testing.assert_allclose([low, high], [0.25 - 0.7076 * 0.25, 0.25 + 0.7076 * 0.75], atol=1e-4)
+    low, high = metrics.bootstrap_interval([0.0] * 3, bounds=metrics.DIFFERENCES)
+    np.testing.assert_allclose([low, high], [-0.7076, 0.7076], atol=1e-4)
+    low, high = metrics.bootstrap_interval([5.0] * 3, bounds=(2.0, 10.0))
+    np.testing.assert_allclose([low, high], [5 - 0.7076 * 3, 5 + 0.7076 * 5], atol=1e-4)
+    for values, bounds in (([3.0, 3.0], None), ([3.0, 3.0], metrics.SHARES), ([-0.1], (0, 1))):
+        assert np.isnan(metrics.bootstrap_interval(values, bounds=bounds)).all()
+    assert metrics.bootstrap_interval([1.0] * 3, bounds=(-1.0, 1.0))[1] == 1.0
+
+
+def test_only_columns_of_equal_values_leave_the_bootstrap():
+    rng = np.random.default_rng(7)
+    columns = (rng.random((40, 4)) < 0.9).astype(float)
+    columns[:, 1], columns[:10, 1] = 1.0, np.nan
+    columns[:, 3] = np.nan
+    low, high = metrics.bootstrap_interval(columns, seed=3)
+    means = metrics._resampled_means(columns, 1000, 3)
+    shares = [(1 - 0.95) / 2, (1 + 0.95) / 2]
+    ends = np.nanquantile(means[:, :3], shares, axis=0)  # bit for bit
+    assert np.array([low, high])[:, [0, 2]].tolist() == ends[:, [0, 2]].tolist()
+    np.testing.assert_allclose([low[1], high[1]], clopper_pearson(30, 30), atol=1e-9)
+    assert np.isnan([low[3], high[3]]).all()
+    unbounded = metrics.bootstrap_interval(columns, seed=3, bounds=None)
+    assert np.isnan(np.array(unbounded)[:, 1]).all() and unbounded[0][0] == low[0]
+
+
+def test_methods_that_never_differ_may_differ_elsewhere():
+    hits = np.array([1.0, 0.0, 1.0])
+    found = metrics.paired_bootstrap(hits, hits)
+    np.testing.assert_allclose([found.low, found.high], [-0.7076, 0.7076], atol=1e-4)
+    assert (found.difference, found.share_b_not_above_a) == (0, 1)
+    always = metrics.paired_bootstrap([0.0] * 3, [1.0] * 3)
+    np.testing.assert_allclose([always.low, always.high], [1 - 2 * 0.7076, 1], atol=1e-4)
+    within = metrics.paired_bootstrap([2.0] * 3, [4.0] * 3, bounds=(0, 10))
+    expected = [2 - 0.7076 * 12, 2 + 0.7076 * 8]
+    np.testing.assert_allclose([within.low, within.high], expected, atol=1e-3)
+    for options in ({}, {"bounds": None}):  # 3 and 4 are no shares
+        beyond = metrics.paired_bootstrap([3.0, 3.0], [4.0, 4.0], **options)
+        assert np.isnan([beyond.low, beyond.high]).all()
+    for bounds in ((1.0, 0.0), (0.0, 0.0)):
+        with pytest.raises(ValueError, match="in order"):
+            metrics.bootstrap_interval([1.0], bounds=bounds)

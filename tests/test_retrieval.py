@@ -1,5 +1,7 @@
 """Ranks and search against plain loops, exact where the arithmetic is."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,153 @@ def test_rank_fusion_refuses_two_shapes():
     with pytest.raises(ValueError, match="differ"):
         reciprocal_rank_fusion(torch.ones(2, 3), torch.ones(1, 3), torch.ones(4, 3),
                                torch.tensor([0, 1]))  # fmt: skip
+
+
+# --- ties -------------------------------------------------------------------------------------
+
+
+def unit(*shape, seed, dtype=torch.float32):
+    features = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 128), (7, 128), (40, 128), (7, 3, 33)])
+def test_any_number_of_equal_images_ties(shape, dtype):
+    queries = unit(*shape, seed=0, dtype=torch.float64).to(dtype)
+    for number in range(1, 65):
+        gallery = unit(1, shape[-1], seed=number, dtype=torch.float64).to(dtype).repeat(number, 1)
+        targets = torch.arange(len(queries)) % number
+        assert (target_ranks(queries, gallery, targets) == number - 1).all()
+        fused = reciprocal_rank_fusion(queries, queries.flip(0), gallery, targets)
+        assert (fused == number - 1).all()
+
+
+def with_twins(number, seed):
+    """A gallery (number, 64) where a few rows are twins of another, and which row each is of."""
+    generator = torch.Generator().manual_seed(seed)
+    firsts = torch.arange(number)
+    for _ in range(3):
+        one, other = torch.randint(number, (2,), generator=generator).tolist()
+        firsts[firsts == firsts[other]] = firsts[one].clone()
+    gallery = unit(number, 64, seed=seed)[firsts]
+    return gallery, firsts
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 80), st.integers(1, 40), st.integers(0, 999), st.sampled_from(DTYPES))
+def test_twins_anywhere_tie_and_the_others_rank_as_ever(number, num_queries, seed, dtype):
+    gallery, firsts = with_twins(number, seed)
+    gallery, queries = gallery.to(dtype), unit(num_queries, 64, seed=seed + 1).to(dtype)
+    targets = torch.arange(num_queries) % number
+    one_of_each, place = firsts.unique(return_inverse=True)
+    sizes = place.bincount()
+    scores = queries.double() @ gallery[one_of_each].double().T
+    higher = scores > scores.gather(1, place[targets, None])
+    expected = (higher * sizes).sum(dim=1) + sizes[place[targets]] - 1
+    assert target_ranks(queries, gallery, targets).equal(expected)
+    assert retrieval.first_equal(gallery).equal(
+        torch.stack([(firsts == first).nonzero()[0, 0] for first in firsts])
+    )
+
+
+def test_zeros_of_both_signs_are_equal():
+    gallery = torch.tensor([[1.0, 0.0], [1.0, -0.0], [0.0, 1.0]])
+    assert retrieval.first_equal(gallery).tolist() == [0, 0, 2]
+    assert retrieval.first_equal(gallery[:, [1, 0]]).tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_images", [2, 3, 7, 10, 64, 101])
+def test_equal_queries_rank_a_target_alike(num_images, dtype):
+    # The same numbers in another order: all score the same but for rounding, which must not depend
+    # on where in a product a query stands.
+    values = unit(256, seed=0, dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(256, generator=generator) for _ in range(num_images)]
+    gallery = torch.stack([values[order] for order in orders])
+    for number in (1, 2, 5, 16, 17, 31, 44, 70):
+        queries = torch.ones(number, 256, dtype=dtype) / 16
+        for chunk_size in (None, 7):
+            ranks = target_ranks(
+                queries, gallery, torch.zeros(number, dtype=int), chunk_size=chunk_size
+            )
+            assert len(ranks.unique()) == 1
+        fused = reciprocal_rank_fusion(queries, queries, gallery, torch.zeros(number, dtype=int))
+        assert len(fused.unique()) == 1
+        scores, indices = search(queries, gallery, k=num_images)
+        assert (indices == indices[0]).all() and (scores == scores[0]).all()
+
+
+def naive_rank_fusion(texts, views, gallery, targets, constant=60):
+    """With fractions, which do not round; places are those of the last image of a tie."""
+    ranks = []
+    for text, view, target in zip(texts.tolist(), views.tolist(), targets.tolist(), strict=True):
+        sums = [Fraction(0)] * len(gallery)
+        for query in (text, view):
+            scores = [
+                sum(q * g for q, g in zip(query, row, strict=True)) for row in gallery.tolist()
+            ]
+            for image, score in enumerate(scores):
+                place = sum(other >= score for other in scores)
+                sums[image] += Fraction(1, constant + place)
+        others = sums[:target] + sums[target + 1 :]
+        ranks.append(sum(other >= sums[target] for other in others))
+    return ranks
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 6), st.integers(0, 99))
+def test_rank_fusion_matches_its_naive_twin(num_queries, num_images, dim, seed):
+    texts, views = (integer_features(num_queries, dim, seed=seed + i) for i in (0, 1))
+    gallery = integer_features(num_images, dim, seed=seed + 2)
+    targets = torch.arange(num_queries) % num_images
+    found = reciprocal_rank_fusion(texts, views, gallery, targets)
+    assert found.tolist() == naive_rank_fusion(texts, views, gallery, targets)
+
+
+def test_sums_that_only_rounding_tells_apart_tie():
+    # 1/(60 + 10) + 1/(60 + 45) = 1/42 = 2/(60 + 24): each of the two counts against the other.
+    gallery = torch.eye(45)
+    place = torch.arange(1, 46)
+    text, view = place.clone(), place.flip(0)
+    text[[8, 9]], text[[22, 23]] = text[[9, 8]], text[[23, 22]]
+    first, second = int((text == 10).nonzero()), int((text == 24).nonzero())
+    for image, wanted in ((first, 45), (second, 24)):
+        other = int((view == wanted).nonzero())
+        view[[image, other]] = view[[other, image]]
+    assert (text[[first, second]].tolist(), view[[first, second]].tolist()) == ([10, 24], [45, 24])
+    queries = [-row.float().repeat(2, 1) for row in (text, view)]
+    targets = torch.tensor([first, second])
+    ranks = reciprocal_rank_fusion(*queries, gallery, targets)
+    assert ranks.tolist() == naive_rank_fusion(*queries, gallery, targets)
+    assert ranks[0] == ranks[1]
+
+
+def test_images_that_tie_share_the_last_of_their_places():
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    text, view = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    # Places 3, 3, 3, 4 by the text and 4, 4, 4, 1 by the view.
+    for target, rank in ((0, 3), (1, 3), (2, 3), (3, 0)):
+        assert reciprocal_rank_fusion(text, view, gallery, torch.tensor([target])).item() == rank
+    # With a constant of 0: 1/3 + 1/4 against 1/4 + 1.
+    assert reciprocal_rank_fusion(text, view, gallery, torch.tensor([3]), constant=0).item() == 0
+
+
+@pytest.mark.parametrize("num_images", [*range(1, 12), 1024 + 7])
+@pytest.mark.parametrize("approximate", [False, True])
+def test_search_gives_equal_images_one_score(num_images, approximate):
+    gallery = unit(1, 64, seed=num_images).repeat(num_images, 1)
+    scores, indices = search(unit(40, 64, seed=0), gallery, k=num_images, approximate=approximate)
+    assert (scores == scores[:, :1]).all()
+    assert indices.equal(torch.arange(num_images).expand(40, -1))
+
+
+def test_search_splits_its_products(monkeypatch):
+    queries, gallery = unit(9, 16, seed=0), unit(30, 16, seed=1)
+    whole = search(queries, gallery, k=5)
+    monkeypatch.setattr(retrieval, "CHUNK_BYTES", 8 * 5 * 16 * 2)
+    assert all(a.equal(b) for a, b in zip(whole, search(queries, gallery, k=5), strict=True))

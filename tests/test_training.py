@@ -64,6 +64,23 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_each_step_draws_its_own_numbers_and_again_the_same(tmp_path):
+    def drawn(name, seed):
+        numbers, model = [], nn.Linear(1, 1)
+
+        def step_loss(step):
+            numbers.append(torch.rand(()).item())
+            return {"loss": model(torch.ones(1)).sum()}
+
+        config = dataclasses.replace(CONFIG, steps=20, seed=seed)
+        train(model, step_loss, config, tmp_path / name, progress=False)
+        return numbers
+
+    first, second = drawn("a", 0), drawn("b", 1)
+    assert len(set(first + second)) == 40
+    assert drawn("c", 0) == first
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     first = regression(tmp_path)
     again = regression(tmp_path, stop_at=0)
