@@ -122,11 +122,11 @@ def refine(arguments: argparse.Namespace) -> None:
     write_dialogues(arguments.out, [Dialogue(d.image, tuple(captions)) for d, captions in pairs])
     shutil.rmtree(partial, ignore_errors=True)
     number = sum(len(captions) for captions in found.captions)
+    kinds = f" ({found.fault_kinds})" if found.faults else ""
     print(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {arguments.out}; "
-        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
-        "and are the joined dialogue, "
-        f"{found.num_truncated:,} inputs were cut"
+        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use"
+        f"{kinds} and are the joined dialogue, {found.num_truncated:,} inputs were cut"
     )
 
 
