@@ -3,7 +3,8 @@
 A *spec* names a language model: `mini`, the one that comes with the package, a folder, or a hub
 name. The mini model goes round by round: it reads the caption so far and what was newly said, and
 writes the next caption. Any other causal or encoder-decoder model is shown the whole dialogue so
-far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models.
+far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models; what it writes around its
+caption is left out (`daitir.captions`).
 """
 
 from __future__ import annotations
@@ -204,6 +205,8 @@ class Reformulator:
         if not self.round_by_round:
             prompt = self.prompt.replace("{dialogue}", "\n".join(said[: t + 1]))
             if self.tokenizer.chat_template:
+                # `MAX_NEW_TOKENS` leaves no room for reasoning; a template that knows of none
+                # passes over the word.
                 return self.tokenizer.apply_chat_template(
                     [{"role": "user", "content": prompt}], add_generation_prompt=True,
                     tokenize=True, return_dict=False, enable_thinking=False,

@@ -271,6 +271,32 @@ def test_an_instruction_model_sees_the_whole_dialogue(tmp_path, tokenizer, chat,
     assert found == reformulator.refine([TALK])
 
 
+def test_a_model_that_may_reason_is_asked_not_to():
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
+    reformulator = Scripted(tokenizer, [("a red dog", True)], refines_round_by_round=False)
+    reformulator.refine([["a dog"]])
+    assert reformulator.inputs[0].endswith("caption:<think></think>")
+
+
+@pytest.mark.parametrize(
+    ("output", "caption", "faults"),
+    [
+        ("here is a caption:\n\na red dog", "a red dog", {}),
+        ("i'm sorry, i cannot see it", "a dog", {(0, 0): "refusal"}),
+        ("<think>the dog is", "a dog", {(0, 0): "reasoning"}),
+    ],
+)
+def test_what_stands_around_a_caption_is_left_out_or_counted(tokenizer, output, caption, faults):
+    said = [(output, True)] * 2
+    found = Scripted(tokenizer, said, refines_round_by_round=False).refine([["a dog"]])
+    assert found.captions == [[caption]] and found.faults == faults
+    assert found.fault_kinds == ", ".join(f"1 {kind}" for kind in faults.values())
+
+
 def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     config = T5Config(
@@ -376,7 +402,8 @@ def test_the_command_writes_a_chatir_file(folder, tmp_path, capsys):
     command = ["refine", "--dialogues", str(tmp_path / "talks.json"), "--num-dialogues", "1"]
     command += ["--model", str(folder)]
     assert main([*command, "--out", str(tmp_path / "rewrites.json")]) == 0
-    assert "3 captions of 1 dialogues" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 captions of 1 dialogues" in told and "3 were of no use (" in told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rewrites.json", "talks.json"]
     (refined,) = read_dialogues(tmp_path / "rewrites.json")
     assert refined.image == "a.png" and len(refined.rounds) == len(TALK)
