@@ -168,11 +168,11 @@ def refine(arguments: argparse.Namespace) -> None:
     write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
     write_dialogues(out, refined)
     shutil.rmtree(partial, ignore_errors=True)
+    kinds = f" ({found.fault_kinds})" if found.faults else ""
     say(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {out}; "
-        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use "
-        "and are the joined dialogue, "
-        f"{found.num_truncated:,} inputs were cut"
+        f"{found.num_retried:,} outputs were asked for again, {len(found.faults):,} were of no use"
+        f"{kinds} and are the joined dialogue, {found.num_truncated:,} inputs were cut"
     )
 
 

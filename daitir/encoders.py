@@ -234,7 +234,7 @@ def length_read(model, tokens: Tensor) -> int:
 
 @contextmanager
 def shortened_context(model, length: int) -> Iterator[None]:
-    """Let a text tower read texts of `length` tokens, as `length_read` tells, at its usual speed."""
+    """Let a text tower read texts of `length` tokens, as `length_read` tells."""
     tower = _shortenable(model)
     if tower is None:
         yield
@@ -347,7 +347,7 @@ def listed(images: Pictures) -> Iterable[Picture]:
 
 
 def as_image(image: Picture) -> Image.Image:
-    """The picture of a path or of an array. Raises DataError as `read_image`, and for other types."""
+    """The picture of a path or an array. Raises DataError as `read_image`, and for other types."""
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):

@@ -3,7 +3,8 @@
 A *spec* names a language model: `mini`, the one that comes with the package, a folder, or a hub
 name. The mini model goes round by round: it reads the caption so far and what was newly said, and
 writes the next caption. Any other causal or encoder-decoder model is shown the whole dialogue so
-far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models.
+far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models; what it writes around its
+caption is left out (`daitir.captions`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +30,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from daitir.captions import fault_of as fault_of
+from daitir.captions import read_caption
 from daitir.dialogues import read_json
 from daitir.errors import DataError
 from daitir.files import atomic_write, weights_digest
@@ -67,8 +69,7 @@ class Refinement:
     Attributes:
         captions: `captions[dialogue][round]`, one caption of all that was said up to the round.
         faults: (dialogue, round) to what was wrong with the model's output, where it was of no
-            use (`fault_of`, or `"unfinished"`: no end within `MAX_NEW_TOKENS`). There the caption
-            is the dialogue so far, joined by `", "`.
+            use (see `read_caption`). There the caption is the dialogue so far, joined by `", "`.
         num_truncated: rounds whose input was longer than the model's context and lost its middle.
         num_retried: outputs that were of no use at first, those of `faults` among them.
     """
@@ -78,29 +79,10 @@ class Refinement:
     num_truncated: int
     num_retried: int = 0
 
-
-def fault_of(text: str) -> str | None:
-    """What makes a model's output no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
-
-    A fragment has fewer than two words of letters, such as the "45." among DAR's released
-    captions. A loop says the same one to eight words three times in a row.
-
-    >>> [fault_of(text) for text in ("", "45.", "a dog, a dog, a dog", "a dog at night")]
-    ['empty', 'fragment', 'loop', None]
-    """
-    words = re.findall(r"\w+", text.lower())
-    if not words:
-        return "empty"
-    if sum(any(map(str.isalpha, word)) for word in words) < 2:
-        return "fragment"
-    for size in range(1, 9):
-        for begin in range(len(words) - 3 * size + 1):
-            first, second, third = (
-                words[begin + i * size : begin + (i + 1) * size] for i in range(3)
-            )
-            if first == second == third:
-                return "loop"
-    return None
+    @property
+    def fault_kinds(self) -> str:
+        """How often each kind of fault occurs, the most frequent first: `"2 loop, 1 empty"`."""
+        return ", ".join(f"{n:,} {kind}" for kind, n in Counter(self.faults.values()).most_common())
 
 
 class Reformulator:
@@ -215,26 +197,24 @@ class Reformulator:
                             text = ", ".join(dialogues[index][: t + 1])
                         captions[index].append(text)
                     bar.update(len(batch))
+        found = Refinement(captions, dict(sorted(faults.items())), num_truncated, num_retried)
         if faults:
-            counted = ", ".join(f"{n} {kind}" for kind, n in Counter(faults.values()).items())
             logger.warning(
                 "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec, len(faults), sum(lengths), counted,
+                self.spec, len(faults), sum(lengths), found.fault_kinds,
             )
         if num_truncated:
             logger.warning(
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
                 self.spec, num_truncated, sum(lengths), self._max_input,
             )
-        return Refinement(captions, dict(sorted(faults.items())), num_truncated, num_retried)
+        return found
 
     def _outputs(self, inputs: list[list[int]]) -> tuple[list[tuple[str, str | None]], int]:
         """What the model writes with its fault, and how many outputs were asked for again."""
 
         def judged(outputs: list[tuple[str, bool]]) -> list[tuple[str, str | None]]:
-            return [
-                (text, fault_of(text) or (None if done else "unfinished")) for text, done in outputs
-            ]
+            return [read_caption(text, ended=ended) for text, ended in outputs]
 
         outputs = judged(self._generate(inputs))
         again = [i for i, (_, fault) in enumerate(outputs) if fault]
@@ -253,9 +233,11 @@ class Reformulator:
         if not self.round_by_round:
             prompt = self.prompt.replace("{dialogue}", "\n".join(said[: t + 1]))
             if self.tokenizer.chat_template:
+                # `MAX_NEW_TOKENS` leaves no room for reasoning; a template that knows of none
+                # passes over the word.
                 return self.tokenizer.apply_chat_template(
                     [{"role": "user", "content": prompt}], add_generation_prompt=True,
-                    tokenize=True, return_dict=False,
+                    tokenize=True, return_dict=False, enable_thinking=False,
                 )  # fmt: skip
             return self.tokenizer.encode(prompt)
         # A round whose output was of no use has no caption: its words wait for the next one.
@@ -301,11 +283,8 @@ class Reformulator:
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
-        # An instruction-tuned model may go on after its caption; a caption is one line.
-        lines = [next(iter(text.strip().splitlines()), "").strip(" \"'") for text in texts]
         return [
-            (line, bool(ends & set(ids)) or "\n" in text.strip())
-            for line, text, ids in zip(lines, texts, written.tolist(), strict=True)
+            (text, bool(ends & set(ids))) for text, ids in zip(texts, written.tolist(), strict=True)
         ]
 
 

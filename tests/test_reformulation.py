@@ -27,7 +27,6 @@ from daitir.quality import COLUMNS, lm_quality
 from daitir.reformulation import (
     MAX_NEW_TOKENS,
     Reformulator,
-    fault_of,
     load_reformulator,
     refine_resumably,
     window,
@@ -132,19 +131,6 @@ def test_parse_understands_groups_relations_and_negations():
 )
 def test_parse_returns_what_it_does_not_understand(caption, unread):
     assert parse(caption).unread == unread
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("", "empty"), ("...", "empty"), ("🙂", "empty"), ("45.", "fragment"), ("dog", "fragment"),
-        ("a 45", "fragment"), ("no no no", "loop"), ("a dog and a dog and a dog and", "loop"),
-        ("a dog", None), ("a dog, a cat, a dog", None), ("a red dog and a red cat", None),
-        ("ein hund", None),
-    ],
-)  # fmt: skip
-def test_useless_outputs_are_told_from_captions(text, fault):
-    assert fault_of(text) == fault
 
 
 def test_the_window_has_roles_for_every_token(tokenizer):
@@ -257,7 +243,7 @@ def test_over_long_and_foreign_words_pass_and_are_counted(mini):
     found = mini.refine([["a dog", long], ["没有人 🙂", "?"], ["  ", "\n"]])
     assert found.num_truncated >= 1
     for (index, t), kind in found.faults.items():
-        assert kind in ("empty", "fragment", "loop", "unfinished")
+        assert kind in ("empty", "fragment", "loop", "unfinished", "question")
         assert found.captions[index][t].startswith(["a dog", "没有人 🙂", "  "][index])
 
 
@@ -285,6 +271,32 @@ def test_an_instruction_model_sees_the_whole_dialogue(tmp_path, tokenizer, chat,
     assert found == reformulator.refine([TALK])
 
 
+def test_a_model_that_may_reason_is_asked_not_to():
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
+    reformulator = Scripted(tokenizer, [("a red dog", True)], refines_round_by_round=False)
+    reformulator.refine([["a dog"]])
+    assert reformulator.inputs[0].endswith("caption:<think></think>")
+
+
+@pytest.mark.parametrize(
+    ("output", "caption", "faults"),
+    [
+        ("here is a caption:\n\na red dog", "a red dog", {}),
+        ("i'm sorry, i cannot see it", "a dog", {(0, 0): "refusal"}),
+        ("<think>the dog is", "a dog", {(0, 0): "reasoning"}),
+    ],
+)
+def test_what_stands_around_a_caption_is_left_out_or_counted(tokenizer, output, caption, faults):
+    said = [(output, True)] * 2
+    found = Scripted(tokenizer, said, refines_round_by_round=False).refine([["a dog"]])
+    assert found.captions == [[caption]] and found.faults == faults
+    assert found.fault_kinds == ", ".join(f"1 {kind}" for kind in faults.values())
+
+
 def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     config = T5Config(
@@ -296,9 +308,9 @@ def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
     assert len(found.captions[0]) == 3 and found.num_truncated == 0
 
 
-def test_only_the_first_line_of_an_output_counts(tokenizer, monkeypatch):
+def test_the_caption_of_an_output_ends_with_its_line(tokenizer, monkeypatch):
     reformulator = Reformulator("x", untrained(tokenizer), tokenizer)
-    ids = tokenizer.encode(' "a dog at night"\nexplanation: it', add_special_tokens=False)
+    ids = tokenizer.encode(' "a dog at night"\nit is late', add_special_tokens=False)
 
     def generate(tokens, **options):
         assert options["max_new_tokens"] == MAX_NEW_TOKENS and not options["do_sample"]
@@ -390,7 +402,8 @@ def test_the_command_writes_a_chatir_file(folder, tmp_path, capsys):
     command = ["refine", "--dialogues", str(tmp_path / "talks.json"), "--num-dialogues", "1"]
     command += ["--model", str(folder)]
     assert main([*command, "--out", str(tmp_path / "rewrites.json")]) == 0
-    assert "3 captions of 1 dialogues" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 captions of 1 dialogues" in told and "3 were of no use (" in told
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "rewrites.json", "rewrites.manifest.json", "talks.json",
     ]  # fmt: skip

@@ -102,7 +102,7 @@ def add_generate(subparsers) -> None:
         help="keeps what is drawn (default: %(default)s)")
     add("--without-negation", action="store_true",
         help="take what an English prompt says is not there out of it, and give it to the pipeline "
-        "as its negative prompt")
+        "as its negative prompt; signs, names and numbers stay")
     add_device(parser, "the pipeline runs")
     add("--dtype", choices=DTYPES,
         help="precision of the weights (default: float32 on a CPU, else float16)")
