@@ -199,9 +199,9 @@ def check_images(
     """The names whose files below `folder` can be read, in order.
 
     By default only the headers are looked at (fast), and any unreadable file raises DataError with
-    the number of them and the first examples; where the caller has a choice (`skip_unreadable` is
-    False and not None) it names `--skip-unreadable`. With `skip_unreadable` every image is decoded, so
-    that truncated ones are found too, and the unreadable ones are left out, counted in a warning.
+    the number of them and the first examples, and names `--skip-unreadable` unless that is None.
+    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and the
+    unreadable ones are left out, counted in a warning.
     A link that leaves the folder (`daitir.files.SafeFolder`) is unreadable. Raises DataError when
     none is left.
     """
