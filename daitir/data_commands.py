@@ -215,7 +215,7 @@ def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
     encoder = load_encoder(
         arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
     )
-    folder = arguments.features or features_folder(root, arguments.encoder)
+    folder = arguments.features or features_folder(root, encoder)
     check_output(folder / MANIFEST)
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from daitir.dialogues import read_json
-from daitir.encoders import Encoder
+from daitir.encoders import Encoder, listed
 from daitir.errors import DataError
 from daitir.files import atomic_write, locked
 
@@ -73,7 +73,7 @@ class CachedEncoder:
 
         Raises DataError too where the disk is full or a shard is damaged.
         """
-        images = list(images)
+        images = list(listed(images))
         if not all(isinstance(image, Path) and image.is_relative_to(self.root) for image in images):
             return self.encoder.encode_images(
                 images, batch_size=batch_size or self.batch_size, progress=progress
@@ -156,18 +156,10 @@ class CachedEncoder:
 
     def _shards(self) -> dict[str, list[list]]:
         """The files of each shard that is on the disk."""
-        path = self.folder / MANIFEST
-        if not path.exists():
-            return {}
-        manifest = read_json(path)
-        try:
-            model, shards = manifest["model"], dict(manifest["shards"])
-            spec, digest = model["spec"], model["digest"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: no manifest of features; remove the folder") from error
-        if digest != self.encoder.digest:
+        model, shards = _read_manifest(self.folder)
+        if model is not None and model["digest"] != self.encoder.digest:
             raise DataError(
-                f"{self.folder}: holds features of another model ({spec}), not of "
+                f"{self.folder}: holds features of another model ({model['spec']}), not of "
                 f"{self.encoder.spec} as it is now; name another folder or remove this one"
             )
         return {name: files for name, files in shards.items() if (self.folder / name).is_file()}
@@ -194,13 +186,32 @@ class CachedEncoder:
         return features
 
 
-def features_folder(root: str | Path, spec: str) -> Path:
-    """Where the features of a folder of own data by an encoder lie.
+def features_folder(root: str | Path, encoder: Encoder) -> Path:
+    """Where the features of a folder of own data by an encoder lie: `features/` and its spec.
 
-    >>> features_folder("my_pictures", "open_clip:ViT-B-32@weights.safetensors").as_posix()
-    'my_pictures/features/open_clip-ViT-B-32-weights.safetensors'
+    Where that folder holds those of another model of the same spec, as when its configuration was
+    changed, they lie beside it, in a folder whose name has the encoder's digest too.
     """
-    return Path(root) / "features" / re.sub(r"[^\w.-]+", "-", spec).strip("-.")
+    name = re.sub(r"[^\w.-]+", "-", encoder.spec).strip("-.")
+    folder = Path(root) / "features" / name
+    kept, _ = _read_manifest(folder)
+    if kept is None or kept["digest"] == encoder.digest:
+        return folder
+    return folder.with_name(f"{name}-{encoder.digest[:12]}")
+
+
+def _read_manifest(folder: Path) -> tuple[dict | None, dict[str, list[list]]]:
+    """What a folder's manifest says of the model, None where there is none, and of its shards."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None, {}
+    manifest = read_json(path)
+    try:
+        model, shards = dict(manifest["model"]), dict(manifest["shards"])
+        _ = model["spec"], model["digest"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no manifest of features; remove the folder") from error
+    return model, shards
 
 
 def _stamped(root: Path, path: Path) -> File:

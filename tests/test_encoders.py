@@ -1,6 +1,7 @@
 """Encoders: the interface over open_clip keeps what open_clip does."""
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -195,7 +196,10 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         load_encoder(f"open_clip:{tmp_path}")
 
 
-def test_weights_of_another_architecture_are_refused():
+def test_weights_of_another_architecture_are_refused(tmp_path):
     weights = MINI_FOLDER / "open_clip_model.safetensors"
+    with pytest.raises(DataError, match="another .*width than daitir-wide's; use open_clip:"):
+        load_encoder(f"open_clip:daitir-wide@{weights}")  # its configuration lies beside it
+    alone = shutil.copy(weights, tmp_path)
     with pytest.raises(DataError, match="could not be loaded"):
-        load_encoder(f"open_clip:daitir-wide@{weights}")
+        load_encoder(f"open_clip:daitir-wide@{alone}")

@@ -70,7 +70,8 @@ def _by_the_library(kind, folder, texts, pictures):
         return score
     model = AutoModel.from_pretrained(folder).eval()
     image = torch.cat([model.get_image_features(**p).pooler_output for p in pixels])
-    keep = ("input_ids", "attention_mask")
+    # SigLIP was trained without a mask, whether or not the tokeniser gives one.
+    keep = ("input_ids",) if kind.startswith("siglip") else ("input_ids", "attention_mask")
     tokens = [{name: t[name] for name in keep if name in t} for t in tokens]
     text = torch.cat([model.get_text_features(**t).pooler_output for t in tokens])
     return _unit(text) @ _unit(image).T
@@ -166,7 +167,7 @@ def _damaged(folder, copy, part):
         ("pickle", "safetensors, not pickles"),
         ("kind", "a model of type 'bert'; use one of clip, siglip, siglip2, blip"),
         ("layers", "its weights do not fill a CLIPModel"),
-        ("code", "could not be loaded"),
+        ("code", "'auto_map' asks to run code"),
         ("sentencepiece", "pip install sentencepiece"),
     ],
 )
