@@ -327,9 +327,9 @@ def _listed_texts(texts: object) -> list[str]:
     if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
         raise DataError(f"a text or a list of texts is wanted, not {type(texts).__name__}")
     texts = list(texts)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"texts are strings, not {type(wrong).__name__}")
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"texts are strings, not {wrong[0]}")
     return texts
 
 
