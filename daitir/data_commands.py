@@ -257,7 +257,7 @@ def cached_encoder(
     )
     folder = arguments.features
     if folder is None and is_own_data:
-        folder = features_folder(root, arguments.encoder)
+        folder = features_folder(root, encoder.spec, encoder.digest)
     elif folder is None:  # somebody's pictures are not ours to write to
         folder = users_features_folder(root, encoder.digest)
     try:

@@ -91,7 +91,14 @@ class Encoder:
 
     def came_from(self, origin: str | None) -> None:
         """Note the identity of what the weights, as they are now, were loaded from."""
-        self._origin, self._loaded = origin, _state(self.model)
+        self._origin, self._loaded = origin, self._state()
+
+    def _state(self) -> list:
+        """What changes with the weights, be they changed by hand, and with the preprocessing."""
+        tensors = [t for t in self.model.state_dict().values() if t.numel()]
+        versions = sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+        ranges = [[str(x.item()) for x in t.aminmax()] for t in tensors if not t.is_complex()]
+        return [versions, ranges, self._settings()]
 
     @property
     def digest(self) -> str:
@@ -100,7 +107,7 @@ class Encoder:
         Weights without files, or that were changed since they were loaded, count by their values.
         """
         origin = self._origin
-        if origin is None or _state(self.model) != self._loaded:
+        if origin is None or self._state() != self._loaded:
             origin = [origin, weights_digest(self.model), self._settings()]
         return identity(
             origin=origin, context_length=self.context_length, image_size=self.image_size,
@@ -234,7 +241,7 @@ def length_read(model, tokens: Tensor) -> int:
 
 @contextmanager
 def shortened_context(model, length: int) -> Iterator[None]:
-    """Let a text tower read texts of `length` tokens, as `length_read` tells."""
+    """Let a text tower read texts of `length` tokens, as `length_read` tells; else leave it."""
     tower = _shortenable(model)
     if tower is None:
         yield
@@ -303,12 +310,6 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1).cpu()
 
 
-def _state(model) -> int:
-    """A number that grows with every change of a model's weights in place."""
-    tensors = (*model.parameters(), *model.buffers())
-    return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
-
-
 def _whole(batch: list, batch_size: int) -> list:
     """A batch, with its first items again behind it, up to a size that changes no item's result.
 
@@ -326,9 +327,9 @@ def _listed_texts(texts: object) -> list[str]:
     if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
         raise DataError(f"a text or a list of texts is wanted, not {type(texts).__name__}")
     texts = list(texts)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"texts are strings, not {type(wrong).__name__}")
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"texts are strings, not {wrong[0]}")
     return texts
 
 

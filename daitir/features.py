@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from daitir.encoders import Encoder
+from daitir.encoders import Encoder, listed
 from daitir.errors import DataError
 from daitir.shards import PICTURES, TEXTS, KeptFeatures
 
@@ -112,8 +112,7 @@ class CachedEncoder:
 
         Raises DataError too where the disk is full or a shard is damaged.
         """
-        images = [images] if isinstance(images, Path) else images
-        images = images if isinstance(images, str) else list(images)
+        images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
         files = self._files(images)
         if files is None:
             return self.encoder.encode_images(
@@ -272,13 +271,14 @@ class _Files:
         return self._samples[i]
 
 
-def features_folder(root: str | Path, spec: str) -> Path:
-    """Where the features of a folder of own data by an encoder lie.
+def features_folder(root: str | Path, spec: str, digest: str) -> Path:
+    """Where the features of a folder of own data by an encoder lie: a folder for each identity.
 
-    >>> features_folder("my_pictures", "open_clip:ViT-B-32@weights.safetensors").as_posix()
-    'my_pictures/features/open_clip-ViT-B-32-weights.safetensors'
+    >>> features_folder("my_pictures", "open_clip:ViT-B-32@weights.safetensors", 40 * "a").name
+    'open_clip-ViT-B-32-weights.safetensors-aaaaaaaaaaaa'
     """
-    return Path(root) / "features" / re.sub(r"[^\w.-]+", "-", spec).strip("-.")
+    name = re.sub(r"[^\w.-]+", "-", spec).strip("-.")
+    return Path(root) / "features" / f"{name}-{digest[:12]}"
 
 
 def users_features_folder(root: str | Path, digest: str) -> Path:

@@ -254,7 +254,8 @@ def _with_effect(config: dict) -> dict[str, object]:
     for key, value in config.items():
         if key in defaults and isinstance(value, dict):
             whole = dataclasses.asdict(defaults[key]) | value
-            found |= {f"{key}.{name}": v for name, v in whole.items() if name not in _WITHOUT_EFFECT}
+            counted = [name for name in whole if name not in _WITHOUT_EFFECT]
+            found |= {f"{key}.{name}": whole[name] for name in counted}
         elif key not in _WITHOUT_EFFECT:
             found[key] = value
     return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}

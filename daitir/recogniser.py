@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from daitir.dialogues import read_json
+from daitir.encoders import as_image, listed
 from daitir.errors import DataError
 from daitir.files import weights_digest
-from daitir.gallery import read_image
 from daitir.identity import identity
 from daitir.scenes import Scene, SceneObject, world
 
@@ -173,10 +173,12 @@ class Recogniser:
         """What each picture shows.
 
         Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3), of any size.
+            images: pictures, paths of pictures, or uint8 arrays (height, width, 3), of any size;
+                or one of these.
 
         Raises DataError where a path is no readable image or an array is of another form.
         """
+        images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
         iterator, readings = enumerate(images), []
         with tqdm(total=total, desc="reading", unit="image", disable=not progress) as bar:
@@ -280,8 +282,6 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
 
 
 def _as_array(image: Image.Image | Path | np.ndarray, index: int) -> np.ndarray:
-    if isinstance(image, Path):
-        image = read_image(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DataError(
@@ -290,8 +290,7 @@ def _as_array(image: Image.Image | Path | np.ndarray, index: int) -> np.ndarray:
             )
         if image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
             return image
-        image = Image.fromarray(image)
-    image = image.convert("RGB")
+    image = as_image(image).convert("RGB")
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
     return np.asarray(image)

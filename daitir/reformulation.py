@@ -310,7 +310,7 @@ def refine_resumably(
     chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
     files = []
     for chunk in chunks:
-        key = hashlib.sha256(json.dumps([reformulator.digest, *map(list, chunk)]).encode()).hexdigest()
+        key = identity(model=reformulator.digest, dialogues=list(map(list, chunk)))
         files.append(partial / f"{key[:32]}.json")
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)

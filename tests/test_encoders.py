@@ -1,6 +1,7 @@
 """Encoders: the interface over open_clip keeps what open_clip does."""
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -61,6 +62,59 @@ def test_paths_and_arrays_give_the_same_features(mini, pictures, tmp_path):
     (tmp_path / "empty.png").touch()
     with pytest.raises(DataError, match="empty.png"):
         mini.encode_images([tmp_path / "empty.png"])
+
+
+def test_one_text_and_one_picture_are_one(mini, pictures, tmp_path):
+    assert torch.equal(mini.encode_texts("a dog"), mini.encode_texts(["a dog"]))
+    path = tmp_path / "one.png"
+    Image.fromarray(pictures[0]).save(path)
+    expected = mini.encode_images([path])
+    assert expected.shape == (1, mini.dim)
+    one = Image.fromarray(pictures[0])
+    for given in (path, str(path), [str(path)], (str(path),), one, pictures[0], iter([path])):
+        assert torch.equal(mini.encode_images(given), expected)
+    with pytest.raises(DataError, match="nowhere.jpg: no such"):
+        mini.encode_images("nowhere.jpg")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [(5, "int"), (None, "NoneType"), (b"a dog", "bytes"), ({"a": 1}, "dict"), ({"a"}, "set"),
+     ([b"a"], "bytes"), (["a", None], "NoneType"), ([["a"]], "list")],
+)  # fmt: skip
+def test_what_is_no_text_and_no_picture_is_named(mini, given, named):
+    with pytest.raises(DataError, match=f"not {named}$"):
+        mini.encode_texts(given)
+    if given != ["a", None]:
+        with pytest.raises(DataError, match=f"not {named}$"):
+            mini.encode_images(given)
+
+
+def test_arrays_that_are_no_pictures_are_refused(mini):
+    for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
+        with pytest.raises(DataError, match=r"uint8 \(height, width, 3\) is wanted, not "):
+            mini.encode_images([array])
+    with pytest.raises(DataError, match="not Tensor$"):
+        mini.encode_images(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_equal_pictures_have_equal_features_wherever_they_stand(mini, threads):
+    rng = np.random.default_rng(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        some = rng.integers(0, 256, (66, 8, 8, 3), dtype=np.uint8)
+        for number in (1, 2, 5, 9, 17, 31, 62):
+            for batch_size in (1, 5, 7, 16, 64):
+                # A twin of the first one in the middle and at the end.
+                rows = [0, *range(1, number), 0, *range(number, number + 2), 0]
+                found = mini.encode_images(some[rows], batch_size=batch_size)
+                assert torch.equal(found[0], found[number]) and torch.equal(found[0], found[-1])
+        alone = mini.encode_images(some[:1])
+        assert torch.equal(mini.encode_images(some)[:1], alone)  # in another call too
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_truncation_is_counted(mini):
@@ -195,7 +249,10 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         load_encoder(f"open_clip:{tmp_path}")
 
 
-def test_weights_of_another_architecture_are_refused():
+def test_weights_of_another_architecture_are_refused(tmp_path):
     weights = MINI_FOLDER / "open_clip_model.safetensors"
+    with pytest.raises(DataError, match="another embed_dim than daitir-wide's; use open_clip:"):
+        load_encoder(f"open_clip:daitir-wide@{weights}")  # its configuration lies beside it
+    alone = shutil.copy(weights, tmp_path)
     with pytest.raises(DataError, match="could not be loaded"):
-        load_encoder(f"open_clip:daitir-wide@{weights}")
+        load_encoder(f"open_clip:daitir-wide@{alone}")
