@@ -87,37 +87,47 @@ _HERE = (
     r"(?:(?!(?:with|of|on|in|and|for|that)\b)[\w'’-]+\s){0,5}?"
 )
 _OF = (  # "(refined) of the picture that states everything would be"
-    r"(?:\s*#?\d+|\s*\([^)\n]*\))?(?:\s(?:of|for|to|about|from|based on|that|which|as|in one)\b[^:：\n]*?)?"
+    r"(?:\s*#?\d+|\s*\([^)\n]*\))?"
+    r"(?:\s(?:of|for|to|about|from|based on|that|which|as|in one|you|i)\b[^:：\n]*?)?"
     r"(?:\s(?:is|are|would be|could be|can be|might be|should be|reads|below|then))*"
 )
 _COLON = r"(?:\s*[:：]|\s[-–—](?=\s)|(?<=\bis|\bbe)(?=\s[\"“«])|(?<=reads)(?=\s[\"“«]))\s*"
-_LABEL = re.compile(
-    rf"(?:^|(?<=[.!?])\s+)(?:{_HERE}{_NOUN}{_OF}(?:{_COLON}|[.!](?:\s+|$)|$)|"
-    rf"(?:{_ADJECTIVE}[ -])*{_NOUN}{_OF}{_COLON}|"
-    r"i(?:['’]d| would| will| can) (?:describe|caption|summari[sz]e|write|put)\b[^:：\n]*[:：]\s*)|"
-    rf"^(?:{_ADJECTIVE}[ -])*{_NOUN}[.!]?$|^(?:assistant|model)$|"
-    r"^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*|"
-    # The same in other languages: "Voici une légende :", "以下是图片的描述："
-    r"^(?:voici|aquí (?:está|tienes)|aqui está|hier ist|ecco|вот)?[^\n:：,，。]{0,12}"
+_FOREIGN = (
     r"(?:légende|description|réponse|leyenda|descripción|respuesta|legenda|descrição|resposta|"
     r"bildunterschrift|bildbeschreibung|beschreibung|antwort|didascalia|descrizione|risposta|"
     r"подпись|описание|ответ|标题|描述|说明|答案|標題|說明|キャプション|説明|回答|캡션|설명|답변)"
-    r"[^\n:：,，。]{0,20}[:：]\s*",
+)
+_FOREIGN_HERE = (
+    r"(?:voici|aquí (?:está|tienes)|aqui está|hier ist|ecco|вот|以下|这是|這是|こちら|다음)"
+)
+_LABEL = re.compile(
+    rf"(?:^|(?<=[.!?])\s+)(?:{_HERE}{_NOUN}{_OF}(?:{_COLON}|[.!](?:\s+|$)|$)|"
+    rf"(?:(?:so|thus|therefore|hence|i think),?\s)?(?:{_ADJECTIVE}[ -])*{_NOUN}{_OF}{_COLON}|"
+    r"i(?:['’]d| would| will| can) (?:describe|caption|summari[sz]e|write|put)\b[^:：\n]*[:：]\s*)|"
+    rf"^(?:{_ADJECTIVE}[ -])*(?:caption|description|answer) (?:is|would be) (?=(?:an?|the|two)\s)|"
+    rf"^(?:{_ADJECTIVE}[ -])*{_NOUN}[.!]?$|^\[(?:{_ADJECTIVE}[ -])*{_NOUN}\]\s*|"
+    r"^(?:assistant|model)$|^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*|"
+    # The same in other languages: "Voici une légende :", "以下是图片的描述："
+    rf"^{_FOREIGN_HERE}?[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[:：]\s*|"
+    rf"^{_FOREIGN_HERE}[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[。.!！]?$",
     re.I,
 )
 _OPENER = re.compile(
-    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|all ?right|understood|got it|great|"
-    r"thanks|thank you|no problem|here you (?:go|are)|"
+    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|al(?:l )?right|understood|got it|"
+    r"hello|hi|hi there|great(?: question)?|thanks|thank you|no problem|here you (?:go|are)|"
+    r"in (?:summary|short|conclusion|one sentence)|bien sûr|natürlich|claro|por supuesto|certo|"
+    r"конечно|好的|当然|はい|もちろん(?:です)?|네|"
     r"i(?:['’]d| would) be (?:happy|glad) to (?:help|assist)[^.!:\n]*|"
     r"(?:based on|given|according to|from|considering|using) (?:the|this|your|our|all)[^,:\n]*"
     r"\b(?:dialogue|conversation|information|answers?|questions?|details?|above)\b[^,:\n]*(?=,)|"
-    r"(?:so|thus|therefore|hence|finally)(?=,))(?:[,!.:]+\s*|\s[-–—]\s|\s+(?=here\b|i\b|so\b)|$)",
+    r"(?:so|thus|therefore|hence|finally)(?=,))(?:\s?[,!.:，！。、]+\s*|\s[-–—]\s|\s+(?=here\b|i\b|so\b)|$)",
     re.I,
 )
 _REFUSAL = re.compile(
     r"(?:i['’]?m|i am) (?:very |so |really |truly )?(?:sorry|afraid|unable|not able)\b|sorry,|"
     r"(?:my |i )?apolog|i (?:can ?not|can['’]?t|could ?n[o'’]t|do(?:n['’]t| not) have)\b|"
     r"as an? (?:ai|(?:large )?language model|assistant)\b|unfortunately,|there is not enough|"
+    r"n/?a$|(?:there is )?no (?:caption|information|picture|image|dialogue) (?:can|is|was|about)\b|"
     r"(?:please|could you|can you)(?: please)? (?:provide|share|give|describe|upload)|"
     r"对不起|抱歉|很抱歉|無法|无法|申し訳|すみません|죄송|lo siento|désolée?\b|je suis désolé|"
     r"es tut mir leid|entschuldigung|desculpe|mi dispiace|извините|к сожалению",
@@ -145,7 +155,7 @@ _AFTERWARDS = re.compile(rf"(?:(?<=[.!?…\"”])\s+|\s*[(\[]|\s+[-–—]+\s+)(
 _AFTER = re.compile(rf"[(\[]?{_AFTER}", re.I)
 _ITEM = re.compile(r"(?:[-*+•‣▪◦·–—]|\(?(\d{1,2})[.)])\s+")
 _EMPHASIS = re.compile(
-    r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"
+    r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"
 )
 _GOES_ON = re.compile(r"[,，、]$|\b(?:and|or|but|with|of|an?|the|no|his|her|its|their)$", re.I)
 _TEXT = re.compile(r"\b(?:say(?:s|ing)?|read(?:s|ing)?|written|words?|ask(?:s|ing)|titled)\b", re.I)
@@ -162,12 +172,22 @@ _QUOTES = {
 
 
 class _Line(NamedTuple):
-    """A line of an output: its kind, the words that may be a caption, and whether it is an item."""
+    """A line of an output.
+
+    Attributes:
+        kind: `"label"`, `"talk"`, `"refusal"`, `"reasoning"`, `"after"` (see `_AFTER`) or
+            `"caption"`.
+        words: the words of the line that may be a caption.
+        is_item: whether it is an item of a list.
+        is_final: whether its label calls it the final one.
+        is_apart: whether a blank line stands before it.
+    """
 
     kind: str
     words: str
     is_item: bool = False
     is_final: bool = False
+    is_apart: bool = False
 
 
 def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
@@ -208,7 +228,11 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
         if len(values) != 1:
             return "", "list"
         text, ended = values[0], True
-    lines = [_line(line) for line in text.splitlines() if re.search(r"\w", line)]
+    lines, is_apart = [], False
+    for line in text.splitlines():
+        if is_word := re.search(r"\w", line):
+            lines.append(_line(line)._replace(is_apart=is_apart))
+        is_apart = not is_word
     if not lines:
         return "", "empty" if ended else "unfinished"
     kinds = [line.kind for line in lines]
@@ -244,14 +268,15 @@ def _begin(lines: list[_Line], kinds: list[str]) -> tuple[int, str | None]:
     if "refusal" in kinds[:first]:
         return first, "refusal"
     if "reasoning" in kinds[:first]:
-        # What is concluded stands apart from what was thought only if nothing else does.
-        return first, None if kinds.count("caption") == 1 else "reasoning"
+        # One line that stands apart is what was concluded; of several nobody knows which one is.
+        is_clear = kinds.count("caption") == 1 and lines[first].is_apart
+        return first, None if is_clear else "reasoning"
     return first, None if first < len(kinds) else "preamble"
 
 
 def _line(line: str) -> _Line:
     """A line without Markdown, and what it is."""
-    line = re.sub(r"^(?:#{1,6}|>)\s+", "", line.strip())
+    line = re.sub(r"^(?:#{1,6}|>)\s+|(?:<\|\w+\|>|</s>)+$", "", line.strip())
     item = _ITEM.match(line)
     if item and item[1] in (None, "1"):
         line = line[item.end() :]
@@ -262,8 +287,13 @@ def _line(line: str) -> _Line:
     if not words:
         return _Line("talk", "")
     if label := _LABEL.search(words):
-        is_final = "final" in label[0].lower()
-        return _Line("label", words[label.end() :].strip(), item is not None, is_final)
+        rest = words[label.end() :]
+        inner = _line(rest) if rest.strip() else _Line("talk", "")
+        if inner.kind not in ("caption", "label", "talk"):
+            return inner
+        is_final = inner.is_final or "final" in label[0].lower()
+        words = "" if inner.kind == "talk" else inner.words
+        return _Line("label", words, item is not None, is_final)
     for kind, pattern in (("refusal", _REFUSAL), ("reasoning", _REASONING), ("after", _AFTER)):
         if pattern.match(words):
             return _Line(kind, words)
