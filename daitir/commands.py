@@ -20,7 +20,14 @@ from daitir.data_commands import (
 )
 from daitir.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.errors import DataError
-from daitir.files import atomic_write, begins_with, check_output, claimed, read_regular
+from daitir.files import (
+    atomic_write,
+    begins_with,
+    check_output,
+    claimed,
+    has_notes,
+    read_regular,
+)
 from daitir.manifests import (
     MANIFEST,
     Rewrites,
@@ -56,16 +63,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from daitir.gallery import list_images, read_gallery
     from daitir.viewfiles import list_views
 
+    told: list[str] = []
     if arguments.gallery:
         gallery = read_gallery(arguments.gallery)
     else:
-        gallery = list_images(arguments.images, tell=say)
+        gallery = list_images(arguments.images, tell=told.append)
     dialogues = _first_dialogues(
         arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
     for folder in arguments.views or ():
         list_views(folder, [])  # refuses a folder that is not there
-    texts = f"{arguments.text} of {arguments.dialogues} ({arguments.text_known})"
+    say(f"ranked texts: {arguments.text} of {arguments.dialogues} ({arguments.text_known})", *told)
     check_device(arguments.device)
     import torch
 
@@ -83,7 +91,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if trained:
         fusion = _trained_fusion(fusion, Path(trained), encoder)
     benchmark = arguments.benchmark or arguments.dialogues.stem
-    say(f"ranked texts: {texts}")
     found = evaluate(
         dialogues,
         images_dir=arguments.images,
@@ -340,10 +347,10 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file is a table that `evaluate` wrote."""
+    """Whether a file is a table that `evaluate` wrote, and not one of a study."""
     from daitir.evaluation import RESULT_COLUMNS  # late: it loads torch
 
-    return begins_with(path, ",".join(RESULT_COLUMNS))
+    return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
 
 
 def _read_prompt(path: Path | None) -> str | None:

@@ -200,12 +200,14 @@ def check_results(path: Path) -> None:
     notes = path.with_suffix(".json")
     if notes == path:
         raise DataError(f"{path}: its notes go into the .json beside it; name a .csv")
-
-    def is_ours(_: Path) -> bool:
-        return notes.is_file() and b'"versions"' in notes.read_bytes()
-
     for file in (path, notes):
-        check_output(file, is_ours=is_ours)
+        check_output(file, is_ours=has_notes)
+
+
+def has_notes(path: Path) -> bool:
+    """Whether the notes of a study lie beside a file, or are the file."""
+    notes = path.with_suffix(".json")
+    return notes.is_file() and b'"versions"' in notes.read_bytes()
 
 
 def begins_with(path: Path, header: str) -> bool:

@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from daitir.datafolder import DataFolder, find_data
 from daitir.derived import refined_from, view_faults, with_sources
-from daitir.dialogues import Dialogue, NearMisses, image_name, lint_dialogues, read_json
+from daitir.dialogues import (
+    Dialogue,
+    NearMisses,
+    image_name,
+    lint_dialogues,
+    read_json,
+    recognise_convention,
+)
 from daitir.errors import DataError
 from daitir.files import SafeFolder
 from daitir.gallery import IMAGE_SUFFIXES, NUM_EXAMPLES, is_animated, read_image, scan_images
@@ -214,7 +221,12 @@ def _lint_split(
     dialogues, fitting = _readable(path), []
     for oddity in odd_rounds(dialogues, are_captions=False):
         findings.add(path, oddity.kind, oddity, is_error=False)
-    if rewrites.exists():
+    if not rewrites.exists():
+        try:
+            recognise_convention(dialogues)
+        except DataError as error:
+            findings.add(path, "unknown_text_convention", error, is_error=False)
+    else:
         for problem in lint_dialogues(rewrites, allow_duplicate_targets=True):
             findings.add(rewrites, problem.kind, problem)
         refined = _readable(rewrites)
@@ -251,7 +263,11 @@ def _lint_lengths(
     if path.exists():
         dialogues = _readable(path)
     else:
-        path, convention = data.dialogue_file(split), "raw_dialogue"
+        path = data.dialogue_file(split)
+        try:
+            convention, _ = recognise_convention(dialogues)
+        except DataError:  # told already
+            convention = "raw_dialogue"
     cut = list(cut_rounds(dialogues, encoder, convention=convention))
     for oddity in cut:
         findings.add(path, oddity.kind, oddity, is_error=False)

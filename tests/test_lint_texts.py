@@ -247,3 +247,14 @@ def test_a_gallery_that_names_what_is_no_picture_gets_one_answer(tmp_path, capsy
     codes, told = _one_answer(tmp_path / "data", capsys)
     assert codes == [2, 0, 2, 2]  # not decoded by --quick
     assert all("is HEIC" in text for text, code in zip(told, codes, strict=True) if code)
+
+
+def test_dialogues_whose_convention_nobody_can_tell_are_named(tmp_path):
+    """`evaluate` asks for `--text` then."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images" / "a.png")
+    talk = ["a dog", "a red dog", "a red dog in the snow"]
+    (tmp_path / "dialogues.json").write_text(json.dumps([{"img": "a.png", "dialog": talk}]))
+    kinds = {finding.kind: finding.is_error for finding in lint_data(tmp_path).findings}
+    assert kinds["unknown_text_convention"] is False
