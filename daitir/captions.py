@@ -12,27 +12,28 @@ import json
 import re
 from typing import NamedTuple
 
-# Scripts without spaces between words: a letter of theirs counts as a word of its own.
+# Scripts without spaces between words: a letter of theirs is a unit of its own.
 _SPACELESS = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007"
     "\u3040-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\ua9e0-\ua9ff\uaa60-\uaa7f"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _UNIT = re.compile(rf"(?=\w)[{_SPACELESS}]|[^\W{_SPACELESS}]+")
-# A loop says the same words at least so often in a row, ...
+_LETTER = 0.5  # of a word
+# A loop says the same at least so often in a row, ...
 _LOOP_TIMES = 3
-# ... and they fill so many words, a letter of a script without spaces being two thirds of one, or
-# this share of the text. "Very, very, very tall" and "ha ha ha" in a caption are no loops.
-_LOOP_WORDS, _LETTER, _LOOP_SHARE = 8, 2 / 3, 0.8
+# ... and what it says is a phrase of so many words, or fills so many, or this share of the text:
+# "very, very, very tall" and "ha ha ha" in a caption are no loops.
+_LOOP_PHRASE, _LOOP_WORDS, _LOOP_SHARE = 2, 8, 0.8
 
 
 def fault_of(text: str) -> str | None:
     """What makes a text no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
 
     A fragment has fewer than two words of letters, such as the "45." among DAR's released
-    captions; in scripts that put no space between words, fewer than two letters. A loop says the
-    same words three times or more in a row, and for eight words or more or for more than four
-    fifths of the text.
+    captions; in scripts that put no space between words, fewer than two letters. A loop says a
+    phrase three times in a row, or one word eight times or for more than four fifths of the text;
+    four letters of those scripts are as long as a phrase of two words.
 
     >>> [fault_of(text) for text in ("", "45.", "a dog, a dog, a dog", "a very, very, very tall dog")]
     ['empty', 'fragment', 'loop', None]
@@ -50,8 +51,11 @@ def fault_of(text: str) -> str | None:
                 continue
             # units[begin:i] has the period `size`; a copy that is cut short does not count.
             end = begin + (i - begin) // size * size
+            is_phrase = len(set(units[begin : begin + size])) > 1  # no "ha ha"
             if end - begin >= _LOOP_TIMES * size and (
-                sum(sizes[begin:end]) >= _LOOP_WORDS or end - begin > _LOOP_SHARE * len(units)
+                (is_phrase and sum(sizes[begin : begin + size]) >= _LOOP_PHRASE)
+                or sum(sizes[begin:end]) >= _LOOP_WORDS
+                or end - begin > _LOOP_SHARE * len(units)
             ):
                 return "loop"
             begin = i - size + 1
