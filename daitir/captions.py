@@ -51,8 +51,9 @@ def fault_of(text: str) -> str | None:
                 continue
             # units[begin:i] has the period `size`; a copy that is cut short does not count.
             end = begin + (i - begin) // size * size
+            is_phrase = len(set(units[begin : begin + size])) > 1  # no "ha ha"
             if end - begin >= _LOOP_TIMES * size and (
-                sum(sizes[begin : begin + size]) >= _LOOP_PHRASE
+                (is_phrase and sum(sizes[begin : begin + size]) >= _LOOP_PHRASE)
                 or sum(sizes[begin:end]) >= _LOOP_WORDS
                 or end - begin > _LOOP_SHARE * len(units)
             ):

@@ -79,6 +79,12 @@ def test_captions_of_the_scenes_lose_what_is_absent_and_nothing_else():
         ("a dog, any cats? no just a dog", "a dog, just a dog", "cats", 1),
         ("a dog, is it red? no it is not", "a dog", "red", 2),
         ("a dog, is it red? no brown", "a dog", "red", 1),
+        ("a dog, is it red? no it is brown, a cat", "a dog, it is brown, a cat", "red", 1),
+        ("a room with no cats, is there a dog? no", "a room", "cats, dog", 2),
+        ("no people and a dog and a cat", "a dog and a cat", "people", 1),
+        ("a road, no one in it", "a road", "people", 1),
+        ("a dog, and a cat, but a cow, no hat", "a dog, a cat, a cow", "hat", 1),
+        ("a red X, no Y or X", "a red X", "Y, X", 1),
     ],
 )
 def test_answers_tell_what_is_absent_and_what_is_not(text, positive, negative, number):
@@ -106,11 +112,13 @@ STAY = [
     "a book titled never let me go", "a jar labelled not for sale", "a box marked no fragile goods",
     "a street, what does the sign say? no fear", "a shirt, what is written on it? do not touch",
     # Quotes of any kind
-    'a shirt that has "no fear" on it', "'Nothing' is written on a wall", "“No Fear” on a shirt",
+    'a "no war" poster by a sign that says no dogs', 'a shirt that has "no fear" on it',
+    "'Nothing' is written on a wall", "“No Fear” on a shirt",
     "‘don’t panic’ on a book", "a wall with 'we don't care' on it", "«Never» on a wall",
     "‹no› on a wall", "„No war“ on a wall", "「no」 on a wall", "『not』 on a wall",
     # Names
-    "a building of No Limit Records", "No Man's Land in winter", "a poster of no man's land",
+    "a building of No Limit Records", "No Limit Records shop", "Tom runs, Ann by Nothing Else",
+    "a jar from Nothing", "No Man's Land in winter", "a poster of no man's land",
     "a band from a town called No Doubt", "a movie poster for No Country for Old Men",
     "a man in a Nothing But Thieves shirt", "a poster of Dr. No", "a can of no name beans",
     "No Parking sign by a car", "a forget-me-not in a vase", "a no-name bottle, a no-entry sign",
