@@ -308,9 +308,10 @@ def refine_resumably(
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
     chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
+    model = [reformulator.digest, reformulator.prompt]
     files = []
     for chunk in chunks:
-        key = identity(model=reformulator.digest, dialogues=list(map(list, chunk)))
+        key = identity(model=model, dialogues=list(map(list, chunk)))
         files.append(partial / f"{key[:32]}.json")
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)

@@ -296,7 +296,7 @@ def test_a_bad_folder_is_refused(trained, tmp_path):
 class Small:
     """Stands for an encoder of another architecture; only its weights are looked at."""
 
-    spec, model = "mini", nn.Linear(2, 2)
+    spec, model, digest = "mini", nn.Linear(2, 2), "0"
 
 
 @pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"avx512_bf16": False}, None])

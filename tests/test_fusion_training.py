@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 from daitir.cli import main
 from daitir.encoders import load_encoder
 from daitir.errors import DataError
-from daitir.files import weights_digest
 from daitir.fusion import fuse_views
 from daitir.profiles import PROFILES, SMALL_FUSIONS, FusionRecipe
 from daitir.queries import MANIFEST_NAME, QuerySet, save_query_set
@@ -223,7 +222,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setitem(PROFILES, "small", profile)
     encoder, folder = load_encoder("mini"), Path(profile.queries)
     folder.mkdir()
-    manifest = {"encoder": weights_digest(encoder.model)}
+    manifest = {"encoder": encoder.digest}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
     torch.manual_seed(0)
     for name in ("train", "val"):
