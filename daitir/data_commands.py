@@ -229,7 +229,7 @@ def cached_encoder(arguments: argparse.Namespace, root: Path) -> CachedEncoder:
         arguments.encoder, device=arguments.device, dtype=getattr(torch, arguments.dtype)
     )
     folder = arguments.features or features_folder(root, arguments.encoder)
-    check_output(folder / MANIFEST)
+    check_output(folder / MANIFEST, inputs=[root / "images", root / "views"])
     return CachedEncoder(
         encoder, root, folder, batch_size=arguments.batch_size, workers=arguments.workers
     )
