@@ -261,7 +261,7 @@ def cached_encoder(
     elif folder is None:  # somebody's pictures are not ours to write to
         folder = users_features_folder(root, encoder.digest)
     try:
-        check_output(folder / "pictures.safetensors")
+        check_output(folder / "pictures.safetensors", inputs=[root / "images", root / "views"])
     except (DataError, OSError) as error:
         raise DataError(
             f"{folder}: features cannot be kept there ({error}); name another folder with "
