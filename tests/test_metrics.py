@@ -321,7 +321,7 @@ def clopper_pearson(hits, number, level=0.95):
 
     def solve(function, wanted):
         low, high = 0.0, 1.0
-        for _ in range(100):
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if function(middle) < wanted else (low, middle)
         return low
@@ -331,7 +331,7 @@ def clopper_pearson(hits, number, level=0.95):
     return low, high
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 30, 1000])
+@pytest.mark.parametrize("number", [1, 2, 3, 30])
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_hits_that_all_agree_have_the_exact_interval(number, level):
     for value in (0, 1):
