@@ -47,17 +47,17 @@ def part_seconds(
     for index, rounds in enumerate(dialogues):
         seconds: dict[str, float] = {}
 
-        def timed(part: str, function: Callable, *arguments, seconds=seconds):
+        def timed(part: str, function: Callable, *arguments, seconds=seconds, **options):
             began = clock()
-            found = function(*arguments)
+            found = function(*arguments, **options)
             seconds[part] = clock() - began
             return found
 
         caption = timed("refine", reformulator.refine, [rounds]).captions[0][-1]
         seconds["refine"] /= len(rounds)
         views = timed("draw", generator.draw, [caption], [view_seed(0, index, len(rounds) - 1)])
-        text = timed("encode_text", encoder.encode_texts, [caption])
-        view = timed("encode_view", encoder.encode_images, views)
+        text = timed("encode_text", encoder.encode_texts, [caption], batch_size=1)
+        view = timed("encode_view", encoder.encode_images, views, batch_size=1)
         for name, model in fusions.items():
             with torch.no_grad():
                 timed(name, model, text, view)

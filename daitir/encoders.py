@@ -315,9 +315,9 @@ def _whole(batch: list, batch_size: int) -> list:
 
     Products of few rows are summed in another order, by the last bit, and the order in them counts.
     Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a bit; below
-    that multiples of 4 are equal among themselves.
+    that multiples of 4 are equal among themselves. Batches of one are all alike.
     """
-    unit = min(16, -(-batch_size // 4) * 4)
+    unit = min(16, -(-batch_size // 4) * 4) if batch_size > 1 else 1
     return batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]
 
 

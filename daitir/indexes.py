@@ -23,7 +23,7 @@ from torch import Tensor
 
 from daitir.errors import DataError
 from daitir.retrieval import best_first, first_equal, pair_scores
-from daitir.shards import PICTURES, KeptFeatures
+from daitir.shards import PICTURES, read_shards
 
 if TYPE_CHECKING:
     import faiss
@@ -293,16 +293,18 @@ class FeatureShards:
 
     def __init__(self, folder: str | Path):
         """Raises DataError for a folder without features of pictures, or with damaged ones."""
-        kept = KeptFeatures(Path(folder), PICTURES)
-        if not len(kept):
+        shards = list(read_shards(Path(folder), PICTURES))
+        if not shards:
             raise DataError(f"{folder}: holds no features of pictures; `daitir embed` keeps them")
-        self.dim = kept.shards[0].dim
-        rows = kept.newest_rows()
-        ends = np.searchsorted(rows, kept.starts)
+        self.dim = shards[0].dim
+        newest: dict[str, tuple[int, int, int]] = {}
+        for number, shard in enumerate(shards):
+            for row, name in enumerate(shard.names):
+                newest[name] = max(newest.get(name, ()), (int(shard.stamps[row, 1]), number, row))
         self.names: list[str] = []
         self._places: list[tuple[Path, list[int]]] = []
-        for number, shard in enumerate(kept.shards):
-            ours = (rows[ends[number] : ends[number + 1]] - kept.starts[number]).tolist()
+        for number, shard in enumerate(shards):
+            ours = [r for r, name in enumerate(shard.names) if newest[name][1:] == (number, r)]
             self.names += [shard.names[row] for row in ours]
             self._places += [(shard.path, ours)] if ours else []
         self._starts = np.cumsum([0, *(len(ours) for _, ours in self._places)])

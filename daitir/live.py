@@ -87,10 +87,10 @@ class LiveSearch:
         caption, view = ", ".join(dialogue), None
         if self.reformulator:
             caption = self.reformulator.refine([dialogue]).captions[0][-1]
-        query = self.encoder.encode_texts([caption])
+        query = self.encoder.encode_texts([caption], batch_size=1)
         if self.generator:
             view = self.generator.draw([caption], [view_seed(self.seed, 0, t)])[0]
-            query = dar_fusion(query, self.encoder.encode_images([view]), round=t)
+            query = dar_fusion(query, self.encoder.encode_images([view], batch_size=1), round=t)
         scores = (self.image_features @ query[0])[self._firsts]
         ranking = scores.argsort(descending=True, stable=True)
         self.rounds.append(LiveRound(words, caption, view, ranking, scores))

@@ -22,8 +22,8 @@ import json
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,50 +113,58 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
         raise DataError(f"{path}: damaged ({line}); {advice}") from error
 
 
+def read_shards(folder: Path, kind: str) -> Iterator[Shard]:
+    """The shards of a folder in the order of their names, without features.
+
+    Raises DataError where one is damaged or of another model than the first, and for a folder that
+    an older version wrote.
+    """
+    if (folder / OLD_MANIFEST).is_file():
+        raise DataError(f"{folder}: features of an older daitir; remove the folder")
+    first = None
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        shard = read_shard(path, whole=False)
+        first = first or shard
+        if (shard.digest, shard.dim) != (first.digest, first.dim):
+            raise DataError(
+                f"{path}: holds features of another model ({shard.spec}) than {first.path.name}; "
+                "remove it"
+            )
+        if shard.stamps.shape[1:] != (STAMP_SIZES[kind],):
+            raise DataError(f"{path}: holds no features of {kind}; remove it")
+        yield shard
+
+
 class KeptFeatures:
     """The features of one kind that a folder keeps, all of one model.
 
-    Rows are numbered in the order of the shards' names.
+    Rows are numbered in the order of the shards. Names are known by their hashes: those of a
+    million files would take a third of a gigabyte.
 
     Attributes:
         folder: where the shards lie.
-        shards: what each holds, without its features.
+        shards: which there are, without names, stamps and features.
         starts: (num_shards + 1,) the number of each shard's first row, and of all rows.
     """
 
     def __init__(self, folder: Path, kind: str):
-        """`kind` is PICTURES or TEXTS. Raises DataError as `refresh` does."""
+        """`kind` is PICTURES or TEXTS. Raises DataError as `read_shards` does."""
         self.folder, self.kind = folder, kind
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now.
-
-        Raises DataError where a shard is damaged or of another model than the others, and for a
-        folder that an older version wrote.
-        """
-        if (self.folder / OLD_MANIFEST).is_file():
-            raise DataError(f"{self.folder}: features of an older daitir; remove the folder")
-        self._newest: dict[str, int] = {}
-        self._older: dict[int, int] = {}  # another row of the same name
-        paths = sorted(self.folder.glob(f"{self.kind}-*.safetensors"))
-        self.shards = [read_shard(path, whole=False) for path in paths]
-        self.starts = np.cumsum([0, *(len(shard.names) for shard in self.shards)])
-        size = STAMP_SIZES[self.kind]
-        for shard, start in zip(self.shards, self.starts.tolist(), strict=False):
-            if (shard.digest, shard.dim) != (self.shards[0].digest, self.shards[0].dim):
-                raise DataError(
-                    f"{shard.path}: holds features of another model ({shard.spec}) than "
-                    f"{self.shards[0].path.name}; remove it"
-                )
-            if shard.stamps.shape[1:] != (size,):
-                raise DataError(f"{shard.path}: holds no features of {self.kind}; remove it")
-            for row, name in enumerate(shard.names, start):
-                if name in self._newest:
-                    self._older[row] = self._newest[name]
-                self._newest[name] = row
-        parts = [shard.stamps for shard in self.shards]
-        self._stamps = np.concatenate(parts) if parts else np.empty((0, size), np.int64)
+        """Look what the folder holds now. Raises DataError as `read_shards` does."""
+        self.shards, sizes = [], [0]
+        hashes = [np.empty(0, np.int64)]
+        stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
+        for shard in read_shards(self.folder, self.kind):
+            hashes.append(_hashes(shard.names))
+            stamps.append(shard.stamps)
+            sizes.append(len(shard.names))
+            self.shards.append(replace(shard, names=[], stamps=stamps[0]))
+        self.starts = np.cumsum(sizes)
+        self._hashes, self._stamps = np.concatenate(hashes), np.concatenate(stamps)
+        self._order = np.argsort(self._hashes, kind="stable")
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -170,33 +178,20 @@ class KeptFeatures:
         stamp). A copy has another ctime: it is as it was where `check` of its place in `names`
         gives the fourth number too.
         """
-        rows = np.fromiter((self._newest.get(name, -1) for name in names), np.int64, len(names))
-        known = np.flatnonzero(rows >= 0)
+        wanted = _hashes(names)
+        ordered = self._hashes[self._order]
+        first, end = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
+        rows, known = np.full(len(names), -1), np.flatnonzero(first < end)
+        rows[known] = self._order[first[known]]
         is_same = (self._stamps[rows[known], :3] == stamps[known]).all(axis=1)
-        for i in known[~is_same].tolist():
-            row, stamp = int(rows[i]), stamps[i].tolist()
-            while row >= 0 and not self._is_of(row, stamp, i, check):
-                row = self._older.get(row, -1)
-            rows[i] = row
+        for i in known[~is_same].tolist():  # a file that was changed may have several rows
+            stamp, candidates = stamps[i].tolist(), self._order[first[i] : end[i]].tolist()
+            rows[i] = next((r for r in candidates if self._is_of(r, stamp, i, check)), -1)
         return rows
 
     def _is_of(self, row: int, stamp: list[int], i: int, check: Callable[[int], int]) -> bool:
         *kept, sample = self._stamps[row].tolist()
         return kept == stamp or (kept[:2] == stamp[:2] and sample == check(i))
-
-    def newest_rows(self) -> np.ndarray:
-        """(n,) one row of each name, in order: of pictures that were changed the newest."""
-        chosen = dict(self._newest)
-        for row, older in self._older.items():
-            name = self.name_of(row)
-            if self._stamps[older, 1] > self._stamps[chosen[name], 1]:
-                chosen[name] = older
-        return np.sort(np.fromiter(chosen.values(), np.int64, len(chosen)))
-
-    def name_of(self, row: int) -> str:
-        """What a row is of."""
-        number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.shards[number].names[row - self.starts[number]]
 
     def load(self, rows: np.ndarray) -> Tensor:
         """(n, dim) the features of rows. Raises DataError where a shard is damaged or changed."""
@@ -208,8 +203,9 @@ class KeptFeatures:
             if not len(ours):
                 continue
             found = read_shard(shard.path)
-            size = len(shard.names)  # another run may have made it longer
-            if found.names[:size] != shard.names or found.digest != shard.digest:
+            known = self._hashes[self.starts[number] : self.starts[number + 1]]
+            is_known = np.array_equal(_hashes(found.names[: len(known)]), known)
+            if not is_known or found.digest != shard.digest:  # it may have become longer
                 raise DataError(f"{shard.path}: was changed meanwhile; run the command again")
             features[torch.from_numpy(ours)] = found.features[rows[ours] - self.starts[number]]
         return features
@@ -272,6 +268,10 @@ class KeptFeatures:
 
     def _new_path(self) -> Path:
         return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"
+
+
+def _hashes(names: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(hash, names), np.int64, len(names))
 
 
 def _checksum(names: str, stamps: np.ndarray, features: Tensor) -> str:

@@ -305,7 +305,9 @@ def test_features_that_are_not_finite_are_not_kept(many):
     )
     with pytest.raises(DataError, match="NaN or infinite features of images/deep/0002.png"):
         _cached(encoder, many).embed(many)
-    assert _kept(many).shards[0].names == ["images/deep/0000.png", "images/deep/0001.png"]
+    assert read_shard(_kept(many).shards[0].path).names == [
+        "images/deep/0000.png", "images/deep/0001.png",
+    ]  # fmt: skip
 
 
 def test_a_picture_that_was_turned_in_place_is_embedded_again_and_a_copy_is_not(mini, tmp_path):
