@@ -73,7 +73,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     for folder in arguments.views or ():
         list_views(folder, [])  # refuses a folder that is not there
-    say(f"ranked texts: {arguments.text} of {arguments.dialogues} ({arguments.text_known})", *told)
     check_device(arguments.device)
     import torch
 
@@ -91,6 +90,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if trained:
         fusion = _trained_fusion(fusion, Path(trained), encoder)
     benchmark = arguments.benchmark or arguments.dialogues.stem
+    say(f"ranked texts: {arguments.text} of {arguments.dialogues} ({arguments.text_known})", *told)
     found = evaluate(
         dialogues,
         images_dir=arguments.images,

@@ -87,7 +87,7 @@ def test_without_other_models_the_words_search_alone(images, models):
     search.say("a dog at the beach")
     found = search.say("at night")
     assert found.caption == "a dog at the beach, at night" and found.view is None
-    scores = search.image_features @ encoder.encode_texts([found.caption])[0]
+    scores = search.image_features @ encoder.encode_texts([found.caption], batch_size=1)[0]
     assert torch.equal(found.scores, scores) and found.ranking[0] == scores.argmax()
     search.undo()
     assert [r.said for r in search.rounds] == ["a dog at the beach"]
