@@ -19,7 +19,7 @@ from daitir.data_commands import (
     text_convention,
 )
 from daitir.dialogues import Dialogue, query_texts, write_dialogues
-from daitir.errors import DataError
+from daitir.errors import DataError, naming
 from daitir.files import (
     atomic_write,
     begins_with,
@@ -28,6 +28,7 @@ from daitir.files import (
     has_notes,
     read_regular,
 )
+from daitir.identity import PIPELINE_INDEX
 from daitir.manifests import (
     MANIFEST,
     Rewrites,
@@ -43,6 +44,9 @@ from daitir.profiles import check_models
 from daitir.terminal import say
 
 MAX_PROMPT = 2**20  # bytes
+# With fewer the percentile bootstrap holds the mean clearly less often than it says: its samples
+# spread by n - 1 where n - 1 of n would be needed, and know no value that was not seen.
+FEW_DIALOGUES = 20
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -119,6 +123,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
             "text alone"
         )
     say(*_table(found).split("\n"))
+    if len(found.lengths) < FEW_DIALOGUES:
+        say(
+            f"warning: intervals over {len(found.lengths)} dialogues are too narrow; a bootstrap "
+            f"needs {FEW_DIALOGUES} or more"
+        )
     say(f"written to {arguments.out}")
 
 
@@ -187,7 +196,7 @@ def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
     fill_in_files(arguments, "dialogues", "out_views")
     out, pipeline = arguments.out, Path(arguments.pipeline)
-    inputs = [*arguments.inputs, pipeline if pipeline.exists() else None]
+    inputs = [*arguments.inputs, pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
     check_output(out / MANIFEST, inputs=inputs, is_ours=is_views_manifest)
     check_output(arguments.cache / "view.webp", inputs=inputs)
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
@@ -356,10 +365,11 @@ def _is_table(path: Path) -> bool:
 def _read_prompt(path: Path | None) -> str | None:
     if path is None:
         return None
-    try:
-        return read_regular(path, MAX_PROMPT).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"--prompt {path}: cannot be read as UTF-8 text ({error})") from error
+    with naming("--prompt"):
+        try:
+            return read_regular(path, MAX_PROMPT).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _table(found: Evaluation) -> str:

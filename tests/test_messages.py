@@ -86,7 +86,7 @@ def refused(command, folder, capsys):
         ([*DRAW, "--pipeline", "a/b/c"], ["a/b/c: no text-to-image pipeline", "no such folder"]),
         ([*DRAW, "--pipeline", "{}"], ["no model_index.json", "folder of a diffusers pipeline"]),
         ([*REFINE, "--model", "nomodel"], ["nomodel: no language model", "no such folder"]),
-        ([*REFINE, "--prompt", "nope"], ["--prompt nope: cannot be read", "No such file"]),
+        ([*REFINE, "--prompt", "nope"], ["--prompt: nope: cannot be read", "No such file"]),
         ([*REFINE[:1], *REFINE[3:]], ["--dialogues", "--data DIR"]),
         (["embed", "{}", "--encoder", "hf:nope"], ["hf:nope: no dual encoder", "hf:FOLDER"]),
         (["lint"], ["DIR", "--data"]),

@@ -100,7 +100,7 @@ def test_no_command_prints_what_steers(hostile, tmp_path, capsys, monkeypatch):
     assert main(["lint", *data, "--json"]) == 0
     printed = capsys.readouterr()
     _check(printed)
-    examples = [e for found in json.loads(printed.out)["findings"] for e in found["examples"]]
+    examples = [e for found in json.loads(printed.out)["findings"] for e in found["messages"]]
     assert any(PLANTED in example for example in examples)  # as it is for the reader of the JSON
     assert main(["embed", *data, *encoder]) == 0
     _check(capsys.readouterr(), shown=False)
