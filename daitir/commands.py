@@ -44,8 +44,8 @@ from daitir.profiles import check_models
 from daitir.terminal import say
 
 MAX_PROMPT = 2**20  # bytes
-# With fewer the percentile bootstrap holds the mean clearly less often than it says: its samples
-# spread by n - 1 where n - 1 of n would be needed, and know no value that was not seen.
+# With fewer a percentile bootstrap covers the mean clearly less often than it says: its variance is
+# (n - 1) / n of the unbiased one, and its samples hold no value that was not seen.
 FEW_DIALOGUES = 20
 
 if TYPE_CHECKING:
