@@ -169,8 +169,8 @@ def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> 
     for name, number in Counter(name for name, _ in hits).items():
         grown = "_on_" in name
         for query in QUERIES:
-            found = mean(name, query)
-            change = found - mean(START if grown else WHOLE, query)
+            found, reference = mean(name, query), START if grown else WHOLE
+            change = found - mean(reference, query)
             columns = {"recall_at_10": found, "recall_at_10_change": change}
             if query == "dar":
                 columns["recall_at_10_gain"] = found - mean(name, "text")
@@ -179,7 +179,8 @@ def ablation_rows(hits: Mapping[tuple[str, int], Mapping[str, list[float]]]) -> 
                     columns["recall_at_10_over_words"] = found - mean(rival, "text")
             for metric, values in columns.items():
                 bounds = metrics.SHARES if metric == "recall_at_10" else metrics.DIFFERENCES
-                low, high = metrics.bootstrap_interval(values, bounds=bounds)
+                known = metric == "recall_at_10_change" and name == reference
+                low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
                 rows.append((BENCHMARK, f"{name}+{query}", f"mean of {number}", 0, metric,
                              values.mean(), low, high, len(values)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))

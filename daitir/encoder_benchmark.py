@@ -281,7 +281,7 @@ def encoder_rows(
                 others[f"gain_over_{label}"] = ranks.get((peer[0], benchmark, peer[1]))
         if plain := IMPROVED.get(name):
             others[f"gain_over_{plain}"] = ranks.get((plain, benchmark, query))
-        values = {}
+        values, known = {}, {}
         for metric, measure in MEASURES.items():
             values[metric] = _mean_over_seeds(measure, found)
             for suffix, other in others.items():
@@ -289,6 +289,7 @@ def encoder_rows(
                 if other is not None and query in ranked and wanted:
                     change = values[metric] - _mean_over_seeds(measure, other)
                     values[f"{metric}_{suffix}"] = change
+                    known[f"{metric}_{suffix}"] = metrics.same_ranks(found, other)
         if query.startswith(("dar", "adafuse")):
             for metric, margin in MARGINS.items():
                 harmed = [
@@ -300,7 +301,9 @@ def encoder_rows(
         for metric, columns in values.items():
             bounds = metrics.DIFFERENCES if "_gain" in metric else metrics.SHARES
             bounds = bounds if metric != "bri" else None
-            low, high = metrics.bootstrap_interval(columns, bounds=bounds)
+            low, high = metrics.bootstrap_interval(
+                columns, bounds=bounds, known=known.get(metric, False)
+            )
             rounds = [last] if columns.shape[1] == 1 else range(last + 1)
             row = (benchmark, f"{name}+{query}", f"mean of {len(found)}", rounds, metric,
                    columns.mean(axis=0), low, high, len(columns))  # fmt: skip

@@ -181,10 +181,11 @@ def dose_rows(
         }
         for name, drop in drops.items():
             over = drop - drops[ZERO_SHOT]
-            for metric, values, bounds in (
-                ("", drop, metrics.DIFFERENCES), ("_over_zero_shot", over, (-2.0, 2.0)),
-            ):  # fmt: skip
-                low, high = metrics.bootstrap_interval(values, bounds=bounds)
+            for metric, values, bounds, known in (
+                ("", drop, metrics.DIFFERENCES, False),
+                ("_over_zero_shot", over, (-2.0, 2.0), name == ZERO_SHOT),
+            ):
+                low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
                 number = len(ranks[name, BENCHMARK, "text"])
                 row = (BENCHMARK, f"{name}+{query}_{most}", f"mean of {number}",
                        range(len(ROUNDS)), f"recall_at_10_drop{metric}", values.mean(axis=0), low,

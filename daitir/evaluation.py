@@ -94,11 +94,13 @@ def result_rows(
         "mrr": metrics.reciprocal_rank_values(ranks, lengths=lengths),
         "bri": metrics.best_log_rank_integral_values(ranks, lengths=lengths)[:, None],
     }
+    known = {}  # where a method is its rival, nothing of a difference is chance
     if baseline_ranks is not None:
         for metric, margin in (("degradation_rate", 0.0), ("degradation_rate_ln2", math.log(2))):
             values[metric] = metrics.degradation_values(
                 ranks, baseline_ranks, margin=margin, lengths=lengths
             )
+            known[metric] = metrics.same_ranks(ranks, baseline_ranks)
         values["rank_drop"] = metrics.rank_drop_values(ranks, baseline_ranks, lengths=lengths)
     bounds: dict[str, metrics.Bounds] = {"bri": None, "rank_drop": None}  # the others are shares
     compared = {} if baseline_ranks is None else {"gain": baseline_ranks}
@@ -110,11 +112,15 @@ def result_rows(
             change = values[metric] - measure(others, 10, lengths=lengths)
             values[f"{metric}_{suffix}"] = change
             bounds[f"{metric}_{suffix}"] = metrics.DIFFERENCES
+            known[f"{metric}_{suffix}"] = metrics.same_ranks(ranks, others)
     last = values["mrr"].shape[1] - 1
     tables = []
     for metric, columns in values.items():
         low, high = metrics.bootstrap_interval(
-            columns, num_samples=num_samples, bounds=bounds.get(metric, metrics.SHARES)
+            columns,
+            num_samples=num_samples,
+            bounds=bounds.get(metric, metrics.SHARES),
+            known=known.get(metric, False),
         )
         columns = pd.DataFrame(columns)  # its mean and count leave NaN out, as the metrics do
         table = {

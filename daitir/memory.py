@@ -128,10 +128,11 @@ def validation_rows(hits: Mapping[tuple[str, float], np.ndarray]) -> pd.DataFram
     rows = []
     for (method, decay), values in hits.items():
         change = values - hits[method, 0.0]
-        for metric, columns, bounds in (
-            ("recall_at_10_val", values, SHARES), ("recall_at_10_val_change", change, DIFFERENCES),
-        ):  # fmt: skip
-            low, high = bootstrap_interval(columns, bounds=bounds)
+        for metric, columns, bounds, known in (
+            ("recall_at_10_val", values, SHARES, False),
+            ("recall_at_10_val_change", change, DIFFERENCES, decay == 0),
+        ):
+            low, high = bootstrap_interval(columns, bounds=bounds, known=known)
             rows.append(("human_val", f"{method}_decay_{decay:g}", "mean", NUM_QUESTIONS, metric,
                          columns.mean(), low, high, len(columns)))  # fmt: skip
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))

@@ -168,6 +168,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
     bounds: Bounds = SHARES,
+    known: Any = False,
 ) -> tuple[Any, Any]:
     """Percentile interval of the mean over queries, resampling queries with replacement.
 
@@ -182,6 +183,9 @@ def bootstrap_interval(
     Pearson (1934). Pass `DIFFERENCES` for differences of shares, and None for values that nothing
     bounds: the interval is then NaN, as it is where v lies outside the bounds.
 
+    `known`, a bool or `(num_columns,)`, marks columns whose equal values are no chance, such as the
+    differences of a method to itself (`same_ranks`): their interval is the value.
+
     Raises ValueError for an empty or infinite input, another number of dimensions, no samples, a
     level outside (0, 1), or bounds that are not in order.
 
@@ -193,8 +197,24 @@ def bootstrap_interval(
     (0.2924, 1.0)
     """
     columns, is_single = _checked_values(values, "values")
-    low, high = _interval(columns, _resampled_means(columns, num_samples, seed), level, bounds)
+    samples = _resampled_means(columns, num_samples, seed)
+    low, high = np.where(known, _mean(columns), _interval(columns, samples, level, bounds))
     return (float(low[0]), float(high[0])) if is_single else (low, high)
+
+
+def same_ranks(ranks: Any, others: Any) -> np.ndarray:
+    """Where two methods rank every target alike: they are one method there, `(num_rounds,)`.
+
+    Both `(num_queries, num_rounds)`, or with an axis of seeds before it; shapes that differ are
+    not the same.
+
+    >>> same_ranks([[3, 1], [0, 5]], [[3, 2], [0, 5]])
+    array([ True, False])
+    """
+    ranks, others = np.asarray(ranks), np.asarray(others)
+    if ranks.shape != others.shape:
+        return np.zeros(ranks.shape[-1], dtype=bool)
+    return (ranks == others).reshape(-1, ranks.shape[-1]).all(axis=0)
 
 
 @dataclass(frozen=True)

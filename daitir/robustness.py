@@ -205,14 +205,17 @@ def condition_rows(
             others["gain_over_dar"] = ranks["dar"]
         if usual is not None:
             others["change"] = usual[method]
+        known = {}
         for suffix, other in others.items():
             values[f"recall_at_10_{suffix}"] = values["recall_at_10"] - recall(other)
+            known[f"recall_at_10_{suffix}"] = metrics.same_ranks(found, other)
         if method != "text":
             values["degradation_rate_ln2"] = averaged(doubled, found)
         for metric, columns in values.items():
-            is_change = metric.removeprefix("recall_at_10_") in others
-            bounds = metrics.DIFFERENCES if is_change else metrics.SHARES
-            low, high = metrics.bootstrap_interval(columns, bounds=bounds)
+            bounds = metrics.DIFFERENCES if metric in known else metrics.SHARES
+            low, high = metrics.bootstrap_interval(
+                columns, bounds=bounds, known=known.get(metric, False)
+            )
             row = (condition, method, f"mean of {len(found)}", rounds, metric,
                    columns.mean(axis=0), low, high, len(columns))  # fmt: skip
             tables.append(pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True))))

@@ -202,7 +202,7 @@ def test_a_trained_fusion_is_computed_in_parts(world, monkeypatch):
 
 def test_three_hits_of_three_leave_room_for_misses():
     ranks, options = np.zeros((3, 2), int), {"benchmark": "b", "method": "m", "seed": 0}
-    rows = result_rows(ranks, **options, baseline_ranks=ranks + 20, peer_ranks={"dar": ranks})
+    rows = result_rows(ranks, **options, baseline_ranks=ranks + 20, peer_ranks={"dar": ranks + 1})
     rows = rows[rows["round"] == 1].set_index("metric")[["value", "ci_low", "ci_high"]]
     p = 1 - 0.025 ** (1 / 3)
     expected = dict.fromkeys(("hits_at_10", "recall_at_10", "recall_at_1", "mrr"), (1, 1 - p, 1))
@@ -360,3 +360,14 @@ def test_a_collapsed_encoder_ranks_last(world):
 
     found = evaluate(dialogues, **options | {"encoder": Collapsed()})
     assert (found.ranks["text"][found.ranks["text"] >= 0] == NUM_IMAGES - 1).all()
+
+
+def test_the_gain_of_a_method_over_itself_is_known():
+    ranks = np.arange(60).reshape(30, 2) % 23
+    better = np.maximum(ranks - 1, 0)
+    about = {"benchmark": "b", "method": "m", "seed": 0, "num_samples": 50}
+    rows = result_rows(ranks, **about, baseline_ranks=ranks, peer_ranks={"other": better})
+    itself = rows[rows["metric"].isin(["recall_at_10_gain", "degradation_rate"])]
+    assert len(itself) == 4 and (itself[["value", "ci_low", "ci_high"]] == 0).all(axis=None)
+    over = rows[rows["metric"] == "recall_at_10_gain_over_other"]
+    assert (over["ci_low"] < over["ci_high"]).all()

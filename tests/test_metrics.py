@@ -385,3 +385,16 @@ def test_methods_that_never_differ_may_differ_elsewhere():
     for bounds in ((1.0, 0.0), (0.0, 0.0)):
         with pytest.raises(ValueError, match="in order"):
             metrics.bootstrap_interval([1.0], bounds=bounds)
+
+
+def test_a_method_does_not_differ_from_itself_by_chance():
+    ranks = np.random.default_rng(0).integers(0, 40, (30, 3))
+    other = ranks.copy()
+    other[0, 1] += 1
+    assert metrics.same_ranks(ranks, other).tolist() == [True, False, True]
+    assert metrics.same_ranks(ranks[None], np.stack([ranks, ranks])).tolist() == [False] * 3
+    zeros, known = np.zeros((30, 3)), metrics.same_ranks(ranks, other)
+    low, high = metrics.bootstrap_interval(zeros, bounds=metrics.DIFFERENCES, known=known)
+    reach = 1 - 0.025 ** (1 / 30)
+    np.testing.assert_allclose(low, [0, -reach, 0])
+    np.testing.assert_allclose(high, [0, reach, 0])
