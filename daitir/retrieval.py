@@ -138,6 +138,7 @@ def first_equal(features: Tensor) -> Tensor:
     >>> first_equal(torch.tensor([[1.0, 2.0], [3.0, 0.0], [1.0, 2.0], [3.0, -0.0]]))
     tensor([0, 1, 0, 1])
     """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     firsts = torch.arange(len(features), device=features.device)
     # Few rows share their first value with another row, and only those are compared.
     _, value, number = features[:, 0].unique(return_inverse=True, return_counts=True)

@@ -41,9 +41,9 @@ def test_views_are_averaged_in_any_order():
     expected = torch.stack([sum(row) / (sum(row)).norm() for row in views])
     assert torch.allclose(average_views(views), expected, atol=1e-6)
     assert torch.allclose(average_views(views[:, [2, 0, 1]]), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="cancel out"):
+    with pytest.raises(ValueError, match="^the views of a round cancel out"):
         average_views(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-    with pytest.raises(ValueError, match="must be unit vectors"):
+    with pytest.raises(ValueError, match="^view_features must be unit vectors; 2 of 2 are not$"):
         average_views(torch.zeros(2, 3))
 
 
@@ -94,18 +94,19 @@ def test_half_precision_stays_half():
 
 
 @pytest.mark.parametrize(
-    ("round", "error"),
+    ("round", "error", "message"),
     [
-        (-1, ValueError),
-        (1.0, TypeError),
-        ("1", TypeError),
-        (torch.tensor([0.0]), TypeError),
-        (torch.tensor([True]), TypeError),
-        (torch.tensor([0, -1]), ValueError),
+        (-1, ValueError, "counted from 0, not -1"),
+        (1.0, TypeError, "integer"),
+        ("1", TypeError, "integer"),
+        (torch.tensor([0.0]), TypeError, "an integer tensor, not torch.float32"),
+        (torch.tensor([True]), TypeError, "an integer tensor, not torch.bool"),
+        (torch.tensor([0j]), TypeError, "an integer tensor, not torch.complex64"),
+        (torch.tensor([0, -2]), ValueError, "counted from 0; the lowest here is -2"),
     ],
 )
-def test_bad_rounds_are_refused(round, error):
-    with pytest.raises(error):
+def test_bad_rounds_are_refused(round, error, message):
+    with pytest.raises(error, match=message):
         dar_weights(round)
 
 
@@ -116,7 +117,7 @@ def test_bad_rounds_are_refused(round, error):
         (torch.eye(3), torch.zeros(3, 3), 0, "view_features must be unit vectors; 3 of 3 are not"),
         (2 * torch.eye(3), torch.eye(3), 0, "text_features must be unit vectors"),
         (torch.eye(3), torch.eye(3) * float("nan"), 0, "view_features must be unit"),
-        (torch.eye(3), -torch.eye(3), 2, "cancel out"),
+        (torch.eye(3), -torch.eye(3), 2, "^a text and a view cancel out"),
         (torch.eye(3), torch.eye(3), torch.arange(2), r"round \(2,\) does not broadcast to \(3,\)"),
         (torch.eye(3), torch.eye(3), torch.zeros(2, 3, dtype=int), "does not broadcast"),
     ],
@@ -334,9 +335,9 @@ def test_memory_is_a_decaying_sum(decay):
         total = sum(decay ** (t - s) * views[:, s] for s in range(t + 1))
         torch.testing.assert_close(found[:, t], normalize(total, dim=-1))
     for bad in (-0.1, 1.1):
-        with pytest.raises(ValueError, match="decay is between 0 and 1"):
+        with pytest.raises(ValueError, match=f"^decay is between 0 and 1, not {bad}$"):
             remembered_views(views, decay=bad)
-    with pytest.raises(ValueError, match="view_features must be unit vectors; 8 of 8"):
+    with pytest.raises(ValueError, match="^view_features must be unit vectors; 8 of 8"):
         remembered_views(2 * views, decay=0.5)
     one = unit(1, 5)
     with pytest.raises(ValueError, match="the views so far cancel out"):

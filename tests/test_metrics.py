@@ -307,8 +307,16 @@ def test_bad_bootstrap_arguments_are_refused(values, options, message):
 
 
 def test_unpaired_shapes_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match=r"values_a and values_b .*, not \(2,\) and \(1,\)"):
         metrics.paired_bootstrap([1.0, 2.0], [1.0])
+    for pair, name in (((np.ones(2), []), "values_b"), (([], np.ones(2)), "values_a")):
+        with pytest.raises(ValueError, match=f"^{name} must be .num_queries"):
+            metrics.paired_bootstrap(*pair)
+
+
+def test_one_sample_is_enough_and_its_mean_is_both_ends():
+    low, high = metrics.bootstrap_interval([0.0, 1.0, 1.0], num_samples=1)
+    assert low == high and low in (0, 1 / 3, 2 / 3, 1)
 
 
 def clopper_pearson(hits, number, level=0.95):

@@ -328,22 +328,26 @@ def test_rank_fusion_matches_its_naive_twin(num_queries, num_images, dim, seed):
     assert found.tolist() == naive_rank_fusion(texts, views, gallery, targets)
 
 
-def test_sums_that_only_rounding_tells_apart_tie():
-    # 1/(60 + 10) + 1/(60 + 45) = 1/42 = 2/(60 + 24): each of the two counts against the other.
-    gallery = torch.eye(45)
-    place = torch.arange(1, 46)
-    text, view = place.clone(), place.flip(0)
-    text[[8, 9]], text[[22, 23]] = text[[9, 8]], text[[23, 22]]
-    first, second = int((text == 10).nonzero()), int((text == 24).nonzero())
-    for image, wanted in ((first, 45), (second, 24)):
-        other = int((view == wanted).nonzero())
-        view[[image, other]] = view[[other, image]]
-    assert (text[[first, second]].tolist(), view[[first, second]].tolist()) == ([10, 24], [45, 24])
-    queries = [-row.float().repeat(2, 1) for row in (text, view)]
-    targets = torch.tensor([first, second])
-    ranks = reciprocal_rank_fusion(*queries, gallery, targets)
-    assert ranks.tolist() == naive_rank_fusion(*queries, gallery, targets)
-    assert ranks[0] == ranks[1]
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((6, 39), (12, 28)), ((5, 57), (18, 30)),  # 1/66 + 1/99 = 1/72 + 1/88: in doubles they
+        ((3, 80), (24, 30)),  # differ, but nothing other than rounding tells them apart
+        ((148, 169), (157, 159)), ((128, 187), (153, 154)),  # equal in floats alone
+    ],
+)  # fmt: skip
+def test_sums_tie_where_they_are_equal_and_nowhere_else(one, other):
+    number = max(*one, *other)
+    places = torch.stack([torch.arange(1, number + 1), torch.arange(number, 0, -1)])
+    for row, wanted in zip(places, zip(one, other, strict=True), strict=True):
+        for image, place in enumerate(wanted):
+            swapped = int((row == place).nonzero())
+            row[[image, swapped]] = row[[swapped, image]]
+    assert places[:, :2].T.tolist() == [list(one), list(other)]
+    sums = [sum(Fraction(1, 60 + place) for place in pair) for pair in places.T.tolist()]
+    text, view = (-row.float().repeat(2, 1) for row in places)
+    found = reciprocal_rank_fusion(text, view, torch.eye(number), torch.arange(2))
+    assert found.tolist() == [sum(x >= sums[i] for x in sums) - 1 for i in (0, 1)]
 
 
 def test_images_that_tie_share_the_last_of_their_places():
