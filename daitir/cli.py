@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("daitir: %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    if arguments.verbose:
-        logging.getLogger("daitir").setLevel(logging.INFO)
+    level = logging.INFO if arguments.verbose else logging.NOTSET
+    logging.getLogger("daitir").setLevel(level)
     try:
         arguments.run(arguments)
         sys.stdout.flush()

@@ -405,4 +405,6 @@ def test_many_bad_images_are_counted_and_three_named(tmp_path):
         check_images(tmp_path, names)
     message = str(caught.value)
     assert [name in message for name in names] == [True] * 3 + [False] * 6
-    assert message.endswith("; …")
+    assert message.endswith("; …; mend them")
+    with pytest.raises(DataError, match="--skip-unreadable"):
+        check_images(tmp_path, names, skip_unreadable=False)
