@@ -61,6 +61,8 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> Encoder:
             f"unknown encoder {spec!r}: {name} is neither a folder (`daitir pretrain clip` makes "
             "one) nor an open_clip architecture (open_clip.list_models() lists those)"
         )
+    if spec.endswith("@"):
+        raise DataError(f"unknown encoder {spec!r}: name a tag or a file of weights after the @")
     tags = open_clip.list_pretrained_tags_by_model(name)
     file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
     if pretrained and pretrained not in tags and file is None:

@@ -198,6 +198,7 @@ def test_threads_change_neither_features_nor_errors(mini, pictures, tmp_path):
         ("open_clip:", "unknown encoder"),
         ("open_clip:ViT-Z-99", "neither a folder .* nor an open_clip architecture"),
         ("open_clip:RN50@nowhere", "unknown weights 'nowhere'"),
+        ("open_clip:RN50@", "name a tag or a file of weights after the @"),
         ("hf:", "unknown encoder"),
     ],
 )
