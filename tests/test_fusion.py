@@ -41,6 +41,8 @@ def test_views_are_averaged_in_any_order():
     expected = torch.stack([sum(row) / (sum(row)).norm() for row in views])
     assert torch.allclose(average_views(views), expected, atol=1e-6)
     assert torch.allclose(average_views(views[:, [2, 0, 1]]), expected, atol=1e-6)
+    rounds = unit(2, 4, 3, 8)
+    assert average_views(rounds)[1, 2].allclose(average_views(rounds[1, 2]))
     with pytest.raises(ValueError, match="^the views of a round cancel out"):
         average_views(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     with pytest.raises(ValueError, match="^view_features must be unit vectors; 2 of 2 are not$"):
@@ -304,6 +306,8 @@ def test_the_two_layers_by_hand():
     fused, details = model(text, view)
     torch.testing.assert_close(fused, expected / expected.norm())
     assert details == {}
+    several = [unit(2, 3, 5, seed=3), unit(2, 3, 5, seed=4)]
+    assert model(*several)[0].norm(dim=-1).allclose(torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("build", [ScalarGate, CosineGate, lambda: ConcatMLP(5, hidden_dim=7)])

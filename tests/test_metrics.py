@@ -180,7 +180,7 @@ def test_arrays_tensors_and_lists_agree(convert):
         ([[1.0, 2.0]], TypeError, "integers, not float64"),
         ([[True, False]], TypeError, "integers, not bool"),
         ([[3, -1], [-2, 0]], ValueError, "cannot be negative; 2 are"),
-        ([[1, 2], [3]], ValueError, "rows of different lengths"),
+        ([[1, 2], [3]], ValueError, "^ranks have rows of different lengths"),
     ],
 )
 def test_bad_ranks_are_refused(ranks, error, message):
@@ -352,6 +352,8 @@ def test_equal_values_between_bounds():
     # Three queries: up to a share 1 - 0.025 ** (1 / 3) = 0.7076 of all may have another value.
     low, high = metrics.bootstrap_interval([0.25] * 3)
     np.testing.assert_allclose([low, high], [0.25 - 0.7076 * 0.25, 0.25 + 0.7076 * 0.75], atol=1e-4)
+    ends = metrics.bootstrap_interval([[0.25, 1.0], [0.25, 0.0], [0.25, 1.0]])  # by column
+    np.testing.assert_allclose([end[0] for end in ends], [low, high])
     low, high = metrics.bootstrap_interval([0.0] * 3, bounds=metrics.DIFFERENCES)
     np.testing.assert_allclose([low, high], [-0.7076, 0.7076], atol=1e-4)
     low, high = metrics.bootstrap_interval([5.0] * 3, bounds=(2.0, 10.0))
