@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from daitir.encoders import Encoder
     from daitir.evaluation import Evaluation
+    from daitir.reformulation import Refinement
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -168,11 +170,17 @@ def refine(arguments: argparse.Namespace) -> None:
             group=group,
             progress=True,
         )  # fmt: skip
-    if not group.is_main_process:
-        return
-    if found is None:
-        say(f"{out} is there already, of these dialogues and this model")
-        return
+        if group.is_main_process and found is None:
+            say(f"{out} is there already, of these dialogues and this model")
+        elif group.is_main_process:  # the others wait: what they do next may read the file
+            _write_refined(out, dialogues, found, manifest)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_refined(
+    out: Path, dialogues: Sequence[Dialogue], found: Refinement, manifest: Rewrites
+) -> None:
+    """Write captions and their manifest, and say how many there are of which kind."""
     pairs = zip(dialogues, found.captions, strict=True)
     refined = [Dialogue(d.image, tuple(captions)) for d, captions in pairs]
     number = sum(len(captions) for captions in found.captions)
@@ -183,7 +191,6 @@ def refine(arguments: argparse.Namespace) -> None:
     # The manifest comes first: captions without one would count as written by hand.
     write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
     write_dialogues(out, refined)
-    shutil.rmtree(partial, ignore_errors=True)
     kinds = f" ({found.fault_kinds})" if found.faults else ""
     say(
         f"{number:,} captions of {len(dialogues):,} dialogues written to {out}; "

@@ -73,7 +73,7 @@ def test_one_text_and_one_picture_are_one(mini, pictures, tmp_path):
     one = Image.fromarray(pictures[0])
     for given in (path, str(path), [str(path)], (str(path),), one, pictures[0], iter([path])):
         assert torch.equal(mini.encode_images(given), expected)
-    with pytest.raises(DataError, match="nowhere.jpg: no such"):
+    with pytest.raises(DataError, match="nowhere.jpg: cannot be read"):
         mini.encode_images("nowhere.jpg")
 
 
