@@ -79,8 +79,9 @@ def add_embedding(parser: argparse.ArgumentParser) -> None:
 def add_features(parser: argparse.ArgumentParser) -> None:
     """Where features are kept."""
     parser.add_argument("--features", type=Path, metavar="DIR",
-                        help="where features are kept (default: features/ in the folder of own data, "
-                        "by the encoder's name and identity; of other folders in the user's cache)")
+                        help="where features are kept (default: features/ in the folder of own "
+                        "data, by the encoder's name and identity; of other folders in the "
+                        "user's cache)")
 
 
 def add_folder(
