@@ -14,16 +14,17 @@ from pathlib import Path
 
 # What libraries read of a folder beside the weights. Other files may come and go.
 TOKENIZER_FILES = (
-    "config.json", "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "*.model", "*.spm", "*.tiktoken", "bpe.codes", "dict.txt", "emoji.json",
-    "tekken.json", "chat_template*", "additional_chat_templates/*.jinja",
+    "config.json", "tokenizer*.json", "*vocab*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "*.model", "*.spm", "*.tiktoken", "*.tokenizer", "bpe.codes", "dict.txt",
+    "emoji.json", "byte_maps.json", "word_*.json", "tekken.json", "chat_template*",
+    "additional_chat_templates/*.jinja",
 )  # fmt: skip
 MODEL_FILES = (
     *TOKENIZER_FILES, "config.*.json", "generation_config.json", "preprocessor_config.json",
     "processor_config.json", "scheduler_config.json",
     *(f"{stem}{rest}"
       for stem in ("model", "diffusion_pytorch_model", "adapter_model")
-      for rest in (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json")),
+      for rest in (".safetensors", ".safetensors.index.json")),
     "adapter_config.json",
 )  # fmt: skip
 PIPELINE_INDEX = "model_index.json"
@@ -42,8 +43,12 @@ def identity(**facts: object) -> str:
 
 
 def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
-    """The files of a folder that make a model, by their names in it."""
+    """The files of a folder that make a model, and the weights that they name, by their names."""
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for end in ("config.json", ".safetensors.index.json"):  # the first may name the second
+        for path in [path for path in found if path.name.endswith(end)]:
+            named = (folder / name for name in _named_weights(path))
+            found.update(path for path in named if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
@@ -53,6 +58,12 @@ def pipeline_files(folder: Path) -> dict[str, Path]:
     parts = [n for n, v in json.loads(index.read_text("utf-8")).items() if isinstance(v, list)]
     files = {f"{part}/{n}": p for part in parts for n, p in model_files(folder / part).items()}
     return files | {PIPELINE_INDEX: index}
+
+
+def _named_weights(path: Path) -> list[str]:
+    """The weights that an index names, which are shards, or a configuration, another than usual."""
+    settings = json.loads(path.read_text("utf-8"))
+    return [*settings.get("weight_map", {}).values(), settings.get("transformers_weights") or ""]
 
 
 def _content(path: object) -> str:

@@ -1,18 +1,22 @@
 """What names a model names all of it, and nothing else."""
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hub_models import save_chat_model, save_encoder
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from daitir.encoders import MINI_FOLDER, load_encoder
 from daitir.errors import DataError
 from daitir.features import CachedEncoder, features_folder
 from daitir.finetuned import save_finetuned
-from daitir.identity import identity, model_files
+from daitir.identity import TOKENIZER_FILES, identity, model_files, pipeline_files
 from daitir.lit_encoder import LIT_FOLDER
 from daitir.recogniser import RECOGNISER_FOLDER, load_recogniser
 from daitir.reformulation import MINI_FOLDER as LM_FOLDER
@@ -47,6 +51,124 @@ def test_only_what_libraries_read_is_a_file_of_a_model(tmp_path):
     assert set(model_files(tmp_path)) == expected
 
 
+def _sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_an_identity_is_the_hash_of_facts_in_order_with_hashes_for_files(tmp_path):
+    assert identity() == _sha("{}")
+    assert identity(b=(1, "x"), a=None) == _sha('{"a": null, "b": [1, "x"]}')
+    for name, text, counted in (
+        ("merges.txt", "b a\n", "b a\n"),
+        ("vocab.json", '{"b":1, "a":2}', '{"b":1, "a":2}'),  # the order of words may count
+        ("config.json", '{"b":[1],\n"a":"é"}', '{"a": "\\u00e9", "b": [1]}'),
+        ("open_clip_config.json", '{"b":1,"a":2}', '{"a": 2, "b": 1}'),
+        ("model_index.json", '{"b":1,"a":2}', '{"a": 2, "b": 1}'),
+        ("model.safetensors.index.json", '{"b":1,"a":2}', '{"b":1,"a":2}'),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert identity(file=tmp_path / name) == _sha(f'{{"file": "{_sha(counted)}"}}'), name
+
+
+TOKENIZER = {
+    "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.4.0.0.json", "vocab.json",
+    "vocab.txt", "vocab.bpe", "vocab-src.json", "target_vocab.json", "entity_vocab.json",
+    "merges.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm", "qwen.tiktoken",
+    "prophetnet.tokenizer", "bpe.codes", "dict.txt", "emoji.json", "byte_maps.json",
+    "word_shape.json", "word_pronunciation.json", "tekken.json", "chat_template.jinja",
+    "chat_template.json", "additional_chat_templates/tool.jinja",
+}  # fmt: skip
+MODEL = TOKENIZER | {
+    "config.4.0.0.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "scheduler_config.json", "adapter_config.json",
+    "model.safetensors", "model.safetensors.index.json",
+    "adapter_model.safetensors", "adapter_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
+}  # fmt: skip
+OTHERS = {
+    "README.md", "LICENSE", "card.json", "log.csv", "optimizer.pt", "scheduler.pt",
+    "rng_state.pth", "optimizer.safetensors", "checkpoint.safetensors", "model.fp16.safetensors",
+    "model-00009-of-00009.safetensors", "training_args.bin", "trainer_state.json",
+    "pytorch_model.bin", "model.onnx", "onnx/model.onnx", "onnx/config.json", "modeling_x.py",
+    "additional_chat_templates/README.md", ".gitattributes", "events.out.tfevents.1",
+    "model.fp16.safetensors.index.json",
+} | {
+    near
+    for name in MODEL
+    for near in (f"old-{name}", f"{name}.bak", name.replace(".", "-"), name.replace(".", "-", 1))
+    if not re.search(r"vocab|^chat_template|^tokenizer.*[.]json$", near)
+    and not near.endswith((".model", ".spm", ".tiktoken", ".tokenizer"))
+}  # fmt: skip
+
+
+def _write(folder, names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    return {name: folder / name for name in names}
+
+
+def test_every_file_that_libraries_read_of_a_folder_counts_and_no_other(tmp_path):
+    assert model_files(tmp_path / "nowhere") == {}
+    expected = _write(tmp_path, MODEL)
+    _write(tmp_path, OTHERS)
+    (tmp_path / "vocab").mkdir()
+    assert model_files(tmp_path) == expected
+    assert set(model_files(tmp_path, TOKENIZER_FILES)) == TOKENIZER
+    assert set(model_files(tmp_path, ["*.md"])) == {"README.md"}
+
+
+@pytest.mark.parametrize("stem", ["model", "adapter_model", "diffusion_pytorch_model"])
+def test_weights_count_that_an_index_or_a_configuration_names(stem, tmp_path):
+    shards = {
+        f"{stem}-00001-of-00002.safetensors", "model.safetensors-00001-of-00001.safetensors",
+        "layers-é.safetensors",
+    }  # fmt: skip
+    _write(tmp_path, [*shards, "model-00009-of-00009.safetensors"])
+    weight_map = dict(zip("abcd", [*shards, "absent.safetensors"], strict=True))
+    index = tmp_path / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}, ensure_ascii=False), "utf-8")
+    assert set(model_files(tmp_path)) == {index.name} | shards
+    renamed = index.rename(tmp_path / "other.safetensors.index.json")
+    assert model_files(tmp_path) == {}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"transformers_weights": renamed.name}))
+    assert set(model_files(tmp_path)) == {config.name, renamed.name} | shards
+    config.write_text(json.dumps({"transformers_weights": None}))
+    assert model_files(tmp_path) == {config.name: config}
+
+
+def test_a_pipeline_is_its_index_and_the_files_of_its_components(tmp_path):
+    parts = {
+        "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+        "scheduler/scheduler_config.json", "tokenizer/merges.txt", "text_encoder/model.safetensors",
+        "feature_extractor/preprocessor_config.json", "tokenizer/additional_chat_templates/a.jinja",
+    }  # fmt: skip
+    expected = _write(tmp_path, parts | {"model_index.json"})
+    _write(tmp_path, ["README.md", "config.json", "unet/log.csv", "old/config.json"])
+    named = {part: ["diffusers", "Any"] for part in {name.split("/")[0] for name in parts}}
+    settings = {"_class_name": "old", "é": 1, "old": "x", "safety_checker": [None, None]} | named
+    index = expected["model_index.json"]
+    index.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    assert pipeline_files(tmp_path) == expected
+
+
+def _shards(folder):
+    save_chat_model(folder)
+    name = "model.safetensors-00001-of-00001.safetensors"  # as some public models name theirs
+    (folder / "model.safetensors").rename(folder / name)
+    with safe_open(folder / name, "pt") as weights:
+        weight_map = dict.fromkeys(weights.keys(), name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _double(path):
+    save_file({name: 2 * x for name, x in load_file(path).items()}, path, {"format": "pt"})
+
+
 def _change(*keys, value):
     def change(path):
         settings = json.loads(path.read_text())
@@ -57,7 +179,6 @@ def _change(*keys, value):
         path.write_text(json.dumps(settings))
 
     return change
-
 
 
 def _text(path):
@@ -102,6 +223,11 @@ MODELS = {
             "tokenizer.json": [_tokens],
             "chat_template.jinja": [_text],
         },
+    ),
+    "language model in shards": (
+        _shards,
+        lambda folder: load_reformulator(str(folder)),
+        {"model.safetensors-00001-of-00001.safetensors": [_double]},
     ),
     "pipeline": (
         lambda folder: shutil.copytree(PIPELINE_FOLDER, folder),
