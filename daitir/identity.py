@@ -12,6 +12,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from daitir.dialogues import read_json
+from daitir.errors import DataError
+
 # What libraries read of a folder beside the weights. Other files may come and go.
 TOKENIZER_FILES = (
     "config.json", "tokenizer*.json", "*vocab*", "merges.txt", "special_tokens_map.json",
@@ -55,22 +58,29 @@ def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str
 def pipeline_files(folder: Path) -> dict[str, Path]:
     """The files of a diffusers pipeline's folder: its index and those of every component."""
     index = folder / PIPELINE_INDEX
-    parts = [n for n, v in json.loads(index.read_text("utf-8")).items() if isinstance(v, list)]
+    parts = [name for name, value in _settings(index).items() if isinstance(value, list)]
     files = {f"{part}/{n}": p for part in parts for n, p in model_files(folder / part).items()}
     return files | {PIPELINE_INDEX: index}
 
 
 def _named_weights(path: Path) -> list[str]:
     """The weights that an index names, which are shards, or a configuration, another than usual."""
-    settings = json.loads(path.read_text("utf-8"))
+    settings = _settings(path)
     return [*settings.get("weight_map", {}).values(), settings.get("transformers_weights") or ""]
+
+
+def _settings(path: Path) -> dict:
+    """What a file of settings says. Raises DataError where it is damaged."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: holds no settings; fetch the model again")
+    return settings
 
 
 def _content(path: object) -> str:
     if not isinstance(path, Path):
         raise TypeError(f"{type(path).__name__} is no fact of a model")
     if path.name.endswith("config.json") or path.name == PIPELINE_INDEX:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_settings(path), sort_keys=True).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

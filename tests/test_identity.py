@@ -346,3 +346,11 @@ def test_features_of_a_changed_configuration_are_kept_beside(tmp_path):
     assert beside.parent == place.parent and beside != place
     with pytest.raises(DataError, match="features of another model"):
         CachedEncoder(second, tmp_path, place)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "null"])
+def test_damaged_settings_are_one_line(tmp_path, content):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match="model.safetensors.index.json"):
+        model_files(tmp_path)
