@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from daitir.derived import views_of
 from daitir.dialogues import Dialogue, write_dialogues
 from daitir.files import atomic_write
+from daitir.manifests import Views, write_views
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 20
 SKETCH_PIXELS = 96
@@ -120,7 +122,7 @@ def draw_sketch(seed: int, index: int, num_told: int, *, round: int = 0) -> Imag
 def write_own_data(
     folder: str | Path, *, num_pictures: int = 400, num_dialogues: int = 120, seed: int = 0
 ) -> None:
-    """Write such a data set: `images/`, `dialogues.json` and `views/`, as a person brings it.
+    """Write such a data set: `images/`, `dialogues.json` and `views/` with its manifest.
 
     Raises ValueError where there are more dialogues than pictures.
     """
@@ -136,6 +138,11 @@ def write_own_data(
             for t, number in enumerate(told):
                 sketch = draw_sketch(seed, index, number, round=t)
                 _save(sketch, folder / "views" / f"{index}_{t}.jpg")
+    lengths = enumerate(len(dialogue.rounds) for dialogue in dialogues)
+    files = ({"file": f"{i}_{t}.jpg"} for i, number in lengths for t in range(number))
+    source = {"file": "dialogues.json", "text": "raw_dialogue"}
+    settings = {"drawn_by": "daitir.sketches", "seed": seed, "size": [SKETCH_PIXELS] * 2}
+    write_views(folder / "views", Views(settings, source, views_of(dialogues, files)))
     write_dialogues(folder / "dialogues.json", dialogues)
 
 
