@@ -176,10 +176,10 @@ def _fits(view: View, digest: str, raw_digest: str | None) -> bool:
 
 def told_by(path: Path) -> dict | None:
     """What a view that daitir drew says of itself in its metadata; None for any other picture."""
-    from PIL import Image  # late: most commands read no view
+    from daitir.gallery import open_image  # late: most commands read no view
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:  # a pipe among the views would never end
             facts = json.loads(image.getexif().get(IMAGE_DESCRIPTION, ""))
     except Exception:  # a damaged file raises nearly anything, and whoever decodes it tells
         return None

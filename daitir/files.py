@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
 _HUB_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--.")  # a folder of a hub's cache
 # How the launchers that accelerate knows number the processes of a run.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -108,7 +109,7 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
     import fcntl  # late: Windows lacks it, and most commands lock nothing
 
     folder.mkdir(parents=True, exist_ok=True)
-    path, is_ours = folder / ".lock", False
+    path, is_ours = folder / LOCK, False
     while not is_ours:
         with path.open("w") as lock:
             try:
@@ -292,7 +293,17 @@ class SafeFolder:
         self._is_inside: dict[str, bool] = {}  # of a folder on the way
 
     def join(self, name: str) -> Path:
-        """`folder / name`. Raises DataError as `safe_join` does."""
+        """`folder / name`.
+
+        Raises DataError for absolute names, `..` and links that leave the folder, backslashes,
+        drive letters, NUL, and the folder itself.
+
+        >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
+        'images/unlabeled/0001.jpg'
+        >>> SafeFolder("images").join("../secret.jpg")
+        Traceback (most recent call last):
+        daitir.errors.DataError: '../secret.jpg' does not lie inside images; ...
+        """
         normal = posixpath.normpath(name)
         # A backslash or a drive letter is harmless here but leaves the folder on another system.
         is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
@@ -339,21 +350,6 @@ def _is_link(path: Path) -> bool:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def safe_join(folder: str | os.PathLike, name: str) -> Path:
-    """Return `folder / name` for a name read from a file, only if it lies inside `folder`.
-
-    Raises DataError for absolute names, `..` and links that leave the folder (`SafeFolder` says
-    which may), backslashes, drive letters, NUL, and the folder itself.
-
-    >>> safe_join("images", "unlabeled/0001.jpg").as_posix()
-    'images/unlabeled/0001.jpg'
-    >>> safe_join("images", "../secret.jpg")
-    Traceback (most recent call last):
-    daitir.errors.DataError: '../secret.jpg' does not lie inside images; use a relative name in it
-    """
-    return SafeFolder(folder).join(name)
 
 
 def disk_is_full(error: Exception) -> bool:

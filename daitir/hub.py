@@ -41,6 +41,8 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
         if path.name in _VOCABULARIES or path.name.endswith(".index.json"):
             continue
+        if not path.is_file():  # a pipe would be waited for
+            continue
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
             key = _asks_for_code(settings)

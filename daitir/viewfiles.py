@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daitir.errors import DataError
-from daitir.files import check_folder
+from daitir.files import LOCK, check_folder
 from daitir.gallery import IMAGE_SUFFIXES, examples
 from daitir.manifests import MANIFEST
 
@@ -58,7 +58,7 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
-        if path.name == MANIFEST:
+        if path.name in (MANIFEST, LOCK):
             continue
         match = _VIEW_NAME.fullmatch(path.stem)
         key = (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None

@@ -502,3 +502,19 @@ def test_captions_that_are_joined_already_are_not_joined_silently(tmp_path, caps
         (line,) = capsys.readouterr().err.splitlines()
         assert str(tmp_path / "dialogues.json") in line and "--text current_rewrite" in line
         assert not Path(out).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_a_pipe_among_views_is_refused_at_once(tmp_path, capsys):
+    make_own_data(tmp_path / "data", num_pictures=4, num_dialogues=2)
+    views = tmp_path / "data" / "views"
+    views.mkdir(exist_ok=True)
+    os.mkfifo(views / "0_0.webp")
+    (views / ".lock").touch()  # of a run that was killed
+    for command in (
+        ["lint", str(tmp_path / "data")],
+        ["generate", str(tmp_path / "data"), "--cache", str(tmp_path / "cache"), "--steps", "1"],
+    ):
+        assert main(command) == 2
+        printed = capsys.readouterr()
+        assert "0_0.webp" in printed.out + printed.err and ".lock" not in printed.out

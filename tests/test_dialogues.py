@@ -25,7 +25,7 @@ from daitir.dialogues import (
     write_dialogues,
 )
 from daitir.errors import DataError
-from daitir.files import safe_join
+from daitir.files import SafeFolder
 from daitir.scenes import SOURCES, dialogue, rewrites, sample_scenes
 
 VISDIAL = Path(__file__).parents[1] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
@@ -260,7 +260,7 @@ def test_an_accepted_image_name_never_leaves_the_folder(tmp_path, name):
     except DataError:
         return
     assert image_name(normal) == normal
-    assert safe_join(tmp_path, normal).resolve().is_relative_to(tmp_path.resolve())
+    assert SafeFolder(tmp_path).join(normal).resolve().is_relative_to(tmp_path.resolve())
 
 
 def test_query_texts_follow_the_three_conventions():

@@ -21,7 +21,6 @@ from daitir.files import (
     open_regular,
     read_regular,
     read_tensors,
-    safe_join,
 )
 
 
@@ -159,7 +158,7 @@ def test_other_errors_pass_unchanged(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jpg", "deep/a.jpg", "deep/../a.jpg", "./a.jpg", "a..jpg"])
 def test_inside_names_pass(tmp_path, name):
-    assert safe_join(tmp_path, name) == tmp_path / name
+    assert SafeFolder(tmp_path).join(name) == tmp_path / name
 
 
 @pytest.mark.parametrize(
@@ -169,14 +168,14 @@ def test_inside_names_pass(tmp_path, name):
 )
 def test_names_that_leave_are_refused(tmp_path, name):
     with pytest.raises(DataError) as caught:
-        safe_join(tmp_path, name)
+        SafeFolder(tmp_path).join(name)
     assert "\n" not in str(caught.value)
 
 
 def test_a_neighbour_with_the_same_prefix_is_outside(tmp_path):
     (tmp_path / "images_private").mkdir()
     with pytest.raises(DataError):
-        safe_join(tmp_path / "images", "../images_private/a.jpg")
+        SafeFolder(tmp_path / "images").join("../images_private/a.jpg")
 
 
 def test_links_are_followed(tmp_path):
@@ -185,10 +184,10 @@ def test_links_are_followed(tmp_path):
     (images / "inside").symlink_to(images / "real")
     (images / "outside").symlink_to(tmp_path)
     (images / "loop").symlink_to(images / "loop")
-    assert safe_join(images, "inside/a.jpg") == images / "inside" / "a.jpg"
+    assert SafeFolder(images).join("inside/a.jpg") == images / "inside" / "a.jpg"
     for name in ("outside/a.jpg", "loop/a.jpg"):
         with pytest.raises(DataError):
-            safe_join(images, name)
+            SafeFolder(images).join(name)
 
 
 def _cache(folder, kind="datasets--some--pictures"):
@@ -232,7 +231,7 @@ def test_a_blobs_folder_outside_of_a_hub_cache_is_no_reason_to_follow_a_link(tmp
     (tmp_path / "blobs" / "77").write_bytes(b"x")
     (tmp_path / "data" / "images" / "a.jpg").symlink_to("../../blobs/77")
     with pytest.raises(DataError, match="link"):
-        safe_join(tmp_path / "data" / "images", "a.jpg")
+        SafeFolder(tmp_path / "data" / "images").join("a.jpg")
 
 
 def test_a_folder_on_the_way_may_be_a_link_that_stays(tmp_path):
@@ -278,7 +277,7 @@ def test_no_more_is_read_or_unpacked_than_the_limit(tmp_path):
 @given(st.text() | st.lists(st.sampled_from(["..", ".", "a", "", "/"])).map("/".join))
 def test_every_name_is_inside_or_refused(name):
     try:
-        path = safe_join("images", name)
+        path = SafeFolder("images").join(name)
     except DataError:
         return
     assert os.path.normpath(path).startswith("images" + os.sep)
