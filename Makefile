@@ -26,7 +26,7 @@ book test run: export DAITIR_PROFILE = classroom
 book test run: export OMP_WAIT_POLICY = PASSIVE
 
 book: $(READY)   ## set up, execute what is stale, build the book into _build/html
-	$(BIN)/python -m daitir.provenance run
+	$(BIN)/python -m daitir.book.provenance run
 	$(BIN)/jupyter-book build . -n -W --keep-going
 
 test: $(READY)   ## set up, run every check, the notebooks included
@@ -40,13 +40,13 @@ lab: $(READY)    ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 run: $(READY)    ## execute all notebooks under the classroom profile
-	$(BIN)/python -m daitir.provenance run --all
+	$(BIN)/python -m daitir.book.provenance run --all
 
 run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu; PROFILE=paper COCO=DIR: the papers' setting
 ifeq ($(PROFILE),paper)
 	$(BIN)/python -m daitir.cli reproduce $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
 else
-	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.provenance run --out _build/gpu
+	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.book.provenance run --out _build/gpu
 endif
 
 benchmark: $(READY) ## run the scripts in benchmarks/

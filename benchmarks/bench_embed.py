@@ -24,10 +24,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from daitir.encoders import Encoder, load_encoder
-from daitir.features import CachedEncoder
-from daitir.files import atomic_write
-from daitir.gallery import read_image
+from daitir.common.files import atomic_write
+from daitir.data.gallery import read_image
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.features import CachedEncoder
 
 
 def make_photographs(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:

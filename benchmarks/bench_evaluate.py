@@ -33,12 +33,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.dialogues import Dialogue
+from daitir.common.files import atomic_write
+from daitir.data.dialogues import Dialogue
+from daitir.data.shards import read_shard
 from daitir.evaluation import Evaluation, evaluate
-from daitir.features import CachedEncoder
-from daitir.files import atomic_write
 from daitir.fusion import dar_fusion
-from daitir.shards import read_shard
+from daitir.models.features import CachedEncoder
 
 NUM_ROUNDS, NUM_SAMPLES = 11, 1000
 

@@ -23,11 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.encoders import load_encoder
-from daitir.evaluation import write_results
-from daitir.fusion import dar_fusion
-from daitir.geometry import effective_rank
-from daitir.indexes import (
+from daitir.analysis.geometry import effective_rank
+from daitir.book.provenance import versions
+from daitir.data.indexes import (
     Flat,
     Hnsw,
     IvfPq,
@@ -37,11 +35,13 @@ from daitir.indexes import (
     search_index,
     set_effort,
 )
+from daitir.evaluation import write_results
+from daitir.fusion import dar_fusion
 from daitir.metrics import bootstrap_interval
-from daitir.profiles import get_profile
-from daitir.provenance import versions
-from daitir.queries import load_query_set, queries_folder
+from daitir.models.encoders import load_encoder
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.profiles import get_profile
+from daitir.studies.queries import load_query_set, queries_folder
 
 K = 10
 SPREAD = 0.3  # of a picture around its anchor, as a share of the anchors' own spread

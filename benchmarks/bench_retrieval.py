@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from daitir.files import atomic_write
+from daitir.common.files import atomic_write
 from daitir.retrieval import chunk_rows, target_ranks
 
 

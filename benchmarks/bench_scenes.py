@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from daitir.files import atomic_write
+from daitir.common.files import atomic_write
 from daitir.scenes import render, sample_scene
 from daitir.scenes.render import background, sprite
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from daitir.files import atomic_write
+from daitir.common.files import atomic_write
 
 COMMANDS = {
     "python": ["-c", "pass"],

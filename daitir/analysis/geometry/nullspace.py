@@ -1,0 +1,268 @@
+"""Null space, defined and tested: what an encoder does with one change of a picture.
+
+A *displacement* δ is the feature of a view less the feature of the same view with one cue undone.
+A linear map has a null space; an encoder, which is not linear, has at each picture a Jacobian with
+singular values, and one truly linear part, its last projection. So the questions are asked one by
+one: is δ smaller than before (`attenuation`), does it lie outside the directions that tell gallery
+images apart (`target_span`, `share_in_span`, `principal_angles`), does it move the query
+(`effect_of_removal`), is the derivative along the cue small (`cue_jacobian`), and is the change
+lost in the last projection (`null_basis`). Whether the cue can still be read is a matter of
+`daitir.analysis.geometry.probes`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.analysis.attention.record import record_attention
+from daitir.analysis.geometry.spaces import TOLERANCE, unit
+from daitir.common.errors import DataError
+from daitir.models.encoders import Encoder
+from daitir.retrieval import target_ranks
+
+TANGENTS = 32  # derivatives at once
+
+
+def attenuation(before: Tensor, after: Tensor) -> Tensor:
+    """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
+
+    `before` and `after` (num_pairs, dim) are displacements of the same pairs under two encoders;
+    the exponential of the mean is the geometric mean of the ratios. Raises DataError where they
+    are not as many, and for displacements of 0, whose change cannot be seen in the picture.
+
+    >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
+    tensor([0.5000])
+    """
+    if len(before) != len(after) or not len(before):
+        raise DataError(f"{len(before)} and {len(after)} displacements: the same pairs are wanted")
+    lengths = before.norm(dim=-1), after.norm(dim=-1)
+    still = sum(int((length == 0).sum()) for length in lengths)
+    if still:
+        raise DataError(
+            f"{still} displacements are 0: their cue is not seen in the picture; leave them out"
+        )
+    return lengths[1].log() - lengths[0].log()
+
+
+def equal_noise(
+    image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool = False
+) -> np.ndarray:
+    """A picture plus noise as far away, in pixels, as a changed one: uint8 (height, width, 3).
+
+    White noise whose root sum of squares is that of `changed` - `image`, everywhere, or with
+    `inside` in the changed pixels only. What is cut off at black and white is made up for by more
+    noise. Raises DataError for two shapes and for pictures that do not differ.
+    """
+    if image.shape != changed.shape or image.dtype != np.uint8 or changed.dtype != np.uint8:
+        raise DataError(f"pictures {image.shape} and {changed.shape}: two uint8 alike are wanted")
+    difference = changed.astype(float) - image
+    size = np.sqrt((difference**2).sum())
+    if not size:
+        raise DataError("the two pictures are the same: there is no change to match")
+    noise = np.random.default_rng(seed).standard_normal(image.shape)
+    if inside:
+        noise *= (difference != 0).any(axis=-1, keepdims=True)
+
+    def noisy(gain: float) -> np.ndarray:
+        return np.clip(np.rint(image + gain * noise), 0, 255)
+
+    low, high = 0.0, 512.0
+    for _ in range(24):  # the distance grows with the gain
+        gain = (low + high) / 2
+        is_short = np.sqrt(((noisy(gain) - image) ** 2).sum()) < size
+        low, high = (gain, high) if is_short else (low, gain)
+    return noisy(high).astype(np.uint8)
+
+
+def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
+    """Directions that tell gallery images apart: an orthonormal basis (num_directions, dim).
+
+    The fewest principal directions of differences between images that hold `share` of their
+    variance; the covariance of differences is twice that of the images. Raises DataError for no
+    more images than dimensions, a share outside (0, 1], and a spectrum whose last direction that
+    is kept and first that is not are equal, so that no span is singled out.
+
+    >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
+    >>> target_span(images, share=0.75).abs().round(decimals=3)
+    tensor([[1., 0., 0.]])
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"share of the variance lies in (0, 1], not {share}")
+    number, dim = gallery_features.shape
+    if number <= dim:
+        raise DataError(
+            f"{number} images in {dim} dimensions: at most {number - 1} directions can be told; "
+            f"take more than {dim} images"
+        )
+    centred = gallery_features.double() - gallery_features.double().mean(dim=0)
+    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
+    shares = values.square() / values.square().sum().clamp(min=1e-300)
+    kept = int((shares.cumsum(dim=0) < share - 1e-9).sum()) + 1
+    if kept < dim and values[kept - 1] - values[kept] <= TOLERANCE * values[0]:
+        raise DataError(
+            f"the spectrum is degenerate: directions {kept} and {kept + 1} have one variance, so "
+            f"no {kept} directions are singled out; choose another share"
+        )
+    return directions[:kept].to(gallery_features)
+
+
+def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:
+    """An orthonormal basis (num_directions, dim) of a subspace drawn evenly: the null of spans."""
+    if not 1 <= num_directions <= dim:
+        raise DataError(f"a subspace of {dim} dimensions has 1 to {dim}, not {num_directions}")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(dim, num_directions, generator=generator))[0].T
+
+
+def share_in_span(displacements: Tensor, basis: Tensor) -> Tensor:
+    """Share of each displacement's squared length inside a span, (num_pairs,); the rest is outside.
+
+    `basis` (num_directions, dim) is orthonormal. A subspace drawn at random holds
+    num_directions / dim of it on average. Raises DataError as `unit` does.
+
+    >>> share_in_span(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.3600])
+    """
+    return (unit(displacements) @ basis.T).square().sum(dim=-1)
+
+
+def principal_angles(a: Tensor, b: Tensor) -> Tensor:
+    """Angles between two subspaces in degrees, the smallest first: (fewer directions,).
+
+    Both (num_directions, dim) are orthonormal. Björck and Golub (1973).
+
+    >>> principal_angles(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
+    tensor([53.1301], dtype=torch.float64)
+    """
+    cosines = torch.linalg.svdvals(a.double() @ b.double().T).clamp(0, 1)
+    return torch.rad2deg(torch.arccos(cosines))
+
+
+def project_out(features: Tensor, directions: Tensor) -> Tensor:
+    """Features without their part along a direction, one each, scaled to length 1: (num, dim).
+
+    >>> project_out(torch.tensor([[0.6, 0.8]]), torch.tensor([[5.0, 0.0]]))
+    tensor([[0., 1.]])
+    """
+    directions = unit(directions)
+    along = (features * directions).sum(dim=-1, keepdim=True)
+    return unit(features - along * directions)
+
+
+class Removal(NamedTuple):
+    """What removing directions from queries does, per query, (num_queries,) each.
+
+    `logits`: change of the cosine with the target, times the logit scale; `log_ranks`: change of
+    ln(rank + 1), negative is better.
+    """
+
+    logits: Tensor
+    log_ranks: Tensor
+
+
+def effect_of_removal(
+    query_features: Tensor,
+    changed_features: Tensor,
+    gallery_features: Tensor,
+    target_indices: Tensor,
+    *,
+    logit_scale: float = 1.0,
+) -> Removal:
+    """Change of the target's logit and log-rank from queries to changed queries.
+
+    The queries are (num_queries, dim), such as a view and `project_out(view, δ)`; the gallery is
+    (num_images, dim), and the targets are (num_queries,) indices of it. Errors as in
+    `target_ranks`.
+    """
+    pair = (query_features, changed_features)
+    ranks = [target_ranks(q, gallery_features, target_indices).double().log1p() for q in pair]
+    targets = gallery_features[target_indices]
+    logits = [logit_scale * (q * targets).sum(dim=-1) for q in pair]
+    return Removal(logits[1] - logits[0], ranks[1] - ranks[0])
+
+
+def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
+    """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
+
+    By forward-mode derivatives, `TANGENTS` at once, which share the value at the point. `point`
+    has any shape, `tangents` (num_tangents, ...) its shape; the function gives (num_outputs,).
+
+    >>> square = lambda x: x * x
+    >>> jacobian_along(square, torch.tensor([1.0, 3.0]), torch.eye(2))
+    tensor([[2., 0.],
+            [0., 6.]])
+    """
+
+    def along(tangent: Tensor) -> Tensor:
+        return torch.func.jvp(function, (point,), (tangent,))[1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch's first jvp uses what torch deprecates
+        return torch.func.vmap(along, chunk_size=TANGENTS)(tangents)
+
+
+def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
+    """Derivatives of an image's feature along changes of its pixels, (num_tangents, dim).
+
+    Args:
+        encoder: whose feature, of unit length, is derived.
+        pixels: (3, size, size), as `image_pixels` gives them.
+        tangents: (num_tangents, 3, size, size), such as a picture with one cue undone less the
+            picture; each is scaled to length 1, so that lengths of rows compare.
+
+    Raises DataError for a tangent of 0.
+    """
+    scaled = unit(tangents.flatten(1)).view_as(tangents)
+    tower = encoder.model.visual
+
+    def feature(x: Tensor) -> Tensor:
+        return F.normalize(encoder.model.encode_image(x[None]), dim=-1)[0]
+
+    # Fused kernels have no forward-mode derivatives; a recorder computes by plain products.
+    plain = record_attention(tower) if hasattr(tower, "transformer") else nullcontext()
+    with torch.no_grad(), plain:
+        return jacobian_along(feature, pixels, scaled)
+
+
+def cue_singular_values(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
+    """Singular values of the Jacobian on the span of some tangents, (num_tangents,) descending.
+
+    How much the most and the least visible combination of the changes moves the feature, per unit
+    of pixel change. Arguments and errors as in `cue_jacobian`, and DataError where the tangents
+    are not independent or more than the feature has dimensions.
+    """
+    flat = tangents.flatten(1).double()
+    if len(flat) > encoder.dim:
+        raise DataError(f"{len(flat)} tangents, but the feature has {encoder.dim} dimensions only")
+    basis, triangle = torch.linalg.qr(unit(flat).T)
+    if triangle.diagonal().abs().min() <= TOLERANCE:
+        raise DataError("the tangents are not independent; leave out those that others make up")
+    along = cue_jacobian(encoder, pixels, basis.T.to(tangents).view_as(tangents))
+    return torch.linalg.svdvals(along.double())
+
+
+def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
+    """Directions that a linear map sends to 0, an orthonormal basis (num_directions, num_inputs).
+
+    `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`.
+    Directions count whose singular value is at most `tolerance` of the largest; there are none
+    where the map is one to one. Raises DataError for a map that is 0.
+
+    >>> null_basis(torch.tensor([[1.0], [0.0]])).abs()
+    tensor([[0., 1.]])
+    """
+    if weight.ndim != 2 or not (weight != 0).any():
+        raise DataError(f"a weight of shape {tuple(weight.shape)} that is not all 0 is wanted")
+    directions, values, _ = torch.linalg.svd(weight.double(), full_matrices=True)
+    rank = int((values > tolerance * values[0]).sum())
+    return directions[:, rank:].T.to(weight)

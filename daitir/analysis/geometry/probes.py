@@ -1,0 +1,127 @@
+"""Is information gone, or only moved? Linear probes of what a picture shows, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.common.errors import DataError
+from daitir.models.encoders import Encoder
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge, as shares of the mean eigenvalue
+FOLDS = 5
+
+
+@torch.no_grad()
+def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -> list[Tensor]:
+    """What an open_clip ViT knows of images at each layer, and its feature as the last.
+
+    Of each layer the class token and the mean of the patches side by side, (num_images,
+    2 · width); the last is (num_images, dim), of unit length. `pixels` (num_images, 3, size, size)
+    as `image_pixels` gives them. Raises DataError for a tower of another kind.
+    """
+    tower = encoder.model.visual
+    if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
+        raise DataError(f"{type(tower).__name__}: no open_clip ViT, so it has no layers to probe")
+    parts = []
+    for batch in pixels.split(batch_size):
+        found = tower.forward_intermediates(
+            batch.to(encoder.device), output_fmt="NLC", output_extra_tokens=True
+        )
+        layers = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
+        rows = [torch.cat([first[:, 0], rest.mean(dim=1)], dim=-1) for first, rest in layers]
+        parts.append([*rows, F.normalize(found["image_features"], dim=-1)])
+    return [torch.cat(rows).float().cpu() for rows in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear read-out of labels from features.
+
+    Attributes:
+        classes: the labels, in the order of the scores.
+        strength: of the ridge, chosen by cross-validation.
+        accuracy: share of the training items whose best-scored label is theirs, each scored while
+            its fold was left out.
+    """
+
+    classes: tuple
+    strength: float
+    accuracy: float
+    _mean: Tensor
+    _weights: Tensor
+    _bias: Tensor
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(num_items, num_classes) of (num_items, dim)."""
+        return (features.double() - self._mean) @ self._weights + self._bias
+
+
+def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) -> Probe:
+    """Ridge regression of labels, its strength chosen by the error of five-fold cross-validation.
+
+    Args:
+        features: (num_items, dim), of pictures other than those that the probe is for.
+        labels: the labels of each item, any number of them, such as the facts of a scene.
+        seed: of the folds.
+
+    Raises DataError for labels that are not as many, for labels that all items share, and for
+    fewer items than twice the dimensions, where a probe reads what is not there.
+    """
+    number, dim = features.shape
+    classes = tuple(sorted({label for some in labels for label in some}, key=str))
+    target = torch.tensor([[label in some for label in classes] for some in labels]).double()
+    if len(labels) != number or not classes or (target == target[0]).all():
+        raise DataError(
+            f"{number} items with labels for {len(labels)}, of {len(classes)} kinds: each item "
+            "needs its labels, and they must differ"
+        )
+    if number < 2 * dim:
+        raise DataError(
+            f"{number} items in {dim} dimensions are too few for a probe; take at least {2 * dim}"
+        )
+    wide = features.double()
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
+    right = torch.zeros(len(STRENGTHS))
+    for fold in order.tensor_split(FOLDS):
+        kept = torch.ones(number, dtype=torch.bool)
+        kept[fold] = False
+        for index, (mean, weights, bias) in enumerate(_ridges(wide[kept], target[kept])):
+            scores = (wide[fold] - mean) @ weights + bias
+            errors[index] += (scores - target[fold]).square().sum()
+            right[index] += target[fold].gather(1, scores.argmax(dim=1, keepdim=True)).sum()
+    best = int(errors.argmin())
+    mean, weights, bias = _ridges(wide, target)[best]
+    return Probe(classes, STRENGTHS[best], float(right[best]) / number, mean, weights, bias)
+
+
+def beaten_shares(scores: Tensor, others: Tensor) -> Tensor:
+    """Share of `others` (num_others,) that each score (num_items,) exceeds, ties one half.
+
+    The mean over items is the area under the ROC curve of telling the items from the others.
+
+    >>> beaten_shares(torch.tensor([2.0, 0.5]), torch.tensor([0.5, 1.0]))
+    tensor([1.0000, 0.2500])
+    """
+    if not len(scores) or not len(others):
+        raise DataError("both kinds of items are needed; the cue is absent from the sample")
+    greater = (scores[:, None] > others).double() + (scores[:, None] == others).double() / 2
+    return greater.mean(dim=1).to(scores)
+
+
+def _ridges(features: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Mean, weights and bias for each of STRENGTHS, from one eigendecomposition."""
+    mean, bias = features.mean(dim=0), target.mean(dim=0)
+    centred = features - mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    rotated = vectors.T @ (centred.T @ (target - bias))
+    scale = values.mean()
+    return [
+        (mean, vectors @ (rotated / (values + strength * scale)[:, None]), bias)
+        for strength in STRENGTHS
+    ]

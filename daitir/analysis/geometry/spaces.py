@@ -1,0 +1,192 @@
+"""What a set of features looks like: gap, alignment, uniformity, spectrum, rank, similarity.
+
+Features are `(num_items, dim)`, one row an item. Each statistic is of the whole set; `jackknife`
+gives its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.common.errors import DataError
+
+TOLERANCE = 1e-6  # of a singular value beside the largest, in single precision
+
+
+def modality_gap(image_features: Tensor, text_features: Tensor) -> float:
+    """Distance of the means of two sets of unit vectors, between 0 and 2. Liang et al. (2022).
+
+    >>> modality_gap(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.6, -0.8], [1.0, 0]]))
+    0.800...
+    """
+    _check(image_features, text_features)
+    return float((image_features.double().mean(dim=0) - text_features.double().mean(dim=0)).norm())
+
+
+def alignment_values(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of each pair, (num_pairs,), 0 to 4; the mean is the alignment, low is good.
+
+    Wang and Isola (2020). Raises DataError for two shapes.
+
+    >>> alignment_values(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor([2.])
+    """
+    _check(a, b, pairs=True)
+    return (a - b).square().sum(dim=1)
+
+
+def uniformity(features: Tensor) -> float:
+    """Logarithm of the mean of exp(-2 d²) over pairs of different rows; low is even.
+
+    Wang and Isola (2020). Raises DataError for fewer than two rows.
+
+    >>> round(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 6)
+    -8.0
+    """
+    _check(features)
+    return float((-2 * torch.pdist(features.double()).square()).exp().mean().log())
+
+
+def spectrum(features: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of centred features, (dim,) double, the largest first.
+
+    Raises DataError where there are no more rows than dimensions, of which the smallest
+    eigenvalues cannot be estimated, and where the features do not vary.
+
+    >>> spectrum(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.5], [0.0, -0.5]]))
+    tensor([0.6667, 0.1667], dtype=torch.float64)
+    """
+    _check(features)
+    num_items, dim = features.shape
+    if num_items <= dim:
+        raise DataError(
+            f"{num_items} items in {dim} dimensions: at most {num_items - 1} eigenvalues can be "
+            f"estimated, the others are 0 for want of items; take more than {dim} items"
+        )
+    values = torch.linalg.svdvals(_centred(features)).square() / (num_items - 1)
+    if not values[0] > 0:
+        raise DataError(f"the {num_items} features are all the same: they have no spectrum")
+    return values
+
+
+def effective_rank(features: Tensor) -> float:
+    """Exponential of the entropy of the centred features' singular values, as shares: 1 to dim.
+
+    Roy and Vetterli (2007). Raises DataError as `spectrum` does.
+
+    >>> cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> round(effective_rank(cross), 6)
+    2.0
+    """
+    shares = spectrum(features).sqrt()
+    shares = shares / shares.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def linear_cka(a: Tensor, b: Tensor) -> float:
+    """Linear centred kernel alignment of two sets of features of the same items, 0 to 1.
+
+    1 where one is a rotation and rescaling of the other. Kornblith et al. (2019). Raises DataError
+    where the items are not as many, where there are no more items than dimensions (it then comes
+    out high for any two encoders), and where a set does not vary.
+
+    >>> a = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> round(linear_cka(a, 3 * a.flip(1)), 6)
+    1.0
+    """
+    _check(a, b, same_width=False)
+    if len(a) != len(b):
+        raise DataError(f"{len(a)} and {len(b)} items: both encoders must see the same ones")
+    if len(a) <= max(a.shape[1], b.shape[1]):
+        raise DataError(
+            f"{len(a)} items in {max(a.shape[1], b.shape[1])} dimensions: similarity cannot be "
+            "estimated, since so few items can be matched at will; take more items"
+        )
+    a, b = _centred(a), _centred(b)
+    norms = (a.T @ a).norm() * (b.T @ b).norm()
+    if not norms > 0:
+        raise DataError("the features of one encoder are all the same: nothing to compare")
+    return float((b.T @ a).square().sum() / norms)
+
+
+def jackknife(
+    statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
+) -> tuple[float, float, float]:
+    """A statistic of features and its 95% interval, leaving out one group of rows at a time.
+
+    For statistics of a whole set that are no means: resampling with replacement would put copies
+    of a row at distance 0 and lower the rank, leaving rows out does neither. Delete-a-group
+    jackknife with a normal interval (Efron and Tibshirani 1993, chapter 11).
+
+    Arguments and errors as in `leave_out`.
+    """
+    return jackknife_interval(leave_out(statistic, *features, num_groups=num_groups, seed=seed))
+
+
+def leave_out(
+    statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
+) -> Tensor:
+    """A statistic of all rows, and with each group of rows left out, (1 + num_groups,) double.
+
+    Args:
+        statistic: of tensors (num_items, ...).
+        features: tensors whose rows belong together and are left out together.
+        num_groups: into how many groups rows are divided, at random.
+        seed: of the division.
+
+    Raises DataError for rows that are not as many and for fewer rows than groups.
+    """
+    number = len(features[0])
+    if any(len(part) != number for part in features):
+        raise DataError(f"rows must belong together, not {[len(part) for part in features]}")
+    if number < num_groups:
+        raise DataError(f"{number} rows are too few for {num_groups} groups to leave out")
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    values = [statistic(*features)]
+    for group in order.tensor_split(num_groups):
+        kept = torch.ones(number, dtype=torch.bool)
+        kept[group] = False
+        values.append(statistic(*(part[kept] for part in features)))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def jackknife_interval(values: Tensor) -> tuple[float, float, float]:
+    """The value and the 95% interval that `leave_out` gives, or a mean or difference of several.
+
+    >>> jackknife_interval(torch.tensor([2.0, 2.0, 2.0]))
+    (2.0, 2.0, 2.0)
+    """
+    value, without = float(values[0]), values[1:]
+    variance = (len(without) - 1) / len(without) * (without - without.mean()).square().sum()
+    half = 1.96 * float(variance.sqrt())
+    return value, value - half, value + half
+
+
+def _centred(features: Tensor) -> Tensor:
+    wide = features.double()
+    return wide - wide.mean(dim=0)
+
+
+def _check(*features: Tensor, pairs: bool = False, same_width: bool = True) -> None:
+    for part in features:
+        if part.ndim != 2 or len(part) < 2 - pairs or not part.is_floating_point():
+            raise DataError(
+                f"features of shape {tuple(part.shape)}: (num_items, dim) with at least "
+                f"{2 - pairs} items are wanted"
+            )
+        if not part.isfinite().all():
+            raise DataError("features hold NaN or infinite values; look for damaged images")
+    shapes = {tuple(part.shape) if pairs else part.shape[1] for part in features}
+    if len(shapes) > 1 and same_width:
+        raise DataError(f"features of shapes {[tuple(p.shape) for p in features]} do not match")
+
+
+def unit(features: Tensor) -> Tensor:
+    """Rows scaled to length 1; DataError where one has no length."""
+    if not (features.norm(dim=-1) > 0).all():
+        raise DataError("a vector of length 0 has no direction; leave it out")
+    return F.normalize(features, dim=-1)

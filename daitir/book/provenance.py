@@ -1,0 +1,292 @@
+"""Stamps that tell whether a notebook's outputs still belong to its code, and their renewal.
+
+`python -m daitir.book.provenance run` executes the notebooks whose stamp is stale and
+`python -m daitir.book.provenance check` names them.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nbformat
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write, check_output
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL_TIMEOUT = 1800  # seconds; the gpu profile trains inside cells
+
+log = logging.getLogger(__name__)
+
+
+def current_profile() -> str:
+    """Return the profile named by DAITIR_PROFILE, `classroom` when it is unset."""
+    return os.environ.get("DAITIR_PROFILE") or "classroom"
+
+
+def imported_modules(source: str, *, package: str = "") -> set[str]:
+    """Return the dotted daitir names that Python `source` imports, wherever the statement stands.
+
+    `package` is the package that relative imports start from. A name may be a function:
+    `from daitir.metrics import recall_at_k` gives both `daitir.metrics` and its attribute.
+
+    >>> sorted(imported_modules("def f():\\n    from daitir import metrics"))
+    ['daitir', 'daitir.metrics']
+    >>> sorted(imported_modules("from .files import atomic_write", package="daitir"))
+    ['daitir.common.files', 'daitir.common.files.atomic_write']
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            parts = [*(base if node.level else []), *filter(None, [node.module])]
+            names.add(".".join(parts))
+            names.update(".".join([*parts, alias.name]) for alias in node.names)
+    return {name for name in names if name.split(".")[0] == "daitir"}
+
+
+def module_files(names: Iterable[str]) -> list[Path]:
+    """Return the sorted source files of the daitir modules `names` and of all that they import."""
+    found: set[Path] = set()
+    pending = [".".join(n.split(".")[: i + 1]) for n in names for i in range(n.count(".") + 1)]
+    while pending:
+        folder = PACKAGE.joinpath(*pending.pop().split(".")[1:])
+        is_package = (folder / "__init__.py").is_file()
+        path = folder / "__init__.py" if is_package else folder.with_suffix(".py")
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        home = path.parent.relative_to(PACKAGE.parent).parts
+        for name in imported_modules(path.read_text(encoding="utf-8"), package=".".join(home)):
+            pending += [".".join(name.split(".")[: i + 1]) for i in range(name.count(".") + 1)]
+    return sorted(found)
+
+
+def notebook_digest(path: str | os.PathLike, *, profile: str | None = None) -> str:
+    """Return the hash of all that decides a notebook's outputs.
+
+    That is: the code cells, the source of every daitir module that they import directly or
+    through others, the shipped assets, the tables in `results/`, and the profile's name.
+    Raises DataError when `path` is not a notebook with Python in its code cells.
+    """
+    sources = [cell.source for cell in _read(Path(path)).cells if cell.cell_type == "code"]
+    try:
+        names = {"daitir"}.union(*map(_names_in_cell, sources))
+    except SyntaxError as error:
+        raise DataError(f"{path}: a code cell is not Python: {error.text!r}; mend it") from error
+    assets = sorted(p for p in (PACKAGE / "models" / "assets").rglob("*") if p.is_file())
+    files = [*module_files(names), *assets, *sorted((ROOT / "results").glob("*.csv"))]
+    facts = {
+        "cells": sources,
+        "files": {p.relative_to(ROOT).as_posix(): _hash_of(p) for p in files},
+        "profile": profile or current_profile(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_stale(
+    path: str | os.PathLike,
+    *,
+    profile: str | None = None,
+    executed: str | os.PathLike | None = None,
+) -> bool:
+    """Tell whether the stamp of notebook `path` is missing or older than what decides it.
+
+    The stamp is read from `executed` where the outputs lie in another file.
+    """
+    holder = Path(executed or path)
+    stamp = _read(holder).metadata.get("daitir", {}) if holder.is_file() else {}
+    return stamp.get("digest") != notebook_digest(path, profile=profile)
+
+
+def versions() -> dict[str, str | int | None]:
+    """Return the versions, the device and the commit that a result was made with.
+
+    `commit` ends in `-dirty` when the checkout had changes, and is None outside a checkout.
+    """
+    import torch  # late: importing daitir must stay fast
+
+    packages = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu_count": os.cpu_count(),
+        "commit": commit.strip() or None,
+    }
+
+
+def stamp(
+    notebook: nbformat.NotebookNode, *, digest: str, profile: str, seconds: float
+) -> nbformat.NotebookNode:
+    """Write the stamp of an execution into `notebook.metadata.daitir` and return the notebook."""
+    # The commit is left out: the notebook becomes part of the next one.
+    made_with = {key: value for key, value in versions().items() if key != "commit"}
+    notebook.metadata["daitir"] = {
+        "digest": digest,
+        "profile": profile,
+        "seconds": round(seconds, 1),
+        "versions": made_with,
+    }
+    return notebook
+
+
+def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
+    """Return notebook `path` executed by this Python under `profile`; the file stays as it is.
+
+    Raises DataError naming the notebook and the cell that failed.
+    """
+    import nbclient
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    path = Path(path)
+    notebook = _read(path)
+    started: list[int] = []
+    client = nbclient.NotebookClient(
+        notebook,
+        # Without folders to search, "python3" is this interpreter, whatever is installed beside.
+        km=AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+        ),
+        timeout=CELL_TIMEOUT,
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        on_cell_start=lambda cell, cell_index: started.append(cell_index),
+    )
+    environment = {**os.environ, "DAITIR_PROFILE": profile, "TQDM_DISABLE": "1"}
+    try:
+        client.execute(env=environment, cleanup_kc=True)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        first_line = notebook.cells[started[-1]].source.strip().splitlines()[0]
+        reason = getattr(error, "evalue", None) or str(error)
+        kind = getattr(error, "ename", None) or type(error).__name__
+        raise DataError(
+            f"{path}: cell {started[-1] + 1} ({first_line!r}) failed and the notebook was left "
+            f"as it was: {kind}: {' '.join(reason.split())}"
+        ) from error
+    # Of the kernel's own description only what highlighting needs is kept, so that another patch
+    # release of Python makes no difference.
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    # A widget is dead without its kernel, and most are progress bars that ignore TQDM_DISABLE.
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+    return notebook
+
+
+def run(
+    paths: Sequence[str | os.PathLike],
+    *,
+    profile: str,
+    force: bool = False,
+    out: str | os.PathLike | None = None,
+) -> int:
+    """Execute the notebooks that are stale, or all with `force`, and return how many ran.
+
+    The outputs replace the notebook, or go to the folder `out` under the same name, so that a
+    run that was interrupted goes on where it stopped. A notebook whose cell fails stays as it
+    was; raises DataError naming it.
+    """
+    count = 0
+    for number, path in enumerate(map(Path, paths), 1):
+        target = path
+        if out:
+            target = Path(out) / path.name
+            check_output(target, inputs=[path])
+        progress = f"[{number}/{len(paths)}] {path.name}"
+        if not force and not is_stale(path, profile=profile, executed=target):
+            log.info("%s is up to date", progress)
+            continue
+        log.info("%s runs under the %s profile ...", progress, profile)
+        # The digest comes first: what changes while the cells run must leave the stamp stale.
+        digest, begin = notebook_digest(path, profile=profile), time.monotonic()
+        notebook = execute(path, profile=profile)
+        seconds = time.monotonic() - begin
+        stamp(notebook, digest=digest, profile=profile, seconds=seconds)
+        with atomic_write(target) as temporary:
+            nbformat.write(notebook, temporary)
+        log.info("%s took %.1f s", progress, seconds)
+        count += 1
+    return count
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m daitir.book.provenance", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="execute the notebooks whose stamp is stale")
+    runner.add_argument("--all", action="store_true", help="execute the others too")
+    runner.add_argument("--out", metavar="DIR", help="write the executed notebooks there")
+    checker = commands.add_parser("check", help="fail if a notebook's stamp is stale")
+    for command in (runner, checker):
+        command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: every one")
+    options = parser.parse_args(arguments)
+    paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    profile = current_profile()
+    try:
+        if options.command == "run":
+            run(paths, profile=profile, force=options.all, out=options.out)
+            return 0
+        stale = [os.path.relpath(path) for path in paths if is_stale(path, profile=profile)]
+    except DataError as error:
+        log.error("%s", error)
+        return 1
+    for path in stale:
+        log.error("%s is stale; run `make book`", path)
+    return 1 if stale else 0
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
+        raise DataError(f"{path}: not a Jupyter notebook; open it in JupyterLab") from error
+
+
+def _names_in_cell(source: str) -> set[str]:
+    lines = source.splitlines()
+    if lines and lines[0].startswith("%%"):
+        return set()
+    # Magics and shell lines are no Python; a shell line that calls daitir uses its command line.
+    python = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines]
+    shell = any(re.match(r"\s*!.*\bdaitir\b", line) for line in lines)
+    return imported_modules("\n".join(python)) | ({"daitir.cli.main"} if shell else set())
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from daitir.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Dialogues, pictures and views on disk."""

@@ -1,0 +1,295 @@
+"""Fetching large files over HTTP: a broken run goes on, and what was fetched is checked.
+
+Beside the files, their folder holds `SHA256SUMS`, what they were when they were fetched, as the
+program `sha256sum` writes and checks it; `NAME.part`, a file that is not whole yet; and
+`NAME.wrong`, one that is not what it should be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from daitir import __version__
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write, disk_is_full, locked
+
+SUMS = "SHA256SUMS"
+TIMEOUT = 60.0  # seconds without a byte
+TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
+_CHUNK = 1 << 20
+_SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
+_BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+_PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to fetch.
+
+    Attributes:
+        name: its name on the disk.
+        url: where its publishers, or those who name them, say that it lies.
+        size: bytes, None where nobody tells.
+        checksum: `md5:` or `sha256:` and the hexadecimal digits, None where nobody tells.
+        origin: who says so.
+    """
+
+    name: str
+    url: str
+    size: int | None = None
+    checksum: str | None = None
+    origin: str = ""
+
+    def at(self, mirror: str | None) -> str:
+        """Its URL, or that of the same name below another one.
+
+        Raises DataError for anything but http and https.
+
+        >>> RemoteFile("a.zip", "https://example.org/s/x1/a.zip?dl=1").at("http://localhost:80/m/")
+        'http://localhost:80/m/a.zip'
+        """
+        url = self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise DataError(f"{url}: no address that starts in http:// or https://")
+        return url
+
+
+def remote_size(url: str) -> int | None:
+    """How many bytes lie at `url`, None where the server does not say.
+
+    Raises DataError where there is no such file, or no such server.
+    """
+    try:
+        with urlopen(_request(url, method="HEAD"), timeout=TIMEOUT) as response:
+            size = response.headers.get("Content-Length")
+            return int(size) if size and size.isdigit() else None
+    except HTTPError as error:
+        if error.code in (404, 410):
+            raise _refused(url, error) from error
+        return None  # some servers answer nothing but GET
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(
+            f"{url}: cannot be reached ({_reason(error)}); name another place with --mirror URL, "
+            "or a folder that has it with --from DIR"
+        ) from error
+
+
+def check_space(folder: Path, needed: int) -> int:
+    """Raises DataError unless the disk of `folder` has `needed` bytes; returns how many it has."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: needs {gigabytes(needed)}, and {gigabytes(free)} are free; free some space "
+            "or name another folder"
+        )
+    return free
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes for people, in units of 1000.
+
+    >>> gigabytes(20_126_613_414), gigabytes(1_131_983), gigabytes(12)
+    ('20.13 GB', '1.13 MB', '12 bytes')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} bytes"
+
+
+def fetch(
+    file: RemoteFile, folder: Path, *, mirror: str | None = None, progress: bool = False
+) -> Path:
+    """The path of a file below `folder`, fetched unless it is there, and checked in either case.
+
+    A transfer that breaks off is taken up where it ended, by this call or by the next one, also
+    where the server always sends the whole. Where nobody tells a checksum, the file is compared
+    with what it was when it was first fetched.
+
+    Raises DataError where the server has no such file or cannot be reached, where the disk is
+    full, and as `verify` does.
+    """
+    url, path = file.at(mirror), folder / file.name
+    part = path.with_name(f"{file.name}.part")
+    with locked(folder):  # of two processes one fetches, the other finds the file
+        if not path.exists():
+            try:
+                _download(url, part, progress)
+            except OSError as error:
+                if disk_is_full(error):
+                    raise DataError(
+                        f"{part}: the disk is full; free some space, then the same command goes on"
+                    ) from error
+                raise
+            verify(part, file, sums=folder / SUMS, progress=progress)
+            part.rename(path)
+            _marker(part).unlink(missing_ok=True)
+        else:
+            verify(path, file, sums=folder / SUMS, progress=progress)
+    return path
+
+
+def verify(
+    path: Path, file: RemoteFile, *, sums: Path | None = None, progress: bool = False
+) -> None:
+    """Raises DataError where `path` is not `file`, by its size and checksum.
+
+    With `sums` the file is one of ours: its SHA-256 is compared with the one that is written
+    there, or written there, and a wrong file is set aside as `NAME.wrong`.
+    """
+    size = path.stat().st_size
+    wrong = ""
+    if file.size is not None and size != file.size:
+        wrong = f"it has {size:,} bytes, not {file.size:,}"
+    else:
+        found = _digests(path, file, progress)
+        kind, _, wanted = (file.checksum or "").partition(":")
+        known = _read_sums(sums) if sums else {}
+        if wanted and found[kind] != wanted:
+            wrong = f"its {kind.upper()} is {found[kind]}, not {wanted} ({file.origin})"
+        elif known.get(file.name, found["sha256"]) != found["sha256"]:
+            wrong = f"its SHA-256 is {found['sha256']}, and was {known[file.name]} ({sums})"
+        elif sums and file.name not in known:
+            with atomic_write(sums) as temporary:
+                lines = (known | {file.name: found["sha256"]}).items()
+                temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
+    if not wrong:
+        return
+    if not sums:
+        raise DataError(f"{path}: is not {file.name} as published: {wrong}")
+    aside = sums.parent / f"{file.name}.wrong"
+    path.replace(aside)
+    _marker(path).unlink(missing_ok=True)
+    raise DataError(
+        f"{sums.parent / file.name}: {wrong}; set aside as {aside.name}. The same command fetches "
+        "it again, --mirror URL from elsewhere"
+    )
+
+
+def _download(url: str, part: Path, progress: bool) -> None:
+    """Bring `part` to its full length, in as many attempts as bring something."""
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return _receive(url, part, before, progress)
+        except HTTPError as error:
+            if error.code == 416 and before:  # nothing is left, or ours is of another file
+                if error.headers.get("Content-Range") == f"bytes */{before}":
+                    return None
+                part.unlink()
+            elif error.code not in _PASSING:
+                raise _refused(url, error) from error
+            reason = _reason(error)
+        except _BROKEN as error:
+            reason = _reason(error)
+        now = part.stat().st_size if part.exists() else 0
+        failures = 0 if now > before else failures + 1
+        if failures == TRIES:
+            raise DataError(
+                f"{url}: broke off after {gigabytes(now)} ({reason}); what is there is kept, the "
+                "same command goes on"
+            )
+        time.sleep(PAUSE * 2**failures)
+
+
+def _receive(url: str, part: Path, start: int, progress: bool) -> None:
+    """One transfer from byte `start` on, or from 0 where the server wants it so."""
+    request = _request(url)
+    marker = _marker(part)
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        if marker.exists():  # then a file that has changed since comes from its beginning
+            request.add_header("If-Range", marker.read_text())
+    with urlopen(request, timeout=TIMEOUT) as response:
+        ranged = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        start = start if response.status == 206 and ranged else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        etag = response.headers.get("ETag", "")
+        if start == 0:
+            marker.unlink(missing_ok=True)
+            if etag.startswith('"'):  # a weak one tells nothing about bytes
+                marker.write_text(etag)
+        label = part.stem
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm(
+                total=total, initial=start, desc=label, unit="B", unit_scale=True,
+                disable=not progress,
+            ) as bar,
+        ):  # fmt: skip
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError("the connection closed")
+
+
+def _request(url: str, method: str = "GET") -> Request:
+    return Request(url, method=method, headers={"User-Agent": f"daitir/{__version__}"})
+
+
+def _marker(part: Path) -> Path:
+    """Where the server's mark of the version that `part` belongs to is kept."""
+    return part.with_name(f".{part.name}.etag")
+
+
+def _refused(url: str, error: HTTPError) -> DataError:
+    return DataError(
+        f"{url}: the server refuses it ({error.code} {error.reason}); name another place with "
+        "--mirror URL, or a folder that has it with --from DIR"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"{error.code} {error.reason}"
+    return str(getattr(error, "reason", None) or error) or type(error).__name__
+
+
+def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
+    """The SHA-256 of a file, and its MD5 where that is what is known of it."""
+    kinds = {"sha256", (file.checksum or "sha256:").partition(":")[0]}
+    hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+    bar = tqdm(
+        total=path.stat().st_size, desc=f"checking {file.name}", unit="B", unit_scale=True,
+        disable=not progress,
+    )  # fmt: skip
+    with path.open("rb") as content, bar:
+        while chunk := content.read(_CHUNK):
+            for digest in hashes.values():
+                digest.update(chunk)
+            bar.update(len(chunk))
+    return {kind: digest.hexdigest() for kind, digest in hashes.items()}
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """Digests by name. Raises DataError where the file is damaged."""
+    if not path.exists():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        match = _SUM.fullmatch(line)
+        if line.strip() and not match:
+            raise DataError(
+                f"{path}: line {number} is no checksum of a file; remove SHA256SUMS, and the files "
+                "are taken for what they are now, or fetch them anew into another folder"
+            )
+        if match:
+            found[os.fsdecode(match[2])] = match[1].decode().lower()
+    return found

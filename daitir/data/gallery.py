@@ -1,0 +1,325 @@
+"""The gallery: which images it holds, and reading one image safely."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, features
+
+from daitir.common.errors import DataError
+from daitir.common.files import SafeFolder, check_folder, open_regular
+from daitir.data.dialogues import image_name, read_json
+
+logger = logging.getLogger(__name__)
+
+# What is read, with the suffixes of each: plain pictures of one layer. A file may hold another of
+# these than its suffix says, as is common. Formats that run other programs or fetch other files
+# (EPS, PDF, SVG, WMF), and those without a mark that tells them from any bytes, stay out.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+}
+if not features.check("avif"):  # before Pillow 11.3, or built without it
+    del FORMATS["AVIF"]
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+NUM_EXAMPLES = 3  # that a message about many names
+MAX_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
+
+_PHOTOMETRIC = 262  # TIFF's tag that tells what zero is
+_HEAD = 512  # bytes that tell what a file is that is no such picture
+_CONVERT = "which is not read; convert it to JPEG or PNG"
+_MARKUP = rb"(?is)(?:\xef\xbb\xbf)?\s*<(?:[!?][^<]*<)*"  # up to the name of the first element
+_OTHERS = (  # what such files often are, by how they begin
+    (rb"(?s).{4}ftyp.{0,60}(heic|heix|heim|heis|hevc|hevx)", f"HEIC, {_CONVERT}"),
+    (rb"(?s).{4}ftyp.{0,60}(avif|avis)", f"AVIF, {_CONVERT}, or install a newer Pillow"),
+    (rb"(?s).{4}ftyp(mif1|msf1)", f"HEIF, {_CONVERT}"),
+    (rb"(?s).{4}ftyp|\x1aE\xdf\xa3|(?s:RIFF.{4}AVI )", "a video; save a frame of it as a picture"),
+    (rb"(?s)\0\0\0\x0cJXL |\xff\x0a", f"JPEG XL, {_CONVERT}"),
+    (rb"(?s)\0\0\0\x0cjP  |\xff\x4f\xff\x51", f"JPEG 2000, {_CONVERT}"),
+    (rb"8BPS", f"a file of Photoshop, {_CONVERT}"),
+    (rb"\0\0[\1\2]\0", f"an icon, {_CONVERT}"),
+    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", f"PDF or PostScript, {_CONVERT}"),
+    (rb"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the file itself"),
+    (rb"(?:\.\./)*(?:/|\.git/)annex/objects/",
+     "a pointer of git-annex; `git annex get` fetches the file itself"),
+    (_MARKUP + rb"svg\b", f"SVG, {_CONVERT}"),
+    (_MARKUP + rb"(?:!doctype\s+html|html|head|body)\b",
+     "a web page, as a failed download leaves it; fetch the picture again"),
+    (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "a packed file; unpack it"),
+)  # fmt: skip
+
+
+class Listing(NamedTuple):
+    """What a folder of pictures holds.
+
+    Attributes:
+        names: of the pictures, relative to the folder, with forward slashes, sorted.
+        left_out: of all other entries, by what they are: `"not read"` (other suffixes),
+            `"hidden"` files and folders, and `"linked folders"`.
+    """
+
+    names: list[str]
+    left_out: dict[str, list[str]]
+
+
+def scan_images(folder: str | Path) -> Listing:
+    """The pictures at any depth below a folder, by their suffixes, and what else is there.
+
+    Links to pictures are listed and links to folders are not followed. Raises DataError when the
+    folder does not exist, cannot be listed, or holds a name that no dialogue can have.
+    """
+    folder = Path(folder)
+    check_folder(folder, "images")
+    names: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(folder / parent) as entries:
+                for entry in entries:
+                    name = parent + entry.name
+                    if entry.name.startswith("."):
+                        left_out.setdefault("hidden", []).append(name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(name + "/")
+                    elif entry.is_symlink() and entry.is_dir():
+                        left_out.setdefault("linked folders", []).append(name)
+                    elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                        names.append(image_name(name))
+                    else:
+                        left_out.setdefault("not read", []).append(name)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        except DataError as error:
+            raise DataError(f"{folder}: {error}") from error
+    return Listing(sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)})
+
+
+def list_images(
+    folder: str | Path, *, tell: Callable[[str], object] = logger.warning
+) -> list[str]:
+    """Names of the pictures below a folder as `scan_images` gives them.
+
+    What else is there is counted in one line, which `tell` is called with. Raises DataError as
+    `scan_images` does, and where there is no picture.
+    """
+    names, left_out = scan_images(folder)
+    told = describe_left_out(left_out)
+    if not names:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{folder}: holds no image ({suffixes})" + (f"; {told}" if told else ""))
+    if told:
+        tell(f"{folder}: {told}")
+    return names
+
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
+    """What a folder holds beside its pictures, in one line.
+
+    >>> describe_left_out({"not read": ["a/1.heic", "b.HEIC", "c"], "hidden": [".x"]})
+    'left out: 3 not read (.heic 2, no suffix 1), 1 hidden'
+    >>> describe_left_out({})
+    ''
+    """
+    parts = []
+    for kind, names in left_out.items():
+        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
+        most = ", ".join(f"{suffix} {number:,}" for suffix, number in suffixes.most_common(5))
+        more = ", …" if len(suffixes) > 5 else ""
+        parts.append(f"{len(names):,} {kind}" + (f" ({most}{more})" if kind == "not read" else ""))
+    return "left out: " + ", ".join(parts) if parts else ""
+
+
+def read_gallery(path: str | Path) -> list[str]:
+    """Read a gallery file, a JSON list of image paths relative to the image folder.
+
+    Source: ChatIR's released search space. Raises DataError when it is not such a list, is empty,
+    holds a path that leaves the folder, or holds one path twice.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{path}: must be a non-empty JSON list of image paths")
+    names: dict[str, int] = {}
+    for index, entry in enumerate(content):
+        try:
+            name = image_name(entry)
+        except DataError as error:
+            raise DataError(f"{path}: entry {index}: {error}") from error
+        if names.setdefault(name, index) != index:
+            both = f"{names[name]} and {index}"
+            raise DataError(f"{path}: entries {both} are the same image {name!r}")
+    return list(names)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read one image file as 8-bit RGB; of several pictures or pages in it, the first.
+
+    The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
+    conversion clips them), palettes and CMYK converted, transparent pixels composited on white,
+    colour profiles ignored.
+
+    Raises DataError when the file is empty, truncated, no regular file, no image, or larger than
+    MAX_PIXELS.
+    """
+    with open_image(path) as image:
+        return _guarded(path, lambda: _to_rgb(image))
+
+
+def is_animated(path: str | Path) -> bool:
+    """Whether a file holds several pictures to be shown one after the other, or several pages.
+
+    Raises DataError as `read_image` does, but for what is truncated.
+    """
+    with open_image(path) as image:
+        # A second picture in a JPEG is a preview or another view (MPO).
+        return image.format != "MPO" and _guarded(path, lambda: getattr(image, "n_frames", 1)) > 1
+
+
+def check_images(
+    folder: str | Path,
+    names: Sequence[str],
+    *,
+    skip_unreadable: bool | None = None,
+) -> list[str]:
+    """The names whose files below `folder` can be read, in order.
+
+    By default only the headers are looked at (fast), and any unreadable file raises DataError with
+    the number of them and the first examples, and names `--skip-unreadable` unless that is None.
+    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and the
+    unreadable ones are left out, counted in a warning.
+    A link that leaves the folder (`daitir.common.files.SafeFolder`) is unreadable. Raises DataError
+    when none is left.
+    """
+    check = read_image if skip_unreadable else _check_header
+    safe = SafeFolder(folder)
+    readable, errors = [], []
+    for name in names:
+        try:
+            check(safe.join(name))
+        except DataError as error:
+            errors.append(str(error) if len(errors) <= NUM_EXAMPLES else "")
+        else:
+            readable.append(name)
+    if errors:
+        summary = f"{len(errors):,} of {len(names):,} images are unreadable: {examples(errors)}"
+        if not skip_unreadable:
+            summary += "; mend them"
+            summary += ", or leave them out with --skip-unreadable" * (skip_unreadable is not None)
+        if not skip_unreadable or not readable:
+            raise DataError(f"{folder}: {summary}")
+        logger.warning("%s: excluded, %s", folder, summary)
+    return readable
+
+
+def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
+    """The first few items, for a message about many.
+
+    >>> examples(["a", "b", "c", "d"])
+    'a; b; c; …'
+    """
+    items = list(items)
+    return "; ".join(map(str, items[:count])) + ("; …" if len(items) > count else "")
+
+
+def _check_header(path: Path) -> None:
+    with open_image(path):
+        pass
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """The image, not decoded yet, of an acceptable kind and size.
+
+    Raises DataError as `read_image` does, but for what is truncated.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise DataError(f"{path}: empty file (0 bytes), no image")
+        image = _guarded(path, lambda: Image.open(file, formats=tuple(FORMATS)))
+        if image.width * image.height > MAX_PIXELS:
+            size = f"{image.width} × {image.height}"
+            raise DataError(f"{path}: {size} pixels, more than {MAX_PIXELS:,}; shrink it")
+        if not image.width * image.height:
+            raise DataError(f"{path}: the image has no pixels")
+        with image:
+            yield image
+
+
+def _guarded(path: str | Path, action: Callable):
+    """The result of `action`, any exception of Pillow's turned into a DataError.
+
+    On damaged files Pillow raises nearly anything: OSError, SyntaxError, ValueError, struct.error…
+    """
+    try:
+        return action()
+    except DataError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{path}: {_what_else(path)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: more than {MAX_PIXELS:,} pixels; shrink it") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: truncated or damaged image ({reason})") from error
+
+
+def _what_else(path: str | Path) -> str:
+    """What a file is that is none of the pictures that are read, and the way out."""
+    with open_regular(path) as file:
+        head = file.read(_HEAD)
+    for beginning, told in _OTHERS:
+        if re.match(beginning, head):
+            return f"is {told}"
+    return f"not an image ({', '.join(FORMATS)})"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # What the pixels mean is known before they are decoded, and lost where a copy is made.
+    stored, is_tiff = _stored_mode(image), image.format == "TIFF"
+    clear = image.info.get("transparency")
+    black_is_white = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow turns 8 bits itself
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16 and its byte orders, and I, which older Pillows give
+        values = np.asarray(image).astype(np.int64)
+        if is_tiff and image.mode == "I" or values.min() < 0 or values.max() > 65535:
+            raise ValueError("grey values beyond 16 bits, or signed, have no known white")
+        white = 4095 if stored == "I;12" else 65535
+        grey = (255 * values + white // 2) // white
+        grey = 255 - grey if black_is_white else grey
+        if clear is not None:
+            grey[values == clear] = 255
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known white")
+    # PNG names the transparent colour as it is stored; Pillow has scaled the pixels to 8 bits.
+    if stored == "RGB;16B" and clear is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif stored in ("L;2", "L;4") and clear is not None:
+        image.info["transparency"] = clear * (85 if stored == "L;2" else 17)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Pillow's name of how the pixels lie in the file, empty where it names none."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

@@ -1,0 +1,364 @@
+"""Approximate indexes of faiss, for galleries too large to compare a query with every picture.
+
+`IvfPq` keeps each feature as a code of a few bytes and looks only into the lists whose centres lie
+nearest (Jégou et al. 2011); `Hnsw` keeps whole features and walks from neighbour to neighbour
+(Malkov and Yashunin 2018). Both miss some of the best pictures: `recall_against_exact` tells how
+many. What an index weighs and compares is given as formulas too, for galleries that are larger
+than one can build.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from daitir.common.errors import DataError
+from daitir.data.shards import PICTURES, read_shards
+from daitir.retrieval import best_first, first_equal, pair_scores
+
+if TYPE_CHECKING:
+    import faiss
+
+FLOAT, ID, LINK = 4, 8, 4  # bytes of a number of a feature, of a picture's number, of a link
+MIN_PER_LIST = 39  # features for each centre, below which faiss warns
+MAX_PER_LIST = 64  # more do not place the centres better
+NUM_CODES = 256  # of each byte of a code
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Exact search: every feature is kept and compared."""
+
+    def bytes_per_image(self, num_images: int, dim: int) -> float:
+        """Memory of the index over the number of pictures."""
+        return FLOAT * dim
+
+    def bytes_read(self, num_images: int, dim: int) -> float:
+        """What one query reads of the index."""
+        return num_images * FLOAT * dim
+
+    def empty(self, num_images: int, dim: int) -> faiss.Index:
+        """An index without pictures."""
+        import faiss  # here and below, since it takes long to load
+
+        return faiss.IndexFlatIP(dim)
+
+
+@dataclass(frozen=True)
+class IvfPq:
+    """An inverted file of product-quantised features.
+
+    Attributes:
+        code_bytes: of a picture; must divide the dimension.
+        probes: lists that a query looks into.
+        num_lists: None for `default_lists`.
+    """
+
+    code_bytes: int = 32
+    probes: int = 32
+    num_lists: int | None = None
+
+    def lists(self, num_images: int) -> int:
+        """The number of lists for a gallery."""
+        return self.num_lists or default_lists(num_images)
+
+    def bytes_per_image(self, num_images: int, dim: int) -> float:
+        """A code, a number, and a share of the centres, the code book and the rotation.
+
+        >>> round(IvfPq(code_bytes=32).bytes_per_image(10_000_000, 256), 1)
+        41.7
+        """
+        shared = (self.lists(num_images) + NUM_CODES + dim) * dim * FLOAT
+        return self.code_bytes + ID + shared / num_images
+
+    def bytes_read(self, num_images: int, dim: int) -> float:
+        """All centres, and of the probed lists, taken to be of equal length, codes and numbers."""
+        lists = self.lists(num_images)
+        share = min(1.0, self.probes / lists)
+        return lists * dim * FLOAT + share * num_images * (self.code_bytes + ID)
+
+    def empty(self, num_images: int, dim: int) -> faiss.Index:
+        """An index without pictures, not trained. Raises ValueError for a code that does not fit.
+
+        The features are rotated at random first, so that every byte of the code has as much to say.
+        """
+        import faiss
+
+        if dim % self.code_bytes:
+            raise ValueError(f"code_bytes {self.code_bytes} must divide the dimension {dim}")
+        # "np": no ordering of the codes, which takes long and which only Hamming filters use.
+        kind = f"RR{dim},IVF{self.lists(num_images)},PQ{self.code_bytes}x8np"
+        index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+        faiss.extract_index_ivf(index).nprobe = self.probes
+        return index
+
+
+@dataclass(frozen=True)
+class Hnsw:
+    """A graph of whole features; `links` of each picture, twice as many on the ground level.
+
+    Attributes:
+        links: `M` of the paper.
+        build_effort: candidates that are kept while a picture is linked (`efConstruction`).
+        effort: candidates that are kept during a search (`efSearch`).
+    """
+
+    links: int = 16
+    build_effort: int = 40
+    effort: int = 64
+
+    def bytes_per_image(self, num_images: int, dim: int) -> float:
+        """The feature, its links on the ground level, and those on the levels above.
+
+        A picture reaches each further level with a chance of 1 in `links`; its level and the place
+        of its links are kept too.
+
+        >>> round(Hnsw(links=16).bytes_per_image(1_000_000, 256))
+        1168
+        """
+        above = 1 / (self.links - 1)
+        return FLOAT * dim + LINK * self.links * (2 + above) + FLOAT + ID
+
+    def bytes_read(self, num_images: int, dim: int) -> float:
+        """At most all links of each kept candidate, a feature and a link each."""
+        return self.effort * 2 * self.links * (FLOAT * dim + LINK)
+
+    def empty(self, num_images: int, dim: int) -> faiss.Index:
+        """An index without pictures."""
+        import faiss
+
+        index = faiss.IndexHNSWFlat(dim, self.links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = self.build_effort, self.effort
+        return index
+
+
+Spec = Flat | IvfPq | Hnsw
+
+
+def default_lists(num_images: int) -> int:
+    """The power of two nearest to 4 times the root of the gallery's size, as faiss advises.
+
+    Fewer where there would not be enough features to place the centres.
+
+    >>> default_lists(1_000_000), default_lists(10_000_000), default_lists(10**9)
+    (4096, 16384, 131072)
+    """
+    wanted = max(1, min(4 * math.sqrt(num_images), num_images / MIN_PER_LIST))
+    lists = 2 ** round(math.log2(wanted))
+    return lists if lists * MIN_PER_LIST <= num_images or lists == 1 else lists // 2
+
+
+def build_index(
+    spec: Spec, shards: Iterable[Tensor], *, num_images: int, dim: int, seed: int = 0
+) -> faiss.Index:
+    """An index of unit features that are read shard by shard; pictures are numbered in order.
+
+    Args:
+        shards: `(num_rows, dim)` each, `num_images` rows in all. Read twice where the index must be
+            trained, so no generator.
+        num_images: decides the number of lists.
+        seed: chooses the features that the index is trained on.
+
+    Raises ValueError for another number of rows or another dimension, and for a gallery too small
+    to train the codes of an `IvfPq`.
+    """
+    index = spec.empty(num_images, dim)
+    if not index.is_trained:
+        number = max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * spec.lists(num_images))
+        if num_images < MIN_PER_LIST * NUM_CODES:
+            raise ValueError(
+                f"{num_images:,} images are too few to train codes, at least "
+                f"{MIN_PER_LIST * NUM_CODES:,}; search them exactly"
+            )
+        index.train(_sample(shards, min(number, num_images), num_images, seed))
+    for shard in shards:
+        if shard.shape[1:] != (dim,):
+            raise ValueError(f"a shard is {tuple(shard.shape)}, it must be (num_rows, {dim})")
+        index.add(_array(shard))
+    if index.ntotal != num_images:
+        raise ValueError(f"the shards hold {index.ntotal:,} features, not {num_images:,}")
+    return index
+
+
+def set_effort(index: faiss.Index, spec: Spec) -> None:
+    """Give a built index the `probes` or the `effort` of a spec."""
+    import faiss
+
+    if isinstance(spec, IvfPq):
+        faiss.extract_index_ivf(index).nprobe = spec.probes
+    elif isinstance(spec, Hnsw):
+        faiss.downcast_index(index).hnsw.efSearch = spec.effort
+
+
+@torch.no_grad()
+def search_index(
+    index: faiss.Index,
+    queries: Tensor,
+    *,
+    k: int,
+    candidates: int | None = None,
+    rows: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k best pictures of each query, best first, as far as the index finds them.
+
+    Args:
+        queries: `(num_queries, dim)`, unit length.
+        k: pictures a query.
+        candidates: that the index names, at least k, to be ordered anew by their features.
+        rows: maps `(n,)` numbers of pictures to their `(n, dim)` features, for `candidates`; they
+            may lie on a disk, since few are read.
+
+    Returns:
+        float32 scores and int64 numbers, `(num_queries, k)` both; -1 where nothing more was found.
+        Equal pictures score alike, and equal scores are ordered by number.
+
+    Raises ValueError where one of `candidates` and `rows` is missing, and for fewer than k.
+    """
+    import faiss
+
+    if (candidates is None) != (rows is None):
+        raise ValueError("candidates and rows go together")
+    if candidates is not None and candidates < k:
+        raise ValueError(f"{candidates} candidates are fewer than k = {k}")
+    # Some indexes turn all queries in one product, which rounds a query by its place.
+    asked, inverse = first_equal(queries).unique(return_inverse=True)
+    queries = queries[asked].float()
+    scores, found = map(torch.from_numpy, index.search(_array(queries), candidates or k))
+    if rows is None and isinstance(index, faiss.IndexFlat):
+        rows = partial(_kept, index)
+    if rows is not None:
+        numbers, place = found.clamp(min=0).unique(return_inverse=True)
+        scores = pair_scores(queries, rows(numbers).float(), place)
+        scores = scores.masked_fill(found < 0, -torch.inf)
+    scores, found = best_first(scores, found)
+    return scores[inverse, :k], found[inverse, :k]
+
+
+def recall_against_exact(found: Tensor, exact: Tensor) -> Tensor:
+    """(num_queries,) share of the pictures of exact search that an index finds too.
+
+    `found` and `exact` are `(num_queries, k)` numbers of pictures in any order, -1 for none. This
+    is no R@k of retrieval: whether a target is among them does not count.
+
+    >>> recall_against_exact(torch.tensor([[3, 1, -1]]), torch.tensor([[1, 2, 3]]))
+    tensor([0.6667])
+    """
+    if found.shape != exact.shape:
+        raise ValueError(f"found {tuple(found.shape)} and exact {tuple(exact.shape)} must agree")
+    same = (exact[:, :, None] == found[:, None, :]) & (exact[:, :, None] >= 0)
+    return same.any(dim=2).float().mean(dim=1)
+
+
+def at_size(sizes: Sequence[float], values: Sequence[float], size: float) -> float:
+    """A value carried on to another size along the straight line through values over log size.
+
+    A guess beyond what was measured. Raises ValueError for fewer than two sizes.
+
+    >>> round(at_size([1e4, 1e5, 1e6], [0.9, 0.8, 0.7], 1e7), 3)
+    0.6
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError("a line needs two sizes")
+    slope, height = np.polyfit(np.log(sizes), values, 1)
+    return float(slope * math.log(size) + height)
+
+
+def num_machines(total_bytes: float, memory_bytes: float, *, fill: float = 0.7) -> int:
+    """Machines whose memory holds an index, each filled to a share that leaves room to work.
+
+    >>> num_machines(72e9, 64e9), num_machines(1.2e12, 64e9)
+    (2, 27)
+    """
+    return math.ceil(total_bytes / (fill * memory_bytes))
+
+
+class FeatureShards:
+    """The features that `daitir embed` keeps in a folder, one shard after the other.
+
+    A picture that was changed and embedded again counts once, with its newest feature.
+
+    Attributes:
+        names: of the pictures, by their number.
+        dim: of the features.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Raises DataError for a folder without features of pictures, or with damaged ones."""
+        shards = list(read_shards(Path(folder), PICTURES))
+        if not shards:
+            raise DataError(f"{folder}: holds no features of pictures; `daitir embed` keeps them")
+        self.dim = shards[0].dim
+        newest: dict[str, tuple[int, int, int]] = {}
+        for number, shard in enumerate(shards):
+            for row, name in enumerate(shard.names):
+                newest[name] = max(newest.get(name, ()), (int(shard.stamps[row, 1]), number, row))
+        self.names: list[str] = []
+        self._places: list[tuple[Path, list[int]]] = []
+        for number, shard in enumerate(shards):
+            ours = [r for r, name in enumerate(shard.names) if newest[name][1:] == (number, r)]
+            self.names += [shard.names[row] for row in ours]
+            self._places += [(shard.path, ours)] if ours else []
+        self._starts = np.cumsum([0, *(len(ours) for _, ours in self._places)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for path, kept in self._places:
+            yield self._read(path, lambda features, kept=kept: features[:][kept])
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """(n, dim) features of (n,) numbers of pictures, without reading whole shards.
+
+        Raises DataError for a damaged or missing shard, IndexError for a number out of range.
+        """
+        wanted = np.asarray(numbers)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"numbers of pictures lie between 0 and {len(self) - 1:,}")
+        found = torch.empty(len(wanted), self.dim)
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        for shard in np.unique(shards):
+            path, kept = self._places[shard]
+            ours = np.flatnonzero(shards == shard)
+            lines = [kept[number - self._starts[shard]] for number in wanted[ours]]
+            found[ours] = self._read(
+                path, lambda part, lines=lines: torch.cat([part[i : i + 1] for i in lines])
+            )
+        return found
+
+    def _read(self, path: Path, take: Callable[[Any], Tensor]) -> Tensor:
+        try:
+            with safe_open(path, "pt") as file:
+                return take(file.get_slice("features")).float()
+        except (SafetensorError, OSError, IndexError, RuntimeError) as error:
+            raise DataError(f"{path}: damaged ({error}); run `daitir embed` again") from error
+
+
+def _sample(shards: Iterable[Tensor], number: int, num_images: int, seed: int) -> np.ndarray:
+    """(number, dim) features chosen at random, in the order of the gallery."""
+    chosen = np.random.default_rng(seed).choice(num_images, number, replace=False)
+    chosen.sort()
+    taken, first = [], 0
+    for shard in shards:
+        inside = chosen[(chosen >= first) & (chosen < first + len(shard))] - first
+        taken.append(shard[torch.from_numpy(inside)])
+        first += len(shard)
+    return _array(torch.cat(taken))
+
+
+def _kept(index: faiss.Index, numbers: Tensor) -> Tensor:
+    """(n, dim) features of (n,) pictures of an index that keeps them whole."""
+    return torch.from_numpy(index.reconstruct_batch(numbers.numpy()))
+
+
+def _array(features: Tensor) -> np.ndarray:
+    return features.float().cpu().contiguous().numpy()

@@ -1,0 +1,214 @@
+"""Manifests of derived files: the format, and reading and writing it.
+
+A folder of views holds `manifest.json`, and rewrites `NAME.json` have `NAME.manifest.json` beside
+them. `book/derived_files.md` describes both, so that others can publish files in this format. What
+ties a view or a caption to a dialogue is the digest of its *source round* (`round_digests`): it
+changes where a dialogue is moved, shortened at its beginning, about another picture, or says
+something else in any round up to this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.data.dialogues import Dialogue, read_json
+
+MANIFEST = "manifest.json"
+VIEWS_FORMAT = "daitir.models.views/1"
+REWRITES_FORMAT = "daitir.rewrites/1"
+
+
+class View(NamedTuple):
+    """One view of a manifest.
+
+    Attributes:
+        dialogue, round, index: which view of which round, from 0.
+        file: its name in the folder.
+        source: the digest of the round that its text is of.
+        raw_source: that of the round that this text was refined from; None where it was not, or
+            nobody knows.
+        prompt, negative_prompt, seed: what it was drawn from; None where there was no such thing.
+    """
+
+    dialogue: int
+    round: int
+    file: str
+    source: str
+    index: int = 0
+    raw_source: str | None = None
+    prompt: str | None = None
+    negative_prompt: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """The manifest of a folder of views.
+
+    Attributes:
+        settings: all that decides what a view looks like beside its prompt and seed.
+        source: `file`, the name of the file of dialogues, and `text`, the convention.
+        views: by the name of the file.
+    """
+
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    views: Mapping[str, View]
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """The manifest of a file of rewrites.
+
+    Attributes:
+        settings: the model, its prompt, and how it writes.
+        source: `file`, the name of the file of raw dialogues.
+        captions: the digest of the dialogues that were written (`content_digest`).
+        rounds: `rounds[dialogue][round]`, the digests of the raw rounds.
+        counts: of rounds, of outputs that were asked for again, of faults, of cut inputs.
+        faults: (dialogue, round, kind) where the model's output was of no use.
+    """
+
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    captions: str
+    rounds: Sequence[Sequence[str]]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    faults: Sequence[Sequence] = ()
+
+
+def round_digests(dialogue: Dialogue) -> list[str]:
+    """The digest of every round: of the picture's name and of all that was said up to it.
+
+    Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
+    the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
+
+    >>> import hashlib
+    >>> first = round_digests(Dialogue("a.png", ("a dog", "is it big? no")))[0]
+    >>> first == hashlib.sha256(b"5:a.png,5:a dog,").hexdigest()[:32]
+    True
+    """
+    digest = hashlib.sha256()
+    found = []
+    for text in (dialogue.image, *dialogue.rounds):
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:%b," % (len(content), content))
+        found.append(digest.hexdigest()[:32])
+    return found[1:]
+
+
+def content_digest(dialogues: Sequence[Dialogue]) -> str:
+    """The SHA-256 of the digests of the dialogues' last rounds, one a line."""
+    lines = "".join(f"{round_digests(dialogue)[-1]}\n" for dialogue in dialogues)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_views(folder: Path) -> Views | None:
+    """The manifest of a folder of views, None where it has none.
+
+    Raises DataError where it is damaged or of a later format.
+    """
+    path = Path(folder) / MANIFEST
+    content = _read(path, VIEWS_FORMAT)
+    if content is None:
+        return None
+    try:
+        views = [View(**_known(View._fields, view)) for view in content["views"]]
+        for view in views:
+            if not all(isinstance(n, int) for n in (view.dialogue, view.round, view.index)):
+                raise TypeError(f"{view.file}: dialogue, round and index are numbers")
+        by_name = {view.file: view for view in views}
+        return Views(dict(content["settings"]), dict(content["source"]), by_name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a damaged manifest ({error!r}); remove it") from error
+
+
+def write_views(folder: Path, manifest: Views) -> None:
+    """Write the manifest of a folder of views, a line for each view."""
+    views = sorted(manifest.views.values(), key=lambda v: (v.dialogue, v.round, v.index))
+    head = {"format": VIEWS_FORMAT, "settings": manifest.settings, "source": manifest.source}
+    _write(folder / MANIFEST, head, "views", [
+        {name: value for name, value in view._asdict().items() if value is not None}
+        for view in views
+    ])  # fmt: skip
+
+
+def rewrites_manifest(path: Path) -> Path:
+    """Where the manifest of a file of rewrites lies.
+
+    >>> rewrites_manifest(Path("runs/refined.json")).as_posix()
+    'runs/refined.manifest.json'
+    """
+    return path.with_name(f"{path.stem}.{MANIFEST}")
+
+
+def read_rewrites(path: Path) -> Rewrites | None:
+    """The manifest of a file of rewrites, None where it has none; raises as `read_views` does."""
+    place = rewrites_manifest(path)
+    content = _read(place, REWRITES_FORMAT)
+    if content is None:
+        return None
+    try:
+        found = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
+        if not all(isinstance(row, list) and row for row in found.rounds):
+            raise TypeError("rounds without digests")
+        return found
+    except TypeError as error:
+        raise DataError(f"{place}: a damaged manifest ({error}); remove it") from error
+
+
+def write_rewrites(path: Path, manifest: Rewrites) -> None:
+    """Write the manifest of a file of rewrites beside it, a line for each dialogue."""
+    content = {"format": REWRITES_FORMAT} | vars(manifest)
+    _write(rewrites_manifest(path), content, "rounds", content.pop("rounds"))
+
+
+def is_views_manifest(path: Path) -> bool:
+    """Whether a file is the manifest of a folder of views."""
+    return _has_format(path, VIEWS_FORMAT)
+
+
+def is_rewrites_manifest(path: Path) -> bool:
+    """Whether a file is the manifest of a file of rewrites."""
+    return _has_format(path, REWRITES_FORMAT)
+
+
+def _known(names: Iterable[str], content: Mapping) -> dict:
+    return {name: content[name] for name in names if name in content}
+
+
+def _read(path: Path, format: str) -> dict | None:
+    """The content of a manifest; None where there is none, or one that is not of daitir."""
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    kind = format.partition("/")[0]
+    if not isinstance(found, str) or not found.startswith(f"{kind}/"):
+        return None
+    if found != format:
+        raise DataError(f"{path}: of the format {found}, which this version does not know")
+    return content
+
+
+def _has_format(path: Path, format: str) -> bool:
+    try:
+        return _read(path, format) is not None
+    except DataError:
+        return False
+
+
+def _write(path: Path, head: Mapping, name: str, rows: Sequence) -> None:
+    """A JSON object, with the list `name` in it a line for each of its rows."""
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    fields = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
+    text = "{\n" + ",\n".join([*fields, f"{json.dumps(name)}: [\n{lines}\n]"]) + "\n}\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,280 @@
+"""Kept features on the disk: a folder of shards, each of which says what its rows are of.
+
+A shard is a safetensors file, `pictures-*.safetensors` or `texts-*.safetensors`:
+
+| part | holds |
+|---|---|
+| tensor `features` | (rows, dim) float32, unit vectors |
+| tensor `stamps` | (rows, 4) int64, what the pictures' files were like; (rows, 0) of texts |
+| metadata `names` | JSON list, what each row is of: a file's path, or the SHA-256 of a text |
+| metadata `spec`, `digest` | the encoder's spec, and its digest, which names all of it |
+| metadata `format` | `FORMAT` |
+| metadata `checksum` | CRC-32 of `names` (UTF-8), stamps and features, one after the other |
+
+A stamp is a file's size in bytes, the times of its last change of content (mtime) and of anything
+(ctime) in nanoseconds, and `daitir.models.features.sample`. Nothing but the shard says what it
+holds, so that a folder may lose shards or get those of another run, and no row is taken for
+another's.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+
+FORMAT = "daitir-features-2"
+PICTURES, TEXTS = "pictures", "texts"
+STAMP_SIZES = {PICTURES: 4, TEXTS: 0}
+KEEP_SECONDS = 30.0  # of work that a run which is killed may lose; a shard is written in far less
+OLD_MANIFEST = "manifest.json"  # before each shard said what it holds
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one file of features holds (see the module's description).
+
+    Attributes:
+        path: the file.
+        spec: of the model.
+        digest: of the model.
+        names: what each row is of.
+        stamps: (rows, 4) of pictures, (rows, 0) of texts.
+        dim: length of the features.
+        features: (rows, dim), None where they were not asked for.
+    """
+
+    path: Path
+    spec: str
+    digest: str
+    names: list[str]
+    stamps: np.ndarray
+    dim: int
+    features: Tensor | None = None
+
+
+def write_shard(
+    path: Path,
+    names: Sequence[str],
+    stamps: np.ndarray,
+    features: Tensor,
+    *,
+    spec: str,
+    digest: str,
+) -> None:
+    """Write a shard, whole or not at all. Raises DataError where the disk is full."""
+    text, stamps = json.dumps(names), np.ascontiguousarray(stamps, dtype=np.int64)
+    metadata = {"format": FORMAT, "spec": spec, "digest": digest, "names": text}
+    metadata["checksum"] = _checksum(text, stamps, features)
+    tensors = {"features": features.contiguous(), "stamps": torch.from_numpy(stamps)}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_shard(path: Path, *, whole: bool = True) -> Shard:
+    """A shard, without its features unless `whole`, which are then compared with the checksum.
+
+    Raises DataError, naming the file, where it is damaged or no shard.
+    """
+    advice = "remove it, and what it held is embedded again"
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise DataError(f"{path}: no features as this version keeps them; {advice}")
+            names, (rows, dim) = json.loads(about["names"]), file.get_slice("features").get_shape()
+            stamps = file.get_tensor("stamps").numpy()
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its names are no list of names")
+            if not len(names) == rows == len(stamps) or stamps.dtype != np.int64:
+                raise ValueError(f"{len(names):,} names of {rows:,} rows")
+            features = file.get_tensor("features") if whole else None
+        if whole and about["checksum"] != _checksum(about["names"], stamps, features):
+            raise ValueError("another checksum")
+        return Shard(path, about["spec"], about["digest"], names, stamps, dim, features)
+    except DataError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{path}: damaged ({line}); {advice}") from error
+
+
+def read_shards(folder: Path, kind: str) -> Iterator[Shard]:
+    """The shards of a folder in the order of their names, without features.
+
+    Raises DataError where one is damaged or of another model than the first, and for a folder that
+    an older version wrote.
+    """
+    if (folder / OLD_MANIFEST).is_file():
+        raise DataError(f"{folder}: features of an older daitir; remove the folder")
+    first = None
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        shard = read_shard(path, whole=False)
+        first = first or shard
+        if (shard.digest, shard.dim) != (first.digest, first.dim):
+            raise DataError(
+                f"{path}: holds features of another model ({shard.spec}) than {first.path.name}; "
+                "remove it"
+            )
+        if shard.stamps.shape[1:] != (STAMP_SIZES[kind],):
+            raise DataError(f"{path}: holds no features of {kind}; remove it")
+        yield shard
+
+
+class KeptFeatures:
+    """The features of one kind that a folder keeps, all of one model.
+
+    Rows are numbered in the order of the shards. Names are known by their hashes: those of a
+    million files would take a third of a gigabyte.
+
+    Attributes:
+        folder: where the shards lie.
+        shards: which there are, without names, stamps and features.
+        starts: (num_shards + 1,) the number of each shard's first row, and of all rows.
+    """
+
+    def __init__(self, folder: Path, kind: str):
+        """`kind` is PICTURES or TEXTS. Raises DataError as `read_shards` does."""
+        self.folder, self.kind = folder, kind
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look what the folder holds now. Raises DataError as `read_shards` does."""
+        self.shards, sizes = [], [0]
+        hashes = [np.empty(0, np.int64)]
+        stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
+        for shard in read_shards(self.folder, self.kind):
+            hashes.append(_hashes(shard.names))
+            stamps.append(shard.stamps)
+            sizes.append(len(shard.names))
+            self.shards.append(replace(shard, names=[], stamps=stamps[0]))
+        self.starts = np.cumsum(sizes)
+        self._hashes, self._stamps = np.concatenate(hashes), np.concatenate(stamps)
+        self._order = np.argsort(self._hashes, kind="stable")
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def find(
+        self, names: Sequence[str], stamps: np.ndarray, check: Callable[[int], int] | None = None
+    ) -> np.ndarray:
+        """(n,) the row of each name, -1 where none is kept of the file as it is.
+
+        A file is as it was where its size and both times are (the first three numbers of a
+        stamp). A copy has another ctime: it is as it was where `check` of its place in `names`
+        gives the fourth number too.
+        """
+        wanted = _hashes(names)
+        ordered = self._hashes[self._order]
+        first, end = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
+        rows, known = np.full(len(names), -1), np.flatnonzero(first < end)
+        rows[known] = self._order[first[known]]
+        is_same = (self._stamps[rows[known], :3] == stamps[known]).all(axis=1)
+        for i in known[~is_same].tolist():  # a file that was changed may have several rows
+            stamp, candidates = stamps[i].tolist(), self._order[first[i] : end[i]].tolist()
+            rows[i] = next((r for r in candidates if self._is_of(r, stamp, i, check)), -1)
+        return rows
+
+    def _is_of(self, row: int, stamp: list[int], i: int, check: Callable[[int], int]) -> bool:
+        *kept, sample = self._stamps[row].tolist()
+        return kept == stamp or (kept[:2] == stamp[:2] and sample == check(i))
+
+    def load(self, rows: np.ndarray) -> Tensor:
+        """(n, dim) the features of rows. Raises DataError where a shard is damaged or changed."""
+        features = torch.empty(len(rows), self.shards[0].dim if self.shards else 0)
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], self.starts)
+        for number, shard in enumerate(self.shards):
+            ours = order[ends[number] : ends[number + 1]]
+            if not len(ours):
+                continue
+            found = read_shard(shard.path)
+            known = self._hashes[self.starts[number] : self.starts[number + 1]]
+            is_known = np.array_equal(_hashes(found.names[: len(known)]), known)
+            if not is_known or found.digest != shard.digest:  # it may have become longer
+                raise DataError(f"{shard.path}: was changed meanwhile; run the command again")
+            features[torch.from_numpy(ours)] = found.features[rows[ours] - self.starts[number]]
+        return features
+
+    def keep(
+        self,
+        names: Sequence[str],
+        stamps: Sequence[Sequence[int]] | None,
+        batches: Iterable[Tensor],
+        *,
+        size: int,
+        spec: str,
+        digest: str,
+        done: Callable[[int], object] = lambda number: None,
+    ) -> None:
+        """Write features as they come to shards of at least `size` rows.
+
+        The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
+
+        Args:
+            names: what the rows are of.
+            stamps: of the rows, at least of those that have come; None for texts.
+            batches: (batch, dim) features of the rows, in order.
+            spec: of the model.
+            digest: of the model.
+            done: told the length of each batch.
+
+        Raises DataError for features that are not finite, and where the disk is full.
+        """
+        first = end = written = 0  # rows: of the growing shard, known so far, on the disk
+        waiting: list[Tensor] = []
+        path, began = self._new_path(), time.monotonic()
+
+        def write() -> None:
+            nonlocal written, began
+            some = [()] * (end - first) if stamps is None else stamps[first:end]
+            some = np.array(some, np.int64)
+            write_shard(path, names[first:end], some, torch.cat(waiting), spec=spec, digest=digest)
+            written, began = end, time.monotonic()
+
+        try:
+            for batch in batches:
+                wrong = (~batch.isfinite().all(dim=1)).nonzero()
+                if len(wrong):
+                    first_one = names[end + int(wrong[0])] if self.kind == PICTURES else "a text"
+                    raise DataError(
+                        f"{spec}: NaN or infinite features of {first_one}, and of "
+                        f"{len(wrong) - 1:,} others in its batch; check the weights"
+                    )
+                waiting.append(batch)
+                end += len(batch)
+                done(len(batch))
+                if end - first >= size or time.monotonic() - began >= KEEP_SECONDS:
+                    write()
+                if end - first >= size:
+                    first, waiting, path = end, [], self._new_path()
+        finally:
+            if end > written:
+                write()
+
+    def _new_path(self) -> Path:
+        return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"
+
+
+def _hashes(names: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(hash, names), np.int64, len(names))
+
+
+def _checksum(names: str, stamps: np.ndarray, features: Tensor) -> str:
+    found = zlib.crc32(np.ascontiguousarray(stamps), zlib.crc32(names.encode()))
+    return f"{zlib.crc32(features.contiguous().numpy(), found):08x}"

@@ -1,0 +1,295 @@
+"""Features of picture files and of texts, kept in a folder: computed once, of one model.
+
+The folder holds shards (`daitir.data.shards`). A file that was changed since is embedded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from daitir.common.errors import DataError
+from daitir.data.shards import PICTURES, TEXTS, KeptFeatures
+from daitir.models.encoders import Encoder, listed
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+logger = logging.getLogger(__name__)
+
+SHARD_SIZE = 1024
+MAX_SHARDS = 100  # of one run
+MAX_TEXTS = 1 << 18  # kept in a folder: half a gigabyte of 512 numbers each
+SAMPLE_BYTES = 1 << 14
+
+
+class CachedEncoder:
+    """An encoder that keeps the features of texts and of picture files; else the same encoder.
+
+    Attributes:
+        encoder: the encoder whose features these are.
+        root: the folder that the names of files are relative to.
+        folder: where the features are kept.
+        num_embedded: files that were embedded so far, the rest having been there.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        root: str | Path,
+        folder: str | Path,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        shard_size: int = SHARD_SIZE,
+    ):
+        """`workers` threads decode; a run's shards have `shard_size` rows, or more.
+
+        Raises DataError where the folder holds damaged features, or those of another model.
+        """
+        self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
+        self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
+        self.num_embedded = 0
+        self._pictures, self._texts = (
+            KeptFeatures(self.folder, kind) for kind in (PICTURES, TEXTS)
+        )
+        self._check(self._pictures, self._texts)  # refused before work begins
+
+    def __getattr__(self, name: str):
+        return getattr(self.encoder, name)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
+    ) -> Tensor:
+        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most.
+
+        Raises DataError too where the disk is full or a shard is damaged.
+        """
+        if isinstance(texts, str) or not texts:
+            return self.encoder.encode_texts(texts, batch_size=batch_size)
+        # In the encoder's order, so that batches are its own: texts of like length together.
+        unique = sorted(dict.fromkeys(texts), key=len)
+        names = [_text_name(text) for text in unique]
+        stamps = np.empty((len(names), 0), np.int64)
+        rows = self._texts.find(names, stamps)
+        absent = np.flatnonzero(rows < 0).tolist()
+        if len(self._texts) + len(absent) > MAX_TEXTS:
+            logger.warning(
+                "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time",
+                self.folder, len(self._texts), MAX_TEXTS, len(absent),
+            )  # fmt: skip
+            return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
+        if absent:
+            parts = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
+            batches = (
+                self.encoder.encode_texts([unique[i] for i in part], batch_size=batch_size)
+                for part in parts
+            )
+            bar = tqdm(total=len(absent), desc="encoding texts", unit="item", disable=not progress)
+            with bar:
+                kept = [names[i] for i in absent]
+                self._keep(self._texts, kept, None, batches, size=len(kept), bar=bar)
+            rows = self._texts.find(names, stamps)
+        place = dict(zip(unique, rows.tolist(), strict=True))
+        return self._texts.load(np.array([place[text] for text in texts]))
+
+    def encode_images(
+        self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
+    ) -> Tensor:
+        """As `Encoder.encode_images`; features of paths below `root` are kept.
+
+        Raises DataError too where the disk is full or a shard is damaged.
+        """
+        images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
+        files = self._files(images)
+        if files is None:
+            return self.encoder.encode_images(
+                images, batch_size=batch_size or self.batch_size, progress=progress
+            )
+        self._embed(files, batch_size=batch_size, progress=progress)
+        return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
+
+    def embed(
+        self,
+        paths: Iterable[Path],
+        *,
+        batch_size: int | None = None,
+        group: PartialState | None = None,
+        progress: bool = False,
+    ) -> int:
+        """Embed the picture files below `root` that are new or changed; how many those were.
+
+        Args:
+            group: processes that call this alike; each embeds its share of the shards, and waits
+                for the others. What is kept is what one process would keep.
+            progress: show a bar, of the main process alone.
+
+        Raises DataError as `encode_images` does, and for a path that is not below `root`.
+        """
+        files = self._files(paths)
+        if files is None:
+            raise DataError(f"{self.root}: features are kept of the pictures below it alone")
+        return self._embed(files, batch_size=batch_size, group=group, progress=progress)
+
+    def _embed(
+        self,
+        files: _Files,
+        *,
+        batch_size: int | None = None,
+        group: PartialState | None = None,
+        progress: bool = False,
+    ) -> int:
+        batch_size = batch_size or self.batch_size
+        index, number = (group.process_index, group.num_processes) if group else (0, 1)
+        self._refresh(self._pictures)
+        rows = self._pictures.find(files.names, files.stamps, files.sample)
+        # A picture that is asked for twice is embedded once.
+        absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
+        num_there = len(set(files.names)) - len(absent) if progress else 0
+        # Shards of whole batches: whoever embeds one sees the same batches.
+        size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
+        size = -(-size // batch_size) * batch_size
+        shards = [absent[start : start + size] for start in range(0, len(absent), size)]
+        share = [i for shard in shards[index::number] for i in shard]
+        if group:  # nobody adds a shard before all have seen what is absent
+            group.wait_for_everyone()
+        bar = tqdm(
+            total=len(share) + (num_there if number == 1 else 0),
+            initial=num_there if number == 1 else 0,
+            desc="embedding", unit="picture", disable=not progress or index > 0,
+        )  # fmt: skip
+        with bar:
+            if share:
+                stamps: list[tuple[int, ...]] = []
+                batches = self.encoder.image_batches(
+                    self._stamping(files, share, stamps),
+                    batch_size=batch_size,
+                    workers=self.workers,
+                )
+                names = [files.names[i] for i in share]
+                self._keep(self._pictures, names, stamps, batches, size=size, bar=bar)
+        if group:
+            group.wait_for_everyone()
+            self._refresh(self._pictures)
+        return len(absent)
+
+    def _stamping(self, files: _Files, share: list[int], stamps: list) -> Iterator[Path]:
+        """The paths of a share; each one's stamp is noted before it is read."""
+        for i in share:
+            stamps.append((*files.stamps[i].tolist(), files.sample(i)))
+            yield self.root / files.names[i]
+
+    def _keep(
+        self,
+        kept: KeptFeatures,
+        names: list[str],
+        stamps: list | None,
+        batches: Iterable[Tensor],
+        *,
+        size: int,
+        bar: tqdm,
+    ) -> None:
+        def count(number: int) -> None:
+            bar.update(number)
+            self.num_embedded += number if kept is self._pictures else 0
+
+        model = {"spec": self.encoder.spec, "digest": self.encoder.digest}
+        kept.keep(names, stamps, batches, size=size, done=count, **model)
+        self._refresh(kept)
+
+    def _refresh(self, kept: KeptFeatures) -> None:
+        kept.refresh()
+        self._check(kept)
+
+    def _check(self, *parts: KeptFeatures) -> None:
+        """Raises DataError where features are of another model."""
+        for shard in (shard for kept in parts for shard in kept.shards):
+            if (shard.digest, shard.dim) != (self.encoder.digest, self.encoder.dim):
+                raise DataError(
+                    f"{self.folder}: {shard.path.name} holds features of another model "
+                    f"({shard.spec}), not of {self.encoder.spec} as it is now; name another "
+                    "folder or remove this one"
+                )
+
+    def _files(self, paths: Iterable) -> _Files | None:
+        """The picture files of paths, None where one is no path, or not below `root`."""
+        root = "" if self.root == Path() else self.root.as_posix().rstrip("/") + "/"
+        names = []
+        for path in paths:
+            name = path.as_posix() if isinstance(path, Path) else None
+            if name is None or not name.startswith(root) or (not root and path.is_absolute()):
+                return None
+            names.append(name[len(root) :])
+        return _Files(root, names)
+
+
+class _Files:
+    """Picture files as they are now.
+
+    Attributes:
+        names: relative to the root.
+        stamps: (n, 3) size and times of change, as a shard keeps them.
+    """
+
+    def __init__(self, root: str, names: list[str]):
+        """`root` ends in a slash. Raises DataError where a file is missing."""
+        self.root, self.names = root, names
+        numbers, self._samples = array("q"), {}
+        for name in names:
+            try:
+                found = os.stat(root + name)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{root}{name}: no such image file") from error
+            numbers.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        self.stamps = np.frombuffer(numbers, np.int64).reshape(-1, 3)
+
+    def sample(self, i: int) -> int:
+        """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each.
+
+        It tells a copy from a file that was changed in place, its size and time kept, as tools
+        that turn a picture by its EXIF orientation do. 0 where the file cannot be read.
+        """
+        if i not in self._samples:
+            size, found = int(self.stamps[i, 0]), 0
+            with suppress(OSError), open(self.root + self.names[i], "rb") as file:
+                for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
+                    file.seek(max(0, start))
+                    found = zlib.crc32(file.read(SAMPLE_BYTES), found)
+            self._samples[i] = found
+        return self._samples[i]
+
+
+def features_folder(root: str | Path, spec: str, digest: str) -> Path:
+    """Where the features of a folder of own data by an encoder lie: a folder for each identity.
+
+    >>> features_folder("my_pictures", "open_clip:ViT-B-32@weights.safetensors", 40 * "a").name
+    'open_clip-ViT-B-32-weights.safetensors-aaaaaaaaaaaa'
+    """
+    name = re.sub(r"[^\w.-]+", "-", spec).strip("-.")
+    return Path(root) / "features" / f"{name}-{digest[:12]}"
+
+
+def users_features_folder(root: str | Path, digest: str) -> Path:
+    """Where the features of a folder that is no folder of own data lie: in the user's cache.
+
+    That is `$XDG_CACHE_HOME`, or `~/.cache`. What is there can be removed at any time.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    key = hashlib.sha256(os.fsencode(Path(root).resolve()) + digest.encode()).hexdigest()
+    return cache / "daitir" / "features" / key[:16]
+
+
+def _text_name(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

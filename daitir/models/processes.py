@@ -1,0 +1,41 @@
+"""The processes that share a command's work: those of `accelerate launch`, or one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+from daitir.common.errors import DataError
+
+# A share may take far longer than another: much of the other may have been there before.
+PATIENCE = timedelta(days=30)
+
+
+@contextmanager
+def processes(device: str) -> Iterator[tuple[PartialState, str]]:
+    """The group of processes of this run, and the device of this one.
+
+    `device` is that of a run alone; of several processes each gets a CUDA device of its own.
+    Raises DataError where the processes find no device or not each other.
+    """
+    is_cpu = torch.device(device).type == "cpu"
+    try:
+        # A group that exists, or a process alone, makes nothing of the patience.
+        group = PartialState(cpu=is_cpu, timeout=PATIENCE)
+        if group.num_processes > 1:
+            device = str(group.device)
+            torch.empty(1, device=device)
+    except (RuntimeError, ValueError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(
+            f"the processes cannot work together ({line}); start as many as there are devices, on "
+            "a CPU with `torchrun --nproc-per-node N -m daitir.cli`"
+        ) from error
+    yield group, device
+    if group.num_processes > 1:
+        group.wait_for_everyone()
+        group.destroy_process_group()

@@ -1,0 +1,352 @@
+"""Views: generating images from texts, kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import ExifTags, Image
+from torch import nn
+from tqdm import tqdm
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write, weights_digest
+from daitir.models import ASSETS
+from daitir.models.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
+from daitir.models.identity import PIPELINE_INDEX, identity, pipeline_files
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from diffusers import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_FOLDER = ASSETS / "diffusion"
+MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
+
+
+class ViewGenerator:
+    """A text-to-image pipeline whose images depend on prompt and seed, kept in a cache.
+
+    The cache is a folder with one WebP file for each image. A file's name is a hash of all that
+    decides the image (weights, scheduler, steps, guidance, prompt and seed), so a folder can
+    serve several models and several runs at once, and a run that was killed continues.
+
+    Attributes:
+        spec: the spec it was loaded from.
+        pipeline: the diffusers pipeline.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; 1 is none.
+        digest: the identity of the pipeline: of its files and the precision of its weights.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        pipeline: DiffusionPipeline,
+        *,
+        steps: int = 8,
+        guidance: float = 2.0,
+        digest: str | None = None,
+    ):
+        """The defaults suit `mini`; other pipelines may need more steps and guidance.
+
+        Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100.
+        """
+        if not 1 <= steps <= MAX_STEPS:
+            raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
+        if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too
+            raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
+        self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
+        pipeline.set_progress_bar_config(disable=True)
+        # They would print words that are cut off, of every batch; `generate` counts the prompts.
+        for speaker in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
+            logging.getLogger(speaker).addFilter(_is_of_use)
+        self.digest = digest or _values_digest(pipeline)
+
+    @property
+    def settings(self) -> dict:
+        """All that decides what is drawn, beside prompts and seeds, in the types of JSON."""
+        return {
+            "spec": self.spec,
+            "model": self.digest,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "dtype": str(self.pipeline.dtype).removeprefix("torch."),
+            "steps": self.steps,
+            "guidance": self.guidance,
+        }
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether a negative prompt changes what is drawn."""
+        call = inspect.signature(type(self.pipeline).__call__).parameters
+        # Pipelines distilled for guidance (FLUX) ask for another scale, which is off.
+        return "negative_prompt" in call and "true_cfg_scale" not in call and self.guidance > 1
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        cache: Path,
+        *,
+        negatives: Sequence[str] | None = None,
+        batch_size: int = 32,
+        group: PartialState | None = None,
+        progress: bool = False,
+    ) -> list[Path]:
+        """The files of the images of prompts, one seed each, in their order.
+
+        Images that the cache holds are not drawn again, unless they are damaged or another's: such
+        files are drawn anew, counted in a warning. The same prompt with the same seed is drawn
+        once. What is drawn does not depend on what the cache held before. Prompts that the
+        text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
+        guidance, model and size in its metadata (EXIF, image description).
+
+        Args:
+            negatives: for each prompt what must not be drawn, empty where there is nothing. A
+                pipeline that takes no negative prompt draws without; a warning tells.
+            group: processes that call this alike; each draws its share, and waits for the others.
+            progress: show a bar, of the main process alone.
+
+        Raises DataError for an empty prompt, before anything is drawn, where the disk is full, and
+        as `draw` does.
+        """
+        negatives = [""] * len(prompts) if negatives is None else negatives
+        if not len(prompts) == len(seeds) == len(negatives):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        if any(negatives) and not self.takes_negatives:
+            logger.warning(
+                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without",
+                self.spec, self.guidance,
+            )
+            negatives = [""] * len(prompts)
+        empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
+        if empty:
+            raise DataError(
+                f"{len(empty):,} of {len(prompts):,} prompts are empty, the first is number "
+                f"{empty[0]}; leave those rounds out"
+            )
+        wanted = list(zip(prompts, seeds, negatives, strict=True))
+        # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
+        parts = [
+            [view for view in dict.fromkeys(wanted) if bool(view[2]) == with_negative]
+            for with_negative in (False, True)
+        ]
+        files = {view: cache / f"{self._key(*view)}.webp" for part in parts for view in part}
+        index, number = (group.process_index, group.num_processes) if group else (0, 1)
+        truncated = 0 if index else self.count_truncated([prompt for prompt, _, _ in files])
+        if truncated:
+            logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
+        # The last batch wraps around: batches of one shape and the same neighbours round alike.
+        batches = [
+            (
+                [part[i % len(part)] for i in range(start, start + batch_size)],
+                min(batch_size, len(part) - start),
+            )
+            for part in parts
+            for start in range(0, len(part), batch_size)
+        ][index::number]
+        total, num_damaged = sum(size for _, size in batches), 0
+        whole: set[tuple] = set()
+        with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
+            for batch, size in batches:
+                for view in set(batch) - whole:
+                    if files[view].exists() and not self._is_whole(files[view], view):
+                        num_damaged += 1
+                    elif files[view].exists():
+                        whole.add(view)
+                if not whole.issuperset(batch):
+                    images = self.draw(*zip(*batch, strict=True))
+                    for view, image in zip(batch, images, strict=True):
+                        if view not in whole:
+                            # A file that a power cut spoils is found, and drawn anew.
+                            with atomic_write(files[view], sync=False) as temporary:
+                                exif = self._metadata(*view, image.size)
+                                image.save(temporary, quality=90, method=4, exif=exif)
+                            whole.add(view)
+                bar.update(size)
+        if num_damaged:
+            logger.warning(
+                "%s: %d files were damaged or other views, drawn anew", cache, num_damaged
+            )
+        if group:
+            group.wait_for_everyone()
+        return [files[view] for view in wanted]
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] = ()
+    ) -> list[Image.Image]:
+        """The images of prompts, one seed each, drawn in one batch and kept nowhere.
+
+        With `negatives`, what must not be drawn, there is one for each prompt.
+
+        Raises DataError for an image that is black all over: it would be taken for a view.
+        """
+        images = self.pipeline(
+            list(prompts),
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            # Noise is drawn on the CPU, image by image, so that it is the same on every device.
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **({"negative_prompt": list(negatives)} if any(negatives) else {}),
+        ).images
+        black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
+        if black:
+            raise DataError(
+                f"{self.spec}: {len(black)} of {len(images)} views are black, that of {black[0]!r} "
+                "for one: the pipeline's safety checker hid it, or numbers overflowed; change the "
+                "prompt or the precision"
+            )
+        return images
+
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts are cut off by each of the pipeline's text encoders.
+
+        Pipelines of several (SDXL, SD 3, FLUX) lose no words that one of them reads: a T5 encoder
+        reads more tokens than CLIP does.
+        """
+        readers = list(self._readers())
+        return sum(
+            all(len(tokenizer(prompt, verbose=False)["input_ids"]) > limit
+                for tokenizer, limit in readers)
+            for prompt in prompts
+        )  # fmt: skip
+
+    def _readers(self):
+        """Each tokeniser of the pipeline, and how many tokens are read of it."""
+        call = inspect.signature(type(self.pipeline).__call__).parameters
+        for suffix in ("", "_2", "_3"):
+            tokenizer = getattr(self.pipeline, f"tokenizer{suffix}", None)
+            encoder = getattr(self.pipeline, f"text_encoder{suffix}", None)
+            if tokenizer is None or encoder is None:  # SD 3 goes without its T5 encoder too
+                continue
+            limit = tokenizer.model_max_length
+            if encoder.config.model_type == "t5" and "max_sequence_length" in call:
+                limit = call["max_sequence_length"].default
+            yield tokenizer, limit
+
+    def _is_whole(self, path: Path, view: tuple[str, int, str]) -> bool:
+        """Whether a file of the cache can be read, and says that it is this view."""
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        try:
+            with Image.open(path, formats=["WEBP"]) as image:
+                image.load()
+                wanted = self._metadata(*view, image.size)
+                return dict(image.getexif()) == dict(wanted)
+        except Exception:  # on damaged files Pillow raises nearly anything
+            return False
+
+    def _metadata(
+        self, prompt: str, seed: int, negative: str, size: tuple[int, int]
+    ) -> Image.Exif:
+        facts = {
+            "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
+            "pipeline": self.spec, "digest": self.digest, "size": size,
+        }  # fmt: skip
+        facts |= {"negative_prompt": negative} if negative else {}
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = json.dumps(facts)
+        return exif
+
+    def _key(self, prompt: str, seed: int, negative: str = "") -> str:
+        facts = [self.digest, self.steps, self.guidance, prompt, seed]
+        facts += [negative] if negative else []
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _values_digest(pipeline: DiffusionPipeline) -> str:
+    """The identity of a pipeline that was put together in memory: of its values and settings."""
+    parts = {
+        name: [weights_digest(part)] if isinstance(part, nn.Module) else []
+        for name, part in pipeline.components.items()
+    }
+    for name, part in pipeline.components.items():
+        parts[name] += [type(part).__name__, str(getattr(part, "config", ""))]
+    return identity(kind=type(pipeline).__name__, parts=parts)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(
+        known in message
+        for known in ("part of your input was truncated", "Token indices sequence length")
+    )
+
+
+def load_view_generator(
+    spec: str = "mini",
+    *,
+    steps: int = 8,
+    guidance: float = 2.0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    offload: bool = False,
+) -> ViewGenerator:
+    """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
+
+    Weights are read from safetensors only.
+
+    Args:
+        dtype: the precision of its weights; None is single on a CPU and half elsewhere.
+        offload: keep the pipeline's parts in main memory, and each on the device only while it
+            computes: slower, in a fraction of the device's memory.
+
+    Raises DataError where a part of the folder is missing or damaged, where the hub cannot be
+    reached, for `offload` to anything but a CUDA device, and as `ViewGenerator` does.
+    """
+    device = torch.device(device)
+    if offload and device.type != "cuda":
+        raise DataError(
+            f"offloading moves parts between main memory and a CUDA device, not {device}; add "
+            "--device cuda, or leave --offload out"
+        )
+    from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
+
+    source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
+    is_folder = spec == "mini" or source.is_dir()
+    if is_folder and not (source / PIPELINE_INDEX).is_file():
+        is_ours = spec == "mini" or (source / "log.csv").is_file()
+        told = (
+            f"`daitir pretrain diffusion --out {source}` writes it" if is_ours
+            else "name the folder of a diffusers pipeline"
+        )  # fmt: skip
+        raise DataError(f"{source}: no model_index.json; {told}")
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+    name = source if is_folder else spec
+    check_source(name)
+    try:
+        with offline_if_unreachable(wanted=not is_folder):
+            pipeline = AutoPipelineForText2Image.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, **NO_CODE
+            )
+    except Exception as error:  # a damaged folder raises nearly anything, deep in the library
+        name = None if is_folder else spec
+        raise load_fault(spec, "text-to-image pipeline", error, name=name) from error
+    digest, read = None, check_source(name)
+    if read is not None:
+        digest = identity(
+            kind=type(pipeline).__name__, files=pipeline_files(read), dtype=str(dtype)
+        )
+    if offload:
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    return ViewGenerator(spec, pipeline, steps=steps, guidance=guidance, digest=digest)
+
+
+def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:
+    """The seed of a view's noise: anew for each round, or, without a round, one for a dialogue.
+
+    >>> view_seed(0, 7, 1) == view_seed(0, 7, 2), view_seed(0, 7) == view_seed(0, 8)
+    (False, False)
+    """
+    digest = hashlib.sha256(f"view/{seed}/{dialogue}/{round}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")

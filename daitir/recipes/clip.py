@@ -1,0 +1,167 @@
+"""The recipe of the dual encoder: contrastive training on short captions of scenes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoTokenizer
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.models.encoders import OWN_ARCHITECTURES, TOKENIZER_FOLDER, shortened_context
+from daitir.models.hub import NO_CODE
+from daitir.objectives import info_nce
+from daitir.recipes.card import write_card
+from daitir.recipes.loop import LoopConfig, train
+from daitir.scenes import render_scenes, sample_scenes, short_caption
+from daitir.studies.profiles import ClipRecipe
+
+MAX_LOGIT_SCALE = 100.0
+MEAN = STD = 0.5
+
+
+def train_clip(
+    recipe: ClipRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a dual encoder from scratch and write it as an open_clip folder.
+
+    The pictures are `recipe.num_scenes` training scenes, rendered once; each step takes a random
+    batch of them with captions written anew, so that a scene is seldom described twice alike.
+
+    Args:
+        recipe: architecture, data and optimiser.
+        folder: gets checkpoint and log, and at the end the model folder that
+            `load_encoder("open_clip:FOLDER")` reads. A run that was interrupted continues.
+        seed: of weights, data and captions.
+        device: where to train.
+        num_workers: processes that render the scenes.
+
+    Raises DataError for an unknown architecture or a checkpoint of another run.
+    """
+    if recipe.model not in OWN_ARCHITECTURES:
+        known = ", ".join(OWN_ARCHITECTURES)
+        raise DataError(
+            f"{recipe.model!r} has no config in daitir/models/configs; choose one of {known}"
+        )
+    config = LoopConfig.of(recipe, seed=seed)
+    architecture = open_clip.get_model_config(recipe.model)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
+    torch.manual_seed(seed)
+    model = open_clip.create_model(recipe.model).to(device)
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    size = model.visual.image_size[0]
+    images = render_scenes(scenes, size=size, num_workers=num_workers, progress=progress)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen = np.random.default_rng([seed, step]).choice(
+            len(scenes), recipe.batch_size, replace=False
+        )
+        captions = [
+            short_caption(scenes[i], random.Random(f"caption/{seed}/{step}/{i}")) for i in chosen
+        ]
+        pixels = augment(torch.from_numpy(images[chosen]).to(device))
+        tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"].to(device)
+        with shortened_context(model, tokens.shape[1]), mixed_precision(device):
+            image_features, text_features, logit_scale = model(pixels, tokens)
+        loss = info_nce(image_features.float(), text_features.float(), logit_scale)
+        return {"loss": loss, "logit_scale": logit_scale}
+
+    def clamp_logit_scale() -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
+
+    seconds = train(
+        model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress
+    )
+    export(model, architecture, folder)
+    facts = {
+        "model": recipe.model,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training_scenes": recipe.num_scenes,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+    }
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+
+
+@contextmanager
+def mixed_precision(device: str | torch.device) -> Iterator[None]:
+    """Products in bfloat16 where the device has instructions for them, else in single precision."""
+    kind = torch.device(device).type
+    if kind == "cpu" and not _cpu_has_bfloat16():
+        yield
+        return
+    # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
+    attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
+    with torch.autocast(kind, torch.bfloat16), attention:
+        yield
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Where a CPU lacks such instructions bfloat16 is emulated, several times slower."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def augment(
+    images: Tensor, *, mean: float | Sequence[float] = MEAN, std: float | Sequence[float] = STD
+) -> Tensor:
+    """Pixels (batch, size, size, 3) uint8 to a normalised (batch, 3, size, size) float batch.
+
+    `mean` and `std` are those of the encoder, one number or one a channel.
+
+    Brightness and contrast vary by a tenth, half of the batches are blurred by scaling down and
+    up, and a little noise is added, so that the encoder also reads pictures that are not crisp.
+    """
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    shape = (len(pixels), 1, 1, 1)
+    gain = 1 + 0.1 * (2 * torch.rand(shape, device=pixels.device) - 1)
+    shift = 0.1 * (2 * torch.rand(shape, device=pixels.device) - 1)
+    pixels = ((pixels - 0.5) * gain + 0.5 + shift).clamp(0, 1)
+    if torch.rand(()).item() < 0.5:
+        size = pixels.shape[-1]
+        smaller = int(size * (0.6 + 0.4 * torch.rand(()).item()))
+        pixels = F.interpolate(pixels, smaller, mode="bilinear", antialias=True)
+        pixels = F.interpolate(pixels, size, mode="bilinear")
+    pixels = pixels + 0.02 * torch.randn_like(pixels)
+    mean, std = (torch.as_tensor(v, device=pixels.device).view(-1, 1, 1) for v in (mean, std))
+    return (pixels - mean) / std
+
+
+def export(model, architecture: dict, folder: Path) -> None:
+    """Write a model as the folder that open_clip reads, weights in half precision."""
+    settings = {
+        "model_cfg": architecture,
+        "preprocess_cfg": {
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
+    weights = {n: t.detach().cpu().half().contiguous() for n, t in model.state_dict().items()}
+    with atomic_write(folder / "open_clip_model.safetensors") as temporary:
+        save_file(weights, temporary)
+    for path in TOKENIZER_FOLDER.glob("*.json"):
+        with atomic_write(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+    with atomic_write(folder / "open_clip_config.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

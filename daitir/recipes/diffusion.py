@@ -1,0 +1,305 @@
+"""The recipe of the mini diffusion pipeline: autoencoder, text encoder, U-Net on latents.
+
+What comes out is a folder that `diffusers.AutoPipelineForText2Image.from_pretrained` loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write, read_tensors, weights_digest
+from daitir.recipes.autoencoder import encode, train_autoencoder
+from daitir.recipes.card import write_card
+from daitir.recipes.loop import LOG_NAME, LoopConfig, train
+from daitir.recipes.text_encoder import (
+    prompt_tokenizer,
+    tokenize,
+    train_text_encoder,
+    write_prompt,
+)
+from daitir.scenes import Scene, render_scenes, sample_scenes
+from daitir.studies.profiles import DiffusionRecipe
+
+DROPPED_PROMPTS = 0.1
+MAX_SNR = 5.0
+PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
+LATENTS_NAME = "latents.safetensors"
+
+
+def train_diffusion(
+    recipe: DiffusionRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
+
+    Args:
+        recipe: architecture, data and optimiser of the three parts.
+        folder: gets `work/` with the checkpoints and logs of the three parts, and at the end the
+            pipeline. A run that was interrupted continues.
+        seed: of weights, data, prompts and noise.
+        device: where to train.
+        num_workers: processes that render the scenes.
+
+    Raises DataError for a checkpoint of another run.
+    """
+    work, options = folder / "work", {"seed": seed, "device": device, "progress": progress}
+    autoencoder, autoencoder_seconds = train_autoencoder(
+        recipe, work / "autoencoder", num_workers=num_workers, **options
+    )
+    autoencoder.requires_grad_(False)
+    text_encoder, text_seconds = train_text_encoder(recipe, work / "text_encoder", **options)
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    latents = cached_latents(
+        work / LATENTS_NAME, recipe, autoencoder, scenes, device, num_workers, progress
+    )
+    denoiser, seconds = train_unet(
+        recipe, work / "unet", latents, scenes, text_encoder, **options
+    )
+    export(folder, autoencoder, text_encoder, denoiser.average)
+    with atomic_write(folder / LOG_NAME) as temporary:
+        temporary.write_bytes((work / "unet" / LOG_NAME).read_bytes())
+    facts = {
+        "model": "daitir-diffusion",
+        "parameters": {
+            "autoencoder": _count(autoencoder),
+            "text_encoder": _count(text_encoder),
+            "unet": _count(denoiser.unet),
+        },
+        "training_scenes": recipe.num_scenes,
+        "autoencoder_steps": recipe.autoencoder_steps,
+        "text_steps": recipe.text_steps,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+    }
+    seconds += autoencoder_seconds + text_seconds
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+
+
+def retrain_unet(
+    recipe: DiffusionRecipe,
+    pipeline: StableDiffusionPipeline,
+    folder: Path,
+    *,
+    latents: Path,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train only the U-Net anew and write a pipeline folder: for example with fewer steps.
+
+    Args:
+        recipe: architecture, data and optimiser of the U-Net.
+        pipeline: whose autoencoder, text encoder and prompts the new one shares.
+        folder: gets `work/` with the checkpoint and log, and at the end the pipeline. A run that
+            was interrupted continues.
+        latents: file that keeps the latents of the training scenes for further runs.
+
+    Raises DataError for a checkpoint of another run, and for a pipeline of other parts than those
+    of the recipe.
+    """
+    found = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
+    if found != (recipe.latent_channels, PROMPT_WIDTH):
+        raise DataError(
+            f"latents of {found[0]} channels and prompts of {found[1]} numbers do not fit the "
+            f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
+            "`daitir pretrain diffusion`"
+        )
+    autoencoder, text_encoder = (
+        copy.deepcopy(part).float().to(device).requires_grad_(False)
+        for part in (pipeline.vae, pipeline.text_encoder)
+    )
+    scenes = sample_scenes(seed, "train", recipe.num_scenes)
+    clean = cached_latents(latents, recipe, autoencoder, scenes, device, num_workers, progress)
+    denoiser, _ = train_unet(
+        recipe, folder / "work", clean, scenes, text_encoder, seed=seed, device=device,
+        progress=progress,
+    )  # fmt: skip
+    export(folder, autoencoder, text_encoder, denoiser.average)
+
+
+class Denoiser(nn.Module):
+    """The U-Net that is trained, and the moving average of its weights that is used."""
+
+    def __init__(self, unet: UNet2DConditionModel, decay: float):
+        super().__init__()
+        self.unet, self.decay = unet, decay
+        self.average = copy.deepcopy(unet).requires_grad_(False)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the weights; early on faster, so that it forgets the start."""
+        self.updates += 1
+        count = self.updates.item()
+        decay = min(self.decay, (1 + count) / (10 + count))
+        averages, weights = list(self.average.parameters()), list(self.unet.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
+    """An untrained U-Net of the recipe, with cross-attention to the prompt on every level."""
+    levels = len(recipe.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=recipe.image_size // 2 ** (len(recipe.autoencoder_channels) - 1),
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=PROMPT_WIDTH,
+        attention_head_dim=4,  # the number of heads, by an old name of diffusers
+        addition_embed_type="text",  # the whole prompt also enters where the noise level does
+        addition_embed_type_num_heads=4,
+        norm_num_groups=8,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """A cosine schedule of 1,000 noise levels; the U-Net predicts velocity."""
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+
+
+def train_unet(
+    recipe: DiffusionRecipe,
+    folder: Path,
+    latents: Tensor,
+    scenes: list[Scene],
+    text_encoder: CLIPTextModel,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[Denoiser, float]:
+    """Train the U-Net on latents (num_scenes, channels, height, width); it, and the seconds.
+
+    Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
+    pipeline can be guided away from what it would draw without a prompt.
+    """
+    config = LoopConfig.of(recipe, seed=seed, clip_norm=1.0, betas=(0.9, 0.99))
+    torch.manual_seed(seed)
+    model = Denoiser(build_unet(recipe), recipe.ema_decay)
+    model.to(device, memory_format=torch.channels_last)
+    text_encoder = text_encoder.to(device).eval()
+    kind = torch.device(device).type
+    tokenizer, schedule = prompt_tokenizer(), noise_schedule()
+    num_levels = schedule.config.num_train_timesteps
+    signal_to_noise = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+    # What a picture shows is settled where noise is strong, so weak noise weighs less.
+    weights = (signal_to_noise.clamp(max=MAX_SNR) + 1) / (signal_to_noise + 1)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        number = recipe.batch_size // recipe.num_noises
+        chosen = np.random.default_rng([seed, step]).choice(len(scenes), number, replace=False)
+        prompts = []
+        for index in chosen:
+            rng = random.Random(f"prompt/{seed}/{step}/{index}")
+            dropped = rng.random() < DROPPED_PROMPTS
+            prompts.append("" if dropped else write_prompt(scenes[index], rng))
+        with torch.no_grad():
+            states = text_encoder(tokenize(tokenizer, prompts).to(device)).last_hidden_state
+        states = states.repeat(recipe.num_noises, 1, 1)
+        clean = latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(device)
+        noise = torch.randn_like(clean)
+        # One level from each of equal slices of the schedule: the loss varies less.
+        slices = torch.randperm(len(clean)) + torch.rand(len(clean))
+        levels = (slices * (num_levels / len(clean))).long().clamp(max=num_levels - 1)
+        noisy = schedule.add_noise(clean, noise, levels.to(device))
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        velocity = schedule.get_velocity(clean, noise, levels.to(device))
+        # On a CPU bfloat16 is emulated, a hundred times slower.
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            predicted = model.unet(noisy, levels.to(device), encoder_hidden_states=states).sample
+        errors = F.mse_loss(predicted.float(), velocity, reduction="none").mean(dim=(1, 2, 3))
+        loss = (errors * weights[levels].to(device)).mean() / weights.mean()
+        return {"loss": loss, "noisy": errors[levels.to(device) > 0.7 * num_levels].mean()}
+
+    seconds = train(
+        model, step_loss, config, folder, after_step=model.update_average, progress=progress
+    )
+    return model, seconds
+
+
+def cached_latents(
+    path: Path,
+    recipe: DiffusionRecipe,
+    autoencoder: AutoencoderKL,
+    scenes: list[Scene],
+    device: str,
+    num_workers: int,
+    progress: bool,
+) -> Tensor:
+    """The latents of all scenes in half precision, encoded once and kept in a file.
+
+    The file names the autoencoder by a hash of its weights: with another one it is made anew.
+    """
+    maker = {"autoencoder": weights_digest(autoencoder), "scenes": str(len(scenes))}
+    if path.is_file():
+        tensors, about = read_tensors(path)
+        if about == maker:
+            return tensors["latents"]
+    parts = []
+    for start in range(0, len(scenes), 10_000):
+        images = render_scenes(
+            scenes[start : start + 10_000],
+            size=recipe.image_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        parts.append(encode(autoencoder, images, device).half())
+    latents = torch.cat(parts)
+    with atomic_write(path) as temporary:
+        save_file({"latents": latents}, temporary, metadata=maker)
+    return latents
+
+
+def export(
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+) -> None:
+    """Write the parts as a pipeline folder, weights in half precision."""
+    parts = [copy.deepcopy(p).cpu().half() for p in (autoencoder, text_encoder, unet)]
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        noise_schedule().config, timestep_spacing="trailing", steps_offset=1
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=parts[0],
+        text_encoder=parts[1],
+        unet=parts[2],
+        tokenizer=prompt_tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

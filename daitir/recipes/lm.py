@@ -1,0 +1,252 @@
+"""The recipe of the mini language model: dialogues of training scenes, refined round by round."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from daitir.common.files import atomic_write
+from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models.hub import NO_CODE
+from daitir.models.reformulation import WINDOW_ROUNDS, window
+from daitir.recipes.card import write_card
+from daitir.recipes.loop import LOG_NAME, LoopConfig, train
+from daitir.recipes.recogniser import any_object, any_stage
+from daitir.scenes import (
+    SOURCES,
+    Question,
+    Scene,
+    Turn,
+    answer,
+    describe,
+    dialogue,
+    merge_facts,
+    sample_scene,
+    split_of,
+    world,
+)
+from daitir.scenes.dialogues import phrase
+from daitir.scenes.language import mention
+from daitir.studies.profiles import LmRecipe
+
+CONTEXT_LENGTH = 512
+IGNORED = -100
+_NUM_CHUNKS = 4
+
+
+def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained causal language model of the recipe's size."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.width * 8 // 3 // 16 * 16,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=CONTEXT_LENGTH,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            refines_round_by_round=True,
+        )
+    )
+
+
+def train_lm(
+    recipe: LmRecipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Train a language model from scratch and write the folder that `load_reformulator` reads.
+
+    Args:
+        recipe: size of the model, data and optimiser.
+        folder: gets `work/` with the checkpoints and logs of both stages, and at the end weights,
+            config, tokeniser, log and card. A run that was interrupted continues.
+        seed: of weights and data.
+        device: where to train.
+        num_workers: not used; dialogues are written as they are needed.
+
+    Raises DataError for a checkpoint of another run.
+    """
+    work = folder / "work"
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
+    torch.manual_seed(seed)
+    model = build_lm(recipe, tokenizer).to(device)
+
+    def loss_with(single: Callable, number: int, step: int) -> dict[str, Tensor]:
+        windows = []
+        for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
+            windows += training_windows(tokenizer, seed, index)
+        for index in range(step * number, (step + 1) * number):
+            windows.append(single(tokenizer, seed, index))
+        # Windows of like length go together, so that little is computed on padding.
+        windows.sort(key=lambda pair: len(pair[0]))
+        size = -(-len(windows) // _NUM_CHUNKS)
+        chunks = [windows[begin : begin + size] for begin in range(0, len(windows), size)]
+        return losses_of(
+            model,
+            [[part.to(device) for part in _pad(c, tokenizer.pad_token_id)] for c in chunks],
+        )
+
+    def first_loss(step: int) -> dict[str, Tensor]:
+        return loss_with(caption_window, recipe.num_captions, step)
+
+    def second_loss(step: int) -> dict[str, Tensor]:
+        return loss_with(answer_window, recipe.num_answers, recipe.steps + step)
+
+    # The head is the embedding's matrix once more: a checkpoint holds it once.
+    first = LoopConfig.of(recipe, seed=seed)
+    seconds = train(model.model, first_loss, first, work / "captions", progress=progress)
+    second = LoopConfig.of(recipe, seed=seed, steps=recipe.answer_steps)
+    seconds += train(model.model, second_loss, second, work / "answers", progress=progress)
+    parameters = sum(p.numel() for p in model.parameters())
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with atomic_write(folder / LOG_NAME) as temporary:
+        temporary.write_bytes((work / "answers" / LOG_NAME).read_bytes())
+    facts = {
+        "model": "daitir-lm",
+        "parameters": parameters,
+        "training_dialogues": (recipe.steps + recipe.answer_steps) * recipe.batch_size,
+        "steps": recipe.steps,
+        "answer_steps": recipe.answer_steps,
+        "batch_size": recipe.batch_size,
+        "num_captions": recipe.num_captions,
+        "num_answers": recipe.num_answers,
+        "transformers": transformers.__version__,
+    }
+    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+
+
+def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
+
+    `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
+    where nothing is to be written. Padding stands behind the words, where no word looks, so that
+    no mask is needed.
+    """
+    loss, right, number = 0.0, 0, 0
+    for tokens, labels in chunks:
+        asked = labels[:, 1:] != IGNORED
+        truth = labels[:, 1:][asked]
+        logits = model.lm_head(model.model(tokens).last_hidden_state[:, :-1][asked])
+        loss = loss + F.cross_entropy(logits, truth, reduction="sum")
+        right = right + (logits.argmax(dim=-1) == truth).sum()
+        number += len(truth)
+    return {"loss": loss / number, "accuracy": right / number}
+
+
+def training_windows(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> list[tuple[list[int], list[bool]]]:
+    """Dialogue number `index` of a training run with the plainest true refinement, in windows.
+
+    The sources take turns. Every second scene is an unlikely one. The first window is of one to
+    `WINDOW_ROUNDS` rounds, so that later ones begin at any round.
+    """
+    scene = unlikely_scene(seed, index) if index % 2 else sample_scene(seed, "train", index)
+    turns = dialogue(SOURCES[index % len(SOURCES)], scene, seed=seed)
+    captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
+    rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
+    first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)
+    begins = [0, *range(first, len(rounds), WINDOW_ROUNDS)]
+    return [
+        window(tokenizer, captions[begin - 1] if begin else "", rounds[begin:end])
+        for begin, end in zip(begins, [*begins[1:], len(rounds)], strict=True)
+    ]
+
+
+def caption_window(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> tuple[list[int], list[bool]]:
+    """A caption of an unlikely scene and its plainest wording: many nouns in few tokens."""
+    rng = random.Random(f"caption/{seed}/{index}")
+    facts = mention(
+        unlikely_scene(seed, index),
+        rng,
+        num_objects=(1, 2, 3, 4),
+        attribute=0.5,
+        place=0.5,
+        time=0.3,
+        weather=0.3,
+        relation=0.3,
+    )
+    return window(tokenizer, "", [(describe(facts, rng), describe(facts))])
+
+
+def answer_window(
+    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
+) -> tuple[list[int], list[bool]]:
+    """A caption of several objects, and answers about what one of them is like.
+
+    Whose colour it is has to be found out by comparing names. In dialogues few rounds ask for it,
+    and a model learns long before to copy the caption and to give the colour to anything.
+    """
+    rng = random.Random(f"answer/{seed}/{index}")
+    scene = unlikely_scene(seed, index)
+    facts = mention(
+        scene,
+        rng,
+        num_objects=(1, 2, 4, 8),
+        attribute=0.5,
+        place=0.6,
+        time=0.4,
+        weather=0.4,
+        relation=0.2,
+    )
+    style = rng.choice(("human", "human", "terse", "verbose"))
+    turns, rounds = [Turn("", tuple(facts))], []
+    present = [fact.subject for fact in facts if fact.attribute == "present"]
+    for _ in range(WINDOW_ROUNDS):
+        name = rng.choice(present)
+        # The place of an object is the hardest to learn, so it is asked for more often.
+        asked = ["position", "position", "size"] + ["colour"] * world.CATEGORIES[name].has_colour
+        question = Question(name, rng.choice(asked))
+        found = answer(question, scene, merge_facts(turns))
+        turns.append(Turn(phrase(question, found, style, rng), found))
+        rounds.append((turns[-1].text, describe(merge_facts(turns))))
+    return window(tokenizer, describe(facts), rounds)
+
+
+def unlikely_scene(seed: int, index: int) -> Scene:
+    """A training scene in which any object is as likely as any other, in any place.
+
+    Where places tell what to expect a model learns to guess, and that long before it learns to
+    copy what was said.
+    """
+    rng = random.Random(f"unlikely/{seed}/{index}")
+    while True:
+        number = rng.randint(1, world.MAX_OBJECTS)
+        categories, cells = (
+            rng.sample(list(world.CATEGORIES), number),
+            rng.sample(world.CELLS, number),
+        )
+        objects = [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
+        scene = Scene(*any_stage(rng), tuple(objects))
+        if split_of(scene) == "train":
+            return scene
+
+
+def _pad(windows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[Tensor, Tensor]:
+    """Tokens and labels (num_windows, longest); `IGNORED` where the model writes nothing."""
+    longest = max(len(ids) for ids, _ in windows)
+    tokens = torch.full((len(windows), longest), pad)
+    labels = torch.full((len(windows), longest), IGNORED)
+    for row, (ids, written) in enumerate(windows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(ids)] = torch.where(torch.tensor(written), tokens[row, : len(ids)],
+                                              IGNORED)  # fmt: skip
+    return tokens, labels

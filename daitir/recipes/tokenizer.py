@@ -1,0 +1,62 @@
+"""The recipe of the byte-level tokeniser that the package's own models share.
+
+The shipped one lies in `daitir/models/assets/tokenizer`. Models are trained with that file, not
+with a fresh one, so that a new phrase in the grammar does not renumber the words of trained models.
+"""
+
+from __future__ import annotations
+
+import random
+
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from daitir.scenes import SOURCES, dialogue, sample_scenes, short_caption
+
+VOCAB_SIZE = 1024
+
+
+def train_tokenizer(
+    vocab_size: int = VOCAB_SIZE, *, num_scenes: int = 3000
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokeniser, learned from captions and dialogues of training scenes.
+
+    Every text encodes, since unknown words fall back to their bytes. Padding is 0, the end token
+    has the highest number: open_clip's text towers read their feature where it stands.
+    """
+    texts = []
+    for index, scene in enumerate(sample_scenes(0, "train", num_scenes)):
+        texts.append(short_caption(scene, random.Random(f"tokenizer/{index}")))
+        source = SOURCES[index % len(SOURCES)]
+        texts += [turn.text for turn in dialogue(source, scene)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=["<pad>", "<start>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<end>"])
+    end = tokenizer.token_to_id("<end>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<start>",
+        eos_token="<end>",
+        pad_token="<pad>",
+        padding_side="right",
+    )

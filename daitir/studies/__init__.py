@@ -1,0 +1,1 @@
+"""What is measured: profiles, query sets and the studies whose tables the book shows."""

@@ -1,0 +1,74 @@
+"""What a round costs: seconds of each part for one query, by itself, as in live search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from daitir.models.encoders import Encoder
+from daitir.models.reformulation import Reformulator
+from daitir.models.views import ViewGenerator, view_seed
+from daitir.retrieval import target_ranks
+
+PARTS = {
+    "text": ("refine", "encode_text", "rank"),
+    "view": ("refine", "draw", "encode_view", "rank"),
+    "dar": ("refine", "draw", "encode_text", "encode_view", "rank"),
+}
+
+
+def part_seconds(
+    dialogues: Sequence[Sequence[str]],
+    gallery_features: torch.Tensor,
+    reformulator: Reformulator,
+    generator: ViewGenerator,
+    encoder: Encoder,
+    fusions: Mapping[str, nn.Module],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
+    """Seconds that each part of a round takes, one query at a time.
+
+    Args:
+        dialogues: their rounds as text. The first dialogue warms up and is left out of the result.
+        gallery_features: (num_images, dim), ranked against.
+        fusions: by name; each is timed too, on the features of the round.
+
+    Returns:
+        (num_dialogues - 1,) seconds of `refine` (a dialogue's, divided by its rounds), and at its
+        last round of `draw`, `encode_text`, `encode_view`, `rank` and of each fusion by its name.
+    """
+    rows: list[dict[str, float]] = []
+    target = torch.tensor([0])
+    for index, rounds in enumerate(dialogues):
+        seconds: dict[str, float] = {}
+
+        def timed(part: str, function: Callable, *arguments, seconds=seconds, **options):
+            began = clock()
+            found = function(*arguments, **options)
+            seconds[part] = clock() - began
+            return found
+
+        caption = timed("refine", reformulator.refine, [rounds]).captions[0][-1]
+        seconds["refine"] /= len(rounds)
+        views = timed("draw", generator.draw, [caption], [view_seed(0, index, len(rounds) - 1)])
+        text = timed("encode_text", encoder.encode_texts, [caption], batch_size=1)
+        view = timed("encode_view", encoder.encode_images, views, batch_size=1)
+        for name, model in fusions.items():
+            with torch.no_grad():
+                timed(name, model, text, view)
+        timed("rank", target_ranks, text, gallery_features, target)
+        rows.append(seconds)
+    return {part: np.array([row[part] for row in rows[1:]]) for part in rows[0]}
+
+
+def method_seconds(
+    parts: Mapping[str, np.ndarray], fusions: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Seconds of one query by `text`, `view`, `dar` and each fusion, of the parts that it needs."""
+    needed = PARTS | {name: (*PARTS["dar"], name) for name in fusions}
+    return {name: sum(parts[part] for part in used) for name, used in needed.items()}

@@ -1,0 +1,426 @@
+"""The null space in our world: what becomes of one cue under an encoder, before and after training.
+
+Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
+have a jackknife interval. Encoders are lists by name, one for each training seed. `daitir geometry`
+writes them into one table.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daitir.analysis.attention import image_pixels
+from daitir.analysis.geometry import nullspace, probes, spaces
+from daitir.analysis.geometry.pairs import (
+    CUES,
+    KINDS,
+    CueFeatures,
+    CueSample,
+    cue_slopes,
+    encode_cues,
+    sample_cues,
+)
+from daitir.book.provenance import versions
+from daitir.evaluation import write_results
+from daitir.fusion import dar_fusion
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.recipes.fusion import fusion_folder, load_fusion
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.cue_tables import (
+    CueTable,
+    changes,
+    compared_encoders,
+    difference_of_means,
+    earlier_pairs,
+    kept_tensors,
+    seeds_together,
+)
+from daitir.studies.profiles import Profile
+from daitir.studies.queries import SEED, manifest_of, queries_folder
+
+NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
+NUM_GALLERY = 2000
+SPANS = 50  # random subspaces of the null
+NOISES = (("noise", False), ("noise inside", True))  # kinds of noise, and whether inside the cue
+
+Features = Mapping[str, Sequence[CueFeatures]]
+
+
+def add_attenuation(table: CueTable, features: Features) -> None:
+    """(a) Lengths of δ, and their ratio to those of an earlier encoder (`where`).
+
+    `attenuation_beyond` divides the ratio by that of something else (`kind`): noise as far away in
+    pixels as the cue, or cues of the same type that are supported or lucky.
+    """
+    sample = table.sample
+    for name, seeds in features.items():
+        lengths = torch.stack([found.displacements(sample).norm(dim=-1) for found in seeds])
+        table.add_pairs("length", name, lengths)
+    for base, name in earlier_pairs(features):
+        both = seeds_together(features[base], features[name])
+        ratios = torch.stack([
+            nullspace.attenuation(*(f.displacements(sample) for f in pair)) for pair in both
+        ])  # fmt: skip
+        table.add_pairs("attenuation", name, ratios, where=base, link=math.exp)
+        for kind, inside in NOISES:
+            of_noise = table.spread(torch.stack([
+                nullspace.attenuation(*(f.noise_displacements(sample, inside=inside) for f in pair))
+                for pair in both
+            ]))  # fmt: skip
+            for measure, values in (
+                ("attenuation", of_noise),
+                ("attenuation_beyond", ratios - of_noise),
+            ):
+                table.add_pairs(measure, name, values, where=base, kind=kind, link=math.exp)
+        for cue in CUES:
+            for other in KINDS[1:]:
+                columns = [
+                    table.per_view(ratios, sample.chosen(kind, cue)) for kind in (KINDS[0], other)
+                ]
+                number = min(int((~np.isnan(column[0])).sum()) for column in columns)
+                if number > 1:
+                    bounds = difference_of_means(*(column.mean(axis=0) for column in columns))
+                    singles = np.subtract(*(np.nanmean(column, axis=1) for column in columns))
+                    table.put("attenuation_beyond", name, tuple(map(math.exp, bounds)), number,
+                              np.exp(singles), where=base, cue=cue, kind=other)  # fmt: skip
+
+
+def add_directions(table: CueTable, features: Features) -> None:
+    """(b) Share of δ in the span that separates gallery images, angles, and random subspaces."""
+    sample, shares = table.sample, {}
+    false = torch.from_numpy(sample.chosen("hallucinated"))
+    for name, seeds in features.items():
+        delta = torch.stack([found.displacements(sample) for found in seeds])
+        spans = [nullspace.target_span(found.gallery) for found in seeds]
+        sizes = [float(len(span)) for span in spans]
+        size = float(np.mean(sizes))
+        table.put("span_directions", name, (size,) * 3, len(seeds[0].gallery), sizes)
+        shares[name] = torch.stack(list(map(nullspace.share_in_span, delta, spans)))
+        for kind, inside in NOISES:
+            of_noise = torch.stack([
+                nullspace.share_in_span(f.noise_displacements(sample, inside=inside), span)
+                for f, span in zip(seeds, spans, strict=True)
+            ])  # fmt: skip
+            everywhere = table.per_view(table.spread(of_noise), false.numpy())
+            table.add("share_in_span", name, everywhere, kind=kind)
+        randoms = [
+            [nullspace.random_span(len(span), span.shape[1], seed=n) for n in range(SPANS)]
+            for span in spans
+        ]
+        put_null(table, "share_in_span", name, [
+            [float(nullspace.share_in_span(one[false], r).mean()) for r in some]
+            for one, some in zip(delta, randoms, strict=True)
+        ], kind="random span")  # fmt: skip
+        for kind in KINDS[:2]:
+            chosen = delta[:, torch.from_numpy(sample.chosen(kind))]
+            main = list(map(main_directions, chosen))
+            angles = [
+                float(nullspace.principal_angles(one, span).mean())
+                for one, span in zip(main, spans, strict=True)
+            ]
+            table.put("mean_angle", name, (float(np.mean(angles)),) * 3, chosen.shape[1], angles,
+                      kind=kind)  # fmt: skip
+            put_null(table, "mean_angle", name, [
+                [float(nullspace.principal_angles(one, r).mean()) for r in some]
+                for one, some in zip(main, randoms, strict=True)
+            ], where="random span", kind=kind)  # fmt: skip
+    table.compare_pairs("share_in_span", shares)
+
+
+def put_null(
+    table: CueTable, measure: str, encoder: str, values: Sequence[Sequence[float]], **place: str
+) -> None:
+    """A row of `values[seed][draw]`: their mean, and the range that holds 95% of the draws."""
+    of_draws = np.mean(values, axis=0)
+    bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
+    table.put(measure, encoder, bounds, len(of_draws), np.mean(values, axis=1), **place)
+
+
+def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
+    """The fewest directions that hold a share of some δ (num_pairs, dim), each of length 1."""
+    _, values, directions = torch.linalg.svd(
+        spaces.unit(displacements).double(), full_matrices=False
+    )
+    shares = (values.square() / values.square().sum()).cumsum(dim=0)
+    return directions[: int((shares < share).sum()) + 1].float()
+
+
+def add_removal(
+    table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]
+) -> None:
+    """(c) What projecting δ out of the view, and of DAR's query, does to logit and rank.
+
+    And what undoing the cue does, in the picture. The random direction is one for all encoders.
+    """
+    sample = table.sample
+    index = torch.tensor([pair.view for pair in sample.pairs])
+    shape = features["before"][0].changed.shape
+    random = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
+
+    def effects(found: CueFeatures, scale: float) -> dict[tuple[str, str], Tensor]:
+        fused = dar_fusion(found.texts, found.views, round=sample.rounds)
+        queries = {"view": found.views[index], "dar": fused[index]}
+        changed = {("undo", "view"): (queries["view"], found.changed)}
+        for where, query in queries.items():
+            for name, some in (("removal", found.displacements(sample)),
+                               ("random_removal", random)):  # fmt: skip
+                changed[name, where] = (query, nullspace.project_out(query, some))
+        effect = {}
+        for (name, where), pair in changed.items():
+            made = nullspace.effect_of_removal(*pair, found.gallery, index, logit_scale=scale)
+            effect[f"{name}_logit", where] = made.logits
+            effect[f"{name}_log_rank", where] = made.log_ranks
+        return effect
+
+    of_names = {
+        name: [effects(found, scale) for found, scale in zip(seeds, scales[name], strict=True)]
+        for name, seeds in features.items()
+    }
+    for measure, where in of_names["before"][0]:
+        values = {
+            name: torch.stack([effect[measure, where] for effect in seeds])
+            for name, seeds in of_names.items()
+        }
+        if not measure.startswith("random"):
+            table.compare_pairs(measure, values, where=where)
+            continue
+        for name, some in values.items():
+            for kind in KINDS:
+                of_kind = table.per_view(some, sample.chosen(kind))
+                table.add(measure, name, of_kind, where=where, kind=kind)
+
+
+def add_linear(
+    table: CueTable,
+    encoders: Mapping[str, Sequence[Encoder]],
+    features: Features,
+    slopes: Mapping[str, Sequence[Mapping[str, Tensor]]],
+) -> None:
+    """(d) Derivatives along the cues, and what the last projection loses.
+
+    `slopes` as `cue_slopes` gives them. `slope_ratio` is to an earlier encoder's (`where`), and
+    `slope_ratio_beyond` divides it by that of noise in the same pixels.
+    """
+    sample, lost, logs = table.sample, {}, {}
+    for name, seeds in encoders.items():
+        along = torch.stack([found["cues"] for found in slopes[name]])
+        of_noise = table.spread(torch.stack([found["noise_inside"] for found in slopes[name]]))
+        table.add_pairs("slope", name, along)
+        noise = table.per_view(of_noise, sample.chosen("hallucinated"))
+        table.add("slope", name, noise, kind="noise inside")
+        logs[name] = torch.stack([along, of_noise]).log()
+        nulls = [nullspace.null_basis(e.model.visual.proj.detach().cpu()) for e in seeds]
+        index = [pair.view for pair in sample.pairs]
+        lost[name] = torch.stack([
+            nullspace.share_in_span(found.raw_views[index] - found.raw_changed, null)
+            for found, null in zip(features[name], nulls, strict=True)
+        ])  # fmt: skip
+        expected = [len(null) / null.shape[1] for null in nulls]
+        bounds = (float(np.mean(expected)),) * 3
+        table.put("share_in_null_space", name, bounds, len(nulls[0]), expected, kind="random")
+    table.compare_pairs("share_in_null_space", lost)
+    for base, name, (along, of_noise) in changes(logs):
+        table.add_pairs("slope_ratio", name, along, where=base, link=math.exp)
+        for measure, values in (("ratio", of_noise), ("ratio_beyond", along - of_noise)):
+            table.add_pairs(f"slope_{measure}", name, values, where=base, kind="noise inside",
+                            link=math.exp)  # fmt: skip
+
+
+def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
+    """(e) How well each cue can be read off each layer: area under the ROC curve, over views.
+
+    `areas` are those of `readable`, (num_seeds, num_layers, num_pairs) by encoder. For a fact that
+    a view shows, the value is the share of the views without it that the probe gives a lower score.
+    """
+    last = areas["before"].shape[1] - 1
+    for layer in range(last):
+        for name, found in areas.items():
+            table.add_pairs("readable", name, found[:, layer], where=f"layer {layer}")
+    features = {name: found[:, last] for name, found in areas.items()}
+    table.compare_pairs("readable", features, where="feature")
+
+
+def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Tensor]:
+    """`areas` (num_layers, num_pairs): share of the views without a cue that its probe ranks lower.
+
+    Probes are trained on pictures of other scenes, `size` pixels wide. The feature is the last
+    layer. NaN where those pictures never show the fact.
+    """
+    scenes = sample_scenes(SEED, "train", NUM_PROBE_SCENES)
+    images = render_scenes(scenes, size=size)
+    labels = [set(scene.own_facts) for scene in scenes]
+    shown = [set(scene.own_facts) for scene in sample.scenes]
+    train, test = (
+        probes.layer_features(encoder, image_pixels(encoder, list(part)))
+        for part in (images, sample.images)
+    )
+    areas = torch.full((len(train), len(sample.pairs)), float("nan"))
+    for area, rows, others in zip(areas, train, test, strict=True):
+        probe = probes.fit_probe(rows, labels)
+        scores = probe.scores(others)
+        for fact in {pair.fact for pair in sample.pairs} & set(probe.classes):
+            column = scores[:, probe.classes.index(fact)]
+            absent = torch.tensor([fact not in some for some in shown])
+            mine = [k for k, pair in enumerate(sample.pairs) if pair.fact == fact]
+            views = [sample.pairs[k].view for k in mine]
+            area[mine] = probes.beaten_shares(column[views], column[absent]).float()
+    return {"areas": areas}
+
+
+def add_fusions(
+    table: CueTable, found: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
+) -> None:
+    """What DAR and trained fusions do with δ: its gain, and how much the residual cancels."""
+    sample = table.sample
+    index = [pair.view for pair in sample.pairs]
+    text, delta = found.texts[index], found.displacements(sample)
+    pair = (found.views[index], found.changed)
+    fused = [dar_fusion(text, view, round=sample.rounds[index]) for view in pair]
+    gain = (fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1)
+    table.add_pairs("fusion_gain", "before", gain, where="dar")
+    for name, models in fusions.items():
+        gains, cosines = [], []
+        for model in models:
+            residuals: list[Tensor] = []
+            hook = model.output.register_forward_hook(
+                lambda module, inputs, output, into=residuals: into.append(output)
+            )
+            with torch.no_grad():
+                fused = [model(text, view)[0] for view in pair]
+            hook.remove()
+            gains.append((fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1))
+            cosines.append(torch.cosine_similarity(residuals[0] - residuals[1], delta, dim=-1))
+        table.add_pairs("fusion_gain", "before", torch.stack(gains).mean(dim=0), where=name)
+        table.add_pairs("residual_cosine", "before", torch.stack(cosines).mean(dim=0), where=name)
+
+
+def add_spaces(table: CueTable, features: Features) -> None:
+    """Gap, alignment, uniformity, rank of texts, views and targets, and CKA before with after.
+
+    Changes from encoder to encoder as in `Rows.compare`.
+    """
+    number = len(table.sample.scenes)
+    sets = {
+        name: [{"text": f.texts, "view": f.views, "target": f.gallery[:number]} for f in seeds]
+        for name, seeds in features.items()
+    }
+
+    def put(measure: str, encoder: str, where: str, of_seeds: Tensor) -> None:
+        bounds = spaces.jackknife_interval(of_seeds.mean(dim=0))
+        table.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
+
+    def compare(measure: str, statistic: Callable, *parts: str) -> None:
+        where = "–".join(parts)
+        found = {
+            name: torch.stack([spaces.leave_out(statistic, *map(one.get, parts)) for one in seeds])
+            for name, seeds in sets.items()
+        }
+        for name, of_seeds in found.items():
+            put(measure, name, where, of_seeds)
+        for base, name, of_seeds in changes(found):
+            put(f"{measure}_change_over_{base}", name, where, of_seeds)
+
+    for parts in (("text", "target"), ("text", "view"), ("view", "target")):
+        compare("modality_gap", spaces.modality_gap, *parts)
+        table.compare("alignment", {
+            name: np.stack([spaces.alignment_values(*map(one.get, parts)) for one in seeds])
+            for name, seeds in sets.items()
+        }, where="–".join(parts))  # fmt: skip
+    first, *others = sets
+    for part in ("text", "view", "target"):
+        compare("uniformity", spaces.uniformity, part)
+        compare("effective_rank", spaces.effective_rank, part)
+        for name in others:
+            similar = [
+                spaces.leave_out(spaces.linear_cka, a[part], b[part])
+                for a, b in seeds_together(sets[first], sets[name])
+            ]
+            put("cka", name, part, torch.stack(similar))
+
+
+def run_geometry(
+    profile: Profile,
+    others: Mapping[str, Sequence[str]] | None = None,
+    *,
+    work_dir: Path,
+    results_dir: Path = Path("results"),
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Measure the profile's encoder and others and write `results/<profile>_geometry.csv`.
+
+    Args:
+        others: specs of the encoders to compare, by name, as in `compared_encoders`.
+        work_dir: keeps what encoders are measured to be, so that an interrupted run continues.
+
+    Returns the path of the table. Raises DataError as `compared_encoders`, `sample_cues` and
+    `load_encoder` do.
+    """
+    began = time.perf_counter()
+    specs = compared_encoders(profile, others)
+    encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+    before = encoders["before"][0]
+    options = {"num_workers": num_workers, "progress": progress}
+    sample = sample_cues(profile, before, **options)
+    gallery = render_scenes(
+        sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery)),
+        size=profile.image_size,
+        **options,
+    )
+    features, slopes, areas, digests = ({} for _ in range(4))
+    for name, seeds in encoders.items():
+        features[name], slopes[name], areas[name] = [], [], []
+        for number, encoder in enumerate(seeds):
+            digest = digests[f"{name}/{number}"] = encoder.digest
+            kept = {
+                f"_{len(gallery)}": lambda e=encoder: vars(
+                    encode_cues(sample, gallery, e, progress=progress)
+                ),
+                f"_slopes_{NUM_DERIVED}": lambda e=encoder: cue_slopes(
+                    sample, e, num_views=NUM_DERIVED, progress=progress
+                ),
+                f"_areas_{NUM_PROBE_SCENES}": lambda e=encoder: readable(
+                    sample, e, size=profile.image_size
+                ),
+            }
+            stem = f"{digest[:16]}_{len(sample.pairs)}"
+            feature, slope, area = (
+                kept_tensors(work_dir / f"{stem}{ending}.safetensors", make)
+                for ending, make in kept.items()
+            )
+            features[name].append(CueFeatures(**feature))
+            slopes[name].append(slope)
+            areas[name].append(area["areas"])
+    table = CueTable(sample)
+    add_spaces(table, features)
+    add_attenuation(table, features)
+    add_directions(table, features)
+    add_removal(table, features, {n: [e.logit_scale for e in some] for n, some in encoders.items()})
+    add_linear(table, encoders, features, slopes)
+    add_probes(table, {name: torch.stack(found) for name, found in areas.items()})
+    folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
+    models = [load_fusion(folder, dim=before.dim) for folder in folders]
+    add_fusions(table, features["before"][0], {"adafuse": models})
+    path = results_dir / f"{profile.name}_geometry.csv"
+    notes = {
+        "profile": asdict(profile),
+        "queries": manifest_of(queries_folder(profile)),
+        "encoders": digests,
+        "views": len(sample.scenes),
+        "gallery": len(gallery),
+        "pairs": len(sample.pairs),
+        "unseen_pairs": sample.num_unseen,
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_results(path, table.frame(), notes)
+    return path

@@ -1,0 +1,315 @@
+"""Query sets: the refined captions of dialogues and the features of the views drawn from them.
+
+Refining and drawing take long, ranking does not. So both are done once, by `daitir queries`, and
+what is measured later starts from a folder of query sets: for each set `NAME.json.gz`, the captions
+in the ChatIR format, and `NAME.safetensors`, the features of their views in half precision and what
+the recogniser reads off them, beside one `manifest.json` that names the models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.data.dialogues import Dialogue, read_dialogues, read_json, write_dialogues
+from daitir.models import ASSETS
+from daitir.models.encoders import Encoder
+from daitir.models.recogniser import (
+    CELL_ATTRIBUTES,
+    SCENE_ATTRIBUTES,
+    VALUES,
+    Recogniser,
+    to_scenes,
+    to_values,
+)
+from daitir.models.reformulation import Reformulator
+from daitir.models.views import ViewGenerator, view_seed
+from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
+from daitir.studies.profiles import Profile
+
+QUERIES_FOLDER = ASSETS / "queries"
+MANIFEST_NAME = "manifest.json"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Models:
+    """What refines dialogues, draws the captions, and encodes and reads the drawings."""
+
+    reformulator: Reformulator
+    generator: ViewGenerator
+    encoder: Encoder
+    recogniser: Recogniser
+
+
+@dataclass(frozen=True)
+class SetRecipe:
+    """What a query set is made of.
+
+    Attributes:
+        source: of the dialogues.
+        split: of the scenes.
+        size: the field of a profile that says how many dialogues.
+        partly_drawn: whether only some rounds of each dialogue are drawn, at random.
+        seed: of the noise that drawing starts from.
+        fixed_noise: whether all rounds of a dialogue start from the same noise.
+    """
+
+    source: str
+    split: str
+    size: str
+    partly_drawn: bool = False
+    seed: int = SEED
+    fixed_noise: bool = False
+
+
+SETS = {
+    "human": SetRecipe("human", "test", "num_test_dialogues"),
+    **{s: SetRecipe(s, "test", "num_other_dialogues") for s in SOURCES if s != "human"},
+    "heldout": SetRecipe("human", "heldout", "num_other_dialogues"),
+    "human_again": SetRecipe("human", "test", "num_other_dialogues", seed=1),
+    "human_fixed_noise": SetRecipe("human", "test", "num_other_dialogues", fixed_noise=True),
+    "train": SetRecipe("human", "train", "num_train_dialogues", partly_drawn=True),
+    "val": SetRecipe("human", "val", "num_val_dialogues", partly_drawn=True),
+}
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Refined and drawn dialogues.
+
+    Attributes:
+        captions: `captions[dialogue][round]`, refined.
+        rounds: (num_dialogues, num_views), the rounds whose caption was drawn, ascending.
+        view_features: (num_dialogues, num_views, dim), unit vectors of those views.
+        readings: `readings[dialogue][view]`, what the recogniser reads off them.
+    """
+
+    captions: list[list[str]]
+    rounds: Tensor
+    view_features: Tensor
+    readings: list[list[Scene]]
+
+    @property
+    def drawn_captions(self) -> list[list[str]]:
+        """`drawn_captions[dialogue][view]`: the prompt of each view."""
+        return [
+            [row[t] for t in rounds.tolist()]
+            for row, rounds in zip(self.captions, self.rounds, strict=True)
+        ]
+
+
+def queries_folder(profile: Profile) -> Path:
+    """Where the query sets of a profile lie; those of `mini` come with the package."""
+    return QUERIES_FOLDER if profile.queries == "mini" else Path(profile.queries)
+
+
+def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[Turn]]]:
+    """The target scenes of a set of `SETS` and the dialogues about them."""
+    recipe = SETS[name]
+    scenes = sample_scenes(SEED, recipe.split, getattr(profile, recipe.size))
+    return scenes, [dialogue(recipe.source, scene, seed=SEED) for scene in scenes]
+
+
+def make_query_set(
+    recipe: SetRecipe,
+    talks: Sequence[Sequence[Turn]],
+    models: Models,
+    cache: Path,
+    *,
+    views_per_dialogue: int,
+    progress: bool = False,
+) -> QuerySet:
+    """Refine dialogues, draw views of their captions, encode and read the views.
+
+    Args:
+        recipe: which rounds are drawn and from which noise.
+        talks: dialogues of `NUM_QUESTIONS` + 1 rounds.
+        models: what refines, draws, encodes and reads.
+        cache: keeps the views; see `ViewGenerator`.
+        views_per_dialogue: how many rounds of each dialogue are drawn where not all.
+    """
+    captions = models.reformulator.refine(
+        [[turn.text for turn in turns] for turns in talks], progress=progress
+    ).captions
+    number = views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
+    rounds = [
+        sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
+        for index, row in enumerate(captions)
+    ]
+    paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
+    features = models.encoder.encode_images(paths, progress=progress)
+    read = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
+    return QuerySet(
+        captions,
+        torch.tensor(rounds),
+        features.view(len(captions), number, models.encoder.dim),
+        [read[start : start + number] for start in range(0, len(read), number)],
+    )
+
+
+def view_files(
+    profile: Profile,
+    name: str,
+    generator: ViewGenerator,
+    encoder: Encoder,
+    cache: Path,
+    *,
+    progress: bool = False,
+) -> list[list[Path]]:
+    """`files[dialogue][view]`: the views of a query set of the profile, of which it has features.
+
+    Those that `cache` lacks are drawn anew. `encoder` is the one that encoded the set. Raises
+    DataError for another generator than the one that drew it, and as `load_query_set` does.
+    """
+    folder = queries_folder(profile)
+    found = load_query_set(name, encoder, folder)
+    manifest = manifest_of(folder)
+    settings = [generator.digest, generator.steps, generator.guidance]
+    if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
+        raise DataError(
+            f"{folder}: its views were drawn by another pipeline or with other settings than "
+            f"{generator.spec}; make the query sets again with `daitir queries`"
+        )
+    rounds = found.rounds.tolist()
+    paths = _draw(SETS[name], found.captions, rounds, generator, cache, progress)
+    width = len(rounds[0])
+    return [paths[start : start + width] for start in range(0, len(paths), width)]
+
+
+def _draw(
+    recipe: SetRecipe,
+    captions: Sequence[Sequence[str]],
+    rounds: Sequence[Sequence[int]],
+    generator: ViewGenerator,
+    cache: Path,
+    progress: bool,
+) -> list[Path]:
+    """The files of the views of some rounds of each dialogue, one after the other."""
+    drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
+    return generator.generate(
+        [captions[index][t] for index, t in drawn],
+        [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn],
+        cache,
+        progress=progress,
+    )
+
+
+def manifest_of(folder: Path) -> dict:
+    """What the query sets of a folder were made of: hashes of the models, settings and sizes.
+
+    Raises DataError, naming the file, where it is missing or damaged.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: no manifest ({error}); make the query sets again") from error
+
+
+def make_query_sets(
+    profile: Profile, folder: Path, models: Models, *, cache: Path, progress: bool = False
+) -> None:
+    """Make every set of `SETS` in a folder; those that it has already stay.
+
+    Raises DataError where the folder's sets are of other models or sizes.
+    """
+    manifest = {
+        "encoder": models.encoder.digest,
+        "recogniser": models.recogniser.digest,
+        "reformulator": models.reformulator.digest,
+        "generator": models.generator.digest,
+        "steps": models.generator.steps,
+        "guidance": models.generator.guidance,
+        "seed": SEED,
+        "num_dialogues": {name: getattr(profile, recipe.size) for name, recipe in SETS.items()},
+        "views_per_dialogue": profile.views_per_dialogue,
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    path = folder / MANIFEST_NAME
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    for name, recipe in SETS.items():
+        if (folder / f"{name}.safetensors").is_file():
+            continue
+        _, talks = set_dialogues(profile, name)
+        found = make_query_set(
+            recipe,
+            talks,
+            models,
+            cache,
+            views_per_dialogue=profile.views_per_dialogue,
+            progress=progress,
+        )
+        save_query_set(found, folder, name)
+
+
+def save_query_set(found: QuerySet, folder: Path, name: str) -> None:
+    """Write a set's two files, the features last."""
+    names = [f"{index:06d}.png" for index in range(len(found.captions))]
+    write_dialogues(
+        folder / f"{name}.json.gz",
+        [Dialogue(n, tuple(row)) for n, row in zip(names, found.captions, strict=True)],
+    )
+    values = to_values([scene for row in found.readings for scene in row])
+    columns = torch.cat([v.view(found.rounds.numel(), -1) for v in values.values()], dim=1)
+    tensors = {
+        "rounds": found.rounds.to(torch.uint8),
+        "view_features": found.view_features.half(),
+        "readings": columns.view(*found.rounds.shape, -1).to(torch.uint8),
+    }
+    with atomic_write(folder / f"{name}.safetensors") as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+
+
+def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
+    """A set of a folder, whose views this encoder has encoded.
+
+    Raises DataError, naming the file, where one is missing or damaged, or where the features are
+    of another encoder.
+    """
+    tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json.gz"
+    manifest = manifest_of(folder)
+    for path in (tensors, captions):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    try:
+        found = load_file(tensors)
+        rounds, features = found["rounds"].long(), found["view_features"].float()
+        readings = _unpack(found["readings"].long())
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise DataError(f"{tensors}: no query set ({line}); make it again") from error
+    if manifest.get("encoder") != encoder.digest:
+        raise DataError(
+            f"{folder}: its views were encoded by another encoder than {encoder.spec}; "
+            "make the query sets again with `daitir queries`"
+        )
+    refined = [list(entry.rounds) for entry in read_dialogues(captions)]
+    if not len(refined) == len(rounds) == len(features) == len(readings):
+        raise DataError(f"{captions}: of another length than {tensors.name}; make both again")
+    return QuerySet(refined, rounds, F.normalize(features, dim=-1), readings)
+
+
+def _unpack(readings: Tensor) -> list[list[Scene]]:
+    """The scenes of (num_dialogues, num_views, values) as `save_query_set` writes them."""
+    num_views = readings.shape[1]
+    widths = [1] * len(SCENE_ATTRIBUTES) + [len(world.CELLS)] * len(CELL_ATTRIBUTES)
+    columns = dict(zip(VALUES, readings.flatten(0, 1).split(widths, dim=1), strict=True))
+    scenes = to_scenes(columns | {name: columns[name].squeeze(1) for name in SCENE_ATTRIBUTES})
+    return [scenes[start : start + num_views] for start in range(0, len(scenes), num_views)]

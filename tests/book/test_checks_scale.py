@@ -1,0 +1,52 @@
+"""Checks of chapter 15: each passes a right answer and fails wrong ones with a hint."""
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from daitir.book import exercises as checks
+from daitir.data.indexes import IvfPq, recall_against_exact
+
+
+def recall_in_smaller(ranks, num_images, smaller, k):
+    return hypergeom.cdf(k - 1, num_images - 1, ranks, smaller - 1).mean()
+
+
+RIGHT = {
+    checks.card_hours: lambda n, o, peak, share: n * o / peak / share / 3600,
+    checks.index_bytes: lambda n, dim, code, lists: n * (code + 8) + lists * dim * 4,
+    checks.found_share: lambda found, exact: recall_against_exact(found, exact).mean(),
+    checks.recall_in_smaller: recall_in_smaller,
+}
+WRONG = [
+    (checks.card_hours, lambda n, o, peak, share: n * o / peak * share / 3600, "over peak"),
+    (checks.card_hours, lambda n, o, peak, share: n * o / peak / share / 60, "over peak times"),
+    (checks.index_bytes, lambda n, dim, code, lists: n * code + lists * dim * 4, "a number"),
+    (checks.index_bytes, lambda n, dim, code, lists: (n and 1) * (n * 12 + 640), "before the"),
+    (checks.found_share, lambda found, exact: (found == exact).float().mean(), "the order"),
+    (checks.found_share, lambda f, e: (e[:, :, None] == f[:, None]).any(2).float().mean(), "-1"),
+    (checks.recall_in_smaller, lambda r, n, m, k: (r < k).mean(), "hypergeometric"),
+    (checks.recall_in_smaller, lambda r, n, m, k: (r * m / n < k).mean(), "hypergeometric"),
+    (checks.recall_in_smaller, lambda r, n, m, k: hypergeom.cdf(k, n - 1, r, m - 1).mean(), "hyp"),
+    (checks.recall_in_smaller, lambda r, n, m, k: recall_in_smaller(r, n, m, 10), "need not be"),
+]
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+def test_a_right_answer_passes(check):
+    assert check(RIGHT[check]) == checks.PASSED
+    with pytest.raises(AssertionError, match="returns nothing yet"):
+        check(lambda *arguments: ...)
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
+def test_a_wrong_answer_fails_with_a_hint(check, answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check(answer)
+
+
+def test_the_exercise_is_the_index_without_code_book_and_rotation():
+    by_exercise = RIGHT[checks.index_bytes](10**6, 256, 32, 4096) / 10**6
+    left_out = (256 + 256) * 256 * 4 / 10**6
+    whole = IvfPq(32, num_lists=4096).bytes_per_image(10**6, 256)
+    assert np.isclose(whole, by_exercise + left_out)

@@ -1,0 +1,179 @@
+"""Every chapter keeps the book's form; each rule is seen failing on a small made-up chapter."""
+
+import base64
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from daitir.book.provenance import is_stale
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CARD_WORDS = ("You will learn", "Prerequisites", "Run time", "Hardware")
+HEADINGS = ("What this does not show", "Exercises", "Takeaways")
+MAX_CELL_LINES, MAX_MEDIAN_LINES, MAX_SETUP_LINES, MAX_CODE_CELLS_IN_A_ROW = 30, 6, 8, 3
+
+
+def problems(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return all that keeps `notebook` from being a chapter, one line each."""
+    cells = [cell for cell in notebook.cells if cell.source.strip()]
+    prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    code = [(n, cell) for n, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
+    code = [(n, cell) for n, cell in code if cell.source.strip()]
+    found = [
+        *_opening_problems(cells),
+        *_order_problems(cells),
+        *(f"no heading '{h}'" for h in HEADINGS if not _has_heading(prose, h)),
+        *(f"a role lacks its brace: {r}" for s in prose for r in re.findall(r"\{[a-z:]+`", s)),
+    ]
+    lines = [len(cell.source.strip().splitlines()) for _, cell in code]
+    if lines and lines[0] > MAX_SETUP_LINES:
+        found.append(f"the set-up cell has {lines[0]} lines, more than {MAX_SETUP_LINES}")
+    if lines and statistics.median(lines) > MAX_MEDIAN_LINES:
+        found.append(f"the median code cell has more than {MAX_MEDIAN_LINES} lines")
+    for (number, cell), length in zip(code, lines, strict=True):
+        if length > MAX_CELL_LINES:
+            found.append(f"cell {number} has {length} lines, more than {MAX_CELL_LINES}")
+        found += [f"cell {number} {problem}" for problem in _output_problems(cell)]
+    return found
+
+
+def _opening_problems(cells):
+    first, second = ([cell.source for cell in cells] + ["", ""])[:2]
+    if cells and cells[0].cell_type != "markdown" or not re.match(r"# \S", first):
+        yield "the first cell is not a markdown cell that starts with a title"
+    if not re.search(r"^(:{3,}|`{3,})\{admonition\} Card\b", second, re.MULTILINE):
+        yield "the second cell holds no admonition 'Card'"
+    yield from (f"the card lacks '{word}'" for word in CARD_WORDS if word not in second)
+
+
+def _order_problems(cells):
+    in_a_row = 0
+    for cell in cells:
+        in_a_row = in_a_row + 1 if cell.cell_type == "code" else 0
+        if in_a_row == MAX_CODE_CELLS_IN_A_ROW + 1:
+            start = cell.source.strip().splitlines()[0]
+            yield f"more than {MAX_CODE_CELLS_IN_A_ROW} code cells without prose, up to {start!r}"
+
+
+def _output_problems(cell):
+    if cell.execution_count is None:
+        yield "was not executed"
+    tags = cell.metadata.get("tags", [])
+    if any(out.output_type == "error" for out in cell.outputs) and "raises-exception" not in tags:
+        yield "holds an error"
+    has_picture = any("image/png" in out.get("data", {}) for out in cell.outputs)
+    alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+    if has_picture and not alt.strip():
+        yield "shows a picture without alt text (metadata mystnb.image.alt)"
+
+
+def _has_heading(prose, heading):
+    # What stands in a fence is not a heading.
+    plain = (re.sub(r"^(```+|~~~+).*?^\1", "", text, flags=re.M | re.S) for text in prose)
+    return any(re.search(rf"^#{{2,}} +{heading}\s*$", text, re.MULTILINE) for text in plain)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_chapter_keeps_the_form(path):
+    assert problems(nbformat.read(path, as_version=4)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stamp_is_fresh(path):
+    assert not is_stale(path, profile="classroom"), f"{path.name} is stale; run `make book`"
+
+
+def test_no_directive_is_shown_as_text():
+    # A fence of backticks whose title holds backticks is no fence, and the build does not say so.
+    broken = re.compile(r"^\W*```+\{[^`\n]*`.*$", re.MULTILINE)
+    pages = [*(ROOT / "book").glob("*.md"), *NOTEBOOKS]
+    assert [line for page in pages for line in broken.findall(page.read_text("utf-8"))] == []
+
+
+# --- the checker itself ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def chapter():
+    """A made-up chapter without a fault."""
+    picture = new_output("display_data", data={"image/png": "", "text/plain": "<Figure>"})
+    alt = {"mystnb": {"image": {"alt": "Two curves that rise."}}}
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# A title\n\nOne claim."),
+            new_markdown_cell(":::{admonition} Card\n" + "\n".join(CARD_WORDS) + "\n:::"),
+            new_code_cell("import daitir", execution_count=1),
+            new_markdown_cell("Prose."),
+            new_code_cell("draw()", execution_count=2, outputs=[picture], metadata=alt),
+            new_code_cell("1 + 1", execution_count=3),
+            *(new_markdown_cell(f"## {heading}") for heading in HEADINGS),
+        ]
+    )
+
+
+def test_a_good_chapter_has_no_problem(chapter):
+    assert problems(chapter) == []
+
+
+def _set(number, **values):
+    def change(notebook):
+        notebook.cells[number].update(values)
+
+    return change
+
+
+def _add_code_cells(notebook):
+    notebook.cells[5:5] = [new_code_cell("0", execution_count=9) for _ in range(2)]
+
+
+ERROR = new_output("error", ename="ValueError", evalue="", traceback=[])
+FAULTS = {
+    "no title": (_set(0, source="A title"), "title"),
+    "title in code": (_set(0, cell_type="code", outputs=[], execution_count=1), "title"),
+    "only a subtitle": (_set(0, source="## A title"), "title"),
+    "no card": (_set(1, source="\n".join(CARD_WORDS)), "'Card'"),
+    "no run time": (
+        _set(1, source=":::{admonition} Card\nYou will learn Prerequisites Hardware\n:::"),
+        "lacks 'Run time'",
+    ),
+    "long set-up": (_set(2, source="x\n" * 9), "set-up cell has 9 lines"),
+    "long cell": (_set(5, source="x\n" * 31), "cell 6 has 31 lines"),
+    "long median": (lambda nb: [_set(n, source="x\n" * 7)(nb) for n in (2, 4)], "median"),
+    "many code cells": (_add_code_cells, "more than 3 code cells"),
+    "not executed": (_set(5, execution_count=None), "cell 6 was not executed"),
+    "an error": (_set(5, outputs=[ERROR]), "cell 6 holds an error"),
+    "no alt text": (_set(4, metadata=nbformat.from_dict({})), "cell 5 shows a picture"),
+    "no exercises": (_set(7, source="Exercises"), "no heading 'Exercises'"),
+    "half a role": (_set(3, source="It is {glue:text`value:.1f`."), "lacks its brace"),
+    "heading in a fence": (_set(8, source="```\n## Takeaways\n```"), "no heading 'Takeaways'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_rule_fails(chapter, fault):
+    change, expected = FAULTS[fault]
+    change(chapter)
+    assert [problem for problem in problems(chapter) if expected in problem]
+
+
+def test_an_expected_error_passes(chapter):
+    tags = nbformat.from_dict({"tags": ["raises-exception"]})
+    _set(5, outputs=[ERROR], metadata=tags)(chapter)
+    assert problems(chapter) == []
+
+
+def test_an_empty_notebook_is_no_chapter():
+    assert len(problems(new_notebook())) > len(HEADINGS)
+
+
+def test_the_picture_in_the_readme_is_a_figure_of_the_chapter():
+    chapter = nbformat.read(ROOT / "notebooks" / "01_interactive_retrieval.ipynb", as_version=4)
+    outputs = [output for cell in chapter.cells for output in cell.get("outputs", [])]
+    figures = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    shown = (ROOT / "book" / "images" / "result.png").read_bytes()
+    assert shown in map(base64.b64decode, figures), "save the figure of the chapter there again"

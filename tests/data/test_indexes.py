@@ -1,0 +1,246 @@
+"""Approximate indexes against exact search, and their formulas against what faiss builds."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from daitir.common.errors import DataError
+from daitir.data.indexes import (
+    FeatureShards,
+    Flat,
+    Hnsw,
+    IvfPq,
+    at_size,
+    build_index,
+    default_lists,
+    num_machines,
+    recall_against_exact,
+    search_index,
+    set_effort,
+)
+from daitir.data.shards import write_shard
+from daitir.retrieval import search
+
+NUMBER, DIM = 10_200, 32
+
+
+def clustered(number, dim, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(200, dim, generator=torch.Generator().manual_seed(0))
+    chosen = torch.randint(200, (number,), generator=generator)
+    noise = torch.randn(number, dim, generator=generator)
+    return torch.nn.functional.normalize(centres[chosen] + 0.7 * noise, dim=1)
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return clustered(NUMBER, DIM, seed=1)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return clustered(60, DIM, seed=2)
+
+
+@pytest.fixture(scope="module")
+def exact(gallery, queries):
+    return search(queries, gallery, k=10)[1]
+
+
+@pytest.fixture(scope="module")
+def built(gallery):
+    shards = gallery.split(2500)
+    specs = {"flat": Flat(), "ivf_pq": IvfPq(code_bytes=4, probes=8), "hnsw": Hnsw()}
+    sizes = {"num_images": NUMBER, "dim": DIM}
+    return {name: (spec, build_index(spec, shards, **sizes)) for name, spec in specs.items()}
+
+
+def test_a_flat_index_is_exact_search(built, queries, exact):
+    found = search_index(built["flat"][1], queries, k=10)[1]
+    assert (recall_against_exact(found, exact) == 1).all()
+
+
+def test_all_lists_ordered_by_features_are_exact_search(built, gallery, queries, exact):
+    _, index = built["ivf_pq"]
+    set_effort(index, IvfPq(code_bytes=4, probes=default_lists(NUMBER)))
+    options = {"candidates": NUMBER, "rows": lambda numbers: gallery[numbers]}
+    scores, found = search_index(index, queries[:4], k=10, **options)
+    assert found.equal(exact[:4])
+    assert torch.allclose(scores, (queries[:4, None] * gallery[found]).sum(-1), atol=1e-5)
+
+
+def test_more_probes_candidates_and_effort_find_more(built, gallery, queries, exact):
+    def recall(index, **options):
+        found = search_index(index, queries, k=10, **options)[1]
+        return recall_against_exact(found, exact).mean().item()
+
+    spec, index = built["ivf_pq"]
+    options = {"candidates": 200, "rows": lambda numbers: gallery[numbers]}
+    recalls = {}
+    for probes in (1, 64):
+        set_effort(index, IvfPq(spec.code_bytes, probes))
+        recalls[probes] = recall(index), recall(index, **options)
+    assert recalls[1][1] < recalls[64][1] - 0.03, "lists that are not looked into cannot be found"
+    assert recalls[64][0] < recalls[64][1] - 0.1, "codes lose what features know"
+    assert recalls[64][1] > 0.9
+    _, graph = built["hnsw"]
+    set_effort(graph, Hnsw(effort=10))
+    low = recall(graph)
+    set_effort(graph, Hnsw(effort=200))
+    assert low < recall(graph) and recall(graph) > 0.9
+
+
+def test_the_scores_of_codes_are_ordered_and_missing_pictures_are_minus_one(built, queries):
+    spec, index = built["ivf_pq"]
+    set_effort(index, IvfPq(spec.code_bytes, 1))
+    scores, found = search_index(index, queries, k=3000)
+    assert (found == -1).any() and (scores.diff(dim=1) <= 0).all()
+    options = {"candidates": 3000, "rows": lambda numbers: torch.ones(len(numbers), DIM)}
+    scores, found = search_index(index, queries, k=3000, **options)
+    missing = found == -1
+    assert missing.any() and (missing.int().diff(dim=1) >= 0).all(), "the last"
+    assert (scores[missing] == -torch.inf).all() and scores[~missing].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["flat", "ivf_pq", "hnsw"])
+def test_bytes_are_those_that_faiss_writes(built, name):
+    import faiss
+
+    spec, index = built[name]
+    measured = faiss.serialize_index(index).nbytes / NUMBER
+    assert spec.bytes_per_image(NUMBER, DIM) == pytest.approx(measured, rel=0.02)
+
+
+def test_lists_follow_the_root_and_leave_enough_to_train():
+    for number in (100, 10_000, 62_500, 250_000, 10**6, 10**7, 10**9):
+        lists = default_lists(number)
+        assert math.log2(lists).is_integer() and 39 * lists <= number
+    assert default_lists(4 * 10**6) == 2 * default_lists(10**6)
+    assert default_lists(10) == 1
+
+
+def test_what_is_read_by_hand():
+    assert Flat().bytes_read(1000, 256) == 1000 * 1024
+    spec = IvfPq(code_bytes=32, probes=10, num_lists=100)
+    assert spec.bytes_read(10_000, 256) == 100 * 1024 + 1000 * 40
+    assert IvfPq(32, 500, 100).bytes_read(10_000, 256) == 100 * 1024 + 10_000 * 40
+    assert Hnsw(links=16, effort=64).bytes_read(10**9, 256) == 64 * 32 * 1028
+    # A feature, links of 4 bytes, a level of 4, a place of 8; a picture has its links twice on the
+    # ground, and once on each further level, which it reaches with a chance of 1 in as many.
+    assert Hnsw(links=2).bytes_per_image(10, 256) == 1024 + 4 * 2 * (2 + 1) + 12
+    assert Hnsw(links=5).bytes_per_image(10, 256) == 1024 + 4 * 5 * (2 + 1 / 4) + 12
+    assert num_machines(7e10, 1e11) == 1 and num_machines(7.1e10, 1e11) == 2
+
+
+def test_the_line_goes_through_two_points_and_needs_two():
+    assert at_size([100, 10_000], [1.0, 0.5], 1000) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="two sizes"):
+        at_size([100, 100], [1.0, 0.5], 1000)
+
+
+def test_training_does_not_depend_on_how_features_are_sharded(gallery, queries):
+    spec, sizes = IvfPq(code_bytes=4, probes=8), {"num_images": NUMBER, "dim": DIM}
+    pair = [build_index(spec, gallery.split(rows), **sizes) for rows in (NUMBER, 777)]
+    first, second = (search_index(index, queries, k=10)[1] for index in pair)
+    assert first.equal(second)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": NUMBER + 1}, "hold 10,200 features, not 10,201"),
+        ({"dim": DIM * 2}, "must be .num_rows, 64"),
+        ({"spec": IvfPq(code_bytes=5)}, "must divide the dimension 32"),
+        ({"spec": IvfPq(code_bytes=4), "num_images": 500}, "too few to train"),
+    ],
+)
+def test_what_does_not_fit_is_refused(gallery, change, message):
+    given = {"spec": Flat(), "num_images": NUMBER, "dim": DIM} | change
+    with pytest.raises(ValueError, match=message):
+        build_index(given.pop("spec"), [gallery], **given)
+
+
+def test_bad_options_of_a_search_are_refused(built, queries):
+    index = built["flat"][1]
+    with pytest.raises(ValueError, match="go together"):
+        search_index(index, queries, k=10, candidates=20)
+    with pytest.raises(ValueError, match="fewer than k"):
+        search_index(index, queries, k=10, candidates=5, rows=lambda n: n)
+    with pytest.raises(ValueError, match="must agree"):
+        recall_against_exact(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("number", [1, 5, 6, 7, 9, 10, 11, 1024 + 7])
+@pytest.mark.parametrize("spec", [Flat(), Hnsw(), Flat], ids=["flat", "hnsw", "candidates"])
+def test_equal_pictures_score_alike_and_stand_in_order(spec, number, queries):
+    gallery = clustered(1, DIM, seed=3).repeat(number, 1)
+    index = build_index(Flat() if spec is Flat else spec, [gallery], num_images=number, dim=DIM)
+    options = {"candidates": number, "rows": lambda numbers: gallery[numbers]}
+    scores, found = search_index(
+        index, queries, k=min(number, 20), **(options if spec is Flat else {})
+    )
+    assert (scores == scores[:, :1]).all()
+    assert (found.diff(dim=1) > 0).all()
+
+
+def test_twins_in_an_index_of_codes_and_equal_queries(gallery, queries):
+    twins = torch.cat([gallery[:-300], gallery[:300]])
+    index = build_index(IvfPq(4, 8), [twins], num_images=NUMBER, dim=DIM)
+    scores, found = search_index(index, torch.cat([queries, queries]), k=500)
+    assert scores[:60].equal(scores[60:]) and found[:60].equal(found[60:])
+    # -1, nothing more found, goes to a column of its own, the last.
+    of_picture = torch.full((120, NUMBER + 1), torch.nan).scatter_(1, found % (NUMBER + 1), scores)
+    pairs = of_picture[:, :300], of_picture[:, -301:-1]
+    both = ~(pairs[0].isnan() | pairs[1].isnan())
+    assert both.any() and pairs[0][both].equal(pairs[1][both])
+
+
+# --- features of a folder ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three shards; picture b was changed and embedded again."""
+    one, two = torch.arange(6.0).view(3, 2), 10 + torch.arange(4.0).view(2, 2)
+    for number, names, features, times in (
+        (1, ["a", "b", "c"], one, [5, 5, 5]),
+        (2, ["d", "b"], two, [5, 9]),
+        (3, ["b", "d"], two + 100, [4, 5]),  # an older b, and the same d once more
+    ):
+        stamps = np.array([[1, time, 5, 0] for time in times])
+        path = tmp_path / f"pictures-{number}.safetensors"
+        write_shard(path, names, stamps, features, spec="x", digest="y")
+    return tmp_path
+
+
+def test_features_are_read_in_order_and_a_changed_picture_counts_once(folder):
+    shards = FeatureShards(folder)
+    assert shards.names == ["a", "c", "b", "d"] and len(shards) == 4
+    assert torch.cat(list(shards)).tolist() == [[0, 1], [4, 5], [12, 13], [112, 113]]
+    assert torch.cat(list(shards)).equal(torch.cat(list(shards))), "read twice"
+    numbers = torch.tensor([3, 0, 1, 0])
+    assert shards.rows(numbers).equal(torch.cat(list(shards))[numbers])
+    with pytest.raises(IndexError, match="between 0 and 3"):
+        shards.rows(torch.tensor([4]))
+    index = build_index(Flat(), shards, num_images=len(shards), dim=shards.dim)
+    assert search_index(index, torch.tensor([[0.0, 1.0]]), k=1)[1].item() == 3
+
+
+def test_damaged_folders_are_refused(folder):
+    shards = FeatureShards(folder)
+    (folder / "pictures-1.safetensors").unlink()
+    with pytest.raises(DataError, match="pictures-1.safetensors: damaged"):
+        shards.rows(torch.tensor([0]))
+    write_shard(
+        folder / "pictures-4.safetensors", ["z"], np.zeros((1, 4)), torch.ones(1, 2),
+        spec="other", digest="z",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="pictures-4.safetensors: holds features of another model"):
+        FeatureShards(folder)
+    (folder / "pictures-2.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="pictures-2.safetensors: damaged"):
+        FeatureShards(folder)
+    with pytest.raises(DataError, match="missing: holds no features of pictures"):
+        FeatureShards(folder / "missing")
