@@ -19,21 +19,21 @@ from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
-from daitir.analysis.geometry.pairs import (
-    CUES,
-    KINDS,
-    CueFeatures,
-    CueSample,
-    cue_slopes,
-    encode_cues,
-    sample_cues,
-)
+from daitir.analysis.geometry.pairs import CUES
+from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.book.provenance import versions
 from daitir.evaluation import write_results
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.recipes.fusion import fusion_folder, load_fusion
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.cue_samples import (
+    CueFeatures,
+    CueSample,
+    cue_slopes,
+    encode_cues,
+    sample_cues,
+)
 from daitir.studies.cue_tables import (
     CueTable,
     changes,
