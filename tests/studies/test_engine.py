@@ -24,10 +24,9 @@ from daitir.studies import (
     encoder_ablations,
     encoder_memory,
     encoders,
-    engine,
     memory,
 )
-from daitir.studies.conditions import Condition, Instrument, Key, Shown, Study, Trained, gain
+from daitir.studies.conditions import Condition, Shown, Study
 from daitir.studies.engine import run_study, study_tables
 from daitir.studies.profiles import PROFILES, ClipRecipe
 from daitir.studies.queries import (
@@ -39,7 +38,7 @@ from daitir.studies.queries import (
     manifest_of,
     save_query_set,
 )
-from daitir.studies.ranks import Ranks, read_ranks
+from daitir.studies.ranks import read_ranks
 from daitir.studies.registry import STUDIES, get_study
 
 pytestmark = pytest.mark.slow
