@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.studies.workload import SD21_UNET, operations
 

@@ -86,7 +86,7 @@ def plan(arguments: argparse.Namespace) -> None:
     say("counting the operations of the papers' models on their classes, about ten seconds …")
     from dataclasses import asdict
 
-    from daitir.book.provenance import versions
+    from daitir.common.versions import versions
     from daitir.evaluation import write_results
     from daitir.studies.workload import model_costs
 

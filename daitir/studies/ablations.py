@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
 from daitir.fusion import dar_fusion
 from daitir.metrics import bootstrap_interval

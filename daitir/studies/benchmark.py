@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.analysis.controls import noise_views, placebo_views
-from daitir.book.provenance import versions
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
+from daitir.common.versions import versions
 from daitir.data.dialogues import Dialogue, query_texts
 from daitir.evaluation import RESULT_COLUMNS, read_results, result_rows, write_results
 from daitir.fusion import dar_fusion

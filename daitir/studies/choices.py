@@ -17,7 +17,7 @@ from torch import Tensor
 
 from daitir import metrics
 from daitir.analysis.hallucination import cues
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
 from daitir.fusion import average_views, dar_fusion, dar_weights, fuse_views
 from daitir.models.encoders import Encoder

@@ -29,8 +29,8 @@ from daitir.analysis.attention import (
     rollout_maps,
 )
 from daitir.analysis.geometry.pairs import NUM_VIEWS, ROUNDS
-from daitir.book.provenance import versions
 from daitir.common.terminal import printable
+from daitir.common.versions import versions
 from daitir.data.gallery import read_image
 from daitir.evaluation import write_results
 from daitir.models.encoders import Encoder, load_encoder

@@ -28,7 +28,7 @@ from daitir.analysis.geometry.pairs import (
     encode_cues,
     sample_cues,
 )
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder

@@ -16,8 +16,8 @@ import torch
 
 from daitir import metrics
 from daitir.analysis.controls import placebo_views
-from daitir.book.provenance import versions
 from daitir.common.files import atomic_write
+from daitir.common.versions import versions
 from daitir.data.dialogues import read_json
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from daitir import metrics
 from daitir.analysis.controls import placebo_views
-from daitir.book.provenance import versions
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.models.encoders import Encoder, load_encoder

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from daitir import metrics
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.models.recogniser import Recogniser
 from daitir.models.views import ViewGenerator, load_view_generator

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from daitir import metrics
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import average_views, dar_fusion, fuse_views
 from daitir.models.encoders import Encoder

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from daitir.book.provenance import versions
 from daitir.common.files import atomic_write
+from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.models.encoders import Encoder

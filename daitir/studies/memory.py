@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.metrics import DIFFERENCES, SHARES, bootstrap_interval

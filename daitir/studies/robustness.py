@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from daitir import metrics
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import RESULT_COLUMNS, read_results, write_results
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
