@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from daitir.common.versions import versions
 from daitir.metrics import PairedBootstrap
+
+
+def made_with() -> dict[str, Any]:
+    """The versions and the device; without the commit, as the chapter becomes part of the next."""
+    return {name: value for name, value in versions().items() if name != "commit"}
 
 
 def interval_text(found: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
