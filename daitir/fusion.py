@@ -56,8 +56,8 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
             raise ValueError(
                 f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
             ) from error
-        text_weight = text_weight.to(text_features)[..., None]
-        view_weight = view_weight.to(view_features)[..., None]
+        text_weight = torch.as_tensor(text_weight).to(text_features)[..., None]
+        view_weight = torch.as_tensor(view_weight).to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
     if (fused == 0).all(dim=-1).any():
         raise ValueError("a text and a view cancel out: their weighted sum has no direction")
@@ -204,7 +204,7 @@ class NRGR(nn.Module):
         self.router = nn.Linear(2 * dim, num_experts)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
         for expert in self.experts:
-            nn.init.constant_(expert[-1].bias, -2.0)
+            nn.init.constant_(expert.get_parameter("2.bias"), -2.0)
 
     def forward(
         self, text_features: Tensor, view_features: Tensor
@@ -228,7 +228,7 @@ class NRGR(nn.Module):
 class ScalarGate(nn.Module):
     """The least that can be learned: one weight of the text, the same for every query."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(()))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
@@ -246,7 +246,7 @@ class ScalarGate(nn.Module):
 class CosineGate(nn.Module):
     """A weight of the text that is a logistic function of the cosine of text and view."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logistic = nn.Linear(1, 1)
         nn.init.zeros_(self.logistic.weight)  # one half each, as DAR has it

@@ -127,6 +127,9 @@ class DMCLLoss(nn.Module):
     Raises ValueError for an unknown term, a negative weight, or weights that are all 0.
     """
 
+    fixed_weights: Tensor
+    raw_weights: nn.Parameter
+
     def __init__(
         self,
         *,
@@ -189,6 +192,8 @@ class DMCLLoss(nn.Module):
                 return text_target * (self.weights[0] > 0), terms
             text_features, target_features = text_features[view_rows], target_features[view_rows]
             labels = None if labels is None else labels[view_rows]
+        if view_features is None:
+            raise ValueError("view_rows tells which rows have a view; their features are missing")
         fused_features = F.normalize(text_features + view_features, dim=-1)
         for name, query in (("view", view_features), ("fused", fused_features)):
             found = self._to_target(query, target_features, logit_scale, labels)

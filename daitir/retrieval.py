@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ def reciprocal_rank_fusion(
     targets = _checked_targets(target_indices, len(text_features), num_images)
 
     def count(text_scores: Tensor, view_scores: Tensor, targets: Tensor) -> Tensor:
-        total = 0
+        total = torch.zeros_like(text_scores, dtype=torch.float64)
         for scores in (text_scores, view_scores):
             num_lower = torch.searchsorted(scores.sort(dim=1).values, scores)
             total = total + 1 / (constant + (num_images - num_lower).double())
@@ -194,7 +195,7 @@ def search(
     queries = query_features.float().cpu()
     asked, inverse = first_equal(queries).unique(return_inverse=True)
     queries = queries[asked]  # distinct and contiguous
-    index = faiss.IndexFlatIP(dim)
+    index: Any = faiss.IndexFlatIP(dim)  # the kinds of index share no type
     if approximate:
         # faiss asks for at least 39 images a list to place the lists well.
         num_lists = max(1, min(int(4 * math.sqrt(num_images)), num_images // 39))
