@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,12 @@ def test_the_import_loads_nothing_until_a_name_is_used():
 
 def test_type_checkers_learn_that_the_package_is_typed():
     assert (Path(daitir.__file__).parent / "py.typed").is_file()
+
+
+def test_the_page_shows_every_name_and_its_example_runs(capsys):
+    page = (Path(daitir.__file__).parents[1] / "book" / "api.md").read_text("utf-8")
+    shown = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.M)
+    assert sorted(shown) == sorted(daitir.__all__)
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(example, {})
+    assert capsys.readouterr().out == "[0.75]\n"
