@@ -35,12 +35,23 @@ def dar_weights(round: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tens
 def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Tensor) -> Tensor:
     """DAR's query: the weighted sum of text and view features, scaled to unit norm.
 
-    Ranking by it is ranking by the weighted sum of the two scores. `text_features` and
-    `view_features` `(..., dim)` are unit vectors; `round` is an integer or an integer tensor that
-    broadcasts to their shape without dim, such as `torch.arange(num_rounds)` for `(num_queries,
-    num_rounds, dim)`. Gives `(..., dim)`. DAR (arXiv 2501.15379, released code). Raises
-    ValueError for two shapes or vectors that are not unit vectors, a missing view filled with
-    zeros for instance, or that cancel out, and as `dar_weights` does.
+    Ranking by it is ranking by the weighted sum of the two scores.
+
+    Args:
+        text_features: unit vectors `(..., dim)`.
+        view_features: unit vectors of the same shape.
+        round: counted from 0; an integer tensor broadcasts to the features' shape without dim, as
+            `torch.arange(num_rounds)` does for `(num_queries, num_rounds, dim)`.
+
+    Returns:
+        Unit vectors `(..., dim)`.
+
+    Raises:
+        ValueError: two shapes, or vectors that cancel out or are not unit vectors, such as a
+            missing view filled with zeros.
+        TypeError: as `dar_weights`.
+
+    Source: DAR (arXiv 2501.15379, released code).
 
     >>> text, view = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> dar_fusion(text, view, round=2)

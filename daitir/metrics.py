@@ -22,9 +22,19 @@ Bounds = tuple[float, float] | None  # None where nothing bounds the values
 def recall_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """Share of the dialogues with a round t whose rank at that round is below k (R@K).
 
-    `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`, NaN where no dialogue has
-    the round. `book/notation.md`, Metrics. Raises ValueError or TypeError for ranks that are not
-    a non-empty rectangle of non-negative integers, and for k below 1.
+    Args:
+        ranks: `(num_queries, num_rounds)`, counted from 0.
+        k: how many images a user looks at.
+        lengths: `(num_queries,)`, the rounds of each dialogue where they differ.
+
+    Returns:
+        Fractions `(num_rounds,)`, NaN where no dialogue has the round.
+
+    Raises:
+        ValueError: ranks that are no rectangle of non-negative integers, or k below 1.
+        TypeError: ranks or k that are not integers.
+
+    Source: `book/notation.md`, Metrics.
 
     >>> recall_at_k([[12, 3, 20], [0, 5, 1]], 10)
     array([0.5, 1. , 0.5])
@@ -42,8 +52,20 @@ def hits_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """Share of all dialogues whose rank was below k at any round up to t (Hits@K).
 
     Cumulative, so it never falls: a dialogue keeps its hit when the target is lost again, and
-    when it has ended. `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`.
-    ChatIR (Levy et al., NeurIPS 2023). Raises as `recall_at_k` does.
+    when it has ended.
+
+    Args:
+        ranks: `(num_queries, num_rounds)`, counted from 0.
+        k: how many images a user looks at.
+        lengths: `(num_queries,)`, the rounds of each dialogue where they differ.
+
+    Returns:
+        Fractions `(num_rounds,)`.
+
+    Raises:
+        ValueError, TypeError: as `recall_at_k`.
+
+    Source: ChatIR (Levy et al., NeurIPS 2023).
 
     >>> hits_at_k([[12, 3, 20], [0, 5, 1]], 10)
     array([0.5, 1. , 1. ])
@@ -62,9 +84,19 @@ def best_log_rank_integral(ranks: Any, *, lengths: Any = None) -> float:
 
     With m_t the lowest rank up to round t and T the last round of a dialogue, its value is
     (1/T) Σ_{t<T} ½[ln(m_t + 1) + ln(m_{t+1} + 1)]. A dialogue of one round has no area: it counts
-    with ln(m_0 + 1), the value of a dialogue whose best rank never changes. `ranks`
-    `(num_queries, num_rounds)` gives one number, in natural logarithms of ranks. PlugIR (Lee et
-    al., ACL 2024). Raises as `recall_at_k` does.
+    with ln(m_0 + 1), the value of a dialogue whose best rank never changes.
+
+    Args:
+        ranks: `(num_queries, num_rounds)`, counted from 0.
+        lengths: `(num_queries,)`, the rounds of each dialogue where they differ.
+
+    Returns:
+        The mean over dialogues, in natural logarithms of ranks.
+
+    Raises:
+        ValueError, TypeError: as `recall_at_k`.
+
+    Source: PlugIR (Lee et al., ACL 2024).
 
     In the example the best ranks are 12, 3, 3 and 0, 0, 0, so that the two dialogues count
     ½[½(ln 13 + ln 4) + ln 4] = 1.6810 and 0.
@@ -172,22 +204,31 @@ def bootstrap_interval(
 ) -> tuple[Any, Any]:
     """Percentile interval of the mean over queries, resampling queries with replacement.
 
-    `values` `(num_queries,)` gives two floats; `(num_queries, num_columns)`, whose columns share
-    their samples, gives two arrays `(num_columns,)`. NaN entries are left out of the means. Efron
-    (1979).
-
     Where all n values of a column are equal, every sample is the same, and the bootstrap cannot
     tell how sure their mean is. Then up to a share p = 1 − ((1 − level) / 2)^(1/n) of all queries
-    may have other values and yet none be drawn. With `bounds` (a, b), between which values lie, the
-    interval is [v − p (v − a), v + p (b − v)]; for a share of 0 or 1 it is that of Clopper and
-    Pearson (1934). Pass `DIFFERENCES` for differences of shares, and None for values that nothing
-    bounds: the interval is then NaN, as it is where v lies outside the bounds.
+    may have other values and yet none be drawn. With `bounds` (a, b) the interval is
+    [v − p (v − a), v + p (b − v)]; for a share of 0 or 1 it is that of Clopper and Pearson (1934).
 
-    `known`, a bool or `(num_columns,)`, marks columns whose equal values are no chance, such as the
-    differences of a method to itself (`same_ranks`): their interval is the value.
+    Args:
+        values: `(num_queries,)`, or `(num_queries, num_columns)`, whose columns share their
+            samples. NaN entries are left out of the means.
+        num_samples: of the bootstrap.
+        seed: of the resampling.
+        level: the share of samples inside the interval.
+        bounds: between which the values lie, `DIFFERENCES` for differences of shares. None where
+            nothing bounds them: the interval of equal values is then NaN, as it is where they lie
+            outside the bounds.
+        known: a bool or `(num_columns,)`, the columns whose equal values are no chance, such as
+            the differences of a method to itself (`same_ranks`): their interval is the value.
 
-    Raises ValueError for an empty or infinite input, another number of dimensions, no samples, a
-    level outside (0, 1), or bounds that are not in order.
+    Returns:
+        The lower and the upper bound: floats, or arrays `(num_columns,)`.
+
+    Raises:
+        ValueError: an empty or infinite input, another number of dimensions, no samples, a level
+            outside (0, 1), or bounds that are not in order.
+
+    Source: Efron (1979).
 
     >>> low, high = bootstrap_interval([0.0, 1.0] * 50, seed=0)
     >>> low < 0.5 < high, round(high - low, 1)
@@ -238,12 +279,22 @@ def paired_bootstrap(
 ) -> PairedBootstrap:
     """Compare two methods on the same queries: mean of b − a, resampling queries in pairs.
 
-    Both `(num_queries,)` give floats; both `(num_queries, num_columns)` give arrays
-    `(num_columns,)`. A query where either value is NaN is left out. The share of samples in which
-    b ≤ a is a one-sided bootstrap p-value for "b is greater". `bounds` (lo, hi) are those of both
-    methods' values, None where nothing bounds them: where all differences are equal, those of a
-    method with itself too, the interval is that of values between lo − hi and hi − lo, as in
-    `bootstrap_interval`. Raises as it does, and ValueError for two shapes.
+    Args:
+        values_a: `(num_queries,)`, or `(num_queries, num_columns)`.
+        values_b: of the same shape. A query where either value is NaN is left out.
+        num_samples: of the bootstrap.
+        seed: of the resampling.
+        level: the share of samples inside the interval.
+        bounds: between which the values of both methods lie, None where nothing bounds them. Where
+            all differences are equal, those of a method with itself too, the interval is that of
+            values between lo − hi and hi − lo, as in `bootstrap_interval`.
+
+    Returns:
+        Floats, or arrays `(num_columns,)`. The share of samples in which b ≤ a is a one-sided
+        bootstrap p-value for "b is greater".
+
+    Raises:
+        ValueError: two shapes, and as `bootstrap_interval`.
 
     >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], num_samples=200, seed=0).difference
     0.6666666666666666

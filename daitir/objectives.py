@@ -27,11 +27,23 @@ def info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE: each row of a must find its own row of b in the batch, and the reverse.
 
-    ½[CE(s·a bᵀ) + CE(s·b aᵀ)] with the diagonal as labels, s the logit scale (a factor, not its
-    logarithm) and CE the mean cross-entropy over rows, in nats. `a` and `b` `(batch, dim)` are
-    unit vectors; the result is a scalar. Rows with the same integer in `labels` `(batch,)`, the
-    ids of their targets, are no negatives of each other. CLIP (Radford et al., 2021) and
-    `book/notation.md`, Objectives. Raises ValueError for other shapes or an empty batch.
+    ½[CE(s·a bᵀ) + CE(s·b aᵀ)] with the diagonal as labels and CE the mean cross-entropy over rows,
+    in nats.
+
+    Args:
+        a: unit vectors `(batch, dim)`.
+        b: unit vectors `(batch, dim)`.
+        logit_scale: s, a factor, not its logarithm.
+        labels: integers `(batch,)`, the ids of the rows' targets: rows with the same one are no
+            negatives of each other.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: other shapes or an empty batch.
+
+    Source: CLIP (Radford et al., 2021) and `book/notation.md`, Objectives.
 
     With two orthogonal pairs and s = 1 each row scores 1 against 0: ln(1 + 1/e) = 0.3133.
 

@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def current_profile() -> str:
-    """Return the profile named by DAITIR_PROFILE, `classroom` when it is unset."""
-    return os.environ.get("DAITIR_PROFILE") or "classroom"
+    """The profile that DAITIR_PROFILE names, `classroom` when it is unset; a file by its full path,
+    since notebooks are executed in their own folder.
+    """
+    name = os.environ.get("DAITIR_PROFILE") or "classroom"
+    return str(Path(name).resolve()) if name.endswith(".toml") else name
 
 
 def notebook_digest(path: str | os.PathLike, *, profile: str | None = None) -> str:
@@ -62,7 +65,7 @@ def is_stale(
     profile: str | None = None,
     executed: str | os.PathLike | None = None,
 ) -> bool:
-    """Tell whether the stamp of notebook `path` is missing or older than what decides it.
+    """Whether the stamp of notebook `path` is missing or older than what decides it.
 
     The stamp is read from `executed` where the outputs lie in another file.
     """
@@ -71,23 +74,11 @@ def is_stale(
     return stamp.get("digest") != notebook_digest(path, profile=profile)
 
 
-def stamp(
-    notebook: nbformat.NotebookNode, *, digest: str, profile: str, seconds: float
-) -> nbformat.NotebookNode:
-    """Write the stamp of an execution into `notebook.metadata.daitir` and return the notebook."""
-    notebook.metadata["daitir"] = {
-        "digest": digest,
-        "profile": profile,
-        "seconds": round(seconds, 1),
-        "versions": made_with(),
-    }
-    return notebook
-
-
 def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
-    """Return notebook `path` executed by this Python under `profile`; the file stays as it is.
+    """The notebook `path`, executed by this Python under `profile`; the file stays as it is.
 
-    Raises DataError naming the notebook and the cell that failed.
+    Raises:
+        DataError: a cell failed; the line names the notebook and the cell.
     """
     import nbclient
     from jupyter_client import AsyncKernelManager
@@ -142,11 +133,16 @@ def run(
     force: bool = False,
     out: str | os.PathLike | None = None,
 ) -> int:
-    """Execute the notebooks that are stale, or all with `force`, and return how many ran.
+    """Execute the notebooks that are stale, or all with `force`.
 
     The outputs replace the notebook, or go to the folder `out` under the same name, so that a
-    run that was interrupted goes on where it stopped. A notebook whose cell fails stays as it
-    was; raises DataError naming it.
+    run that was interrupted goes on where it stopped.
+
+    Returns:
+        How many were executed.
+
+    Raises:
+        DataError: a cell failed; its notebook stays as it was.
     """
     count = 0
     for number, path in enumerate(map(Path, paths), 1):
@@ -162,11 +158,13 @@ def run(
         # The digest comes first: what changes while the cells run must leave the stamp stale.
         digest, begin = notebook_digest(path, profile=profile), time.monotonic()
         notebook = execute(path, profile=profile)
-        seconds = time.monotonic() - begin
-        stamp(notebook, digest=digest, profile=profile, seconds=seconds)
+        seconds = round(time.monotonic() - begin, 1)
+        notebook.metadata["daitir"] = {
+            "digest": digest, "profile": profile, "seconds": seconds, "versions": made_with()
+        }  # fmt: skip
         with atomic_write(target) as temporary:
             nbformat.write(notebook, temporary)
-        log.info("%s took %.1f s", progress, seconds)
+        log.info("%s took %s s", progress, seconds)
         count += 1
     return count
 

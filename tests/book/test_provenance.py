@@ -47,12 +47,15 @@ def test_the_profile_is_part_of_the_digest(world, monkeypatch):
     assert classroom != provenance.notebook_digest(chapter)
 
 
-def test_a_profile_of_one_s_own_counts_by_its_content(world):
+def test_a_profile_of_one_s_own_counts_by_its_content(world, monkeypatch):
     profile, chapter = world / "mine.toml", world / "chapter.ipynb"
     profile.write_text("num_gallery = 10")
     first = provenance.notebook_digest(chapter, profile=str(profile))
     profile.write_text("num_gallery = 20")
     assert first != provenance.notebook_digest(chapter, profile=str(profile))
+    monkeypatch.chdir(world)  # notebooks are executed in another folder
+    monkeypatch.setenv("DAITIR_PROFILE", "mine.toml")
+    assert provenance.current_profile() == str(profile)
 
 
 def test_bad_notebooks_are_one_clear_line(world):
