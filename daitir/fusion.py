@@ -47,9 +47,8 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
         Unit vectors `(..., dim)`.
 
     Raises:
-        ValueError: two shapes, or vectors that cancel out or are not unit vectors, such as a
-            missing view filled with zeros.
-        TypeError: as `dar_weights`.
+        ValueError, TypeError: two shapes, vectors that cancel out or are no unit vectors, such as a
+            missing view filled with zeros, and as `dar_weights`.
 
     Source: DAR (arXiv 2501.15379, released code).
 
