@@ -11,6 +11,7 @@ import ast
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ def decisive_files(cells: Collection[str], profile: str) -> list[Path]:
     Raises:
         SyntaxError: a cell is not Python.
     """
-    trees = [ast.parse(_python_of(cell)) for cell in cells]
+    trees = [_parsed(_python_of(cell)) for cell in cells]
     names = {"daitir"}.union(*map(imported_modules, trees))
     if any(_CALL_IN_A_SHELL.search(cell) for cell in cells):
         names.add(f"{PACKAGE.name}.cli.main")
@@ -43,6 +44,7 @@ def decisive_files(cells: Collection[str], profile: str) -> list[Path]:
     return sorted({*code, *_files_beside(code), *models, *_named_tables(trees, code, profile)})
 
 
+@cache
 def imported_modules(tree: ast.AST, *, package: str = "") -> set[str]:
     """The dotted daitir names that code imports, wherever the statement stands.
 
@@ -87,8 +89,7 @@ def imported_modules(tree: ast.AST, *, package: str = "") -> set[str]:
 def module_trees(names: Iterable[str]) -> dict[Path, ast.Module]:
     """The files of the daitir modules `names` and of all that they import, with their code."""
     trees: dict[Path, ast.Module] = {}
-    root = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
-    exports = _lazy_exports(root)
+    exports, root = _lazy_exports(_parsed((PACKAGE / "__init__.py").read_text("utf-8")))
     pending = list(names)
     while pending:
         name = pending.pop()
@@ -101,23 +102,28 @@ def module_trees(names: Iterable[str]) -> dict[Path, ast.Module]:
             if path in trees or not path.is_file():
                 continue
             is_root = path == PACKAGE / "__init__.py"
-            trees[path] = root if is_root else ast.parse(path.read_text("utf-8"))
+            trees[path] = root if is_root else _parsed(path.read_text("utf-8"))
             home = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
             pending += imported_modules(trees[path], package=home)
     return trees
 
 
-def _lazy_exports(root: ast.Module) -> dict[str, str]:
-    """Take the map of lazy names, and what imports by it, out of the package's own module."""
+# Chapters share most of their modules.
+_parsed = cache(ast.parse)
+
+
+@cache
+def _lazy_exports(root: ast.Module) -> tuple[dict[str, str], ast.Module]:
+    """The map of lazy names of the package's own module, and the module without what reads it."""
     exports: dict[str, str] = {}
-    for node in list(root.body):
+    rest = []
+    for node in root.body:
         if isinstance(node, ast.Assign) and _name_of(node.targets[0]) == "_MODULES":
             modules = ast.literal_eval(node.value)
             exports = {f"daitir.{name}": f"{module}.{name}" for name, module in modules.items()}
-            root.body.remove(node)
-        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
-            root.body.remove(node)
-    return exports
+        elif not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
+            rest.append(node)
+    return exports, ast.Module(rest, [])
 
 
 def _files_beside(code: Collection[Path]) -> Iterator[Path]:
@@ -174,25 +180,27 @@ def _named_tables(
             yield path
 
 
-def _strings(tree: ast.AST, profile: str) -> Iterator[str]:
+@cache
+def _strings(tree: ast.AST, profile: str) -> list[str]:
     """All strings of code; in those with braces, what they hold is replaced."""
-    pending = [tree]
+    strings, pending = [], [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.JoinedStr):
             holes = [part for part in node.values if isinstance(part, ast.FormattedValue)]
             pending += [hole.value for hole in holes]
             is_name = profile.isidentifier()  # and no path of a profile's file
-            yield "".join(
+            strings.append("".join(
                 part.value if isinstance(part, ast.Constant)
                 else profile if is_name and ast.unparse(part.value) == "profile.name"
                 else "*"
                 for part in node.values
-            )  # fmt: skip
+            ))  # fmt: skip
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
+            strings.append(node.value)
         else:
             pending += ast.iter_child_nodes(node)
+    return strings
 
 
 def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
