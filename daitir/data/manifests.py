@@ -21,7 +21,7 @@ from daitir.common.files import atomic_write
 from daitir.data.dialogues import Dialogue, read_json
 
 MANIFEST = "manifest.json"
-VIEWS_FORMAT = "daitir.models.views/1"
+VIEWS_FORMAT = "daitir.views/1"
 REWRITES_FORMAT = "daitir.rewrites/1"
 
 

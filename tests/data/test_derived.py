@@ -264,10 +264,10 @@ def test_views_without_a_manifest_are_counted_and_those_of_daitir_speak_for_them
     ("content", "message"),
     [
         ("[", "not JSON"),
-        ('{"format": "daitir.models.views/1"}', "a damaged manifest"),
-        ('{"format": "daitir.models.views/1", "settings": {}, "source": {}, "views": [{"x": 1}]}',
+        ('{"format": "daitir.views/1"}', "a damaged manifest"),
+        ('{"format": "daitir.views/1", "settings": {}, "source": {}, "views": [{"x": 1}]}',
          "a damaged manifest"),
-        ('{"format": "daitir.models.views/1", "settings": {}, "source": {}, "views": [{"dialogue": '
+        ('{"format": "daitir.views/1", "settings": {}, "source": {}, "views": [{"dialogue": '
          '"../x", "round": 0, "file": "0_0.webp", "source": ""}]}', "a damaged manifest"),
         ('{"format": "daitir.models.views/2"}', "which this version does not know"),
     ],
