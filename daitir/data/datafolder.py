@@ -20,14 +20,122 @@ lie in `views/` itself.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from daitir.common.errors import DataError
 from daitir.common.files import check_folder
+from daitir.data.dialogues import Dialogue, recognise_convention
 from daitir.data.gallery import list_images, read_gallery
+from daitir.data.rewrites import read_source
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What a search is evaluated on, checked and read: dialogues, a gallery, folders of views.
+
+    Attributes:
+        dialogues: whose rounds are ranked.
+        images_dir: the folder that the names of pictures are relative to.
+        gallery: the names of the pictures to search, among them all targets.
+        views_dirs: folders of views of these dialogues, named as `daitir.data.viewfiles` tells.
+        text: one of `daitir.data.dialogues.TEXT_CONVENTIONS`; None where the dialogues show it.
+        text_known: how it is known.
+        name: of the data, a label in tables.
+    """
+
+    dialogues: Sequence[Dialogue]
+    images_dir: Path
+    gallery: Sequence[str]
+    views_dirs: Sequence[Path] = ()
+    text: str | None = None
+    text_known: str = ""
+    name: str = "data"
+
+
+@dataclass(frozen=True)
+class SearchFiles:
+    """The files of a search: those of a split of own data, or named one by one.
+
+    Attributes:
+        dialogues: the file that texts are made of: dialogues, or the rewrites of `raw`.
+        images_dir: the folder that the names of pictures are relative to.
+        gallery_file: the list of the pictures to search; None for all in the folder.
+        views_dirs: folders of views.
+        raw: the dialogues that `dialogues` has the rewrites of; None where it has none.
+        name: of the data, a label in tables; the name of the dialogues' file where it is empty.
+    """
+
+    dialogues: Path
+    images_dir: Path | None = None
+    gallery_file: Path | None = None
+    views_dirs: Sequence[Path] = ()
+    raw: Path | None = None
+    name: str = ""
+
+    def read_dialogues(
+        self, *, num_dialogues: int | None = None, text: str | None = None, **options
+    ) -> tuple[list[Dialogue], str, str]:
+        """The dialogues, the text convention that they show or `text` names, and how it is known.
+
+        Args:
+            num_dialogues: the first so many; all where None.
+            options: of `read_dialogues`.
+
+        Raises DataError as `read_source` and `recognise_convention` do, and for too few dialogues.
+        """
+        dialogues = read_source(self.dialogues, self.raw, **options)
+        if num_dialogues and num_dialogues > len(dialogues):
+            raise DataError(
+                f"{self.dialogues}: has {len(dialogues):,} dialogues, fewer than --num-dialogues "
+                f"{num_dialogues:,}"
+            )
+        convention = recognise_convention(dialogues, path=self.dialogues, named=text)
+        return dialogues[:num_dialogues], *convention
+
+    def read(
+        self,
+        *,
+        text: str | None = None,
+        num_dialogues: int | None = None,
+        allow_duplicate_targets: bool = False,
+        tell: Callable[[str], object] = logger.warning,
+    ) -> SearchData:
+        """Dialogues and gallery.
+
+        Args:
+            text: the text convention; None where the dialogues show it.
+            num_dialogues: the first so many; all where None.
+            allow_duplicate_targets: accept several dialogues about one picture.
+            tell: called with a line about the files beside the pictures that are left out.
+
+        Raises:
+            DataError: a file cannot be read, a target is not in the gallery, the rewrites are not
+                those of the dialogues, there is no such folder of views, or the dialogues do not
+                show their text convention.
+        """
+        if self.gallery_file:
+            gallery = read_gallery(self.gallery_file)
+        else:
+            gallery = list_images(self.images_dir, tell=tell)
+        dialogues, text, known = self.read_dialogues(
+            num_dialogues=num_dialogues,
+            text=text,
+            gallery=gallery,
+            allow_duplicate_targets=allow_duplicate_targets,
+        )
+        for folder in self.views_dirs:
+            check_folder(folder, "views")
+        name = self.name or self.dialogues.stem
+        return SearchData(
+            dialogues, self.images_dir, gallery, tuple(self.views_dirs), text, known, name
+        )
 
 
 @dataclass(frozen=True)
@@ -86,12 +194,39 @@ class DataFolder:
         has_files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
         return folder if self.is_single and has_files and not of_split.is_dir() else of_split
 
+    def files(self, split: str = "test", *, text: str | None = None) -> SearchFiles:
+        """The files of a split; texts come from its rewrites, unless `text` is `raw_dialogue`.
+
+        Raises DataError where the folder has no such split.
+        """
+        raw, rewrites, views = (
+            self.dialogue_file(split), self.rewrites_file(split), self.views_dir(split)
+        )  # fmt: skip
+        is_refined = text != "raw_dialogue" and rewrites.exists()
+        return SearchFiles(
+            rewrites if is_refined else raw,
+            self.images_dir,
+            self.gallery_file,
+            (views,) if views.is_dir() else (),
+            raw if is_refined else None,
+            self.root.resolve().name,
+        )
+
 
 def find_data(folder: str | Path) -> DataFolder:
-    """The parts of a folder of own data, found by the format of this module.
+    """The parts of a folder of own data, found by the format of `daitir.data.datafolder`.
 
-    Raises DataError where there is no such folder, no dialogues, dialogues in both forms, a file
-    of an unknown split, or no `images/`. What the files hold is not looked at.
+    What the files hold is not looked at: `lint_data` does that.
+
+    Args:
+        folder: with `dialogues.json` or `dialogues/`, and `images/`.
+
+    Returns:
+        Where everything lies, for `evaluate` or `DataFolder.files`.
+
+    Raises:
+        DataError: there is no such folder, it has no dialogues, dialogues in both forms, a file of
+            an unknown split, or no `images/`.
     """
     root = Path(folder)
     check_folder(root, "data")

@@ -27,7 +27,8 @@ from typing import Any
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import SafeFolder, atomic_write, open_regular
+from daitir.common.files import atomic_write, open_regular
+from daitir.common.safe_folder import SafeFolder
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.data.downloads import RemoteFile, check_space, verify
 from daitir.data.gallery import list_images, read_gallery

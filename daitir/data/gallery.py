@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
 from daitir.common.errors import DataError
-from daitir.common.files import SafeFolder, check_folder, open_regular
-from daitir.data.dialogues import image_name, read_json
+from daitir.common.files import check_folder, open_regular, read_json
+from daitir.common.safe_folder import SafeFolder
+from daitir.data.names import image_name
 
 logger = logging.getLogger(__name__)
 
@@ -151,19 +152,28 @@ def read_gallery(path: str | Path) -> list[str]:
     Source: ChatIR's released search space. Raises DataError when it is not such a list, is empty,
     holds a path that leaves the folder, or holds one path twice.
     """
-    content = read_json(path)
+    names, problems = parse_gallery(read_json(path))
+    if problems:
+        raise DataError(f"{path}: {problems[0][1]}")
+    return names
+
+
+def parse_gallery(content: Any) -> tuple[list[str], list[tuple[str, str]]]:
+    """The sound names of a gallery, and kind and message of all that is wrong with it."""
     if not isinstance(content, list) or not content:
-        raise DataError(f"{path}: must be a non-empty JSON list of image paths")
+        return [], [("not_a_list", "must be a non-empty JSON list of image paths")]
     names: dict[str, int] = {}
+    problems = []
     for index, entry in enumerate(content):
         try:
             name = image_name(entry)
         except DataError as error:
-            raise DataError(f"{path}: entry {index}: {error}") from error
+            problems.append(("image_path", f"entry {index}: {error}"))
+            continue
         if names.setdefault(name, index) != index:
-            both = f"{names[name]} and {index}"
-            raise DataError(f"{path}: entries {both} are the same image {name!r}")
-    return list(names)
+            message = f"entries {names[name]} and {index} are the same image {name!r}"
+            problems.append(("named_twice", message))
+    return list(names), problems
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -202,7 +212,7 @@ def check_images(
     the number of them and the first examples, and names `--skip-unreadable` unless that is None.
     With `skip_unreadable` every image is decoded, so that truncated ones are found too, and the
     unreadable ones are left out, counted in a warning.
-    A link that leaves the folder (`daitir.common.files.SafeFolder`) is unreadable. Raises DataError
+    A link that leaves the folder (`daitir.common.safe_folder`) is unreadable. Raises DataError
     when none is left.
     """
     check = read_image if skip_unreadable else _check_header

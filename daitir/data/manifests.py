@@ -14,11 +14,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import Dialogue, read_json
+from daitir.common.files import atomic_write, read_json
+
+if TYPE_CHECKING:
+    from daitir.data.dialogues import Dialogue
 
 MANIFEST = "manifest.json"
 VIEWS_FORMAT = "daitir.views/1"
@@ -89,19 +91,14 @@ def round_digests(dialogue: Dialogue) -> list[str]:
 
     Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
     the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
-
-    >>> import hashlib
-    >>> first = round_digests(Dialogue("a.png", ("a dog", "is it big? no")))[0]
-    >>> first == hashlib.sha256(b"5:a.png,5:a dog,").hexdigest()[:32]
-    True
     """
     digest = hashlib.sha256()
-    found = []
+    digests = []
     for text in (dialogue.image, *dialogue.rounds):
         content = text.encode("utf-8", "surrogatepass")
         digest.update(b"%d:%b," % (len(content), content))
-        found.append(digest.hexdigest()[:32])
-    return found[1:]
+        digests.append(digest.hexdigest()[:32])
+    return digests[1:]
 
 
 def content_digest(dialogues: Sequence[Dialogue]) -> str:
@@ -156,10 +153,10 @@ def read_rewrites(path: Path) -> Rewrites | None:
     if content is None:
         return None
     try:
-        found = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
-        if not all(isinstance(row, list) and row for row in found.rounds):
+        manifest = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
+        if not all(isinstance(row, list) and row for row in manifest.rounds):
             raise TypeError("rounds without digests")
-        return found
+        return manifest
     except TypeError as error:
         raise DataError(f"{place}: a damaged manifest ({error}); remove it") from error
 
@@ -189,12 +186,12 @@ def _read(path: Path, format: str) -> dict | None:
     if not path.is_file():
         return None
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
+    told = content.get("format") if isinstance(content, dict) else None
     kind = format.partition("/")[0]
-    if not isinstance(found, str) or not found.startswith(f"{kind}/"):
+    if not isinstance(told, str) or not told.startswith(f"{kind}/"):
         return None
-    if found != format:
-        raise DataError(f"{path}: of the format {found}, which this version does not know")
+    if told != format:
+        raise DataError(f"{path}: of the format {told}, which this version does not know")
     return content
 
 
