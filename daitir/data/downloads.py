@@ -137,7 +137,6 @@ def fetch(
                 raise
             verify(part, file, sums=folder / SUMS, progress=progress)
             part.rename(path)
-            _marker(part).unlink(missing_ok=True)
         else:
             verify(path, file, sums=folder / SUMS, progress=progress)
     return path
@@ -173,7 +172,6 @@ def verify(
         raise DataError(f"{path}: is not {file.name} as published: {wrong}")
     aside = sums.parent / f"{file.name}.wrong"
     path.replace(aside)
-    _marker(path).unlink(missing_ok=True)
     raise DataError(
         f"{sums.parent / file.name}: {wrong}; set aside as {aside.name}. The same command fetches "
         "it again, --mirror URL from elsewhere"
@@ -210,29 +208,15 @@ def _download(url: str, part: Path, progress: bool) -> None:
 def _receive(url: str, part: Path, start: int, progress: bool) -> None:
     """One transfer from byte `start` on, or from 0 where the server wants it so."""
     request = _request(url)
-    marker = _marker(part)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        if marker.exists():  # then a file that has changed since comes from its beginning
-            request.add_header("If-Range", marker.read_text())
     with urlopen(request, timeout=TIMEOUT) as response:
         ranged = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        etag = response.headers.get("ETag", "")
-        if start == 0:
-            marker.unlink(missing_ok=True)
-            if etag.startswith('"'):  # a weak one tells nothing about bytes
-                marker.write_text(etag)
-        label = part.stem
-        with (
-            part.open("ab" if start else "wb") as file,
-            tqdm(
-                total=total, initial=start, desc=label, unit="B", unit_scale=True,
-                disable=not progress,
-            ) as bar,
-        ):  # fmt: skip
+        bar = _bar(part.stem, total, progress, initial=start)
+        with part.open("ab" if start else "wb") as file, bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -244,9 +228,8 @@ def _request(url: str, method: str = "GET") -> Request:
     return Request(url, method=method, headers={"User-Agent": f"daitir/{__version__}"})
 
 
-def _marker(part: Path) -> Path:
-    """Where the server's mark of the version that `part` belongs to is kept."""
-    return part.with_name(f".{part.name}.etag")
+def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
 def _refused(url: str, error: HTTPError) -> DataError:
@@ -266,10 +249,7 @@ def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
     """The SHA-256 of a file, and its MD5 where that is what is known of it."""
     kinds = {"sha256", (file.checksum or "sha256:").partition(":")[0]}
     hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    bar = tqdm(
-        total=path.stat().st_size, desc=f"checking {file.name}", unit="B", unit_scale=True,
-        disable=not progress,
-    )  # fmt: skip
+    bar = _bar(f"checking {file.name}", path.stat().st_size, progress)
     with path.open("rb") as content, bar:
         while chunk := content.read(_CHUNK):
             for digest in hashes.values():
@@ -282,7 +262,7 @@ def _read_sums(path: Path) -> dict[str, str]:
     """Digests by name. Raises DataError where the file is damaged."""
     if not path.exists():
         return {}
-    found = {}
+    sums = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         match = _SUM.fullmatch(line)
         if line.strip() and not match:
@@ -291,5 +271,5 @@ def _read_sums(path: Path) -> dict[str, str]:
                 "are taken for what they are now, or fetch them anew into another folder"
             )
         if match:
-            found[os.fsdecode(match[2])] = match[1].decode().lower()
-    return found
+            sums[os.fsdecode(match[2])] = match[1].decode().lower()
+    return sums

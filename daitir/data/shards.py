@@ -23,7 +23,7 @@ import json
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,22 +40,11 @@ FORMAT = "daitir-features-2"
 PICTURES, TEXTS = "pictures", "texts"
 STAMP_SIZES = {PICTURES: 4, TEXTS: 0}
 KEEP_SECONDS = 30.0  # of work that a run which is killed may lose; a shard is written in far less
-OLD_MANIFEST = "manifest.json"  # before each shard said what it holds
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one file of features holds (see the module's description).
-
-    Attributes:
-        path: the file.
-        spec: of the model.
-        digest: of the model.
-        names: what each row is of.
-        stamps: (rows, 4) of pictures, (rows, 0) of texts.
-        dim: length of the features.
-        features: (rows, dim), None where they were not asked for.
-    """
+    """What a file of features holds; `features` are None where they were not asked for."""
 
     path: Path
     spec: str
@@ -114,28 +103,6 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
         raise DataError(f"{path}: damaged ({line}); {advice}") from error
 
 
-def read_shards(folder: Path, kind: str) -> Iterator[Shard]:
-    """The shards of a folder in the order of their names, without features.
-
-    Raises DataError where one is damaged or of another model than the first, and for a folder that
-    an older version wrote.
-    """
-    if (folder / OLD_MANIFEST).is_file():
-        raise DataError(f"{folder}: features of an older daitir; remove the folder")
-    first = None
-    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-        shard = read_shard(path, whole=False)
-        first = first or shard
-        if (shard.digest, shard.dim) != (first.digest, first.dim):
-            raise DataError(
-                f"{path}: holds features of another model ({shard.spec}) than {first.path.name}; "
-                "remove it"
-            )
-        if shard.stamps.shape[1:] != (STAMP_SIZES[kind],):
-            raise DataError(f"{path}: holds no features of {kind}; remove it")
-        yield shard
-
-
 class KeptFeatures:
     """The features of one kind that a folder keeps, all of one model.
 
@@ -149,16 +116,29 @@ class KeptFeatures:
     """
 
     def __init__(self, folder: Path, kind: str):
-        """`kind` is PICTURES or TEXTS. Raises DataError as `read_shards` does."""
+        """`kind` is PICTURES or TEXTS. Raises DataError as `refresh` does."""
         self.folder, self.kind = folder, kind
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now. Raises DataError as `read_shards` does."""
+        """Look what the folder holds now.
+
+        Raises DataError where a shard is damaged, of another kind, or of another model than the
+        first.
+        """
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
-        for shard in read_shards(self.folder, self.kind):
+        for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
+            shard = read_shard(path, whole=False)
+            first = self.shards[0] if self.shards else shard
+            if (shard.digest, shard.dim) != (first.digest, first.dim):
+                raise DataError(
+                    f"{path}: holds features of another model ({shard.spec}) than "
+                    f"{first.path.name}; remove it"
+                )
+            if shard.stamps.shape[1:] != (STAMP_SIZES[self.kind],):
+                raise DataError(f"{path}: holds no features of {self.kind}; remove it")
             hashes.append(_hashes(shard.names))
             stamps.append(shard.stamps)
             sizes.append(len(shard.names))
@@ -203,12 +183,12 @@ class KeptFeatures:
             ours = order[ends[number] : ends[number + 1]]
             if not len(ours):
                 continue
-            found = read_shard(shard.path)
+            read = read_shard(shard.path)
             known = self._hashes[self.starts[number] : self.starts[number + 1]]
-            is_known = np.array_equal(_hashes(found.names[: len(known)]), known)
-            if not is_known or found.digest != shard.digest:  # it may have become longer
+            is_known = np.array_equal(_hashes(read.names[: len(known)]), known)
+            if not is_known or read.digest != shard.digest:  # it may have become longer
                 raise DataError(f"{shard.path}: was changed meanwhile; run the command again")
-            features[torch.from_numpy(ours)] = found.features[rows[ours] - self.starts[number]]
+            features[torch.from_numpy(ours)] = read.features[rows[ours] - self.starts[number]]
         return features
 
     def keep(
@@ -230,8 +210,7 @@ class KeptFeatures:
             names: what the rows are of.
             stamps: of the rows, at least of those that have come; None for texts.
             batches: (batch, dim) features of the rows, in order.
-            spec: of the model.
-            digest: of the model.
+            spec, digest: of the model.
             done: told the length of each batch.
 
         Raises DataError for features that are not finite, and where the disk is full.
@@ -242,9 +221,11 @@ class KeptFeatures:
 
         def write() -> None:
             nonlocal written, began
-            some = [()] * (end - first) if stamps is None else stamps[first:end]
-            some = np.array(some, np.int64)
-            write_shard(path, names[first:end], some, torch.cat(waiting), spec=spec, digest=digest)
+            rows = [()] * (end - first) if stamps is None else stamps[first:end]
+            write_shard(
+                path, names[first:end], np.array(rows, np.int64), torch.cat(waiting),
+                spec=spec, digest=digest,
+            )  # fmt: skip
             written, began = end, time.monotonic()
 
         try:
