@@ -157,7 +157,7 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict]:
 
 
 @torch.no_grad()
-def fused_queries(
+def query_features(
     fusion: str | nn.Module,
     text_features: Tensor,
     view_features: Tensor,

@@ -206,7 +206,7 @@ def begins_with(path: Path, header: str) -> bool:
         return file.read(len(wanted)) == wanted
 
 
-def check_folder(path: Path, what: str) -> None:
+def check_is_folder(path: Path, what: str) -> None:
     """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")

@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.common.files import check_folder
+from daitir.common.files import check_is_folder
 from daitir.data.dialogues import Dialogue, recognise_convention
 from daitir.data.gallery import list_images, read_gallery
 from daitir.data.rewrites import read_source
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
+DATA_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class SearchFiles:
             allow_duplicate_targets=allow_duplicate_targets,
         )
         for folder in self.views_dirs:
-            check_folder(folder, "views")
+            check_is_folder(folder, "views")
         name = self.name or self.dialogues.stem
         return SearchData(
             dialogues, self.images_dir, gallery, tuple(self.views_dirs), text, known, name
@@ -144,7 +144,7 @@ class DataFolder:
 
     Attributes:
         root: the folder.
-        dialogues: the file of each split's dialogues, in the order of `SPLITS`.
+        dialogues: the file of each split's dialogues, in the order of `DATA_SPLITS`.
         is_single: whether one `dialogues.json` is the split `test`.
     """
 
@@ -229,7 +229,7 @@ def find_data(folder: str | Path) -> DataFolder:
             an unknown split, or no `images/`.
     """
     root = Path(folder)
-    check_folder(root, "data")
+    check_is_folder(root, "data")
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")
@@ -237,14 +237,14 @@ def find_data(folder: str | Path) -> DataFolder:
         dialogues = {"test": single}
     else:
         files = sorted(splits.glob("*.json")) if splits.is_dir() else []
-        unknown = [path.name for path in files if path.stem not in SPLITS]
+        unknown = [path.name for path in files if path.stem not in DATA_SPLITS]
         if unknown or not files:
             wrong = f"dialogues/{unknown[0]} is no split" if unknown else "no dialogues"
             raise DataError(
                 f"{root}: {wrong}; name the files dialogues.json, or dialogues/train.json, "
                 "dialogues/val.json and dialogues/test.json"
             )
-        dialogues = {split: splits / f"{split}.json" for split in SPLITS}
+        dialogues = {split: splits / f"{split}.json" for split in DATA_SPLITS}
         dialogues = {split: path for split, path in dialogues.items() if path.exists()}
     if not (root / "images").is_dir():
         raise DataError(f"{root}: has no folder images/; put the pictures there, at any depth")

@@ -31,17 +31,11 @@ _ID = re.compile(r"(?:^|\D)(\d{12})$")
 class Dataset:
     """One of the papers' data sets.
 
-    Attributes:
-        name: as `daitir data` calls it.
-        title: what it is, with its reference.
-        page: where its publishers describe it.
-        licence: under which it may be used.
-        files: what is fetched.
-        unpacked: whether the files lie unpacked beside themselves at the end.
+    `unpacked` tells whether the files lie unpacked beside themselves at the end.
     """
 
     name: str
-    title: str
+    title: str  # with its reference
     page: str
     licence: str
     files: tuple[RemoteFile, ...]
@@ -110,7 +104,7 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found = {}
+    paths_by_name = {}
     for file in dataset.files:
         stem = Path(file.name).stem
         names = [file.name, stem if dataset.unpacked else f"{stem}.json"]
@@ -122,12 +116,12 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
             if paths:
                 if name == file.name:
                     verify(paths[0], file, progress=progress)
-                found[file.name] = paths[0]
+                paths_by_name[file.name] = paths[0]
                 break
-    if not found:
+    if not paths_by_name:
         names = ", ".join(file.name for file in dataset.files)
         raise DataError(f"{folder}: has none of the files of {dataset.name}: {names}")
-    return found
+    return paths_by_name
 
 
 def prepare(
@@ -160,51 +154,51 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
         for name in list_images(folder)
         if (match := _ID.search(Path(name).stem))
     }  # fmt: skip
-    told = []
-    for part in ("train", "val"):
-        path = files.get(f"visdial_1.0_{part}.zip")
+    lines = []
+    for name in ("train", "val"):
+        path = files.get(f"visdial_1.0_{name}.zip")
         if path is None:
-            told.append(f"visdial_1.0_{part} is not there: without its dialogues")
+            lines.append(f"visdial_1.0_{name} is not there: without its dialogues")
             continue
-        if part == "train" and not numbers:
-            told.append(
+        if name == "train" and not numbers:
+            lines.append(
                 "without pictures nobody knows what COCO calls those of VisDial's training "
                 "dialogues: run it again with --images DIR for train and val"
             )
             continue
         content = read_visdial(path)
         try:
-            found = list(visdial_dialogues(content, numbers or None))
+            pairs = list(visdial_dialogues(content, numbers or None))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         num_dialogues = len(content["data"]["dialogs"])
-        if part == "val":
-            splits = {"test": [dialogue for _, dialogue in found]}
+        if name == "val":
+            splits = {"test": [dialogue for _, dialogue in pairs]}
         else:
             splits = {
-                "train": [dialogue for i, dialogue in found if not is_held_out(i)],
-                "val": [dialogue for i, dialogue in found if is_held_out(i)],
+                "train": [dialogue for i, dialogue in pairs if not is_held_out(i)],
+                "val": [dialogue for i, dialogue in pairs if is_held_out(i)],
             }
         for split, dialogues in splits.items():
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
-            told.append(f"{split}: {len(dialogues):,} dialogues")
-        if len(found) < num_dialogues:
-            told.append(
-                f"{num_dialogues - len(found):,} of {num_dialogues:,} dialogues of "
-                f"visdial_1.0_{part} are left out: {folder} has not their pictures"
+            lines.append(f"{split}: {len(dialogues):,} dialogues")
+        if len(pairs) < num_dialogues:
+            lines.append(
+                f"{num_dialogues - len(pairs):,} of {num_dialogues:,} dialogues of "
+                f"visdial_1.0_{name} are left out: {folder} has not their pictures"
             )
-    return told
+    return lines
 
 
 def _prepare_chatir(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
     gallery_file = files.get(_GALLERY)
     gallery = read_gallery(gallery_file) if gallery_file else None
-    told = [] if gallery else [f"{_GALLERY} is not there: all pictures will be searched"]
+    lines = [] if gallery else [f"{_GALLERY} is not there: all pictures will be searched"]
     for file in DATASETS["chatir"].files[:-1]:
         source = Path(file.name).stem
         if file.name not in files:
-            told.append(f"{source} is not there")
+            lines.append(f"{source} is not there")
             continue
         dialogues = read_dialogues(files[file.name], gallery=gallery)
         folder = out / source
@@ -215,8 +209,8 @@ def _prepare_chatir(files: dict[str, Path], out: Path, images: Path | None) -> l
         if gallery_file:
             with atomic_write(folder / "gallery.json") as temporary:
                 shutil.copyfile(gallery_file, temporary)
-        told.append(f"{folder}: {len(dialogues):,} dialogues")
-    return told
+        lines.append(f"{folder}: {len(dialogues):,} dialogues")
+    return lines
 
 
 def _prepare_pictures(source: Path, out: Path, progress: bool) -> str:

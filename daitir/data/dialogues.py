@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Limits that no real file comes near, so that a wrong or a hostile one is refused in a line. The
 # largest of the field, VisDial's training set, has 1.4 million rounds in 70 MB, 11 a dialogue.
 MAX_ROUNDS_IN_FILE = 2_000_000
-MAX_ROUNDS = 500  # of a dialogue: a query may join all before it, which grows with the square
+MAX_ROUNDS_IN_DIALOGUE = 500  # a query may join all before it, which grows with the square
 MAX_CHARACTERS = 2_000_000_000  # of the joined queries of all dialogues
 MIXED_SHARE = 0.1  # of dialogues without a question, from which on a file counts as mixed
 
@@ -312,8 +312,8 @@ def _round_problems(index: int, rounds: object) -> Iterator[Problem]:
     if not isinstance(rounds, list) or not rounds:
         message = f'"dialog" must be a non-empty list of strings, found {quoted(rounds)}'
         yield Problem(index, "no_rounds", message)
-    elif len(rounds) > MAX_ROUNDS:
-        message = f"{len(rounds):,} rounds, more than {MAX_ROUNDS}; split the dialogue"
+    elif len(rounds) > MAX_ROUNDS_IN_DIALOGUE:
+        message = f"{len(rounds):,} rounds, more than {MAX_ROUNDS_IN_DIALOGUE}; split the dialogue"
         yield Problem(index, "too_many_rounds", message)
     else:
         for t, text in enumerate(rounds):

@@ -27,7 +27,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, disk_is_full, locked
 
 SUMS = "SHA256SUMS"
-TIMEOUT = 60.0  # seconds without a byte
+DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
@@ -73,7 +73,7 @@ def remote_size(url: str) -> int | None:
     Raises DataError where there is no such file, or no such server.
     """
     try:
-        with urlopen(_request(url, method="HEAD"), timeout=TIMEOUT) as response:
+        with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
             return int(size) if size and size.isdigit() else None
     except HTTPError as error:
@@ -155,16 +155,16 @@ def verify(
     if file.size is not None and size != file.size:
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        found = _digests(path, file, progress)
+        digests = _digests(path, file, progress)
         kind, _, wanted = (file.checksum or "").partition(":")
         known = _read_sums(sums) if sums else {}
-        if wanted and found[kind] != wanted:
-            wrong = f"its {kind.upper()} is {found[kind]}, not {wanted} ({file.origin})"
-        elif known.get(file.name, found["sha256"]) != found["sha256"]:
-            wrong = f"its SHA-256 is {found['sha256']}, and was {known[file.name]} ({sums})"
+        if wanted and digests[kind] != wanted:
+            wrong = f"its {kind.upper()} is {digests[kind]}, not {wanted} ({file.origin})"
+        elif known.get(file.name, digests["sha256"]) != digests["sha256"]:
+            wrong = f"its SHA-256 is {digests['sha256']}, and was {known[file.name]} ({sums})"
         elif sums and file.name not in known:
             with atomic_write(sums) as temporary:
-                lines = (known | {file.name: found["sha256"]}).items()
+                lines = (known | {file.name: digests["sha256"]}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
     if not wrong:
         return
@@ -210,7 +210,7 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
     request = _request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
-    with urlopen(request, timeout=TIMEOUT) as response:
+    with urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
         ranged = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")

@@ -16,7 +16,7 @@ from daitir.data.datafolder import DataFolder, SearchData
 from daitir.data.dialogues import query_texts, recognise_convention
 from daitir.data.gallery import check_images, examples
 from daitir.data.viewfiles import find_views
-from daitir.evaluation import FUSIONS, Evaluation, check_features, fused_queries, result_rows
+from daitir.evaluation import FUSIONS, Evaluation, check_features, query_features, result_rows
 from daitir.retrieval import target_ranks
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def evaluate(
 
     queries = {"text" if views else name: encode("texts", query_text)}
     if views:
-        queries[name] = fused_queries(
+        queries[name] = query_features(
             fusion,
             queries["text"],
             encode("views", [path for files in views for path in files]),

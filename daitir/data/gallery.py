@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from daitir.common.errors import DataError
-from daitir.common.files import check_folder, open_regular, read_json
+from daitir.common.files import check_is_folder, open_regular, read_json
 from daitir.common.safe_folder import SafeFolder
 from daitir.data.names import image_name
 
@@ -84,7 +84,7 @@ def scan_images(folder: str | Path) -> Listing:
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
     """
     folder = Path(folder)
-    check_folder(folder, "images")
+    check_is_folder(folder, "images")
     names: list[str] = []
     left_out: dict[str, list[str]] = {}
     waiting = [""]
@@ -120,12 +120,12 @@ def list_images(
     `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
-    told = describe_left_out(left_out)
+    others = describe_left_out(left_out)
     if not names:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{folder}: holds no image ({suffixes})" + (f"; {told}" if told else ""))
-    if told:
-        tell(f"{folder}: {told}")
+        told = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
+        raise DataError(f"{folder}: {'; '.join(filter(None, (told, others)))}")
+    if others:
+        tell(f"{folder}: {others}")
     return names
 
 
@@ -201,19 +201,19 @@ def is_animated(path: str | Path) -> bool:
 
 
 def check_images(
-    folder: str | Path,
-    names: Sequence[str],
-    *,
-    skip_unreadable: bool | None = None,
+    folder: str | Path, names: Sequence[str], *, skip_unreadable: bool | None = None
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
-    By default only the headers are looked at (fast), and any unreadable file raises DataError with
-    the number of them and the first examples, and names `--skip-unreadable` unless that is None.
-    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and the
-    unreadable ones are left out, counted in a warning.
-    A link that leaves the folder (`daitir.common.safe_folder`) is unreadable. Raises DataError
-    when none is left.
+    A link that leaves the folder is unreadable.
+
+    Args:
+        skip_unreadable: decode every image, so that truncated ones are found too, and leave the
+            unreadable ones out, counted in a warning; else only the headers are looked at, which
+            is fast. None where the command has no such option.
+
+    Raises DataError for unreadable files, with their number and the first examples, or where none
+    is left.
     """
     check = read_image if skip_unreadable else _check_header
     safe = SafeFolder(folder)
@@ -292,9 +292,9 @@ def _what_else(path: str | Path) -> str:
     """What a file is that is none of the pictures that are read, and the way out."""
     with open_regular(path) as file:
         head = file.read(_HEAD)
-    for beginning, told in _OTHERS:
+    for beginning, what in _OTHERS:
         if re.match(beginning, head):
-            return f"is {told}"
+            return f"is {what}"
     return f"not an image ({', '.join(FORMATS)})"
 
 

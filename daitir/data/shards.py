@@ -8,13 +8,12 @@ A shard is a safetensors file, `pictures-*.safetensors` or `texts-*.safetensors`
 | tensor `stamps` | (rows, 4) int64, what the pictures' files were like; (rows, 0) of texts |
 | metadata `names` | JSON list, what each row is of: a file's path, or the SHA-256 of a text |
 | metadata `spec`, `digest` | the encoder's spec, and its digest, which names all of it |
-| metadata `format` | `FORMAT` |
+| metadata `format` | `SHARD_FORMAT` |
 | metadata `checksum` | CRC-32 of `names` (UTF-8), stamps and features, one after the other |
 
-A stamp is a file's size in bytes, the times of its last change of content (mtime) and of anything
-(ctime) in nanoseconds, and `daitir.models.features.sample`. Nothing but the shard says what it
-holds, so that a folder may lose shards or get those of another run, and no row is taken for
-another's.
+A stamp is a file's size in bytes, its mtime and ctime in nanoseconds, and a checksum of some of its
+bytes. Nothing but the shard says what it holds, so that a folder may lose shards or get those of
+another run, and no row is taken for another's.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from torch import Tensor
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 
-FORMAT = "daitir-features-2"
+SHARD_FORMAT = "daitir-features-2"
 PICTURES, TEXTS = "pictures", "texts"
 STAMP_SIZES = {PICTURES: 4, TEXTS: 0}
 KEEP_SECONDS = 30.0  # of work that a run which is killed may lose; a shard is written in far less
@@ -66,7 +65,7 @@ def write_shard(
 ) -> None:
     """Write a shard, whole or not at all. Raises DataError where the disk is full."""
     text, stamps = json.dumps(names), np.ascontiguousarray(stamps, dtype=np.int64)
-    metadata = {"format": FORMAT, "spec": spec, "digest": digest, "names": text}
+    metadata = {"format": SHARD_FORMAT, "spec": spec, "digest": digest, "names": text}
     metadata["checksum"] = _checksum(text, stamps, features)
     tensors = {"features": features.contiguous(), "stamps": torch.from_numpy(stamps)}
     with atomic_write(path) as temporary:
@@ -84,7 +83,7 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
             raise ValueError("no file")
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            if about.get("format") != FORMAT:
+            if about.get("format") != SHARD_FORMAT:
                 raise DataError(f"{path}: no features as this version keeps them; {advice}")
             names, (rows, dim) = json.loads(about["names"]), file.get_slice("features").get_shape()
             stamps = file.get_tensor("stamps").numpy()
@@ -171,8 +170,8 @@ class KeptFeatures:
         return rows
 
     def _is_of(self, row: int, stamp: list[int], i: int, check: Callable[[int], int]) -> bool:
-        *kept, sample = self._stamps[row].tolist()
-        return kept == stamp or (kept[:2] == stamp[:2] and sample == check(i))
+        *before, sample = self._stamps[row].tolist()
+        return before == stamp or (before[:2] == stamp[:2] and sample == check(i))
 
     def load(self, rows: np.ndarray) -> Tensor:
         """(n, dim) the features of rows. Raises DataError where a shard is damaged or changed."""
@@ -257,5 +256,5 @@ def _hashes(names: Sequence[str]) -> np.ndarray:
 
 
 def _checksum(names: str, stamps: np.ndarray, features: Tensor) -> str:
-    found = zlib.crc32(np.ascontiguousarray(stamps), zlib.crc32(names.encode()))
-    return f"{zlib.crc32(features.contiguous().numpy(), found):08x}"
+    checksum = zlib.crc32(np.ascontiguousarray(stamps), zlib.crc32(names.encode()))
+    return f"{zlib.crc32(features.contiguous().numpy(), checksum):08x}"

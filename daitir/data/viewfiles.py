@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import LOCK, check_folder
+from daitir.common.files import LOCK, check_is_folder
 from daitir.data.dialogues import Dialogue
 from daitir.data.gallery import IMAGE_SUFFIXES, examples, open_image
 from daitir.data.manifests import MANIFEST, View, Views, read_views, round_digests, write_views
@@ -59,7 +59,7 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     Raises DataError when the folder does not exist.
     """
     folder = Path(folder)
-    check_folder(folder, "views")
+    check_is_folder(folder, "views")
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
@@ -105,17 +105,17 @@ def find_views(
     if missing not in ("error", "exclude", "text"):
         raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
     lengths = [len(dialogue.rounds) for dialogue in dialogues]
-    views, strays, doubles = found = list_views(folder, lengths)
-    if doubles:
-        first, second = doubles[0]
+    listed = list_views(folder, lengths)
+    if listed.doubles:
+        first, second = listed.doubles[0]
         dialogue, t, _ = _place(first)
         raise DataError(
             f"{folder}: {first.name} and {second.name} are both the view of dialogue {dialogue}, "
             f"round {t}; keep one"
         )
-    if strays:
-        logger.info("%s: %d files are no view of these dialogues, left out", folder, len(strays))
-    absent = found.missing()
+    if number := len(listed.strays):
+        logger.info("%s: %d files are no view of these dialogues, left out", folder, number)
+    absent = listed.missing()
     gaps = {dialogue for dialogue, _ in absent}
     if absent:
         summary = (
@@ -130,7 +130,7 @@ def find_views(
             gaps = set()
         else:
             logger.warning("%s: those dialogues are excluded, %s", folder, summary)
-    left = [None if d in gaps else rounds for d, rounds in enumerate(views)]
+    left = [None if d in gaps else rounds for d, rounds in enumerate(listed.views)]
     check_views(folder, dialogues, left)
     return left
 

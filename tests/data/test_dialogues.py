@@ -16,7 +16,6 @@ from daitir.common.errors import DataError
 from daitir.common.files import MAX_BYTES
 from daitir.common.safe_folder import SafeFolder
 from daitir.data.dialogues import (
-    MAX_ROUNDS,
     TEXT_CONVENTIONS,
     Dialogue,
     lint_dialogues,
@@ -66,7 +65,7 @@ def test_accepts_a_byte_order_mark(tmp_path):
         (b"[" * 200_000, "nested too deeply"),
         (b'[{"img": "a.png", "dialog": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
          "nested too deeply"),
-        ([_entry(dialog=["a"] * (MAX_ROUNDS + 1))], "dialogue 0: 501 rounds, more than 500"),
+        ([_entry(dialog=["a"] * 501)], "dialogue 0: 501 rounds, more than 500"),
         (b"[" + b"9" * 10_000 + b"]", "cannot be read"),
         ({}, "must be a JSON list of dialogues, found an object of 0"),
         (None, "must be a JSON list"),
