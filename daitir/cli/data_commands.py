@@ -103,12 +103,12 @@ def search(arguments: argparse.Namespace) -> None:
     """Hold a dialogue in the terminal over a folder of pictures."""
     check_device(arguments.device)
     from daitir.book.live import LiveSearch
-    from daitir.data.gallery import check_images, list_images, read_gallery
+    from daitir.data.gallery import check_images, list_gallery
 
     root = arguments.folder
     images_dir = root / "images" if (root / "images").is_dir() else root
     listed = root / "gallery.json"
-    names = read_gallery(listed) if listed.exists() else list_images(images_dir, tell=say)
+    names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None
     if arguments.model:

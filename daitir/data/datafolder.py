@@ -28,7 +28,7 @@ from pathlib import Path
 from daitir.common.errors import DataError
 from daitir.common.files import check_is_folder
 from daitir.data.dialogues import Dialogue, recognise_convention
-from daitir.data.gallery import list_images, read_gallery
+from daitir.data.gallery import list_gallery
 from daitir.data.rewrites import read_source
 
 logger = logging.getLogger(__name__)
@@ -38,57 +38,35 @@ DATA_SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search is evaluated on, checked and read: dialogues, a gallery, folders of views.
-
-    Attributes:
-        dialogues: whose rounds are ranked.
-        images_dir: the folder that the names of pictures are relative to.
-        gallery: the names of the pictures to search, among them all targets.
-        views_dirs: folders of views of these dialogues, named as `daitir.data.viewfiles` tells.
-        text: one of `daitir.data.dialogues.TEXT_CONVENTIONS`; None where the dialogues show it.
-        text_known: how it is known.
-        name: of the data, a label in tables.
-    """
+    """What `evaluate` ranks: dialogues, a gallery that holds their targets, folders of views."""
 
     dialogues: Sequence[Dialogue]
-    images_dir: Path
-    gallery: Sequence[str]
-    views_dirs: Sequence[Path] = ()
-    text: str | None = None
-    text_known: str = ""
-    name: str = "data"
+    images_dir: Path  # that the names of pictures are relative to
+    gallery: Sequence[str]  # the names of the pictures to search
+    views_dirs: Sequence[Path] = ()  # files are named as `daitir.data.viewfiles` tells
+    text: str | None = None  # the text convention; None where the dialogues show it
+    text_known: str = ""  # how it is known
+    name: str = "data"  # a label in tables
 
 
 @dataclass(frozen=True)
 class SearchFiles:
-    """The files of a search: those of a split of own data, or named one by one.
+    """The files of a search: those of a split of own data, or named one by one."""
 
-    Attributes:
-        dialogues: the file that texts are made of: dialogues, or the rewrites of `raw`.
-        images_dir: the folder that the names of pictures are relative to.
-        gallery_file: the list of the pictures to search; None for all in the folder.
-        views_dirs: folders of views.
-        raw: the dialogues that `dialogues` has the rewrites of; None where it has none.
-        name: of the data, a label in tables; the name of the dialogues' file where it is empty.
-    """
-
-    dialogues: Path
+    dialogues: Path  # that texts are made of: dialogues, or the rewrites of `raw`
     images_dir: Path | None = None
-    gallery_file: Path | None = None
+    gallery_file: Path | None = None  # None for all pictures in the folder
     views_dirs: Sequence[Path] = ()
     raw: Path | None = None
-    name: str = ""
+    name: str = ""  # a label in tables; where it is empty, the name of the dialogues' file
 
     def read_dialogues(
         self, *, num_dialogues: int | None = None, text: str | None = None, **options
     ) -> tuple[list[Dialogue], str, str]:
-        """The dialogues, the text convention that they show or `text` names, and how it is known.
+        """The first dialogues, the text convention that they show or `text` names, how it is known.
 
-        Args:
-            num_dialogues: the first so many; all where None.
-            options: of `read_dialogues`.
-
-        Raises DataError as `read_source` and `recognise_convention` do, and for too few dialogues.
+        `options` are those of `daitir.data.dialogues.read_dialogues`. Raises DataError as
+        `read_source` and `recognise_convention` do, and for too few dialogues.
         """
         dialogues = read_source(self.dialogues, self.raw, **options)
         if num_dialogues and num_dialogues > len(dialogues):
@@ -120,10 +98,7 @@ class SearchFiles:
                 those of the dialogues, there is no such folder of views, or the dialogues do not
                 show their text convention.
         """
-        if self.gallery_file:
-            gallery = read_gallery(self.gallery_file)
-        else:
-            gallery = list_images(self.images_dir, tell=tell)
+        gallery = list_gallery(self.images_dir, self.gallery_file, tell=tell)
         dialogues, text, known = self.read_dialogues(
             num_dialogues=num_dialogues,
             text=text,
@@ -164,13 +139,8 @@ class DataFolder:
         return path if path.exists() else None
 
     def gallery(self, **options) -> list[str]:
-        """The names of the pictures to search; `options` are those of `list_images`.
-
-        Raises DataError as `read_gallery` and `list_images` do.
-        """
-        if self.gallery_file:
-            return read_gallery(self.gallery_file)
-        return list_images(self.images_dir, **options)
+        """The names of the pictures to search, as `daitir.data.gallery.list_gallery` gives them."""
+        return list_gallery(self.images_dir, self.gallery_file, **options)
 
     def dialogue_file(self, split: str) -> Path:
         """The file of a split's dialogues. Raises DataError where the folder has none."""

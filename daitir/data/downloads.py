@@ -37,21 +37,13 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch.
+    """A file to fetch; size and checksum are None where nobody tells."""
 
-    Attributes:
-        name: its name on the disk.
-        url: where its publishers, or those who name them, say that it lies.
-        size: bytes, None where nobody tells.
-        checksum: `md5:` or `sha256:` and the hexadecimal digits, None where nobody tells.
-        origin: who says so.
-    """
-
-    name: str
+    name: str  # on the disk
     url: str
-    size: int | None = None
-    checksum: str | None = None
-    origin: str = ""
+    size: int | None = None  # bytes
+    checksum: str | None = None  # `md5:` or `sha256:` and the hexadecimal digits
+    origin: str = ""  # who tells the checksum
 
     def at(self, mirror: str | None) -> str:
         """Its URL, or that of the same name below another one.
@@ -116,9 +108,8 @@ def fetch(
 ) -> Path:
     """The path of a file below `folder`, fetched unless it is there, and checked in either case.
 
-    A transfer that breaks off is taken up where it ended, by this call or by the next one, also
-    where the server always sends the whole. Where nobody tells a checksum, the file is compared
-    with what it was when it was first fetched.
+    A transfer that breaks off is taken up where it ended, by this call or by the next one. Where
+    nobody tells a checksum, the file is compared with what it was when it was first fetched.
 
     Raises DataError where the server has no such file or cannot be reached, where the disk is
     full, and as `verify` does.

@@ -65,16 +65,10 @@ _OTHERS = (  # what such files often are, by how they begin
 
 
 class Listing(NamedTuple):
-    """What a folder of pictures holds.
+    """What a folder of pictures holds, as sorted names with forward slashes."""
 
-    Attributes:
-        names: of the pictures, relative to the folder, with forward slashes, sorted.
-        left_out: of all other entries, by what they are: `"not read"` (other suffixes),
-            `"hidden"` files and folders, and `"linked folders"`.
-    """
-
-    names: list[str]
-    left_out: dict[str, list[str]]
+    names: list[str]  # of the pictures
+    left_out: dict[str, list[str]]  # the others: "not read", "hidden", "linked folders"
 
 
 def scan_images(folder: str | Path) -> Listing:
@@ -127,6 +121,14 @@ def list_images(
     if others:
         tell(f"{folder}: {others}")
     return names
+
+
+def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> list[str]:
+    """The pictures to search: those of the file `listed`, without it all that lie in the folder.
+
+    `options` are those of `list_images`. Raises DataError as it and `read_gallery` do.
+    """
+    return read_gallery(listed) if listed else list_images(images_dir, **options)
 
 
 def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:

@@ -51,20 +51,13 @@ class Flat:
 
 @dataclass(frozen=True)
 class IvfPq:
-    """An inverted file of product-quantised features.
+    """An inverted file of product-quantised features."""
 
-    Attributes:
-        code_bytes: of a picture; must divide the dimension.
-        probes: lists that a query looks into.
-        num_lists: None for `default_lists`.
-    """
-
-    code_bytes: int = 32
-    probes: int = 32
-    num_lists: int | None = None
+    code_bytes: int = 32  # of a picture; must divide the dimension
+    probes: int = 32  # lists that a query looks into
+    num_lists: int | None = None  # None for `default_lists`
 
     def lists(self, num_images: int) -> int:
-        """The number of lists for a gallery."""
         return self.num_lists or default_lists(num_images)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
@@ -100,17 +93,11 @@ class IvfPq:
 
 @dataclass(frozen=True)
 class Hnsw:
-    """A graph of whole features; `links` of each picture, twice as many on the ground level.
+    """A graph of whole features; `links` of each picture, twice as many on the ground level."""
 
-    Attributes:
-        links: `M` of the paper.
-        build_effort: candidates that are kept while a picture is linked (`efConstruction`).
-        effort: candidates that are kept during a search (`efSearch`).
-    """
-
-    links: int = 16
-    build_effort: int = 40
-    effort: int = 64
+    links: int = 16  # `M` of the paper
+    build_effort: int = 40  # candidates kept while a picture is linked (`efConstruction`)
+    effort: int = 64  # candidates kept during a search (`efSearch`)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
         """The feature, its links, its level and the place of its links.

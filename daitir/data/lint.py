@@ -43,28 +43,19 @@ _OF_COCO = re.compile(r"(?:.*/)?(?:COCO_|(?:train|val|test|unlabeled)20\d\d/)[^/
 
 @dataclass
 class Finding:
-    """One kind of thing that is wrong, or, as a warning, likely not meant.
+    """One kind of thing that is wrong, or, as a warning, likely not meant."""
 
-    Attributes:
-        where: the file or folder.
-        kind: a name that programs can go by, such as `missing_image`.
-        is_error: whether the other commands refuse the data because of it.
-        messages: one for each time that it was found.
-    """
-
-    where: str
-    kind: str
-    is_error: bool
-    messages: list[str] = field(default_factory=list)
+    where: str  # the file or folder
+    kind: str  # that programs can go by, such as `missing_image`
+    is_error: bool  # whether the other commands refuse the data because of it
+    messages: list[str] = field(default_factory=list)  # one for each time that it was found
 
     @property
     def count(self) -> int:
-        """How often it was found."""
         return len(self.messages)
 
     @property
     def examples(self) -> list[str]:
-        """The first few messages."""
         return self.messages[:NUM_EXAMPLES]
 
 

@@ -28,62 +28,38 @@ REWRITES_FORMAT = "daitir.rewrites/1"
 
 
 class View(NamedTuple):
-    """One view of a manifest.
-
-    Attributes:
-        dialogue, round, index: which view of which round, from 0.
-        file: its name in the folder.
-        source: the digest of the round that its text is of.
-        raw_source: that of the round that this text was refined from; None where it was not, or
-            nobody knows.
-        prompt, negative_prompt, seed: what it was drawn from; None where there was no such thing.
-    """
+    """One view of a manifest; numbers count from 0."""
 
     dialogue: int
     round: int
-    file: str
-    source: str
-    index: int = 0
-    raw_source: str | None = None
-    prompt: str | None = None
+    file: str  # its name in the folder
+    source: str  # the digest of the round that its text is of
+    index: int = 0  # among the views of the round
+    raw_source: str | None = None  # of the round that the text was refined from, where it was
+    prompt: str | None = None  # what it was drawn from, as the two below
     negative_prompt: str = ""
     seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Views:
-    """The manifest of a folder of views.
+    """The manifest of a folder of views."""
 
-    Attributes:
-        settings: all that decides what a view looks like beside its prompt and seed.
-        source: `file`, the name of the file of dialogues, and `text`, the convention.
-        views: by the name of the file.
-    """
-
-    settings: Mapping[str, Any]
-    source: Mapping[str, Any]
-    views: Mapping[str, View]
+    settings: Mapping[str, Any]  # all that decides what a view looks like beside prompt and seed
+    source: Mapping[str, Any]  # `file`, the name of the file of dialogues; `text`, the convention
+    views: Mapping[str, View]  # by the name of the file
 
 
 @dataclass(frozen=True)
 class Rewrites:
-    """The manifest of a file of rewrites.
+    """The manifest of a file of rewrites."""
 
-    Attributes:
-        settings: the model, its prompt, and how it writes.
-        source: `file`, the name of the file of raw dialogues.
-        captions: the digest of the dialogues that were written (`content_digest`).
-        rounds: `rounds[dialogue][round]`, the digests of the raw rounds.
-        counts: of rounds, of outputs that were asked for again, of faults, of cut inputs.
-        faults: (dialogue, round, kind) where the model's output was of no use.
-    """
-
-    settings: Mapping[str, Any]
-    source: Mapping[str, Any]
-    captions: str
-    rounds: Sequence[Sequence[str]]
-    counts: Mapping[str, int] = field(default_factory=dict)
-    faults: Sequence[Sequence] = ()
+    settings: Mapping[str, Any]  # the model, its prompt, and how it writes
+    source: Mapping[str, Any]  # `file`, the name of the file of raw dialogues
+    captions: str  # the digest of the dialogues that were written (`content_digest`)
+    rounds: Sequence[Sequence[str]]  # `rounds[dialogue][round]`, the digests of the raw rounds
+    counts: Mapping[str, int] = field(default_factory=dict)  # rounds, retried, faults, truncated
+    faults: Sequence[Sequence] = ()  # (dialogue, round, kind) of outputs of no use
 
 
 def round_digests(dialogue: Dialogue) -> list[str]:

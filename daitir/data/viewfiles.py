@@ -30,18 +30,11 @@ _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
 
 class ViewFiles(NamedTuple):
-    """What a folder holds.
+    """What a folder holds."""
 
-    Attributes:
-        views: `views[dialogue][round]`, the files of a round's views in the order of their numbers.
-        strays: files that are no view of these dialogues.
-        doubles: pairs of files with one name but for the suffix or leading zeros, the second left
-            out of `views`.
-    """
-
-    views: list[list[list[Path]]]
-    strays: list[Path]
-    doubles: list[tuple[Path, Path]]
+    views: list[list[list[Path]]]  # `views[dialogue][round]`, in the order of their numbers
+    strays: list[Path]  # files that are no view of these dialogues
+    doubles: list[tuple[Path, Path]]  # pairs that are one view, the second left out of `views`
 
     def missing(self) -> list[tuple[int, int]]:
         """The rounds without a view, as (dialogue, round)."""
@@ -95,12 +88,11 @@ def find_views(
     counted in the log.
 
     Args:
-        missing: what is done where a round has no view: `"error"` refuses; with `"exclude"` the
-            dialogue's entry is None; with `"text"` the round's list is empty, for the caller to do
-            with text alone. A warning counts what is left out.
+        missing: where a round has no view, `"error"` refuses; with `"exclude"` the dialogue's entry
+            is None, with `"text"` the round's list is empty. A warning counts them.
 
     Raises DataError when the folder does not exist, when two files are one view, when nothing is
-    left (no dialogue with all its views, with `"text"` no view at all), and as `check_views` does.
+    left, and as `check_views` does.
     """
     if missing not in ("error", "exclude", "text"):
         raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
