@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from daitir import evaluation
-from daitir.cli import commands
 from daitir.cli import main as cli
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
