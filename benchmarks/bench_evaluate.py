@@ -38,7 +38,7 @@ from daitir.data.datafolder import SearchData
 from daitir.data.dialogues import Dialogue
 from daitir.data.evaluate import evaluate
 from daitir.data.shards import read_shard
-from daitir.evaluation import Evaluation, write_table
+from daitir.evaluation import Evaluation, write_rows
 from daitir.fusion import dar_fusion
 from daitir.models.features import CachedEncoder
 
@@ -106,7 +106,7 @@ def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -
         fusion="dar",
         num_samples=NUM_SAMPLES,
     )
-    write_table(root / "table.csv", found.rows)
+    write_rows(root / "table.csv", found.rows)
     return found
 
 

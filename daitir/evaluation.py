@@ -17,7 +17,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json, write_json
 from daitir.fusion import average_views, dar_fusion
 
-FUSIONS = ("text", "view", "dar")
+UNTRAINED_FUSIONS = ("text", "view", "dar")
 RESULT_COLUMNS = (
     "benchmark", "method", "seed", "round", "metric", "value", "ci_low", "ci_high", "num_queries",
 )
@@ -131,7 +131,7 @@ def result_rows(
     return rows[rows["num_queries"] > 0].reset_index(drop=True)
 
 
-def write_table(path: Path, rows: pd.DataFrame) -> None:
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a table of results as CSV, whole or not at all."""
     with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
@@ -140,7 +140,7 @@ def write_table(path: Path, rows: pd.DataFrame) -> None:
 def write_results(path: Path, rows: pd.DataFrame, notes: Mapping) -> None:
     """Write result rows as CSV after how they came about, as JSON beside it."""
     write_json(path.with_suffix(".json"), notes)
-    write_table(path, rows)
+    write_rows(path, rows)
 
 
 def read_results(path: Path) -> tuple[pd.DataFrame, dict]:

@@ -86,7 +86,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     import torch
 
     from daitir.data.evaluate import evaluate
-    from daitir.evaluation import write_table
+    from daitir.evaluation import write_rows
     from daitir.models.encoders import load_encoder
 
     if arguments.data or arguments.features:
@@ -110,7 +110,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         skip_unreadable=arguments.skip_unreadable,
         progress=True,
     )
-    write_table(arguments.out, found.rows)
+    write_rows(arguments.out, found.rows)
     say(f"{data.name}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
     say(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "

@@ -16,7 +16,7 @@ from daitir.data.datafolder import DataFolder, SearchData
 from daitir.data.dialogues import query_texts, recognise_convention
 from daitir.data.gallery import check_images, examples
 from daitir.data.viewfiles import find_views
-from daitir.evaluation import FUSIONS, Evaluation, check_features, query_features, result_rows
+from daitir.evaluation import UNTRAINED_FUSIONS, Evaluation, check_features, query_features, result_rows
 from daitir.retrieval import target_ranks
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def evaluate(
     if is_trained and method is None:
         raise ValueError("a trained fusion has no name of its own; give a method")
     name = method or fusion
-    if not is_trained and fusion not in FUSIONS:
-        raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(FUSIONS)}")
+    if not is_trained and fusion not in UNTRAINED_FUSIONS:
+        raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(UNTRAINED_FUSIONS)}")
     needs_views = fusion != "text"
     if needs_views and not data.views_dirs:
         raise DataError(f"fusion {name!r} needs a folder of views; name it, or use 'text'")

@@ -17,7 +17,7 @@ from daitir.data.datafolder import SearchData, find_data
 from daitir.data.dialogues import Dialogue
 from daitir.data.evaluate import evaluate as ranked
 from daitir.data.gallery import list_images, read_image
-from daitir.evaluation import RESULT_COLUMNS, write_table
+from daitir.evaluation import RESULT_COLUMNS, write_rows
 from daitir.fusion import NRGR, dar_fusion, fuse_views
 from daitir.models.encoders import load_encoder
 
@@ -350,7 +350,7 @@ def test_one_call_on_a_folder_does_what_the_command_does(tmp_path):
     assert main(["evaluate", "--data", str(tmp_path / "set"), *options]) == 0
     data = find_data(tmp_path / "set")
     found = ranked(data, encoder=load_encoder("mini"), fusion="dar")
-    write_table(tmp_path / "again.csv", found.rows)
+    write_rows(tmp_path / "again.csv", found.rows)
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
     assert set(found.rows["benchmark"]) == {"set"}
     files = data.files("test", text="raw_dialogue")
