@@ -16,7 +16,13 @@ from daitir.data.datafolder import DataFolder, SearchData
 from daitir.data.dialogues import query_texts, recognise_convention
 from daitir.data.gallery import check_images, examples
 from daitir.data.viewfiles import find_views
-from daitir.evaluation import UNTRAINED_FUSIONS, Evaluation, check_features, query_features, result_rows
+from daitir.evaluation import (
+    UNTRAINED_FUSIONS,
+    Evaluation,
+    check_features,
+    query_features,
+    result_rows,
+)
 from daitir.retrieval import target_ranks
 
 if TYPE_CHECKING:
