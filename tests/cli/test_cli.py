@@ -117,7 +117,7 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
 
 def test_fusion_choices_are_those_of_the_evaluation():
     parser = cli.build_parser()
-    for fusion in evaluation.FUSIONS:
+    for fusion in evaluation.UNTRAINED_FUSIONS:
         parser.parse_args(_arguments(Path("x"), "mini", fusion=fusion))
 
 
