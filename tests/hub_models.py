@@ -39,7 +39,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
 
 PIXELS = 32
 LAYER = {

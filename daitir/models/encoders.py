@@ -1,30 +1,17 @@
-"""Dual encoders: one interface over open_clip and transformers models and the shipped mini model.
-
-A *spec* names an encoder:
-
-- `mini`: the dual encoder that comes with the package;
-- `open_clip:NAME`: an architecture of open_clip with random weights;
-- `open_clip:NAME@PRETRAINED`: with a pretrained tag of open_clip or a weights file;
-- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights and tokeniser, relative to
-  the working directory or to the checkout;
-- `hf:NAME[@REVISION]` or `hf:FOLDER`: CLIP, SigLIP, SigLIP 2 or BLIP of transformers;
-- `lit` or `lit:FOLDER`: real pre-trained parts for photographs, with the package's head or the
-  one that `daitir pretrain lit` wrote; needs `pip install 'daitir[lit]'`;
-- `finetuned:FOLDER`: a folder that `daitir train dmcl` or one of its peers wrote.
-"""
+"""Dual encoders: one interface over models of any library. `load_encoder` gives one by its spec."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
@@ -35,29 +22,23 @@ from tqdm import tqdm
 from daitir.common.errors import DataError
 from daitir.common.files import weights_digest
 from daitir.data.gallery import read_image
-from daitir.models import ASSETS
 from daitir.models.identity import identity
-
-CONFIGS = Path(__file__).parent / "configs"  # architectures of our own
-MINI_FOLDER = ASSETS / "clip"
-CONFIG_NAME = "open_clip_config.json"
-TOKENIZER_FOLDER = ASSETS / "tokenizer"
-OWN_ARCHITECTURES = tuple(sorted(path.stem for path in (CONFIGS).glob("*.json")))
-
-if not set(OWN_ARCHITECTURES) <= set(open_clip.list_models()):
-    open_clip.add_model_config(CONFIGS)
+from daitir.models.registry import encoder_loader
 
 Picture = Image.Image | str | Path | np.ndarray
 Pictures = Iterable[Picture] | Picture
 
 
-class Encoder:
+class Encoder(ABC):
     """A dual encoder: texts and images to unit vectors of one space.
+
+    A kind of encoder is a subclass: it gives `_text_features` and `_token_counts`, and
+    `_image_features` and `_preprocessing` where they differ. `daitir.models.registry` names it.
 
     Attributes:
         spec: the spec it was loaded from.
         folder: the folder with its weights, training log and card, None where it has none.
-        model: the open_clip or transformers model, in eval mode.
+        model: the model of its library, in eval mode.
         preprocess: from a picture to what the model reads, by the model's own library.
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
@@ -75,6 +56,8 @@ class Encoder:
         tokenizer,
         device: str | torch.device,
         *,
+        context_length: int,
+        image_size: int,
         folder: Path | None = None,
         origin: str | None = None,
     ):
@@ -85,10 +68,26 @@ class Encoder:
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.context_length, self.image_size = self._sizes()
+        self.context_length, self.image_size = context_length, image_size
         with torch.no_grad():
             self.dim = self._text_features(["a"]).shape[-1]
         self.came_from(origin)
+
+    @abstractmethod
+    def _text_features(self, texts: list[str]) -> Tensor:
+        """Features of a batch of texts, (num_texts, dim), of any length."""
+
+    @abstractmethod
+    def _token_counts(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has, start and end tokens included, before it is cut."""
+
+    def _image_features(self, inputs: Tensor) -> Tensor:
+        """Features of a batch of what `preprocess` gives, (num_images, dim), of any length."""
+        return self.model.encode_image(inputs.to(self.device))
+
+    def _preprocessing(self) -> str:
+        """How pictures are prepared, in words, for a model that has no files to tell it."""
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))
 
     def came_from(self, origin: str | None) -> None:
         """Note the identity of what the weights, as they are now, were loaded from."""
@@ -99,7 +98,7 @@ class Encoder:
         tensors = [t for t in self.model.state_dict().values() if t.numel()]
         versions = sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         ranges = [[str(x.item()) for x in t.aminmax()] for t in tensors if not t.is_complex()]
-        return [versions, ranges, self._settings()]
+        return [versions, ranges, self._preprocessing()]
 
     @property
     def digest(self) -> str:
@@ -109,7 +108,7 @@ class Encoder:
         """
         origin = self._origin
         if origin is None or self._state() != self._loaded:
-            origin = [origin, weights_digest(self.model), self._settings()]
+            origin = [origin, weights_digest(self.model), self._preprocessing()]
         return identity(
             origin=origin, context_length=self.context_length, image_size=self.image_size,
             dtype=str(self.dtype),
@@ -124,40 +123,22 @@ class Encoder:
         """How many texts have more tokens than the text tower reads."""
         return sum(length > self.context_length for length in self._token_counts(list(texts)))
 
-    # What follows differs between libraries.
-
-    def _sizes(self) -> tuple[int, int]:
-        """Tokens that the text tower reads, and pixels that the vision tower sees."""
-        size = self.model.visual.image_size
-        return self.tokenizer.context_length, size[0] if isinstance(size, tuple) else size
-
-    def _settings(self) -> str:
-        """How pictures are prepared, in words, for a model that has no files to tell it."""
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.preprocess))
-
-    def _text_features(self, batch: list[str]) -> Tensor:
-        tokens = self.tokenizer(batch)
-        length = length_read(self.model, tokens)
-        with shortened_context(self.model, length):
-            return self.model.encode_text(tokens[:, :length].to(self.device))
-
-    def _image_features(self, batch: Tensor) -> Tensor:
-        return self.model.encode_image(batch.to(self.device))
-
-    def _token_counts(self, texts: list[str]) -> list[int]:
-        if hasattr(self.tokenizer, "tokenizer"):  # open_clip's wrapper of a Hugging Face tokeniser
-            cleaned = [self.tokenizer.clean_fn(text) for text in texts]
-            return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
-        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
-
-    @torch.no_grad()
     def encode_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Features of texts, (num_texts, dim) float32 on the CPU, each of length 1.
+        """Features of texts; those that occur more than once are encoded once.
 
-        One string is one text. Texts that occur more than once are encoded once. Raises DataError
-        for what is no text, and ValueError without any.
+        Args:
+            texts: texts, or one string, which is one text.
+            batch_size: texts that the model sees together.
+            progress: show a bar.
+
+        Returns:
+            (num_texts, dim) float32 on the CPU, each of length 1.
+
+        Raises:
+            DataError: something is no text.
+            ValueError: there is no text.
         """
         texts = _listed_texts(texts)
         # Texts of like length in one batch waste little on padding.
@@ -165,12 +146,15 @@ class Encoder:
         if not unique:
             raise ValueError("no text to encode")
         features = []
-        for batch in _batches(unique, batch_size, len(unique), "encoding texts", progress):
-            with self._precision():
-                padded = _whole(batch, batch_size)
-                features.append(_unit(self._text_features(padded))[: len(batch)])
-        table = dict(zip(unique, range(len(unique)), strict=True))
-        return torch.cat(features)[[table[text] for text in texts]]
+        with tqdm(
+            total=len(unique), desc="encoding texts", unit="item", disable=not progress
+        ) as bar:
+            for start in range(0, len(unique), batch_size):
+                batch = unique[start : start + batch_size]
+                features.append(self._encode(self._text_features, batch, batch_size))
+                bar.update(len(batch))
+        rows = {text: row for row, text in enumerate(unique)}
+        return torch.cat(features)[[rows[text] for text in texts]]
 
     def encode_images(
         self,
@@ -180,18 +164,20 @@ class Encoder:
         workers: int = 0,
         progress: bool = False,
     ) -> Tensor:
-        """Features of images, (num_images, dim) float32 on the CPU, each of length 1.
-
-        Equal pictures get equal features, bit by bit, wherever they stand.
+        """Features of images. Equal ones get equal features, bit by bit, wherever they stand.
 
         Args:
             images: pictures, paths of pictures, or uint8 arrays (height, width, 3); or one of
                 these, which is one picture.
             batch_size: images that the model sees together.
             workers: threads that decode and preprocess ahead of the model; 0 for none.
+            progress: show a bar.
 
-        Raises DataError, naming the file, where a path is no readable image, and for what is no
-        picture.
+        Returns:
+            (num_images, dim) float32 on the CPU, each of length 1.
+
+        Raises:
+            DataError: a path, which is named, is no readable image, or something is no picture.
         """
         images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
@@ -203,126 +189,65 @@ class Encoder:
         return torch.cat(features) if features else torch.empty(0, self.dim)
 
     def image_batches(
-        self,
-        images: Pictures,
-        *,
-        batch_size: int = 256,
-        workers: int = 0,
+        self, images: Pictures, *, batch_size: int = 256, workers: int = 0
     ) -> Iterator[Tensor]:
         """What `encode_images` gives, batch by batch."""
 
-        def pixels_of(image: Picture) -> Tensor:
-            return self.preprocess(as_image(image))
+        def pixels_of(numbered: tuple[int, Picture]):
+            return self.preprocess(as_image(*numbered))
 
-        pixels = in_order(pixels_of, listed(images), workers=workers, ahead=batch_size)
+        numbered = enumerate(listed(images))
+        pixels = in_order(pixels_of, numbered, workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
-            with torch.no_grad(), self._precision():
-                inputs = default_collate(_whole(batch, batch_size))
-                features = _unit(self._image_features(inputs))[: len(batch)]
-            yield features
+            yield self._encode(
+                lambda rows: self._image_features(default_collate(rows)), batch, batch_size
+            )
 
-    def _precision(self):
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+    @torch.no_grad()
+    def _encode(self, function: Callable[[list], Tensor], batch: list, batch_size: int) -> Tensor:
+        """The unit features (len(batch), dim) that a function gives of a batch, on the CPU.
 
-
-def length_read(model, tokens: Tensor) -> int:
-    """How many of the tokens (num_texts, context) of an open_clip model decide its features.
-
-    In a causal tower that reads its features off one token, as open_clip's separate text towers
-    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere it is all.
-    """
-    tower = _shortenable(model)
-    if tower is None:
-        return tokens.shape[1]
-    ends = tokens if tower.pool_type == "argmax" else (tokens == tower.eos_id).int()
-    return int(ends.argmax(dim=1).max()) + 1
-
-
-@contextmanager
-def shortened_context(model, length: int) -> Iterator[None]:
-    """Let a text tower read texts of `length` tokens, as `length_read` tells; else leave it."""
-    tower = _shortenable(model)
-    if tower is None:
-        yield
-        return
-    mask = tower.attn_mask
-    tower.attn_mask = mask[:length, :length]
-    try:
-        yield
-    finally:
-        tower.attn_mask = mask
-
-
-def _shortenable(model):
-    """The text tower of a model where it can read fewer tokens than its context has, else None."""
-    tower = getattr(model, "text", None)
-    mask, pooling = (getattr(tower, name, None) for name in ("attn_mask", "pool_type"))
-    causal = isinstance(mask, Tensor) and mask.ndim == 2
-    whole = getattr(tower, "cls_emb", None) is not None  # CoCa reads a token at the very end
-    return tower if causal and not whole and pooling in ("argmax", "eos") else None
+        The batch is filled up, with its first items again, to a size that changes no item's
+        result: products of few rows are summed in another order, by the last bit, and the order in
+        them counts. Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a
+        bit; below that multiples of 4 are equal among themselves. Batches of one are all alike.
+        """
+        unit = min(16, -(-batch_size // 4) * 4) if batch_size > 1 else 1
+        filled = batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]
+        is_single = self.dtype == torch.float32
+        with nullcontext() if is_single else torch.autocast(self.device.type, self.dtype):
+            features = F.normalize(function(filled).float(), dim=-1)
+        return features.cpu()[: len(batch)]
 
 
 def load_encoder(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Encoder:
-    """The encoder of a spec (see the module's description).
+    """The encoder of a spec.
 
-    `dtype` is the precision of its products (mixed precision: the weights stay as they are).
+    Args:
+        spec: `mini`, the one that comes with the package, or another form that
+            `daitir.models.registry` lists.
+        device: where it computes.
+        dtype: the precision of its products (mixed precision: the weights stay as they are).
 
-    Raises DataError for an unknown spec, architecture or pretrained tag, a missing file, and
-    weights that do not fit the architecture; before anything is fetched for a tag whose weights
-    expect QuickGELU (as OpenAI's do) under a name without it. A file is believed to fit the name
-    unless an `open_clip_config.json` lies beside it, which tells.
+    Returns:
+        The encoder, in eval mode.
+
+    Raises:
+        DataError: the spec is unknown, a file is missing, damaged or asks for code to be run, or
+            weights do not fit the architecture. Known mismatches are told before anything is
+            fetched: weights that expect QuickGELU under a name without it, and a file that lies
+            beside an `open_clip_config.json` of another architecture.
+
+    Example:
+        >>> load_encoder("mini").encode_texts("a red dog").shape
+        torch.Size([1, 128])
     """
-    encoder = _load_encoder(spec, device)
+    load, name = encoder_loader(spec)
+    encoder = load(name, device=device)
     encoder.dtype = dtype
     return encoder
-
-
-def _load_encoder(spec: str, device: str | torch.device) -> Encoder:
-    kind, _, rest = spec.partition(":")
-    if spec == "mini" or kind == "open_clip" and rest:
-        from daitir.models.open_clip_encoders import (  # late, as those below:
-            load_folder,
-            load_open_clip,
-        )
-
-        if spec == "mini":  # they build on this module
-            return load_folder(spec, MINI_FOLDER, device=device)
-        return load_open_clip(rest, device=device)
-    if spec == "lit" or kind == "lit" and rest:
-        from daitir.models.lit_encoder import LIT_FOLDER, load_lit
-
-        return load_lit(Path(rest) if rest else LIT_FOLDER, device=device)
-    if kind == "hf" and rest:
-        from daitir.models.hf_encoders import load_hf
-
-        return load_hf(rest, device=device)
-    if kind == "finetuned" and rest:
-        from daitir.models.finetuned import load_finetuned
-
-        return load_finetuned(Path(rest), device=device)
-    raise DataError(
-        f"unknown encoder {spec!r}; use mini, open_clip:NAME, open_clip:NAME@PRETRAINED, "
-        "open_clip:FOLDER, hf:NAME, hf:FOLDER, lit or finetuned:FOLDER"
-    )
-
-
-def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=-1).cpu()
-
-
-def _whole(batch: list, batch_size: int) -> list:
-    """A batch, with its first items again behind it, up to a size that changes no item's result.
-
-    Products of few rows are summed in another order, by the last bit, and the order in them counts.
-    Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a bit; below
-    that multiples of 4 are equal among themselves. Batches of one are all alike.
-    """
-    unit = min(16, -(-batch_size // 4) * 4) if batch_size > 1 else 1
-    return batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]
 
 
 def _listed_texts(texts: object) -> list[str]:
@@ -351,17 +276,22 @@ def listed(images: Pictures) -> Iterable[Picture]:
     return images
 
 
-def as_image(image: Picture) -> Image.Image:
-    """The picture of a path or an array. Raises DataError as `read_image`, and for other types."""
+def as_image(index: int, image: Picture) -> Image.Image:
+    """The picture of a path or an array.
+
+    Raises DataError as `read_image`, and, naming the index, for other types and arrays.
+    """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         return image
     if not isinstance(image, np.ndarray):
-        raise DataError(f"a picture is an image, a path or an array, not {type(image).__name__}")
+        kind = type(image).__name__
+        raise DataError(f"image {index}: an image, a path or an array is wanted, not {kind}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
-            f"an array of uint8 (height, width, 3) is wanted, not {image.dtype} {image.shape}"
+            f"image {index}: an array of uint8 (height, width, 3) is wanted, not {image.dtype} "
+            f"{image.shape}"
         )
     return Image.fromarray(image)
 
@@ -382,11 +312,3 @@ def in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _batches(items: Iterable, size: int, total: int | None, label: str, progress: bool):
-    iterator = iter(items)
-    with tqdm(total=total, desc=label, unit="item", disable=not progress) as bar:
-        while batch := list(islice(iterator, size)):
-            yield batch
-            bar.update(len(batch))

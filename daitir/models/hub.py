@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -102,6 +103,68 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
     return None
 
 
+_REASONS = (
+    (errors.HFValidationError, "nor can a model of the hub be named so"),
+    (errors.GatedRepoError, "and the hub gives it to those alone whom its owner admits"),
+    (errors.RepositoryNotFoundError, "and the hub has no model of this name"),
+    (errors.RevisionNotFoundError, "and the hub has no such revision of it"),
+    ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError),
+     "the hub cannot be reached, and it was not fetched before"),
+)  # fmt: skip
+"""Why a model cannot be had, by the errors of the hub's library: the first that fits."""
+
+
+@contextmanager
+def reading(
+    spec: object, what: str, *, local: str | None = None, advice: str = ""
+) -> Iterator[None]:
+    """Within it a model is read: whatever fails is one line, no code runs and no absent hub stalls.
+
+    Args:
+        spec: the model, as it was named.
+        what: the model is, such as "language model".
+        local: for what the hub has, the form of a spec that names files here, such as
+            `hf:FOLDER`; None where all lies here, and the hub is not asked.
+        advice: follows the reason of a failure that has nothing to do with the hub.
+
+    Raises:
+        DataError: the model could not be loaded; a log of level INFO has what the library raised.
+    """
+    try:
+        with offline_if_unreachable(wanted=local is not None), no_questions():
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
+        logger.info("%s: %s", spec, error)
+        reason = _why_missing(error) if local else None
+        if reason:
+            place = "file" if local.endswith("FILE") else "folder"
+            raise DataError(
+                f"{spec}: no {what}: there is no such {place}, {reason}; without a network "
+                f"download the model elsewhere and name its {place}, {local}"
+            ) from error
+        if isinstance(error, UnpicklingError):
+            advice = (
+                "; the file is damaged, or a pickle of more than plain tensors, which could run "
+                "any code; save the weights as safetensors"
+            )
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{spec}: no {what}: could not be loaded ({line}){advice}") from error
+
+
+def _why_missing(error: BaseException | None) -> str | None:
+    """Why the hub did not give a model, in our words; None where the error is another."""
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    for kinds, reason in _REASONS:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return reason
+    return None
+
+
 @contextmanager
 def offline_if_unreachable(*, wanted: bool = True) -> Iterator[None]:
     """Within it, where the hub cannot be reached, only its cache is read; a warning tells.
@@ -136,57 +199,6 @@ def no_questions() -> Iterator[None]:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
-
-
-REASONS = (
-    (errors.HFValidationError, "nor can a model of the hub be named so"),
-    (errors.GatedRepoError, "and the hub gives it to those alone whom its owner admits"),
-    (errors.RepositoryNotFoundError, "and the hub has no model of this name"),
-    (errors.RevisionNotFoundError, "and the hub has no such revision of it"),
-    ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError),
-     "the hub cannot be reached, and it was not fetched before"),
-)  # fmt: skip
-"""Why a model cannot be had, by the errors of the hub's library: the first that fits."""
-
-
-def load_fault(
-    spec: str, what: str, error: Exception, *, name: str | None = None, advice: str = ""
-) -> DataError:
-    """The one line for a model that could not be loaded; a log of level INFO has the library's.
-
-    Args:
-        what: the model is not, such as "language model".
-        error: what the library raised.
-        name: the hub's name that was asked for; None where `spec` names a folder.
-        advice: for an error that has nothing to do with the hub.
-    """
-    logger.info("%s: %s", spec, error)
-    reason = why_missing(error) if name else None
-    if reason:
-        prefix = spec.removesuffix(name)
-        told = f", {prefix}FOLDER" if prefix else ""
-        return DataError(
-            f"{spec}: no {what}: there is no such folder, {reason}; without a network download "
-            f"the model elsewhere and name its folder{told}"
-        )
-    return DataError(f"{spec}: no {what}: could not be loaded ({first_line(error)}){advice}")
-
-
-def why_missing(error: BaseException | None) -> str | None:
-    """Why the hub did not give a model, in our words; None where the error is another."""
-    causes = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    for kinds, reason in REASONS:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return reason
-    return None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _is_reachable(address: str) -> bool:

@@ -30,7 +30,7 @@ MODEL_FILES = (
       for rest in (".safetensors", ".safetensors.index.json")),
     "adapter_config.json",
 )  # fmt: skip
-PIPELINE_INDEX = "model_index.json"
+CONFIG_NAME, PIPELINE_INDEX = "config.json", "model_index.json"
 
 
 def identity(**facts: object) -> str:

@@ -23,8 +23,9 @@ from daitir.common.errors import DataError
 from daitir.data.dialogues import read_json
 from daitir.fusion import dar_fusion
 from daitir.models import ASSETS
-from daitir.models.encoders import Encoder, length_read, load_encoder, shortened_context
+from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
+from daitir.models.open_clip_encoders import length_read, shortened_context
 from daitir.objectives import DMCL_WEIGHTS, DMCLLoss
 from daitir.recipes.card import write_card
 from daitir.recipes.clip import MAX_LOGIT_SCALE, augment, mixed_precision

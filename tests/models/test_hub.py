@@ -9,7 +9,7 @@ from huggingface_hub import constants, errors
 from daitir.common.errors import DataError
 from daitir.models import hub
 from daitir.models.encoders import load_encoder
-from daitir.models.hub import offline_if_unreachable
+from daitir.models.hub import offline_if_unreachable, reading
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 
@@ -79,17 +79,28 @@ def test_loaders_ask_a_missing_hub_once(no_hub, caplog, load, spec):
     ],
 )
 def test_what_the_hub_did_not_give_is_said_in_our_words(kind, words, caplog):
-    cause = getattr(errors, kind).__new__(getattr(errors, kind))
     error = OSError("We couldn't connect to the hub\nMore words")
-    error.__cause__ = cause
-    with caplog.at_level("INFO", logger="daitir"):
-        told = str(hub.load_fault("hf:a/b", "dual encoder", error, name="a/b"))
+    error.__cause__ = getattr(errors, kind).__new__(getattr(errors, kind))
+    with caplog.at_level("INFO", logger="daitir"), pytest.raises(DataError) as caught:
+        _fails(error, local="hf:FOLDER")
+    told = str(caught.value)
     assert told.startswith("hf:a/b: no dual encoder: there is no such folder, ") and words in told
     assert told.endswith("name its folder, hf:FOLDER") and "connect" not in told
     assert "More words" in caplog.text
 
 
+def _fails(error, **options):
+    with reading("hf:a/b", "dual encoder", **options):
+        raise error
+
+
 def test_an_error_that_is_not_the_hubs_keeps_its_first_line():
-    told = hub.load_fault("a/b", "model", ValueError("no safetensors\nmore"), name="a/b")
-    assert str(told) == "a/b: no model: could not be loaded (no safetensors)"
-    assert hub.why_missing(None) is None and hub.first_line(KeyError()) == "KeyError"
+    for error, words in ((ValueError("no safetensors\nmore"), "no safetensors"),
+                         (KeyError(), "KeyError")):  # fmt: skip
+        for options in ({}, {"local": "hf:FOLDER"}):
+            with pytest.raises(DataError) as caught:
+                _fails(error, **options)
+            told = f"hf:a/b: no dual encoder: could not be loaded ({words})"
+            assert str(caught.value) == told
+    with pytest.raises(DataError, match="^one line$"):
+        _fails(DataError("one line"))

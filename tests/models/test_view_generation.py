@@ -20,8 +20,7 @@ from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.viewfiles import find_views
-from daitir.models import views
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER, views
 from daitir.models.views import ViewGenerator, load_view_generator
 
 PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
