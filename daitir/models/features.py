@@ -62,10 +62,8 @@ class CachedEncoder:
         self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
         self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
         self.num_embedded = 0
-        self._pictures, self._texts = (
-            KeptFeatures(self.folder, kind) for kind in (PICTURES, TEXTS)
-        )
-        self._check(self._pictures, self._texts)  # refused before work begins
+        self._pictures = KeptFeatures(self.folder, PICTURES, encoder)
+        self._texts = KeptFeatures(self.folder, TEXTS, encoder)
 
     def __getattr__(self, name: str):
         return getattr(self.encoder, name)
@@ -83,27 +81,26 @@ class CachedEncoder:
         unique = sorted(dict.fromkeys(texts), key=len)
         names = [_text_name(text) for text in unique]
         stamps = np.empty((len(names), 0), np.int64)
-        rows = self._texts.find(names, stamps)
-        absent = np.flatnonzero(rows < 0).tolist()
+        absent = np.flatnonzero(self._texts.find(names, stamps) < 0).tolist()
         if len(self._texts) + len(absent) > MAX_TEXTS:
             logger.warning(
                 "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time",
                 self.folder, len(self._texts), MAX_TEXTS, len(absent),
             )  # fmt: skip
             return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
-        if absent:
-            parts = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
-            batches = (
-                self.encoder.encode_texts([unique[i] for i in part], batch_size=batch_size)
-                for part in parts
+        batches = (
+            self.encoder.encode_texts(
+                [unique[i] for i in absent[start : start + batch_size]], batch_size=batch_size
             )
-            bar = tqdm(total=len(absent), desc="encoding texts", unit="item", disable=not progress)
-            with bar:
-                kept = [names[i] for i in absent]
-                self._keep(self._texts, kept, None, batches, size=len(kept), bar=bar)
-            rows = self._texts.find(names, stamps)
-        place = dict(zip(unique, rows.tolist(), strict=True))
-        return self._texts.load(np.array([place[text] for text in texts]))
+            for start in range(0, len(absent), batch_size)
+        )
+        with tqdm(
+            total=len(absent), desc="encoding texts", unit="item", disable=not progress
+        ) as bar:
+            kept_names = [names[i] for i in absent]
+            self._texts.keep(kept_names, None, batches, size=len(absent), done=bar.update)
+        rows = dict(zip(unique, self._texts.find(names, stamps).tolist(), strict=True))
+        return self._texts.load(np.array([rows[text] for text in texts]))
 
     def encode_images(
         self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
@@ -132,11 +129,14 @@ class CachedEncoder:
         """Embed the picture files below `root` that are new or changed; how many those were.
 
         Args:
+            paths: the picture files.
+            batch_size: pictures that the encoder sees together; by default the cache's.
             group: processes that call this alike; each embeds its share of the shards, and waits
                 for the others. What is kept is what one process would keep.
             progress: show a bar, of the main process alone.
 
-        Raises DataError as `encode_images` does, and for a path that is not below `root`.
+        Raises:
+            DataError: as `encode_images`, and for a path that is not below `root`.
         """
         files = self._files(paths)
         if files is None:
@@ -153,75 +153,42 @@ class CachedEncoder:
     ) -> int:
         batch_size = batch_size or self.batch_size
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
-        self._refresh(self._pictures)
+        self._pictures.refresh()
         rows = self._pictures.find(files.names, files.stamps, files.sample)
         # A picture that is asked for twice is embedded once.
         absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
-        num_there = len(set(files.names)) - len(absent) if progress else 0
         # Shards of whole batches: whoever embeds one sees the same batches.
         size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
         size = -(-size // batch_size) * batch_size
         shards = [absent[start : start + size] for start in range(0, len(absent), size)]
         share = [i for shard in shards[index::number] for i in shard]
+        num_there = len(set(files.names)) - len(absent) if number == 1 else 0
         if group:  # nobody adds a shard before all have seen what is absent
             group.wait_for_everyone()
-        bar = tqdm(
-            total=len(share) + (num_there if number == 1 else 0),
-            initial=num_there if number == 1 else 0,
-            desc="embedding", unit="picture", disable=not progress or index > 0,
-        )  # fmt: skip
-        with bar:
-            if share:
-                stamps: list[tuple[int, ...]] = []
-                batches = self.encoder.image_batches(
-                    self._stamping(files, share, stamps),
-                    batch_size=batch_size,
-                    workers=self.workers,
-                )
-                names = [files.names[i] for i in share]
-                self._keep(self._pictures, names, stamps, batches, size=size, bar=bar)
-        if group:
-            group.wait_for_everyone()
-            self._refresh(self._pictures)
-        return len(absent)
+        stamps: list[tuple[int, ...]] = []
 
-    def _stamping(self, files: _Files, share: list[int], stamps: list) -> Iterator[Path]:
-        """The paths of a share; each one's stamp is noted before it is read."""
-        for i in share:
-            stamps.append((*files.stamps[i].tolist(), files.sample(i)))
-            yield self.root / files.names[i]
+        def stamped() -> Iterator[Path]:
+            for i in share:  # a file's stamp is noted before the file is read
+                stamps.append((*files.stamps[i].tolist(), files.sample(i)))
+                yield self.root / files.names[i]
 
-    def _keep(
-        self,
-        kept: KeptFeatures,
-        names: list[str],
-        stamps: list | None,
-        batches: Iterable[Tensor],
-        *,
-        size: int,
-        bar: tqdm,
-    ) -> None:
         def count(number: int) -> None:
             bar.update(number)
-            self.num_embedded += number if kept is self._pictures else 0
+            self.num_embedded += number
 
-        model = {"spec": self.encoder.spec, "digest": self.encoder.digest}
-        kept.keep(names, stamps, batches, size=size, done=count, **model)
-        self._refresh(kept)
-
-    def _refresh(self, kept: KeptFeatures) -> None:
-        kept.refresh()
-        self._check(kept)
-
-    def _check(self, *parts: KeptFeatures) -> None:
-        """Raises DataError where features are of another model."""
-        for shard in (shard for kept in parts for shard in kept.shards):
-            if (shard.digest, shard.dim) != (self.encoder.digest, self.encoder.dim):
-                raise DataError(
-                    f"{self.folder}: {shard.path.name} holds features of another model "
-                    f"({shard.spec}), not of {self.encoder.spec} as it is now; name another "
-                    "folder or remove this one"
-                )
+        with tqdm(
+            total=len(share) + num_there, initial=num_there, desc="embedding", unit="picture",
+            disable=not progress or index > 0,
+        ) as bar:  # fmt: skip
+            batches = self.encoder.image_batches(
+                stamped(), batch_size=batch_size, workers=self.workers
+            )
+            names = [files.names[i] for i in share]
+            self._pictures.keep(names, stamps, batches, size=size, done=count)
+        if group:
+            group.wait_for_everyone()
+            self._pictures.refresh()
+        return len(absent)
 
     def _files(self, paths: Iterable) -> _Files | None:
         """The picture files of paths, None where one is no path, or not below `root`."""

@@ -6,10 +6,11 @@ import json
 import logging
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -57,6 +58,39 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
                 "use a model of the libraries' own classes"
             )
     return folder
+
+
+def find_source(
+    spec: str, shipped: Path, needs: Mapping[str, Sequence[str]], *, kind: str, recipe: str
+) -> tuple[str, str | None]:
+    """Where the model of a spec lies, `mini`, a folder or a hub's name, after `check_source`.
+
+    Args:
+        spec: the model, as it was named.
+        shipped: the folder of `mini`.
+        needs: what a folder must have, and by which files, one of which is enough.
+        kind: what the folder should be of, such as "a diffusers pipeline".
+        recipe: what `daitir pretrain` calls the recipe that writes such a folder.
+
+    Returns:
+        The folder or the hub's name, and `local` for `reading`.
+
+    Raises:
+        DataError: the folder lacks a part, or asks for code to be run.
+    """
+    folder = shipped if spec == "mini" else Path(spec)
+    if spec != "mini" and not folder.is_dir():
+        check_source(spec)
+        return spec, "FOLDER"
+    for part, files in needs.items():
+        if not any((folder / file).is_file() for file in files):
+            is_ours = spec == "mini" or (folder / "log.csv").is_file()
+            told = f"`daitir pretrain {recipe} --out {folder}` writes it"
+            told = told if is_ours else f"name the folder of {kind}"
+            which = f" ({', '.join(files[:-1])} or {files[-1]})" if len(files) > 1 else ""
+            raise DataError(f"{folder}: has no {part}{which}; {told}")
+    check_source(folder)
+    return str(folder), None
 
 
 def _asks_for_code(settings: object) -> str | None:
@@ -130,8 +164,18 @@ def reading(
     Raises:
         DataError: the model could not be loaded; a log of level INFO has what the library raised.
     """
+    from transformers import dynamic_module_utils  # late: it takes seconds to load
+
+    is_offline = constants.HF_HUB_OFFLINE or (local is not None and not _hub_answers())
     try:
-        with offline_if_unreachable(wanted=local is not None), no_questions():
+        with (
+            _set_to(constants, "HF_HUB_OFFLINE", is_offline),
+            # Seconds that an answer is waited for by transformers, which else asks whether code
+            # may be run; open_clip calls it without saying so.
+            _set_to(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0),
+            warnings.catch_warnings(),  # about options that one library gives another
+        ):
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
             yield
     except DataError:
         raise
@@ -166,48 +210,29 @@ def _why_missing(error: BaseException | None) -> str | None:
 
 
 @contextmanager
-def offline_if_unreachable(*, wanted: bool = True) -> Iterator[None]:
-    """Within it, where the hub cannot be reached, only its cache is read; a warning tells.
-
-    The libraries would ask five times for each file, for half a minute and more. With `wanted`
-    false, for what lies in a folder, nothing is tried.
-    """
-    before = constants.HF_HUB_OFFLINE
-    if wanted and not before and not _is_reachable(constants.ENDPOINT):
-        logger.warning("%s cannot be reached: only what was fetched before is used",
-                       constants.ENDPOINT)  # fmt: skip
-        constants.HF_HUB_OFFLINE = True
-    try:
-        with warnings.catch_warnings():  # about options that one library gives another
-            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
-            yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-@contextmanager
-def no_questions() -> Iterator[None]:
-    """Within it transformers refuses to run code that comes with a model, and asks nobody.
-
-    For libraries that call it without telling it so.
-    """
-    from transformers import dynamic_module_utils  # late: it takes seconds to load
-
-    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds that an answer is waited for
+def _set_to(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+        setattr(module, name, before)
 
 
-def _is_reachable(address: str) -> bool:
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; if not, a warning tells.
+
+    The libraries would ask five times for each file, for half a minute and more.
+    """
     if getproxies():  # only the proxy can tell
         return True
-    parts = urlsplit(address)
+    parts = urlsplit(constants.ENDPOINT)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname, port), timeout=TIMEOUT):
             return True
     except OSError:
+        logger.warning(
+            "%s cannot be reached: only what was fetched before is used", constants.ENDPOINT
+        )
         return False

@@ -35,8 +35,8 @@ from daitir.common.files import atomic_write, weights_digest
 from daitir.data.captions import read_caption
 from daitir.data.dialogues import read_json
 from daitir.models import ASSETS
-from daitir.models.hub import NO_CODE, check_source, reading
-from daitir.models.identity import identity, model_files
+from daitir.models.hub import NO_CODE, check_source, find_source, reading
+from daitir.models.identity import CONFIG_NAME, identity, model_files
 from daitir.models.prompts import PROMPT, prompt_tokens, round_tokens
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LM_FOLDER = ASSETS / "lm"
-_VOCABULARY_FILES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
-    "vocab.txt",
-)  # fmt: skip
+_PARTS = {
+    CONFIG_NAME: [CONFIG_NAME],
+    "tokeniser": ["tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+                  "vocab.json", "vocab.txt"],
+}  # fmt: skip
 MAX_NEW_TOKENS = 96
 # How a model that wrote something of no use is asked again: another way of search, no chance.
 RETRY = {"num_beams": 4, "repetition_penalty": 1.1}
@@ -342,12 +343,10 @@ def load_reformulator(
     Weights are read from safetensors only. Raises DataError, naming the folder, where a part is
     missing or damaged, where the hub cannot be reached, and as `Reformulator` does.
     """
-    source = str(LM_FOLDER) if spec == "mini" else spec
-    is_folder = spec == "mini" or Path(source).is_dir()
-    if is_folder:
-        _check_folder(Path(source))
-    check_source(source)
-    with reading(spec, "language model", local=None if is_folder else "FOLDER"):
+    source, local = find_source(
+        spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"
+    )
+    with reading(spec, "language model", local=local):
         config = AutoConfig.from_pretrained(source, **NO_CODE)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Half precision is slow on most processors; elsewhere the model's own is kept.
@@ -361,16 +360,3 @@ def load_reformulator(
     files = check_source(source)
     origin = files and identity(files=model_files(files))
     return Reformulator(spec, model, tokenizer, device, prompt=prompt, origin=origin)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises DataError where a folder lacks a file without which no language model is loaded."""
-    is_ours = folder == LM_FOLDER or (folder / "log.csv").is_file()
-    told = f"; `daitir pretrain lm --out {folder}` writes it" if is_ours else ""
-    if not (folder / "config.json").is_file():
-        told = told or "; name the folder of a transformers model"
-        raise DataError(f"{folder / 'config.json'}: no such file{told}")
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        files = f"{', '.join(_VOCABULARY_FILES[:-1])} or {_VOCABULARY_FILES[-1]}"
-        told = told or "; save the tokeniser beside the model"
-        raise DataError(f"{folder}: has no tokeniser ({files}){told}")

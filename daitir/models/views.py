@@ -18,7 +18,7 @@ from tqdm import tqdm
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, weights_digest
 from daitir.models import ASSETS
-from daitir.models.hub import NO_CODE, check_source, reading
+from daitir.models.hub import NO_CODE, check_source, find_source, reading
 from daitir.models.identity import PIPELINE_INDEX, identity, pipeline_files
 
 if TYPE_CHECKING:
@@ -329,19 +329,13 @@ def load_view_generator(
         )
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
-    source = str(PIPELINE_FOLDER) if spec == "mini" else spec
-    is_folder = spec == "mini" or Path(source).is_dir()
-    if is_folder and not (Path(source) / PIPELINE_INDEX).is_file():
-        is_ours = spec == "mini" or (Path(source) / "log.csv").is_file()
-        told = (
-            f"`daitir pretrain diffusion --out {source}` writes it" if is_ours
-            else "name the folder of a diffusers pipeline"
-        )  # fmt: skip
-        raise DataError(f"{source}: no {PIPELINE_INDEX}; {told}")
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    check_source(source)
-    with reading(spec, "text-to-image pipeline", local=None if is_folder else "FOLDER"):
+    source, local = find_source(
+        spec, PIPELINE_FOLDER, {PIPELINE_INDEX: [PIPELINE_INDEX]}, kind="a diffusers pipeline",
+        recipe="diffusion",
+    )  # fmt: skip
+    with reading(spec, "text-to-image pipeline", local=local):
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **NO_CODE
         )

@@ -136,7 +136,7 @@ def recogniser_quality(
             if worsen is None:
                 continue
             read = recogniser.read(worsen(images), progress=progress)
-            pairs = [(scene, r.scene) for scene, r in zip(scenes, read, strict=True)]
+            pairs = list(zip(scenes, read, strict=True))
             values = {
                 f"{name}{suffix}": [_share_read(name, *pair) for pair in pairs]
                 for name in ("place", "time", "weather", "category", "colour", "size")
@@ -169,7 +169,7 @@ def drawing_quality(
         the stated values that hold, an absent object's not; `invented`: share of the objects seen
         whose category was not asked for.
     """
-    read = [reading.scene for reading in recogniser.read(draw(prompts))]
+    read = recogniser.read(draw(prompts))
     values: dict[str, list[float]] = {
         name: [getattr(a, name) == getattr(b, name) for a, b in zip(scenes, read, strict=True)]
         for name in ("place", "time", "weather")

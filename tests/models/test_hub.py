@@ -9,7 +9,7 @@ from huggingface_hub import constants, errors
 from daitir.common.errors import DataError
 from daitir.models import hub
 from daitir.models.encoders import load_encoder
-from daitir.models.hub import offline_if_unreachable, reading
+from daitir.models.hub import reading
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 
@@ -33,22 +33,22 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-        with offline_if_unreachable():
+        with reading("a/b", "model", local="FOLDER"):
             assert not constants.HF_HUB_OFFLINE
 
 
 def test_without_a_hub_only_the_cache_is_read(no_hub, caplog):
-    with caplog.at_level(logging.WARNING), offline_if_unreachable():
+    with caplog.at_level(logging.WARNING), reading("a/b", "model", local="FOLDER"):
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
     assert "127.0.0.1" in caplog.text and "cannot be reached" in caplog.text
-    with offline_if_unreachable(wanted=False):
+    with reading("a/b", "model"):
         assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_proxy_is_left_to_the_libraries(no_hub, monkeypatch):
     monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
-    with offline_if_unreachable():
+    with reading("a/b", "model", local="FOLDER"):
         assert not constants.HF_HUB_OFFLINE
 
 
