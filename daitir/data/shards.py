@@ -252,8 +252,6 @@ class KeptFeatures:
 
         Raises DataError for features that are not finite, and where the disk is full.
         """
-        if not names:
-            return
         spec, digest = self.model.spec, self.model.digest
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []

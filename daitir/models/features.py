@@ -88,17 +88,18 @@ class CachedEncoder:
                 self.folder, len(self._texts), MAX_TEXTS, len(absent),
             )  # fmt: skip
             return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
-        batches = (
-            self.encoder.encode_texts(
-                [unique[i] for i in absent[start : start + batch_size]], batch_size=batch_size
+        if absent:
+            batches = (
+                self.encoder.encode_texts(
+                    [unique[i] for i in absent[start : start + batch_size]], batch_size=batch_size
+                )
+                for start in range(0, len(absent), batch_size)
             )
-            for start in range(0, len(absent), batch_size)
-        )
-        with tqdm(
-            total=len(absent), desc="encoding texts", unit="item", disable=not progress
-        ) as bar:
-            kept_names = [names[i] for i in absent]
-            self._texts.keep(kept_names, None, batches, size=len(absent), done=bar.update)
+            new = [names[i] for i in absent]
+            with tqdm(
+                total=len(new), desc="encoding texts", unit="item", disable=not progress
+            ) as bar:
+                self._texts.keep(new, None, batches, size=len(new), done=bar.update)
         rows = dict(zip(unique, self._texts.find(names, stamps).tolist(), strict=True))
         return self._texts.load(np.array([rows[text] for text in texts]))
 
@@ -180,11 +181,12 @@ class CachedEncoder:
             total=len(share) + num_there, initial=num_there, desc="embedding", unit="picture",
             disable=not progress or index > 0,
         ) as bar:  # fmt: skip
-            batches = self.encoder.image_batches(
-                stamped(), batch_size=batch_size, workers=self.workers
-            )
-            names = [files.names[i] for i in share]
-            self._pictures.keep(names, stamps, batches, size=size, done=count)
+            if share:
+                batches = self.encoder.image_batches(
+                    stamped(), batch_size=batch_size, workers=self.workers
+                )
+                names = [files.names[i] for i in share]
+                self._pictures.keep(names, stamps, batches, size=size, done=count)
         if group:
             group.wait_for_everyone()
             self._pictures.refresh()

@@ -122,7 +122,7 @@ def test_pictures_of_any_size_and_kind_are_read_alike(mini, tmp_path):
 def test_two_of_a_kind_are_read_in_their_cells(mini):
     dogs = [SceneObject("dog", None, "large", column, "front") for column in ("left", "right")]
     scene = Scene("park", "day", "clear", tuple(dogs))
-    assert without_jitter(mini.read([render(scene).image])[0].scene) == without_jitter(scene)
+    assert without_jitter(mini.read([render(scene).image])[0]) == without_jitter(scene)
 
 
 def test_crowded_scenes_are_of_the_split_and_fill_every_number_of_cells():

@@ -56,7 +56,7 @@ def test_an_encoder_from_outside_is_one_of_all(toy, tmp_path, capsys):
     with pytest.raises(DataError, match="use mini, lit, .* finetuned:FOLDER or toy:NAME$"):
         load_encoder("toy")
     make_own_data(tmp_path, num_pictures=5, num_dialogues=2)
-    command = ["evaluate", "--data", str(tmp_path), "--encoder", toy]
+    command = ["evaluate", "--data", str(tmp_path), "--encoder", toy, "--fusion", "text"]
     assert main([*command, "--out", str(tmp_path / "table.csv")]) == 0
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
