@@ -218,10 +218,10 @@ class _Files:
         numbers, self._samples = array("q"), {}
         for name in names:
             try:
-                found = os.stat(root + name)
+                status = os.stat(root + name)
             except (OSError, ValueError) as error:
                 raise DataError(f"{root}{name}: no such image file") from error
-            numbers.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         self.stamps = np.frombuffer(numbers, np.int64).reshape(-1, 3)
 
     def sample(self, i: int) -> int:
@@ -231,12 +231,12 @@ class _Files:
         that turn a picture by its EXIF orientation do. 0 where the file cannot be read.
         """
         if i not in self._samples:
-            size, found = int(self.stamps[i, 0]), 0
+            size, checksum = int(self.stamps[i, 0]), 0
             with suppress(OSError), open(self.root + self.names[i], "rb") as file:
                 for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
                     file.seek(max(0, start))
-                    found = zlib.crc32(file.read(SAMPLE_BYTES), found)
-            self._samples[i] = found
+                    checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
+            self._samples[i] = checksum
         return self._samples[i]
 
 

@@ -129,11 +129,11 @@ def _foreign_class(folder: Path, index: dict) -> str | None:
 def _snapshot(name: str, revision: str | None) -> Path | None:
     for file in (PIPELINE_INDEX, "config.json", "tokenizer_config.json", "tokenizer.json"):
         try:
-            found = try_to_load_from_cache(name, file, revision=revision)
+            path = try_to_load_from_cache(name, file, revision=revision)
         except ValueError:  # no name of the hub's form
             return None
-        if isinstance(found, str):
-            return Path(found).parent
+        if isinstance(path, str):
+            return Path(path).parent
     return None
 
 

@@ -47,19 +47,23 @@ def identity(**facts: object) -> str:
 
 def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
     """The files of a folder that make a model, and the weights that they name, by their names."""
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     for end in ("config.json", ".safetensors.index.json"):  # the first may name the second
-        for path in [path for path in found if path.name.endswith(end)]:
+        for path in [path for path in paths if path.name.endswith(end)]:
             named = (folder / name for name in _named_weights(path))
-            found.update(path for path in named if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+            paths.update(path for path in named if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
     """The files of a diffusers pipeline's folder: its index and those of every component."""
     index = folder / PIPELINE_INDEX
-    parts = [name for name, value in _settings(index).items() if isinstance(value, list)]
-    files = {f"{part}/{n}": p for part in parts for n, p in model_files(folder / part).items()}
+    components = [name for name, value in _settings(index).items() if isinstance(value, list)]
+    files = {
+        f"{component}/{name}": path
+        for component in components
+        for name, path in model_files(folder / component).items()
+    }
     return files | {PIPELINE_INDEX: index}
 
 

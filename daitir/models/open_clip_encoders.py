@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -129,29 +129,22 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         )
     if at and not weights:
         raise DataError(f"unknown encoder {spec!r}: name a tag or a file of weights after the @")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    # open_clip takes the tag where a file has its name.
-    file = Path(weights) if weights not in tags and Path(weights).is_file() else None
-    if weights and weights not in tags and file is None:
-        raise DataError(
-            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
-            f"({', '.join(tags) or 'it has none'})"
-        )
+    file = _named_file(name, weights)
+    is_tag = bool(weights) and file is None
     beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file is not None else {}
     if beside:
         check_source(file.parent)
         _check_architecture(name, file, beside)
-    is_tag = weights in tags
     if is_tag:
         _check_activation(name, weights)
     config = open_clip.get_model_config(name)
     text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
-    parts = [text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
-    parts = [part for part in parts if part and not is_own]
-    for part in parts:
-        check_source(part)
+    hub_names = [text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
+    hub_names = [hub_name for hub_name in hub_names if hub_name and not is_own]
+    for hub_name in hub_names:
+        check_source(hub_name)
     preparation = _preparation(name, weights, beside)
-    local = f"open_clip:{name}@FILE" if is_tag or parts else None
+    local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
     with reading(spec, "dual encoder", local=local):
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=str(file.absolute()) if file is not None else weights or None
@@ -169,9 +162,25 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         logger.warning("%s: no weights named, the encoder is random", spec)
         origin = None
     else:
-        sources = [TOKENIZER_FOLDER] if is_own else [check_source(part) for part in parts]
+        sources = [TOKENIZER_FOLDER] if is_own else map(check_source, hub_names)
         origin = _origin(config, preparation, file, sources)
     return OpenClipEncoder(spec, model, preprocess, tokenizer, device, origin=origin)
+
+
+def _named_file(name: str, weights: str) -> Path | None:
+    """The file of what follows the @ in a spec; None for nothing and for a tag.
+
+    Raises DataError for what is neither.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not weights or weights in tags:  # open_clip takes the tag where a file has its name
+        return None
+    if not Path(weights).is_file():
+        raise DataError(
+            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
+            f"({', '.join(tags) or 'it has none'})"
+        )
+    return Path(weights)
 
 
 def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenClipEncoder:
@@ -220,7 +229,7 @@ def _find_weights(folder: Path) -> Path:
 
 
 def _origin(
-    config: dict, preparation: dict | None, weights: Path, sources: list[Path | None]
+    config: dict, preparation: dict | None, weights: Path, sources: Iterable[Path | None]
 ) -> str:
     files = [model_files(source, TOKENIZER_FILES) for source in sources if source is not None]
     return identity(

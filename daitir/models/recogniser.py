@@ -214,19 +214,19 @@ def to_values(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
     What an empty cell or an object without colour cannot have is `NO_VALUE`.
     """
-    found = {
+    numbers = {
         name: torch.tensor([VALUES[name].index(getattr(scene, name)) for scene in scenes])
         for name in SCENE_ATTRIBUTES
     }
-    found |= {name: torch.full((len(scenes), 6), NO_VALUE) for name in CELL_ATTRIBUTES}
-    found["category"].fill_(VALUES["category"].index(None))
+    numbers |= {name: torch.full((len(scenes), 6), NO_VALUE) for name in CELL_ATTRIBUTES}
+    numbers["category"].fill_(VALUES["category"].index(None))
     for index, scene in enumerate(scenes):
         for item in scene.objects:
             cell = world.CELLS.index((item.column, item.row))
             for name in CELL_ATTRIBUTES:
                 if getattr(item, name) is not None:
-                    found[name][index, cell] = VALUES[name].index(getattr(item, name))
-    return found
+                    numbers[name][index, cell] = VALUES[name].index(getattr(item, name))
+    return numbers
 
 
 def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -> Recogniser:

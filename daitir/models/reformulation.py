@@ -309,14 +309,14 @@ def refine_resumably(
                 bar.update(len(chunks[k]))
     if group:
         group.wait_for_everyone()
-    parts = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
+    refined = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
     return Refinement(
-        [captions for part in parts for captions in part.captions],
+        [captions for chunk in refined for captions in chunk.captions],
         {(start + i, t): kind
-         for start, part in zip(starts, parts, strict=True)
-         for (i, t), kind in part.faults.items()},
-        sum(part.num_truncated for part in parts),
-        sum(part.num_retried for part in parts),
+         for start, chunk in zip(starts, refined, strict=True)
+         for (i, t), kind in chunk.faults.items()},
+        sum(chunk.num_truncated for chunk in refined),
+        sum(chunk.num_retried for chunk in refined),
     )  # fmt: skip
 
 

@@ -131,16 +131,16 @@ class ViewGenerator:
         """
         views = self._views(prompts, seeds, negatives)
         # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
-        parts = [
+        kinds = [
             [view for view in dict.fromkeys(views) if bool(view.negative) == with_negative]
             for with_negative in (False, True)
         ]
-        files = {view: cache / f"{self._key(view)}.webp" for part in parts for view in part}
+        files = {view: cache / f"{self._key(view)}.webp" for kind in kinds for view in kind}
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
         truncated = 0 if index else self.count_truncated([view.prompt for view in files])
         if truncated:
             logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
-        batches = [batch for part in parts for batch in _batches(part, batch_size)][index::number]
+        batches = [batch for kind in kinds for batch in _batches(kind, batch_size)][index::number]
         total, num_damaged = sum(size for _, size in batches), 0
         with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
             for batch, size in batches:
