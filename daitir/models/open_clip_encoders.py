@@ -145,7 +145,9 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         check_source(hub_name)
     preparation = _preparation(name, weights, beside)
     local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
-    with reading(spec, "dual encoder", local=local):
+    # A tag's weights may lie elsewhere than in the hub, whose errors tell themselves.
+    advice = f"; without a network download the weights elsewhere, {local}" if is_tag else ""
+    with reading(spec, "dual encoder", local=local, advice=advice):
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=str(file.absolute()) if file is not None else weights or None
         )

@@ -338,10 +338,24 @@ def _read_refinement(path: Path) -> Refinement:
 def load_reformulator(
     spec: str = "mini", *, device: str | torch.device = "cpu", prompt: str | None = None
 ) -> Reformulator:
-    """The reformulator of a spec (see the module's description).
+    """The reformulator of a spec.
 
-    Weights are read from safetensors only. Raises DataError, naming the folder, where a part is
-    missing or damaged, where the hub cannot be reached, and as `Reformulator` does.
+    Args:
+        spec: `mini`, the one that comes with the package, a folder, or a hub's name.
+        device: where it computes.
+        prompt: the template for a model that is shown whole dialogues, with `{dialogue}` where
+            the dialogue goes; by default `daitir.models.prompts.PROMPT`.
+
+    Returns:
+        The reformulator, its weights read from safetensors only.
+
+    Raises:
+        DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
+            cannot be reached, or as `Reformulator`.
+
+    Example:
+        >>> load_reformulator().refine([["a dog at the beach", "is it night? yes"]]).captions
+        [['a dog at the beach', 'a dog at the beach at night']]
     """
     source, local = find_source(
         spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"

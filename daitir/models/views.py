@@ -309,17 +309,28 @@ def load_view_generator(
     dtype: torch.dtype | None = None,
     offload: bool = False,
 ) -> ViewGenerator:
-    """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
-
-    Weights are read from safetensors only.
+    """The view generator of a spec.
 
     Args:
+        spec: `mini`, the one that comes with the package, a folder of a diffusers pipeline, or a
+            hub's name.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; 1 is none.
+        device: where it computes.
         dtype: the precision of its weights; None is single on a CPU and half elsewhere.
         offload: keep the pipeline's parts in main memory, and each on the device only while it
             computes: slower, in a fraction of the device's memory.
 
-    Raises DataError where a part of the folder is missing or damaged, where the hub cannot be
-    reached, for `offload` to anything but a CUDA device, and as `ViewGenerator` does.
+    Returns:
+        The generator, its weights read from safetensors only.
+
+    Raises:
+        DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
+            cannot be reached, `offload` is to anything but a CUDA device, or as `ViewGenerator`.
+
+    Example:
+        >>> load_view_generator(steps=2).draw(["a dog"], seeds=[0])[0].size
+        (64, 64)
     """
     device = torch.device(device)
     if offload and device.type != "cuda":
