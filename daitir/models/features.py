@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from daitir.common.errors import DataError
 from daitir.data.shards import PICTURES, TEXTS, KeptFeatures
-from daitir.models.encoders import Encoder, listed
+from daitir.models.encoder import Encoder, listed
 
 if TYPE_CHECKING:
     from accelerate import PartialState

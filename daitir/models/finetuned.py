@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.data.dialogues import read_json
-from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.encoder import Encoder
 from daitir.models.identity import CONFIG_NAME, identity
 
 DIFFERENCE_NAME = "difference.safetensors"
@@ -66,10 +66,13 @@ def save_finetuned(
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def load_finetuned(folder: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
+def load_finetuned(
+    folder: str | Path, *, device: str | torch.device, load_base: Callable[..., Encoder]
+) -> Encoder:
     """The encoder of a folder that `save_finetuned` wrote; its `spec` is `finetuned:FOLDER`.
 
-    Raises DataError, naming the file, where one is missing or damaged, or of another base.
+    `load_base` loads the encoder that it was fine-tuned from, by its spec. Raises DataError,
+    naming the file, where one is missing or damaged, or of another base.
     """
     folder = Path(folder)
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
@@ -84,7 +87,7 @@ def load_finetuned(folder: str | Path, *, device: str | torch.device = "cpu") ->
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fine-tuned encoder ({line}); train it again") from error
     try:
-        encoder = load_encoder(spec, device=device)
+        encoder = load_base(spec, device=device)
     except RecursionError as error:
         raise DataError(f"{config}: names itself as its base; train again") from error
     if encoder.digest != digest:

@@ -15,7 +15,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import is_sentencepiece_available
 
 from daitir.common.errors import DataError
-from daitir.models.encoders import Encoder
+from daitir.models.encoder import Encoder
 from daitir.models.hub import NO_CODE, check_source, reading
 from daitir.models.identity import identity, model_files
 

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.models import ASSETS
-from daitir.models.encoders import Encoder
+from daitir.models.encoder import Encoder
 from daitir.models.hub import NO_CODE, check_source
 from daitir.models.identity import identity, model_files
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from daitir.common.errors import DataError
 from daitir.data.dialogues import read_json
 from daitir.models import ASSETS, TOKENIZER_FOLDER
-from daitir.models.encoders import Encoder
+from daitir.models.encoder import Encoder
 from daitir.models.hub import NO_CODE, check_source, reading
 from daitir.models.identity import TOKENIZER_FILES, identity, model_files
 

@@ -25,7 +25,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import weights_digest
 from daitir.data.dialogues import read_json
 from daitir.models import ASSETS
-from daitir.models.encoders import Pictures, as_image, listed
+from daitir.models.encoder import Pictures, as_image, listed
 from daitir.models.identity import CONFIG_NAME, identity
 from daitir.scenes import Scene, SceneObject, world
 

@@ -1,19 +1,19 @@
 """Which encoders there are: from the kind that a spec begins with to what builds it.
 
-To add a kind, write a module with a subclass of `daitir.models.encoders.Encoder` and a function
+To add a kind, write a module with a subclass of `daitir.models.encoder.Encoder` and a function
 that loads it, and name it here, or call `register_encoder` from outside the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from daitir.common.errors import DataError
 
 if TYPE_CHECKING:
-    from daitir.models.encoders import Encoder
+    from daitir.models.encoder import Encoder
 
 
 class EncoderKind(NamedTuple):
@@ -23,10 +23,20 @@ class EncoderKind(NamedTuple):
         load: builds an encoder from what follows the colon of its spec and a `device=`; or where
             that function is, `"module:function"`, which is imported when it is first wanted.
         forms: the specs of this kind; one without a colon stands for the model that needs no name.
+        has_base: whether it builds on another encoder; `load` then also gets `load_base=`, which
+            loads one by its spec, as `load_encoder` does.
     """
 
     load: Callable[..., Encoder] | str
     forms: tuple[str, ...]
+    has_base: bool = False
+
+    def loader(self) -> Callable[..., Encoder]:
+        """The function that builds an encoder."""
+        if not isinstance(self.load, str):
+            return self.load
+        module, _, function = self.load.partition(":")
+        return getattr(import_module(module), function)
 
 
 ENCODER_KINDS = {
@@ -46,19 +56,19 @@ ENCODER_KINDS = {
         "daitir.models.hf_encoders:load_hf", ("hf:NAME", "hf:NAME@REVISION", "hf:FOLDER")
     ),
     # What `daitir train dmcl` or one of its peers wrote.
-    "finetuned": EncoderKind("daitir.models.finetuned:load_finetuned", ("finetuned:FOLDER",)),
+    "finetuned": EncoderKind(
+        "daitir.models.finetuned:load_finetuned", ("finetuned:FOLDER",), has_base=True
+    ),
 }
 
 
-def register_encoder(
-    kind: str, load: Callable[..., Encoder] | str, *, forms: Sequence[str] = ()
-) -> None:
+def register_encoder(kind: str, load: Callable[..., Encoder] | str, *forms: str) -> None:
     """Let `load_encoder` and every command know a kind of encoder.
 
     Args:
         kind: what its specs begin with.
         load: as in `EncoderKind`.
-        forms: as in `EncoderKind`; by default `kind:NAME`.
+        forms: as in `EncoderKind`; without any `kind:NAME`.
 
     Raises:
         ValueError: the kind is registered already.
@@ -72,7 +82,7 @@ def register_encoder(
     """
     if kind in ENCODER_KINDS:
         raise ValueError(f"the encoder {kind!r} is registered already")
-    ENCODER_KINDS[kind] = EncoderKind(load, tuple(forms) or (f"{kind}:NAME",))
+    ENCODER_KINDS[kind] = EncoderKind(load, forms or (f"{kind}:NAME",))
 
 
 def encoder_forms() -> str:
@@ -81,8 +91,8 @@ def encoder_forms() -> str:
     return f"{', '.join(forms[:-1])} or {forms[-1]}"
 
 
-def encoder_loader(spec: str) -> tuple[Callable[..., Encoder], str]:
-    """What builds the encoder of a spec, and the name that it is told.
+def encoder_kind(spec: str) -> tuple[EncoderKind, str]:
+    """The kind of a spec, and the name that follows.
 
     Raises:
         DataError: no kind has specs of this form; the message lists the forms.
@@ -92,8 +102,4 @@ def encoder_loader(spec: str) -> tuple[Callable[..., Encoder], str]:
     is_known = any(":" in form for form in forms) if colon and name else spec in forms
     if not is_known:
         raise DataError(f"unknown encoder {spec!r}; use {encoder_forms()}")
-    load = ENCODER_KINDS[kind].load
-    if isinstance(load, str):
-        module, _, function = load.partition(":")
-        load = getattr(import_module(module), function)
-    return load, name
+    return ENCODER_KINDS[kind], name
