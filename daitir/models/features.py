@@ -112,26 +112,19 @@ class CachedEncoder:
         """
         images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
         files = self._files(images)
+        batch_size = batch_size or self.batch_size
         if files is None:
-            return self.encoder.encode_images(
-                images, batch_size=batch_size or self.batch_size, progress=progress
-            )
-        self._embed(files, batch_size=batch_size, progress=progress)
+            return self.encoder.encode_images(images, batch_size=batch_size, progress=progress)
+        self._embed(files, batch_size, None, progress=progress)
         return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
 
     def embed(
-        self,
-        paths: Iterable[Path],
-        *,
-        batch_size: int | None = None,
-        group: PartialState | None = None,
-        progress: bool = False,
+        self, paths: Iterable[Path], *, group: PartialState | None = None, progress: bool = False
     ) -> int:
         """Embed the picture files below `root` that are new or changed; how many those were.
 
         Args:
             paths: the picture files.
-            batch_size: pictures that the encoder sees together; by default the cache's.
             group: processes that call this alike; each embeds its share of the shards, and waits
                 for the others. What is kept is what one process would keep.
             progress: show a bar, of the main process alone.
@@ -142,17 +135,11 @@ class CachedEncoder:
         files = self._files(paths)
         if files is None:
             raise DataError(f"{self.root}: features are kept of the pictures below it alone")
-        return self._embed(files, batch_size=batch_size, group=group, progress=progress)
+        return self._embed(files, self.batch_size, group, progress=progress)
 
     def _embed(
-        self,
-        files: _Files,
-        *,
-        batch_size: int | None = None,
-        group: PartialState | None = None,
-        progress: bool = False,
+        self, files: _Files, batch_size: int, group: PartialState | None, *, progress: bool
     ) -> int:
-        batch_size = batch_size or self.batch_size
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
         self._pictures.refresh()
         rows = self._pictures.find(files.names, files.stamps, files.sample)
