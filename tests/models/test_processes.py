@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from accelerate import PartialState
+from hub_models import tiny_pipeline
 from own_data import make_own_data
-from test_view_generation import PROMPTS, SEEDS, tiny_pipeline
 
 from daitir.cli.data_commands import check_device
 from daitir.cli.main import main
@@ -20,6 +20,8 @@ from daitir.data.shards import read_shard
 from daitir.models.features import CachedEncoder
 from daitir.models.processes import processes
 from daitir.models.views import load_view_generator
+
+PROMPTS, SEEDS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"], [1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from daitir.common.terminal import printable
 from daitir.data.dialogues import TEXT_CONVENTIONS
+from daitir.models.registry import encoder_forms
 from daitir.studies.profiles import PROFILES
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -60,8 +61,7 @@ def add_command(subparsers, name: str, *, help: str, example: str) -> argparse.A
 def add_encoder(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The encoder by its spec."""
     parser.add_argument("--encoder", required=required, metavar="SPEC",
-                        help="mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder "
-                        "(CLIP, SigLIP, SigLIP 2 or BLIP of transformers), or finetuned:DIR")
+                        help=encoder_forms())
 
 
 def add_embedding(parser: argparse.ArgumentParser) -> None:
