@@ -5,10 +5,12 @@ import string
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -41,6 +43,8 @@ from transformers import (
 
 from daitir.models.encoders import TOKENIZER_FOLDER
 
+PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
+SEEDS = [1, 2, 3, 4]
 PIXELS = 32
 LAYER = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -115,8 +119,48 @@ def _clip_text(tokenizer, *, seed, projected=True):
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
+def tiny_pipeline(seed=0):
+    """A tiny pipeline of Stable Diffusion 1 and 2, whose views have 8 pixels a side."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2,
+        norm_num_groups=4,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, model_max_length=32)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(config).eval(),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def save_pipeline(kind, folder):
-    """A tiny `sdxl` or `sd3` pipeline; `tests/test_view_generation.py` has that of SD 1 and 2."""
+    """A tiny `sdxl` or `sd3` pipeline; `tiny_pipeline` is that of SD 1 and 2."""
     torch.manual_seed(0)
     clip = tiny_tokenizer("clip", 40)
     autoencoder = {

@@ -12,8 +12,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hub_models import tiny_pipeline
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from test_view_generation import tiny_pipeline
 from torch import nn
 from torch.nn import functional as F
 

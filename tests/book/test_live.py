@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_models import tiny_pipeline
 from own_data import make_own_data
-from test_view_generation import tiny_pipeline
 
 from daitir.book.live import LiveSearch, live_widget
 from daitir.cli.main import main

@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from daitir import evaluation
 from daitir.cli import commands
@@ -23,24 +20,6 @@ from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 
 VISDIAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
-TINY = {
-    "embed_dim": 16,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The spec of a tiny open_clip model with random weights in a file."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "daitir-test-tiny.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(folder / "daitir-test-tiny.json")
-    torch.manual_seed(0)
-    weights = open_clip.create_model("daitir-test-tiny").state_dict()
-    save_file(weights, folder / "weights.safetensors")
-    return f"open_clip:daitir-test-tiny@{folder / 'weights.safetensors'}"
 
 
 def _save_noise(path, seed):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hub_models import tiny_pipeline
 from own_data import make_own_data
 from PIL import Image
-from test_view_generation import tiny_pipeline
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError

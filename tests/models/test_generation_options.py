@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from hub_models import save_encoder, save_pipeline
+from hub_models import save_encoder, save_pipeline, tiny_pipeline
 from own_data import make_own_data
 from PIL import ExifTags, Image
-from test_view_generation import tiny_pipeline
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError

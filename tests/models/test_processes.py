@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from accelerate import PartialState
+from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from own_data import make_own_data
-from test_view_generation import PROMPTS, SEEDS, tiny_pipeline
 
 from daitir.cli.data_commands import check_device
 from daitir.cli.main import main

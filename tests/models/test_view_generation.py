@@ -6,65 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from PIL import Image
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.viewfiles import find_views
 from daitir.models import views
-from daitir.models.encoders import TOKENIZER_FOLDER
 from daitir.models.views import ViewGenerator, load_view_generator
-
-PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
-SEEDS = [1, 2, 3, 4]
-
-
-def tiny_pipeline(seed=0):
-    torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        in_channels=2,
-        out_channels=2,
-        block_out_channels=(8,),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=2,
-        norm_num_groups=4,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, model_max_length=32)
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=32,
-    )  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(config).eval(),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_profiles import FUSION_RECIPE as RECIPE
 from torch.nn.functional import normalize
 
 from daitir.cli.main import main
@@ -32,19 +33,8 @@ from daitir.recipes.fusion import (
 from daitir.recipes.loop import CHECKPOINT_NAME
 from daitir.recipes.selection import read_best
 from daitir.scenes import sample_scenes
-from daitir.studies.profiles import PROFILES, SMALL_FUSIONS, FusionRecipe
+from daitir.studies.profiles import PROFILES, SMALL_FUSIONS
 from daitir.studies.queries import MANIFEST_NAME, QuerySet, save_query_set
-
-RECIPE = FusionRecipe(
-    "adafuse",
-    steps=120,
-    projection_dim=16,
-    hidden_dim=32,
-    batch_size=64,
-    warmup_steps=5,
-    eval_every=10,
-    learning_rate=5e-3,
-)
 
 NRGR = dataclasses.replace(RECIPE, kind="nrgr")
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hub_models import save_encoder
 from own_data import make_own_data, picture
-from test_cli import tiny  # noqa: F401, a fixture
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from test_fusion_training import RECIPE
+from small_profiles import FUSION_RECIPE as RECIPE
 
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.models.encoders import load_encoder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_profiles import SMALL
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
@@ -18,20 +19,8 @@ from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 from daitir.scenes.export import export_scenes
 from daitir.studies import benchmark, queries
-from daitir.studies.profiles import PROFILES, FusionRecipe
+from daitir.studies.profiles import PROFILES
 
-SMALL = dataclasses.replace(
-    PROFILES["classroom"],
-    name="small",
-    num_test_dialogues=6,
-    num_other_dialogues=6,
-    num_train_dialogues=6,
-    num_val_dialogues=6,
-    num_gallery=20,
-    broken_shares=(0.15,),
-    fusions={"adafuse": FusionRecipe("adafuse", steps=4, hidden_dim=16, eval_every=2)},
-    num_fusion_seeds=2,
-)
 VISDIAL = (
     Path(__file__).parents[3] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
 )

@@ -7,7 +7,7 @@ import random
 import pandas as pd
 import pytest
 import torch
-from test_view_generation import tiny_pipeline
+from hub_models import tiny_pipeline
 
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.fusion import dar_weights

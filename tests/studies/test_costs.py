@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_view_generation import tiny_pipeline
+from hub_models import tiny_pipeline
 
 from daitir.fusion import ScalarGate
 from daitir.models.encoders import load_encoder

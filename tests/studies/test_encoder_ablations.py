@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_encoder_benchmark import RECIPE
+from small_profiles import ENCODER_RECIPE as RECIPE
 
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.recipes.triples import FinetuneData, training_data, with_resampled_views

@@ -6,7 +6,8 @@ import json
 import pandas as pd
 import pytest
 import torch
-from test_benchmark import SMALL
+from small_profiles import ENCODER_RECIPE as RECIPE
+from small_profiles import SMALL
 
 from daitir.common.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS
@@ -19,9 +20,6 @@ from daitir.recipes.triples import FinetuneData
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies import encoder_benchmark, queries
 from daitir.studies.encoder_benchmark import encode_sets, encoder_rows, run_encoder_benchmark
-from daitir.studies.profiles import EncoderRecipe
-
-RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
 
 
 def test_every_encoder_is_trained_measured_and_kept(tmp_path, monkeypatch):

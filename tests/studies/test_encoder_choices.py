@@ -5,7 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from test_view_generation import tiny_pipeline
+from hub_models import tiny_pipeline
 
 from daitir.common.errors import DataError
 from daitir.evaluation import RESULT_COLUMNS

@@ -5,7 +5,8 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from test_benchmark import SMALL
+from small_profiles import ENCODER_RECIPE as RECIPE
+from small_profiles import SMALL
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
@@ -20,9 +21,6 @@ from daitir.recipes.triples import profile_data
 from daitir.studies import encoder_benchmark, encoder_memory, queries
 from daitir.studies.encoder_benchmark import run_encoder_benchmark
 from daitir.studies.encoder_memory import DECAY, run_encoder_memory
-from daitir.studies.profiles import EncoderRecipe
-
-RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
 
 
 def test_the_table_holds_what_a_loop_finds(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_robustness import small  # noqa: F401  a fixture
 from torch.nn.functional import normalize
 
 from daitir.cli.main import main
@@ -69,7 +68,7 @@ def test_validation_rows_compare_with_the_same_method_without_memory():
 
 
 def test_the_table_has_every_source_and_a_second_run_trains_nothing(
-    small,  # noqa: F811
+    small,
     tmp_path,
     monkeypatch,
 ):

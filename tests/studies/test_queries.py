@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_view_generation import tiny_pipeline
+from hub_models import tiny_pipeline
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError

@@ -1,39 +1,25 @@
 """Robustness: perturbations do what they say, and every condition is in the table once."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_fusion_training import RECIPE
-from test_view_generation import tiny_pipeline
+from hub_models import tiny_pipeline
 
-from daitir.common.files import atomic_write
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.metrics import bootstrap_interval
-from daitir.models.encoders import load_encoder
 from daitir.models.reformulation import Reformulator, load_reformulator
 from daitir.models.views import ViewGenerator
 from daitir.scenes import SOURCES, dialogue, sample_scenes
 from daitir.studies import robustness
-from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.perturbations import (
     dropped_rounds,
     last_views,
     refine_arrived,
     shuffled_rounds,
     typos,
-)
-from daitir.studies.profiles import PROFILES, ClipRecipe
-from daitir.studies.queries import (
-    MANIFEST_NAME,
-    QUERIES_FOLDER,
-    QuerySet,
-    load_query_set,
-    manifest_of,
-    save_query_set,
 )
 from daitir.studies.robustness import condition_rows, run_robustness
 
@@ -142,25 +128,6 @@ def test_rows_average_seeds_before_the_bootstrap_and_compare_dialogue_by_dialogu
     np.testing.assert_allclose(doubled, worse.mean(axis=(0, 1)), atol=1e-12)
     of_text = rows[rows["method"] == "text"]
     assert set(of_text["metric"]) == {"recall_at_10", "recall_at_10_change"}
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A profile of a few dialogues whose query sets are the first of the shipped ones."""
-    encoder, folder = load_encoder("mini"), tmp_path / "queries"
-    with atomic_write(folder / MANIFEST_NAME) as temporary:
-        temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
-    for name in (*BENCHMARKS, "train", "val"):
-        found = load_query_set(name, encoder, QUERIES_FOLDER)
-        parts = (found.captions, found.rounds, found.view_features, found.readings)
-        save_query_set(QuerySet(*(part[:4] for part in parts)), folder, name)
-    profile = dataclasses.replace(
-        PROFILES["classroom"], name="small", num_other_dialogues=3, num_test_dialogues=4,
-        num_train_dialogues=4, num_val_dialogues=4, num_gallery=12, queries=str(folder),
-        fusions={"adafuse": dataclasses.replace(RECIPE, steps=2)},
-        clip=ClipRecipe("daitir-mini", num_scenes=40, steps=5, batch_size=8, warmup_steps=1),
-    )  # fmt: skip
-    return profile, encoder
 
 
 def test_the_table_has_every_condition_and_a_second_run_measures_nothing(
