@@ -44,7 +44,7 @@ run: $(READY)    ## execute all notebooks under the classroom profile
 
 run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu; PROFILE=paper COCO=DIR: the papers' setting
 ifeq ($(PROFILE),paper)
-	$(BIN)/python -m daitir.cli reproduce $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
+	$(BIN)/python -m daitir.cli paper run $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
 else
 	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.book.provenance run --out _build/gpu
 endif

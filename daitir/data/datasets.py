@@ -49,7 +49,7 @@ class Dataset:
     """One of the papers' data sets.
 
     Attributes:
-        name: as `daitir data` calls it.
+        name: as `daitir fetch` calls it.
         title: what it is, with its reference.
         page: where its publishers describe it.
         licence: under which it may be used.

@@ -1,8 +1,8 @@
 """Where encoders look in drawn views, before and after training: at what is named, false, or empty.
 
-`daitir attention` writes the table. Objects are located by the recogniser: a mask is that of the
-object as it would be rendered where it was read. Encoders are lists by name, one for each training
-seed.
+`daitir study attention` writes the table. Objects are located by the recogniser: a mask is that
+of the object as it would be rendered where it was read. Encoders are lists by name, one for each
+training seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The null space in our world: what becomes of one cue under an encoder, before and after training.
 
 Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
-have a jackknife interval. Encoders are lists by name, one for each training seed. `daitir geometry`
-writes them into one table.
+have a jackknife interval. Encoders are lists by name, one for each training seed.
+`daitir study geometry` writes them into one table.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ COMPARED = ("finetune_text", "dmcl")  # all that the smaller studies measure
 IMPROVED = {"dmcl_resampled": "dmcl"}  # encoders that are compared with another, query by query
 RANKED = ("text", "dar", "memory", "adafuse")  # the queries that are compared with the peers
 MARGINS = {"degradation_rate": 0.0, "degradation_rate_ln2": math.log(2)}
-# Validation chose it for DAR (`daitir memory`).
+# Validation chose it for DAR (`daitir study memory`).
 MEMORY_DECAY = 0.75
 
 
@@ -177,7 +177,7 @@ def trained_encoders(
         folder = _folder(profile, name, seed, work_dir)
         specs[name, seed] = profile.encoder if name == ZERO_SHOT else f"finetuned:{folder}"
         if name != ZERO_SHOT and not (folder / CONFIG_NAME).is_file():
-            raise DataError(f"{folder}: no trained encoder; run `daitir encoders` first")
+            raise DataError(f"{folder}: no trained encoder; run `daitir study encoders` first")
     return {key: load_encoder(spec, device=device) for key, spec in specs.items()}
 
 

@@ -40,7 +40,7 @@ from daitir.studies.queries import manifest_of, queries_folder
 
 logger = logging.getLogger(__name__)
 QUERY = "adafuse_memory"
-# Validation chose it for ADaFuSE (`daitir memory`).
+# Validation chose it for ADaFuSE (`daitir study memory`).
 DECAY = 0.5
 METRICS = (
     "recall_at_10", "hits_at_10", "bri", "recall_at_10_gain_over_dar",

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from daitir import evaluation
-from daitir.cli import commands
 from daitir.cli import main as cli
+from daitir.cli import own_data
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 
@@ -172,7 +172,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_first_dialogues", interrupted)
+    monkeypatch.setattr(own_data, "find_own_data", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 
@@ -180,9 +180,9 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
 def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
-        "import sys; from daitir import cli, commands\n"
-        "commands.evaluate = lambda arguments: print('line\\n' * 100_000)\n"
-        f"sys.exit(cli.main({_arguments(folder, 'mini')!r}))"
+        "import sys; from daitir.cli import main, own_data\n"
+        "own_data.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
+        f"sys.exit(main.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -197,7 +197,7 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
 def test_help_is_quick_and_has_an_example():
     # Processor time, interpreter included: the clock on the wall also counts other programs.
     code = (
-        "import sys, time; from daitir import cli\n"
+        "import sys, time; from daitir.cli import main as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'pandas', 'numpy', 'PIL', 'open_clip'} & set(sys.modules)\n"

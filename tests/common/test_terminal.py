@@ -126,7 +126,7 @@ def test_an_error_is_one_escaped_line(hostile, tmp_path, capsys):
             ["refine", str(hostile), "--model", PLANTED],
             ["search", str(hostile / "images" / "album 1"), "--encoder", f"open_clip:{PLANTED}"],
             ["scenes", f"/dev/null/{PLANTED}"],
-            ["reproduce", "--coco", PLANTED],
+            ["paper", "run", "--coco", PLANTED],
         ):
             assert main(command) == 2
             printed = capsys.readouterr()

@@ -415,7 +415,7 @@ def test_no_output_replaces_an_input(folder, tmp_path, capsys, kind, name):
         [*evaluation, "--data", str(folder)],
         ["refine", "--prompt", str(folder / "prompt.txt"), *files, "--out", str(out)],
         ["quality", "clip", "--out", str(out)],
-        ["plan", "--out", str(out)],
+        ["paper", "plan", "--out", str(out)],
     ]
     if name != "images/000003.png":
         refine = ["refine", "--prompt", str(folder / "prompt.txt"), "--overwrite", *files]
@@ -451,7 +451,7 @@ def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, caps
     capsys.readouterr()
     assert main(["quality", "clip", "--out", str(tmp_path / "notes.csv")]) == 2
     # The notes go beside the table, and are as dear as the table.
-    assert main(["plan", "--out", str(folder / "dialogues.csv")]) == 2
+    assert main(["paper", "plan", "--out", str(folder / "dialogues.csv")]) == 2
     assert "dialogues.json: exists, and this command did not" in capsys.readouterr().err
 
 
@@ -471,7 +471,7 @@ def test_data_of_others_are_not_downloaded_over(tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
     before = (tmp_path / "dialogues.json").read_bytes()
     for name in ("visdial", "chatir", "coco-unlabeled"):
-        assert main(["data", name, "--from", str(tmp_path), "--out", str(tmp_path)]) == 2
+        assert main(["fetch", name, "--from", str(tmp_path), "--out", str(tmp_path)]) == 2
         assert "is of another origin; name another --out" in capsys.readouterr().err
     assert (tmp_path / "dialogues.json").read_bytes() == before
 

@@ -142,8 +142,8 @@ def test_the_quality_table(tmp_path, monkeypatch):
         (["scenes", "{}", "--num-dialogues", "9", "--num-gallery", "5"], "raise --num-gallery"),
         (["pretrain", "clip", "--out", "{}", "--profile", "cluster"], "unknown profile"),
         (["quality", "clip", "--out", "{}/a.csv", "--encoder", "nothing"], "unknown encoder"),
-        (["benchmark", "--results", "{}", "--profile", "cluster"], "unknown profile"),
-        (["benchmark", "--results", "{}", "--device", "cuda:99"], "not available here"),
+        (["study", "benchmark", "--results", "{}", "--profile", "cluster"], "unknown profile"),
+        (["study", "benchmark", "--results", "{}", "--device", "cuda:99"], "not available here"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments, message, tmp_path, capsys):

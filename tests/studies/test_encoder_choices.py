@@ -104,5 +104,5 @@ def test_encoders_that_were_not_trained_are_named(small, tmp_path):
     other = dataclasses.replace(small, num_encoder_seeds=2)
     generator = ViewGenerator("tiny", tiny_pipeline(), steps=1)
     folders = {"cache": tmp_path / "views", "work_dir": tmp_path, "results_dir": tmp_path}
-    with pytest.raises(DataError, match="finetune_text.1: no trained encoder.*daitir encoders"):
+    with pytest.raises(DataError, match="finetune_text.1: no trained encoder.*study encoders"):
         run_encoder_choices(other, generator, **folders)

@@ -43,7 +43,7 @@ def test_the_table_holds_what_a_loop_finds(tmp_path, monkeypatch):
     cache, work = tmp_path / "cache", tmp_path / "work"
     queries.make_query_sets(small, tmp_path / "queries", models, cache=cache)
     folders = {"cache": cache, "work_dir": work, "results_dir": tmp_path / "results"}
-    with pytest.raises(DataError, match="no trained encoder; run `daitir encoders`"):
+    with pytest.raises(DataError, match="no trained encoder; run `daitir study encoders`"):
         run_encoder_memory(small, generator, **folders)
     run_encoder_benchmark(small, generator, **folders)
     table = pd.read_csv(run_encoder_memory(small, generator, **folders))

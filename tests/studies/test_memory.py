@@ -102,5 +102,5 @@ def test_the_table_has_every_source_and_a_second_run_trains_nothing(
 def test_missing_query_sets_are_an_error_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("daitir.studies.queries.QUERIES_FOLDER", tmp_path)
     (tmp_path / "w" / "classroom" / "features").mkdir(parents=True)  # of an interrupted run
-    assert main(["memory", "--work", str(tmp_path / "w"), "--results", str(tmp_path)]) == 2
+    assert main(["study", "memory", "--work", str(tmp_path / "w"), "--results", str(tmp_path)]) == 2
     assert "daitir queries" in capsys.readouterr().err

@@ -1,0 +1,260 @@
+"""`daitir train`: a fusion or an encoder learns from query sets or from own data.
+
+All that can be checked at once is checked first, and what is heavy is imported only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.cli.inputs import (
+    cached_encoder,
+    check_device,
+    check_run_folder,
+    chosen_profile,
+    text_convention,
+    text_files,
+)
+from daitir.cli.options import (
+    EMBEDDED_AT_ONCE,
+    add_command,
+    add_encoder,
+    add_features,
+    add_folder,
+    add_machine,
+    add_profile,
+    add_seed,
+    add_text,
+    named,
+)
+from daitir.common.errors import DataError, naming
+from daitir.common.files import check_output, claimed
+from daitir.common.terminal import say
+from daitir.studies.profiles import (
+    ENCODERS,
+    SMALL_FUSIONS,
+    EncoderRecipe,
+    FusionRecipe,
+    Profile,
+    check_models,
+    with_settings,
+)
+
+VAL_IMAGES = 2000
+FOR_DATA = ("encoder", "text", "features", "missing_views", "val_images")
+
+if TYPE_CHECKING:
+    from daitir.data.datafolder import DataFolder
+
+
+def add_train(commands) -> None:
+    parser = add_command(
+        commands,
+        train,
+        "daitir train adafuse --out runs/adafuse",
+        "daitir train adafuse --data my_pictures/ --encoder hf:models/siglip --out runs/a",
+    )
+    option = parser.option
+    option(
+        "method METHOD",
+        f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
+        f"({', '.join(ENCODERS)})",
+    )
+    add_folder(
+        parser,
+        "folder of own data with dialogues/train.json and val.json, and views/train and val, "
+        "instead of the query sets; right behind METHOD",
+        dest="data",
+        required=False,
+    )
+    add_profile(parser, "recipe, sizes and models")
+    option(
+        "--set NAME=VALUE",
+        "numbers of the recipe to change, for example steps=1000 batch_size=64",
+        type=partial(named, what="VALUE"), nargs="+", action="extend",
+    )  # fmt: skip
+    add_encoder(parser, required=False)
+    add_text(parser, "the query text")
+    option(
+        "--missing-views",
+        "where a round of --data lacks a view: refuse, or train an encoder with its text alone and "
+        "a fusion without it (default: error)",
+        choices=("error", "text"),
+    )
+    option(
+        "--val-images N",
+        "pictures of --data that validation ranks while an encoder learns: all targets, and others "
+        f"drawn once (default: {VAL_IMAGES})",
+    )
+    add_features(parser)
+    parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
+    add_seed(parser)
+    option(
+        "--cache DIR",
+        "keeps features for a fusion, views for an encoder, of the query sets",
+        default=Path("runs/cache"),
+    )
+    option("--out DIR", "gets weights, log and checkpoint", required=True)
+    add_machine(parser)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a fusion, or fine-tune an encoder."""
+    profile, method = chosen_profile(arguments.profile), arguments.method
+    recipes = profile.fusions | profile.encoders
+    if method not in recipes:
+        known = ", ".join(recipes)
+        raise DataError(f"unknown method {method!r}; the profile {profile.name} has {known}")
+    with naming("--set"):
+        recipe = with_settings(recipes[method], dict(arguments.set or ()))
+    check_run_folder(arguments.out)
+    check_device(arguments.device)
+    if arguments.data is not None:
+        if getattr(recipe, "resampled_views", False):
+            raise DataError(
+                f"{method}: views are rendered anew in the embedded world alone; with --data "
+                "choose dmcl, or add --set resampled_views=false"
+            )
+        with claimed(arguments.out):
+            _train_on_data(arguments, recipe)
+        return
+    if given := [name for name in FOR_DATA if getattr(arguments, name) is not None]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise DataError(f"{flags}: for --data DIR alone; without it the profile decides")
+    check_output(arguments.cache / "features")
+    with claimed(arguments.out):
+        _train_on_profile(arguments, profile, recipe)
+
+
+def _train_on_profile(
+    arguments: argparse.Namespace, profile: Profile, recipe: FusionRecipe | EncoderRecipe
+) -> None:
+    """Train by a recipe on the query sets of a profile."""
+    is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
+    from daitir.models.encoders import load_encoder
+    from daitir.recipes.origin import claim
+
+    check_models(profile, "clip", *(["diffusion"] if is_encoder else []))
+    encoder = load_encoder(profile.encoder, device=arguments.device)
+    claim(out, encoder, None)
+    options = {"num_workers": arguments.workers, "progress": True}
+    if is_encoder:
+        from daitir.models.views import load_view_generator
+        from daitir.recipes.finetune import finetune, recalls
+        from daitir.recipes.triples import as_read, profile_data, training_data
+
+        generator = load_view_generator(profile.generator, device=arguments.device)
+        train_part, val_part = (
+            profile_data(profile, split, generator, encoder, arguments.cache, **options)
+            for split in ("train", "val")
+        )
+        data = [
+            training_data(train_part, profile, recipe, num_workers=arguments.workers),
+            as_read(val_part, profile, "val", recipe),
+        ]
+        tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
+        reached = recalls(tuned, data[1])[recipe.query]
+    else:
+        from daitir.recipes.fusion import encode_queries, recall, train_fusion
+
+        data = [
+            encode_queries(profile, split, encoder, cache=arguments.cache, **options)
+            for split in ("train", "val")
+        ]
+        fusion = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
+        reached = recall(fusion, data[1])
+    say(f"R@10 on validation: {reached:.1%}; written to {out}")
+
+
+def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
+    """Train by a recipe on the splits train and val of a folder of own data."""
+    from daitir.data.datafolder import find_data
+
+    if arguments.encoder is None:
+        raise DataError("--data needs --encoder SPEC")
+    data = find_data(arguments.data)
+    texts = _texts(data, arguments.text)
+    is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
+    if arguments.val_images and not is_encoder:
+        raise DataError("--val-images: for an encoder; a fusion's pictures are embedded once")
+    from daitir.recipes import own_data
+    from daitir.recipes.origin import claim
+
+    cached = cached_encoder(arguments, data.root)
+    if is_encoder:
+        from daitir.recipes.finetune import check_trainable, finetune, recalls
+
+        check_trainable(cached.encoder)
+    splits = {
+        split: own_data.read_split(
+            data,
+            split,
+            path,
+            convention=convention,
+            needs_views=not is_encoder or recipe.needs_views,
+            missing_views=arguments.missing_views or "error",
+        )
+        for split, (path, convention, _) in texts.items()
+    }
+    whole_val = splits["val"]
+    if is_encoder:
+        # The features of its pictures change with the encoder: each validation embeds them anew.
+        splits["val"] = own_data.sample_gallery(whole_val, arguments.val_images or VAL_IMAGES)
+    claim(out, cached.encoder, own_data.data_digest(splits, data.root))
+    for split, rounds in splits.items():
+        path, convention, why = texts[split]
+        say(f"{split} texts: {convention} of {path} ({why})")
+        say(own_data.describe(split, rounds, cached.encoder))
+    if len(splits["val"].gallery) < len(whole_val.gallery):
+        say(
+            f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
+            f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
+        )
+    if is_encoder:
+        recipe, options = replace(recipe, text=texts["train"][1]), {"workers": arguments.workers}
+        tuned = finetune(
+            cached.encoder, *splits.values(), recipe, out, seed=arguments.seed, **options
+        )
+        reached = recalls(tuned, whole_val, **options)[recipe.query]
+        hint = f"--encoder finetuned:{out}"
+    else:
+        from daitir.recipes.fusion import recall, train_fusion
+
+        features = [
+            own_data.encode_split(cached, own_data.with_views(rounds), progress=True)
+            for rounds in splits.values()
+        ]
+        options = {"seed": arguments.seed, "device": arguments.device}
+        reached = recall(train_fusion(*features, recipe, out, **options), features[1])
+        hint = f"--fusion {recipe.kind}:{out}"
+    say(
+        f"R@10 on validation: {reached:.1%} among {len(whole_val.gallery):,} pictures; written to "
+        f"{out}, use it with {hint}"
+    )
+
+
+def _texts(data: DataFolder, named: str | None) -> dict[str, tuple[Path, str, str]]:
+    """The file of the texts of train and val, their convention, and how it is known.
+
+    Raises DataError where a split lacks, and where their conventions differ.
+    """
+    from daitir.data.derived import read_source
+
+    if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
+        files = " and ".join(f"dialogues/{split}.json" for split in lacking)
+        raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
+    texts = {}
+    for split in ("train", "val"):
+        path, raw = text_files(data, split, named)
+        dialogues = read_source(path, raw, allow_duplicate_targets=True)
+        texts[split] = (path, *text_convention(named, dialogues, path))
+    if texts["train"][1] != texts["val"][1]:
+        raise DataError(
+            f"{data.root}: one of train and val has rewrites and the other has none; make them "
+            "with `daitir refine`, or name --text raw_dialogue"
+        )
+    return texts
