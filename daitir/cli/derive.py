@@ -12,26 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.cli.inputs import (
-    check_device,
-    files_of,
-    find_own_data,
-    first_of,
-    text_convention,
-    text_files,
-)
-from daitir.cli.options import (
-    DTYPES,
-    GUIDANCE,
-    STEPS,
-    add_cache,
-    add_command,
-    add_data,
-    add_device,
-    add_first,
-    add_seed,
-    add_text,
-)
+from daitir.cli import inputs
+from daitir.cli.options import DTYPES, GUIDANCE, STEPS, add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
@@ -62,16 +44,16 @@ def add_refine(commands) -> None:
         "daitir refine --dialogues dialogues.json --out rewrites.json",
         "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
     )
-    add_data(parser, instead_of="--dialogues and --out")
+    parser.data(instead_of="--dialogues and --out")
     option = parser.option
     option("--dialogues FILE", "ChatIR file")
-    add_first(parser, "refine")
+    parser.option("--num-dialogues N", "refine the first N dialogues only")
     option(
         "--model SPEC", "mini, a folder of a transformers model, or a hub's name", default="mini"
     )
     option("--prompt FILE", "template of the prompt, with {dialogue} in it; not for mini")
     option("--batch-size N", "", default=64)
-    add_device(parser, "the model runs")
+    parser.device("the model runs")
     option(
         "--out FILE",
         "ChatIR file with the captions as rounds, and a manifest beside it (default: the rewrites "
@@ -84,21 +66,21 @@ def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
     from daitir.data.derived import check_refined, read_source
 
-    data, split = find_own_data(arguments, "dialogues", out=True)
-    path, out, inputs = arguments.dialogues, arguments.out, [arguments.dialogues]
+    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
+    path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
     if data:
-        files = files_of(data, split)
+        files = inputs.files_of(data, split)
         out = out or files["rewrites"]
-        path, inputs = files["dialogues"], [files[n] for n in files if n != "rewrites"]
+        path, reads = files["dialogues"], [files[n] for n in files if n != "rewrites"]
     model = Path(arguments.model)
-    inputs += [arguments.prompt, model if model.exists() else None]
-    rule = {"inputs": inputs, "overwrite": arguments.overwrite}
+    reads += [arguments.prompt, model if model.exists() else None]
+    rule = {"inputs": reads, "overwrite": arguments.overwrite}
     check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
     check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
     dialogues = read_source(path, allow_duplicate_targets=True)
-    dialogues = first_of(dialogues, arguments.num_dialogues, path)
+    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
     prompt = _read_prompt(arguments.prompt)
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     from daitir.models.processes import processes
     from daitir.models.reformulation import load_reformulator, refine_resumably
 
@@ -173,11 +155,11 @@ def add_generate(commands) -> None:
         "daitir generate --dialogues rewrites.json --out views/",
         "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
     )
-    add_data(parser, instead_of="--dialogues and --out")
+    parser.data(instead_of="--dialogues and --out")
     option = parser.option
     option("--dialogues FILE", "ChatIR file")
-    add_text(parser, "the prompt")
-    add_first(parser, "draw for")
+    parser.text("the prompt")
+    parser.option("--num-dialogues N", "draw for the first N dialogues only")
     option(
         "--pipeline SPEC",
         "mini, a folder of a diffusers pipeline, or a hub's name",
@@ -185,16 +167,16 @@ def add_generate(commands) -> None:
     )
     option("--steps N", "enough for mini; other pipelines may need more", type=STEPS, default=8)
     option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
-    add_seed(parser, "of the noise")
+    parser.seed("of the noise")
     option("--fixed-noise", "all rounds of a dialogue start from the same noise")
     option("--batch-size N", "", default=32)
-    add_cache(parser)
+    parser.cache()
     option(
         "--without-negation",
         "take what an English prompt says is not there out of it, and give it to the pipeline as "
         "its negative prompt; signs, names and numbers stay",
     )
-    add_device(parser, "the pipeline runs")
+    parser.device("the pipeline runs")
     option(
         "--dtype", "precision of the weights (default: float32 on a CPU, else float16)",
         choices=DTYPES,
@@ -211,22 +193,22 @@ def add_generate(commands) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
-    data, split = find_own_data(arguments, "dialogues", out=True)
-    path, raw, out, inputs = arguments.dialogues, None, arguments.out, [arguments.dialogues]
+    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
+    path, raw, out, reads = arguments.dialogues, None, arguments.out, [arguments.dialogues]
     if data:
-        files, out = files_of(data, split), out or data.views_dir(split)
-        path, raw = text_files(data, split, arguments.text)
-        inputs = [files[name] for name in files if name != "views"]
+        files, out = inputs.files_of(data, split), out or data.views_dir(split)
+        path, raw = inputs.text_files(data, split, arguments.text)
+        reads = [files[name] for name in files if name != "views"]
     pipeline = Path(arguments.pipeline)
-    inputs += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
-    check_output(out / MANIFEST, inputs=inputs, is_ours=is_views_manifest)
-    check_output(arguments.cache / "view.webp", inputs=inputs)
+    reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
+    check_output(out / MANIFEST, inputs=reads, is_ours=is_views_manifest)
+    check_output(arguments.cache / "view.webp", inputs=reads)
     from daitir.data.derived import begin_views, check_redraw, read_source, views_of
 
     dialogues = read_source(path, raw, allow_duplicate_targets=True)
-    convention, why = text_convention(arguments.text, dialogues, path)
-    dialogues = first_of(dialogues, arguments.num_dialogues, path)
-    check_device(arguments.device)
+    convention, why = inputs.text_convention(arguments.text, dialogues, path)
+    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
+    inputs.check_device(arguments.device)
     import torch
     from PIL import Image
 

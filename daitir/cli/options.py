@@ -17,8 +17,16 @@ EMBEDDED_AT_ONCE = 64
 MOST_WORKERS = 256
 
 
+class _Folder(argparse.Action):
+    """Stores a folder that two arguments may name; the one that is absent changes nothing."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values is not None:
+            setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and that takes no empty value.
+    """A parser whose errors are one line, that takes no empty value, and knows shared options.
 
     Attributes:
         summary: what its command does, in half a line.
@@ -47,6 +55,87 @@ class Parser(argparse.ArgumentParser):
             help += " (default: %(default)s)"
         self.add_argument(*flags, help=help.strip(), **options)
 
+    def encoder(self, *, required: bool = True) -> None:
+        """The encoder by its spec."""
+        self.option(
+            "--encoder SPEC",
+            "mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder (CLIP, SigLIP, "
+            "SigLIP 2 or BLIP of transformers), or finetuned:DIR",
+            required=required,
+        )
+
+    def embedding(self) -> None:
+        """How the pictures of a folder of own data are embedded, and where features are kept."""
+        self.features()
+        at_once, cores = EMBEDDED_AT_ONCE, os.cpu_count() or 1
+        self.option("--batch-size N", "pictures that the encoder sees together", default=at_once)
+        self.option(
+            "--threads --workers N", "threads that decode pictures, by default one a core",
+            dest="workers", type=WORKERS, default=cores,
+        )  # fmt: skip
+        self.option(
+            "--dtype", "precision of the encoder's products", choices=DTYPES, default="float32"
+        )
+
+    def features(self) -> None:
+        """Where features are kept."""
+        self.option(
+            "--features DIR",
+            "where features are kept (default: features/ in the folder of own data, by the "
+            "encoder's name and identity; of other folders in the user's cache)",
+        )
+
+    def folder(self, help: str, *, dest: str = "folder", required: bool = True) -> None:
+        """A folder of own data or of pictures, as `--data DIR` or bare; both are one argument."""
+        group = self.add_mutually_exclusive_group(required=required)
+        options = {"dest": dest, "type": Path, "action": _Folder, "metavar": "DIR"}
+        group.add_argument(nargs="?", help=help, **options)
+        group.add_argument("--data", help="the same as DIR", **options)
+
+    def data(self, *, instead_of: str) -> None:
+        """The folder of own data that stands for other arguments."""
+        self.folder(f"folder of own data, instead of {instead_of}", dest="data", required=False)
+        self.option(
+            "--split", "of --data (default: test, which is what dialogues.json alone is)",
+            choices=("train", "val", "test"),
+        )  # fmt: skip
+
+    def text(self, what: str) -> None:
+        """The convention by which `what` is made from the rounds of a dialogue."""
+        self.option(
+            "--text",
+            f"how {what} is made from the rounds: each is a whole caption (current_rewrite), or "
+            "adds to those before (raw_dialogue, and all_rewrites, which repeats captions); "
+            "default: current_rewrite for rewrites that daitir or --data knows, raw_dialogue for "
+            "questions with answers; for anything else it must be named",
+            choices=tuple(TEXT_CONVENTIONS),
+        )
+
+    def seed(self, help: str = "") -> None:
+        """The seed of what is random."""
+        self.option("--seed N", help, type=SEED, default=0)
+
+    def cache(self) -> None:
+        """Where drawn views are kept, and shared by whatever draws."""
+        self.option("--cache DIR", "keeps what is drawn", default=Path("runs/views"))
+
+    def device(self, what: str = "models run", *, default: str = "cpu") -> None:
+        """Where `what` computes."""
+        self.option("--device NAME", f"where {what}: cpu, cuda, cuda:1 or mps", default=default)
+
+    def machine(self) -> None:
+        """The device, and the processes that draw scenes."""
+        self.device()
+        processes, cores = "processes that draw scenes, by default one a core", os.cpu_count() or 1
+        self.option("--workers N", processes, type=WORKERS, default=cores)
+
+    def profile(self, whose: str) -> None:
+        """The profile, whose name `daitir.studies.profiles.get_profile` looks up."""
+        self.option(
+            "--profile NAME",
+            f"whose {whose}: {', '.join(PROFILES)} (default: DAITIR_PROFILE, or classroom)",
+        )
+
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
@@ -61,14 +150,6 @@ class Parser(argparse.ArgumentParser):
         if not of_command and (not text.strip() or "\0" in text):
             raise argparse.ArgumentError(action, f"must not be {text!r}")
         return super()._get_value(action, text)
-
-
-class _Folder(argparse.Action):
-    """Stores a folder that two arguments may name; the one that is absent changes nothing."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if values is not None:
-            setattr(namespace, self.dest, values)
 
 
 def add_command(
@@ -98,106 +179,6 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr")
     return parser
-
-
-def add_encoder(parser: Parser, *, required: bool = True) -> None:
-    """The encoder by its spec."""
-    parser.option(
-        "--encoder SPEC",
-        "mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder (CLIP, SigLIP, SigLIP 2 "
-        "or BLIP of transformers), or finetuned:DIR",
-        required=required,
-    )
-
-
-def add_embedding(parser: Parser) -> None:
-    """How the pictures of a folder of own data are embedded, and where features are kept."""
-    add_features(parser)
-    parser.option(
-        "--batch-size N", "pictures that the encoder sees together", default=EMBEDDED_AT_ONCE
-    )
-    parser.option(
-        "--threads --workers N", "threads that decode pictures, by default one a core",
-        dest="workers", type=WORKERS, default=os.cpu_count() or 1,
-    )  # fmt: skip
-    parser.option(
-        "--dtype", "precision of the encoder's products", choices=DTYPES, default="float32"
-    )
-
-
-def add_features(parser: Parser) -> None:
-    """Where features are kept."""
-    parser.option(
-        "--features DIR",
-        "where features are kept (default: features/ in the folder of own data, by the encoder's "
-        "name and identity; of other folders in the user's cache)",
-    )
-
-
-def add_folder(parser: Parser, help: str, *, dest: str = "folder", required: bool = True) -> None:
-    """A folder of own data or of pictures, as `--data DIR` or bare; both are one argument."""
-    group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument(dest, nargs="?", type=Path, action=_Folder, metavar="DIR", help=help)
-    group.add_argument("--data", dest=dest, type=Path, action=_Folder, metavar="DIR",
-                       help="the same as DIR")  # fmt: skip
-
-
-def add_data(parser: Parser, *, instead_of: str) -> None:
-    """The folder of own data that stands for other arguments."""
-    add_folder(parser, f"folder of own data, instead of {instead_of}", dest="data", required=False)
-    parser.option(
-        "--split", "of --data (default: test, which is what dialogues.json alone is)",
-        choices=("train", "val", "test"),
-    )  # fmt: skip
-
-
-def add_text(parser: Parser, what: str) -> None:
-    """The convention by which `what` is made from the rounds of a dialogue."""
-    parser.option(
-        "--text",
-        f"how {what} is made from the rounds: each is a whole caption (current_rewrite), or adds "
-        "to those before (raw_dialogue, and all_rewrites, which repeats captions); default: "
-        "current_rewrite for rewrites that daitir or --data knows, raw_dialogue for questions with "
-        "answers; for anything else it must be named",
-        choices=tuple(TEXT_CONVENTIONS),
-    )
-
-
-def add_first(parser: Parser, verb: str) -> None:
-    """How many dialogues of the file are used."""
-    parser.option("--num-dialogues N", f"{verb} the first N dialogues only")
-
-
-def add_seed(parser: Parser, help: str = "") -> None:
-    """The seed of what is random."""
-    parser.option("--seed N", help, type=SEED, default=0)
-
-
-def add_cache(parser: Parser) -> None:
-    """Where drawn views are kept, and shared by whatever draws."""
-    parser.option("--cache DIR", "keeps what is drawn", default=Path("runs/views"))
-
-
-def add_device(parser: Parser, what: str = "models run", *, default: str = "cpu") -> None:
-    """Where `what` computes."""
-    parser.option("--device NAME", f"where {what}: cpu, cuda, cuda:1 or mps", default=default)
-
-
-def add_machine(parser: Parser) -> None:
-    """The device, and the processes that draw scenes."""
-    add_device(parser)
-    parser.option(
-        "--workers N", "processes that draw scenes, by default one a core", type=WORKERS,
-        default=os.cpu_count() or 1,
-    )  # fmt: skip
-
-
-def add_profile(parser: Parser, whose: str) -> None:
-    """The profile, whose name `daitir.studies.profiles.get_profile` looks up."""
-    parser.option(
-        "--profile NAME",
-        f"whose {whose}: {', '.join(PROFILES)} (default: DAITIR_PROFILE, or classroom)",
-    )
 
 
 def named(text: str, *, what: str) -> tuple[str, str]:

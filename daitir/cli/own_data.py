@@ -12,26 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.cli.inputs import (
-    cached_encoder,
-    check_device,
-    files_of,
-    find_own_data,
-    first_of,
-    text_convention,
-    text_files,
-)
-from daitir.cli.options import (
-    add_command,
-    add_data,
-    add_device,
-    add_embedding,
-    add_encoder,
-    add_first,
-    add_folder,
-    add_seed,
-    add_text,
-)
+from daitir.cli import inputs
+from daitir.cli.options import add_command
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, begins_with, check_output, has_notes
 from daitir.common.terminal import say
@@ -55,7 +37,7 @@ if TYPE_CHECKING:
 
 def add_lint(commands) -> None:
     parser = add_command(commands, lint, "daitir lint my_pictures/")
-    add_folder(parser, _OWN_FOLDER)
+    parser.folder(_OWN_FOLDER)
     parser.option("--json", "print the report as JSON")
     parser.option("--quick", "do not decode the pictures")
     parser.option("--encoder SPEC", "count the rounds that this encoder does not read to the end")
@@ -100,10 +82,10 @@ def add_embed(commands) -> None:
         "daitir embed my_pictures/ --encoder hf:models/siglip",
         "accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip",
     )
-    add_folder(parser, _OWN_FOLDER)
-    add_encoder(parser)
-    add_embedding(parser)
-    add_device(parser, "the encoder runs")
+    parser.folder(_OWN_FOLDER)
+    parser.encoder()
+    parser.embedding()
+    parser.device("the encoder runs")
 
 
 def embed(arguments: argparse.Namespace) -> None:
@@ -111,14 +93,14 @@ def embed(arguments: argparse.Namespace) -> None:
     from daitir.data.datafolder import find_data
     from daitir.data.gallery import check_images
 
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     data = find_data(arguments.folder)
     gallery = check_images(data.images_dir, data.gallery(tell=say))
     views = [view for split in data.dialogues for view in _checked_views(data, split)]
     from daitir.models.processes import processes
 
     with processes(arguments.device) as (group, device):
-        cached = cached_encoder(arguments, data.root, device=device)
+        cached = inputs.cached_encoder(arguments, data.root, device=device)
         pictures = (data.images_dir / name for name in gallery)
         number = cached.embed(chain(pictures, views), group=group, progress=True)
     if group.is_main_process:
@@ -139,7 +121,7 @@ def _checked_views(data: DataFolder, split: str) -> list[Path]:
         return []
     dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
     views = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues]).views
-    path, raw = text_files(data, split, None)
+    path, raw = inputs.text_files(data, split, None)
     rewrites = read_source(path, raw, allow_duplicate_targets=True) if raw else ()
     check_views(folder, dialogues, views, also=rewrites)
     files = [path for rounds in views for files in rounds for path in files]
@@ -154,7 +136,7 @@ def add_evaluate(commands) -> None:
         "daitir evaluate --dialogues d.json --images d/ --encoder mini --fusion text --out d.csv",
         "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
     )
-    add_data(parser, instead_of="--dialogues, --images, --gallery and --views")
+    parser.data(instead_of="--dialogues, --images, --gallery and --views")
     option = parser.option
     option(
         "--dialogues FILE",
@@ -171,8 +153,8 @@ def add_evaluate(commands) -> None:
         "several views of a round, and those of several folders, are averaged",
         nargs="+", action="extend",
     )  # fmt: skip
-    add_encoder(parser)
-    add_embedding(parser)
+    parser.encoder()
+    parser.embedding()
     option(
         "--fusion FUSION",
         "how the query is made: text, view, dar, or a trained fusion, for example adafuse:DIR or "
@@ -180,7 +162,7 @@ def add_evaluate(commands) -> None:
         "alone, to compare with",
         required=True, type=_fusion,
     )  # fmt: skip
-    add_text(parser, "the query text")
+    parser.text("the query text")
     option(
         "--missing-views",
         "where a round lacks a view: refuse, leave its dialogue out, or rank that round by text "
@@ -192,11 +174,11 @@ def add_evaluate(commands) -> None:
         "leave out gallery images that cannot be decoded, and the dialogues about them",
     )
     option("--allow-duplicate-targets", "accept several dialogues about one image")
-    add_first(parser, "evaluate")
+    parser.option("--num-dialogues N", "evaluate the first N dialogues only")
     option("--benchmark NAME", "label (default: that of the dialogue file, or of --data)")
     option("--method NAME", "label (default: the fusion)")
-    add_seed(parser, "label: the seed that made the views or the encoder")
-    add_device(parser, "the encoder runs")
+    parser.seed("label: the seed that made the views or the encoder")
+    parser.device("the encoder runs")
     option("--out FILE.csv", "where the table goes", required=True)
 
 
@@ -210,20 +192,20 @@ def _fusion(text: str) -> str:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery after every round, and tabulate the metrics."""
-    data, split = find_own_data(arguments, "dialogues", "images", "gallery", "views")
+    data, split = inputs.find_own_data(arguments, "dialogues", "images", "gallery", "views")
     path, raw, images, views = arguments.dialogues, None, arguments.images, arguments.views
-    listed, inputs = arguments.gallery, [path, images, arguments.gallery, *(views or ())]
+    listed, reads = arguments.gallery, [path, images, arguments.gallery, *(views or ())]
     if data:
-        files, views_dir = files_of(data, split), data.views_dir(split)
-        path, raw = text_files(data, split, arguments.text)
+        files, views_dir = inputs.files_of(data, split), data.views_dir(split)
+        path, raw = inputs.text_files(data, split, arguments.text)
         images, listed = files["images"], files["gallery"]
-        views, inputs = [views_dir] if views_dir.is_dir() else None, files.values()
+        views, reads = [views_dir] if views_dir.is_dir() else None, files.values()
     if arguments.fusion != "text" and views is None:
         where = f"; `daitir generate --data {arguments.data}` draws some" if data else ""
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
-    check_output(arguments.out, inputs=inputs, is_ours=_is_table)
+    check_output(arguments.out, inputs=reads, is_ours=_is_table)
     from daitir.data.derived import read_source
     from daitir.data.gallery import list_images, read_gallery
     from daitir.data.viewfiles import list_views
@@ -233,18 +215,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
     dialogues = read_source(
         path, raw, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
     )
-    convention, why = text_convention(arguments.text, dialogues, path)
-    dialogues = first_of(dialogues, arguments.num_dialogues, path)
+    convention, why = inputs.text_convention(arguments.text, dialogues, path)
+    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
     for folder in views or ():
         list_views(folder, [])  # refuses a folder that is not there
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     import torch
 
     from daitir.evaluation import evaluate
     from daitir.models.encoders import load_encoder
 
     if data or arguments.features:
-        encoder = cached_encoder(arguments, data.root if data else images)
+        encoder = inputs.cached_encoder(arguments, data.root if data else images)
     else:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
@@ -316,9 +298,9 @@ def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
 
 def add_search(commands) -> None:
     parser = add_command(commands, search, "daitir search my_pictures/ --encoder hf:models/siglip")
-    add_folder(parser, "folder of pictures at any depth, or of own data with images/")
-    add_encoder(parser)
-    add_embedding(parser)
+    parser.folder("folder of pictures at any depth, or of own data with images/")
+    parser.encoder()
+    parser.embedding()
     option = parser.option
     option(
         "--model SPEC",
@@ -330,12 +312,12 @@ def add_search(commands) -> None:
     )
     option("--top N", "pictures that are named", default=10)
     option("--skip-unreadable", "leave out pictures that cannot be decoded")
-    add_device(parser)
+    parser.device()
 
 
 def search(arguments: argparse.Namespace) -> None:
     """Search a folder of pictures by a dialogue in the terminal."""
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     from daitir.book.live import LiveSearch
     from daitir.data.gallery import check_images, list_images, read_gallery
 
@@ -354,7 +336,7 @@ def search(arguments: argparse.Namespace) -> None:
 
         generator = load_view_generator(arguments.pipeline, device=arguments.device)
     is_own_data = (root / "dialogues.json").exists() or (root / "dialogues").is_dir()
-    cached = cached_encoder(arguments, root, is_own_data=is_own_data)
+    cached = inputs.cached_encoder(arguments, root, is_own_data=is_own_data)
     features = cached.encode_images([images_dir / name for name in names], progress=True)
     encoder = cached.encoder  # what is said is kept nowhere
     search = LiveSearch(features, encoder, reformulator, generator)

@@ -10,8 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from daitir.cli.inputs import check_device
-from daitir.cli.options import add_command, add_device
+from daitir.cli import inputs
+from daitir.cli.options import add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, begins_with, check_output, check_results
 from daitir.common.terminal import say
@@ -51,7 +51,7 @@ def add_paper(commands) -> None:
         "--multi_gpu -m daitir.cli'",
     )
     parser.option("--dry-run", "only print the commands")
-    add_device(parser, default="cuda")
+    parser.device(default="cuda")
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         inputs=[arguments.published],
         is_ours=lambda path: begins_with(path, "figure,round,published,ours,"),
     )
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     alone = [sys.executable, "-m", "daitir.cli"]
     shared = _program(arguments.launch) if arguments.launch else alone
 

@@ -15,8 +15,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from daitir.cli.inputs import check_device, chosen_profile
-from daitir.cli.options import add_cache, add_command, add_machine, add_profile, named
+from daitir.cli import inputs
+from daitir.cli.options import add_command, named
 from daitir.common.files import check_output, check_results
 from daitir.common.terminal import say
 from daitir.studies.profiles import check_models
@@ -104,11 +104,11 @@ def _add_name(names, study: Study) -> None:
     parser = add_command(
         names, measure, f"daitir study {study.name}", name=study.name, summary=summary
     )
-    add_profile(parser, "sizes and models")
+    parser.profile("sizes and models")
     if study.work:
         parser.option("--work DIR", "keeps what is done", default=Path("runs") / study.work)
     if study.draws:
-        add_cache(parser)
+        parser.cache()
     table = study.table("PROFILE")
     parser.option("--results DIR", f"gets {table} and .json", default=Path("results"))
     if study.compares:
@@ -119,7 +119,7 @@ def _add_name(names, study: Study) -> None:
             "finetune_text and dmcl, with the seeds that the profile has)",
             nargs="+", action="extend", type=partial(named, what="SPEC"),
         )  # fmt: skip
-    add_machine(parser)
+    parser.machine()
 
 
 def list_studies(arguments: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def list_studies(arguments: argparse.Namespace) -> None:
 
 def run_study(study: Study, arguments: argparse.Namespace) -> None:
     """Check what can be checked at once, load the models that the study names, and run it."""
-    profile = chosen_profile(arguments.profile)
+    profile = inputs.chosen_profile(arguments.profile)
     check_results(arguments.results / study.table(profile.name))
     given = {
         "results_dir": arguments.results,
@@ -147,7 +147,7 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
         check_output(arguments.cache / "view.webp")
     if study.compares:
         given["others"] = _by_name(arguments.after) if arguments.after else None
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     module, _, function = study.function.partition(":")
     measure = getattr(import_module(f"daitir.studies.{module}"), function)
     wanted = inspect.signature(measure).parameters

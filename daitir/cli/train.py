@@ -11,26 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.cli.inputs import (
-    cached_encoder,
-    check_device,
-    check_run_folder,
-    chosen_profile,
-    text_convention,
-    text_files,
-)
-from daitir.cli.options import (
-    EMBEDDED_AT_ONCE,
-    add_command,
-    add_encoder,
-    add_features,
-    add_folder,
-    add_machine,
-    add_profile,
-    add_seed,
-    add_text,
-    named,
-)
+from daitir.cli import inputs
+from daitir.cli.options import EMBEDDED_AT_ONCE, add_command, named
 from daitir.common.errors import DataError, naming
 from daitir.common.files import check_output, claimed
 from daitir.common.terminal import say
@@ -64,21 +46,20 @@ def add_train(commands) -> None:
         f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
         f"({', '.join(ENCODERS)})",
     )
-    add_folder(
-        parser,
+    parser.folder(
         "folder of own data with dialogues/train.json and val.json, and views/train and val, "
         "instead of the query sets; right behind METHOD",
         dest="data",
         required=False,
     )
-    add_profile(parser, "recipe, sizes and models")
+    parser.profile("recipe, sizes and models")
     option(
         "--set NAME=VALUE",
         "numbers of the recipe to change, for example steps=1000 batch_size=64",
         type=partial(named, what="VALUE"), nargs="+", action="extend",
     )  # fmt: skip
-    add_encoder(parser, required=False)
-    add_text(parser, "the query text")
+    parser.encoder(required=False)
+    parser.text("the query text")
     option(
         "--missing-views",
         "where a round of --data lacks a view: refuse, or train an encoder with its text alone and "
@@ -90,29 +71,29 @@ def add_train(commands) -> None:
         "pictures of --data that validation ranks while an encoder learns: all targets, and others "
         f"drawn once (default: {VAL_IMAGES})",
     )
-    add_features(parser)
+    parser.features()
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
-    add_seed(parser)
+    parser.seed()
     option(
         "--cache DIR",
         "keeps features for a fusion, views for an encoder, of the query sets",
         default=Path("runs/cache"),
     )
     option("--out DIR", "gets weights, log and checkpoint", required=True)
-    add_machine(parser)
+    parser.machine()
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a fusion, or fine-tune an encoder."""
-    profile, method = chosen_profile(arguments.profile), arguments.method
+    profile, method = inputs.chosen_profile(arguments.profile), arguments.method
     recipes = profile.fusions | profile.encoders
     if method not in recipes:
         known = ", ".join(recipes)
         raise DataError(f"unknown method {method!r}; the profile {profile.name} has {known}")
     with naming("--set"):
         recipe = with_settings(recipes[method], dict(arguments.set or ()))
-    check_run_folder(arguments.out)
-    check_device(arguments.device)
+    inputs.check_run_folder(arguments.out)
+    inputs.check_device(arguments.device)
     if arguments.data is not None:
         if getattr(recipe, "resampled_views", False):
             raise DataError(
@@ -184,7 +165,7 @@ def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | Encoder
     from daitir.recipes import own_data
     from daitir.recipes.origin import claim
 
-    cached = cached_encoder(arguments, data.root)
+    cached = inputs.cached_encoder(arguments, data.root)
     if is_encoder:
         from daitir.recipes.finetune import check_trainable, finetune, recalls
 
@@ -249,9 +230,9 @@ def _texts(data: DataFolder, named: str | None) -> dict[str, tuple[Path, str, st
         raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
     texts = {}
     for split in ("train", "val"):
-        path, raw = text_files(data, split, named)
+        path, raw = inputs.text_files(data, split, named)
         dialogues = read_source(path, raw, allow_duplicate_targets=True)
-        texts[split] = (path, *text_convention(named, dialogues, path))
+        texts[split] = (path, *inputs.text_convention(named, dialogues, path))
     if texts["train"][1] != texts["val"][1]:
         raise DataError(
             f"{data.root}: one of train and val has rewrites and the other has none; make them "

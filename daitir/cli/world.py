@@ -9,19 +9,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from daitir.cli.inputs import check_device, check_run_folder, chosen_profile
-from daitir.cli.options import (
-    GUIDANCE,
-    STEPS,
-    add_cache,
-    add_command,
-    add_device,
-    add_machine,
-    add_profile,
-    add_seed,
-    number,
-    whole,
-)
+from daitir.cli import inputs
+from daitir.cli.options import GUIDANCE, STEPS, add_command, number, whole
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
@@ -48,7 +37,7 @@ def add_scenes(commands) -> None:
         type=number(0, 1),
     )
     option("--size PIXELS", "", type=SCENE_SIZE, default=64)
-    add_seed(parser)
+    parser.seed()
 
 
 def scenes(arguments: argparse.Namespace) -> None:
@@ -77,20 +66,20 @@ def scenes(arguments: argparse.Namespace) -> None:
 
 def add_queries(commands) -> None:
     parser = add_command(commands, queries, "daitir queries --out runs/queries")
-    add_profile(parser, "sizes and models")
+    parser.profile("sizes and models")
     parser.option("--steps N", "of drawing", type=STEPS, default=8)
     parser.option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
-    add_cache(parser)
-    add_device(parser)
+    parser.cache()
+    parser.device()
     parser.option("--out DIR", "gets the captions and the features of the views", required=True)
 
 
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues that studies search with."""
-    profile = chosen_profile(arguments.profile)
+    profile = inputs.chosen_profile(arguments.profile)
     check_output(arguments.out / MANIFEST)
     check_output(arguments.cache / "view.webp")
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     check_models(profile, "lm", "diffusion", "clip")
     from daitir.models.encoders import load_encoder
     from daitir.models.recogniser import load_recogniser
@@ -122,16 +111,16 @@ def add_pretrain(commands) -> None:
         "--out DIR", "gets checkpoint, log.csv, and at the end the model and its card",
         required=True,
     )  # fmt: skip
-    add_profile(parser, "recipe")
-    add_seed(parser)
-    add_machine(parser)
+    parser.profile("recipe")
+    parser.seed()
+    parser.machine()
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
-    profile, model, out = chosen_profile(arguments.profile), arguments.model, arguments.out
-    check_run_folder(out, trains=model != "tokenizer")
-    check_device(arguments.device)
+    profile, model, out = inputs.chosen_profile(arguments.profile), arguments.model, arguments.out
+    inputs.check_run_folder(out, trains=model != "tokenizer")
+    inputs.check_device(arguments.device)
     recipe = import_module(f"daitir.recipes.{model}")
     if model == "tokenizer":
         recipe.train_tokenizer().save_pretrained(out)
@@ -162,17 +151,21 @@ def add_quality(commands) -> None:
         "of the recogniser, diffusion pipeline or language model; not for clip (default: the "
         "package's)",
     )
-    add_profile(parser, "sizes")
+    parser.profile("sizes")
     parser.option(
         "--out FILE.csv", "table that gets the model's rows; those of other models stay",
         required=True,
     )  # fmt: skip
-    add_machine(parser)
+    parser.machine()
 
 
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
-    profile, model, folder = chosen_profile(arguments.profile), arguments.model, arguments.folder
+    profile, model, folder = (
+        inputs.chosen_profile(arguments.profile),
+        arguments.model,
+        arguments.folder,
+    )
     if model == "clip" and folder:
         raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
     if model != "clip" and arguments.encoder:
@@ -180,7 +173,7 @@ def quality(arguments: argparse.Namespace) -> None:
     if folder and not folder.is_dir():
         raise DataError(f"--folder {folder}: no such folder")
     check_output(arguments.out, is_ours=_is_quality)
-    check_device(arguments.device)
+    inputs.check_device(arguments.device)
     if model == "clip" and not arguments.encoder:
         check_models(profile, "clip")
     from daitir.models.recogniser import load_recogniser
