@@ -6,10 +6,8 @@ All that can be checked at once is checked first, and what is heavy is imported 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
 from daitir.cli.options import EMBEDDED_AT_ONCE, add_command, named
@@ -26,11 +24,7 @@ from daitir.studies.profiles import (
     with_settings,
 )
 
-VAL_IMAGES = 2000
 FOR_DATA = ("encoder", "text", "features", "missing_views", "val_images")
-
-if TYPE_CHECKING:
-    from daitir.data.datafolder import DataFolder
 
 
 def add_train(commands) -> None:
@@ -69,7 +63,7 @@ def add_train(commands) -> None:
     option(
         "--val-images N",
         "pictures of --data that validation ranks while an encoder learns: all targets, and others "
-        f"drawn once (default: {VAL_IMAGES})",
+        "drawn once (default: 2000)",
     )
     parser.features()
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
@@ -153,89 +147,28 @@ def _train_on_profile(
 
 def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
     """Train by a recipe on the splits train and val of a folder of own data."""
-    from daitir.data.datafolder import find_data
-
+    is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
     if arguments.encoder is None:
         raise DataError("--data needs --encoder SPEC")
-    data = find_data(arguments.data)
-    texts = _texts(data, arguments.text)
-    is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
     if arguments.val_images and not is_encoder:
         raise DataError("--val-images: for an encoder; a fusion's pictures are embedded once")
-    from daitir.recipes import own_data
-    from daitir.recipes.origin import claim
+    from daitir.data.datafolder import find_data
+    from daitir.recipes.own_training import split_texts, train_on_data
 
-    cached = inputs.cached_encoder(arguments, data.root)
-    if is_encoder:
-        from daitir.recipes.finetune import check_trainable, finetune, recalls
-
-        check_trainable(cached.encoder)
-    splits = {
-        split: own_data.read_split(
-            data,
-            split,
-            path,
-            convention=convention,
-            needs_views=not is_encoder or recipe.needs_views,
-            missing_views=arguments.missing_views or "error",
-        )
-        for split, (path, convention, _) in texts.items()
-    }
-    whole_val = splits["val"]
-    if is_encoder:
-        # The features of its pictures change with the encoder: each validation embeds them anew.
-        splits["val"] = own_data.sample_gallery(whole_val, arguments.val_images or VAL_IMAGES)
-    claim(out, cached.encoder, own_data.data_digest(splits, data.root))
-    for split, rounds in splits.items():
-        path, convention, why = texts[split]
-        say(f"{split} texts: {convention} of {path} ({why})")
-        say(own_data.describe(split, rounds, cached.encoder))
-    if len(splits["val"].gallery) < len(whole_val.gallery):
-        say(
-            f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
-            f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
-        )
-    if is_encoder:
-        recipe, options = replace(recipe, text=texts["train"][1]), {"workers": arguments.workers}
-        tuned = finetune(
-            cached.encoder, *splits.values(), recipe, out, seed=arguments.seed, **options
-        )
-        reached = recalls(tuned, whole_val, **options)[recipe.query]
-        hint = f"--encoder finetuned:{out}"
-    else:
-        from daitir.recipes.fusion import recall, train_fusion
-
-        features = [
-            own_data.encode_split(cached, own_data.with_views(rounds), progress=True)
-            for rounds in splits.values()
-        ]
-        options = {"seed": arguments.seed, "device": arguments.device}
-        reached = recall(train_fusion(*features, recipe, out, **options), features[1])
-        hint = f"--fusion {recipe.kind}:{out}"
-    say(
-        f"R@10 on validation: {reached:.1%} among {len(whole_val.gallery):,} pictures; written to "
-        f"{out}, use it with {hint}"
+    data = find_data(arguments.data)
+    texts = split_texts(data, arguments.text)
+    reached = train_on_data(
+        data,
+        recipe,
+        out,
+        inputs.cached_encoder(arguments, data.root),
+        texts=texts,
+        missing_views=arguments.missing_views or "error",
+        val_images=arguments.val_images,
+        seed=arguments.seed,
+        device=arguments.device,
+        workers=arguments.workers,
+        tell=say,
     )
-
-
-def _texts(data: DataFolder, named: str | None) -> dict[str, tuple[Path, str, str]]:
-    """The file of the texts of train and val, their convention, and how it is known.
-
-    Raises DataError where a split lacks, and where their conventions differ.
-    """
-    from daitir.data.derived import read_source
-
-    if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
-        files = " and ".join(f"dialogues/{split}.json" for split in lacking)
-        raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
-    texts = {}
-    for split in ("train", "val"):
-        path, raw = inputs.text_files(data, split, named)
-        dialogues = read_source(path, raw, allow_duplicate_targets=True)
-        texts[split] = (path, *inputs.text_convention(named, dialogues, path))
-    if texts["train"][1] != texts["val"][1]:
-        raise DataError(
-            f"{data.root}: one of train and val has rewrites and the other has none; make them "
-            "with `daitir refine`, or name --text raw_dialogue"
-        )
-    return texts
+    hint = f"--encoder finetuned:{out}" if is_encoder else f"--fusion {recipe.kind}:{out}"
+    say(f"R@10 on validation: {reached:.1%}; written to {out}, use it with {hint}")
