@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from daitir import evaluation
+from daitir.cli import inputs
 from daitir.cli import main as cli
-from daitir.cli import own_data
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 
@@ -172,7 +172,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own_data, "find_own_data", interrupted)
+    monkeypatch.setattr(inputs, "find_own_data", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 
@@ -180,8 +180,8 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
 def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
-        "import sys; from daitir.cli import main, own_data\n"
-        "own_data.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
+        "import sys; from daitir.cli import inputs, main\n"
+        "inputs.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
         f"sys.exit(main.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(
