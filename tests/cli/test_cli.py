@@ -46,8 +46,12 @@ def folder(tmp_path):
 
 def _arguments(folder, spec, **options):
     options = {
-        "dialogues": folder / "human.json", "images": folder / "images", "views": folder / "views",
-        "encoder": spec, "fusion": "dar", "out": folder / "out.csv",
+        "dialogues": folder / "human.json",
+        "images": folder / "images",
+        "views": folder / "views",
+        "encoder": spec,
+        "fusion": "dar",
+        "out": folder / "out.csv",
     } | options
     arguments = ["evaluate"]
     for name, value in options.items():
@@ -59,8 +63,12 @@ def _arguments(folder, spec, **options):
 
 def _run(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120,
-        cwd=Path(__file__).parents[2], **options,
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        **options,
     )
 
 
@@ -77,7 +85,10 @@ def test_evaluates_and_prints_what_was_truncated(folder, tiny, capsys):
     fractions = rows[~rows.metric.isin(["bri", "rank_drop"])]
     assert fractions.value.between(0, 1).all()
     assert sorted(path.name for path in folder.iterdir()) == [
-        "human.json", "images", "out.csv", "views",
+        "human.json",
+        "images",
+        "out.csv",
+        "views",
     ]
 
 
@@ -85,9 +96,16 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
     (folder / "gallery.json").write_text(json.dumps([f"{i:02}.png" for i in range(5)]))
     (folder / "views" / "1_1.png").unlink()
     options = {
-        "gallery": folder / "gallery.json", "text": "raw_dialogue", "missing_views": "exclude",
-        "num_dialogues": 2, "benchmark": "terse", "method": "dar_x", "seed": 4, "verbose": True,
-        "skip_unreadable": True, "out": folder / "new" / "table.csv",
+        "gallery": folder / "gallery.json",
+        "text": "raw_dialogue",
+        "missing_views": "exclude",
+        "num_dialogues": 2,
+        "benchmark": "terse",
+        "method": "dar_x",
+        "seed": 4,
+        "verbose": True,
+        "skip_unreadable": True,
+        "out": folder / "new" / "table.csv",
     }
     assert cli.main(_arguments(folder, tiny, **options)) == 0
     assert "terse: 1 dialogues, 5 images" in capsys.readouterr().out
@@ -185,7 +203,10 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
         f"sys.exit(main.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[2],
     )
     process.stdout.readline()
@@ -222,8 +243,11 @@ def test_real_peoples_dialogues_over_a_foreign_gallery(tmp_path, tiny, capsys):
     moved = [replace(d, image=f"{index:03}.png") for index, d in enumerate(real)]
     write_dialogues(tmp_path / "visdial.json", moved)
     options = {
-        "dialogues": tmp_path / "visdial.json", "images": tmp_path / "images", "views": None,
-        "fusion": "text", "text": "raw_dialogue",
+        "dialogues": tmp_path / "visdial.json",
+        "images": tmp_path / "images",
+        "views": None,
+        "fusion": "text",
+        "text": "raw_dialogue",
     }
     assert cli.main(_arguments(tmp_path, tiny, **options)) == 0
     assert "of 1,100 query texts (context 24)" in capsys.readouterr().out

@@ -211,7 +211,7 @@ def test_the_version_is_told(capsys):
 def test_a_folder_of_own_data_is_named_in_two_ways(words):
     parse, words = build_parser().parse_args, words.split()
     first = words[:2] if words[0] == "train" else words[:1]
-    rest = words[len(first):]
+    rest = words[len(first) :]
     found = [parse([*first, "x", *rest]), parse([*first, "--data", "x", *rest]),
              parse([*words, "--data", "x"])]  # fmt: skip
     assert found[0] == found[1] == found[2]
