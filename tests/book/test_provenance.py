@@ -136,6 +136,7 @@ def test_versions_name_what_made_a_result():
     json.dumps(made_with)
 
 
+@pytest.mark.slow
 def test_run_executes_once_and_writes_a_stable_file(tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("DAITIR_PROFILE", raising=False)
     chapter = tmp_path / "chapter.ipynb"
@@ -163,6 +164,7 @@ def test_run_executes_once_and_writes_a_stable_file(tmp_path, caplog, monkeypatc
     assert provenance.run([chapter], profile="gpu", out=out) == 0
 
 
+@pytest.mark.slow
 def test_progress_bars_and_widgets_leave_no_trace(tmp_path):
     chapter = tmp_path / "chapter.ipynb"
     bars = "from tqdm import tqdm\nfrom tqdm.notebook import tqdm as fancy\nimport ipywidgets"
@@ -172,6 +174,7 @@ def test_progress_bars_and_widgets_leave_no_trace(tmp_path):
     assert "widgets" not in notebook.metadata
 
 
+@pytest.mark.slow
 def test_a_failing_cell_leaves_the_notebook_as_it_was(tmp_path, caplog):
     chapter = tmp_path / "chapter.ipynb"
     write_notebook(chapter, "print('fine')", "x = 1\nraise ValueError('two\\nlines')")

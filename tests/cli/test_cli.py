@@ -215,6 +215,7 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_has_an_example():
     # Processor time, interpreter included: the clock on the wall also counts other programs.
     code = (
@@ -232,6 +233,7 @@ def test_help_is_quick_and_has_an_example():
     assert "example:\n  daitir evaluate --dialogues" in runs[1].stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
 def test_real_peoples_dialogues_over_a_foreign_gallery(tmp_path, tiny, capsys):
     """The ranks mean nothing here; that real text passes through does."""

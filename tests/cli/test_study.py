@@ -19,6 +19,7 @@ GIVEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_study_needs_only_what_it_is_given(study):
     module, _, function = study.function.partition(":")

@@ -91,6 +91,7 @@ def test_digests_are_those_that_the_book_tells():
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("text", ["raw_dialogue", "current_rewrite"])
 def test_views_of_changed_dialogues_are_refused(
@@ -128,6 +129,7 @@ def test_views_of_changed_dialogues_are_refused(
     assert _evaluate(folder, tmp_path, "--text", "current_rewrite") == 2
 
 
+@pytest.mark.slow
 def test_shorter_and_fewer_dialogues_keep_their_views(folder, generate, tmp_path):
     assert generate("--data", folder) == 0
     for name in ("dialogues.json", "rewrites.json"):
@@ -157,6 +159,7 @@ def test_a_manifest_says_what_each_view_is_of(folder, generate, tmp_path, pipeli
     assert found.settings["model"] == told["digest"]
 
 
+@pytest.mark.slow
 def test_other_settings_or_texts_are_not_drawn_into_the_folder(
     folder, generate, tmp_path, capsys
 ):
@@ -186,6 +189,7 @@ def test_other_settings_or_texts_are_not_drawn_into_the_folder(
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_and_goes_on_after_a_kill(folder, generate, tmp_path, monkeypatch):
     views = folder / "views" / "test"
     assert generate("--data", folder, "--num-dialogues", "2") == 0
@@ -233,6 +237,7 @@ def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
     assert finding.is_error and "0_0.webp is another drawing than its" in finding.examples[0]
 
 
+@pytest.mark.slow
 def test_views_without_a_manifest_are_counted_and_those_of_daitir_speak_for_themselves(
     folder, generate, tmp_path, capsys, caplog
 ):
@@ -260,6 +265,7 @@ def test_views_without_a_manifest_are_counted_and_those_of_daitir_speak_for_them
     assert _evaluate(folder, tmp_path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -283,6 +289,7 @@ def test_damaged_manifests_are_one_line(folder, generate, tmp_path, capsys, cont
     assert "unreadable" in {finding.kind for finding in lint_data(folder).findings}
 
 
+@pytest.mark.slow
 def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     (folder / "rewrites.json").unlink()
     refine = ["refine", "--data", str(folder)]
@@ -315,6 +322,7 @@ def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     assert _evaluate(folder, tmp_path, fusion="text") == 0
 
 
+@pytest.mark.slow
 def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
     folder, generate, tmp_path, capsys
 ):
@@ -338,6 +346,7 @@ def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
             assert "is of another text or picture than" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, capsys):
     folder = shutil.copytree(scenes, tmp_path / "splits")
     talks = json.loads((folder / "dialogues.json").read_text())
@@ -361,6 +370,7 @@ def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, ca
         path.write_text(json.dumps(talks))
 
 
+@pytest.mark.slow
 def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     folder = tmp_path / "set"
     export_scenes(folder, num_dialogues=3, num_gallery=6, broken_share=0.2)
@@ -373,6 +383,7 @@ def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     assert _evaluate(folder, tmp_path, "--text", "raw_dialogue") == 2
 
 
+@pytest.mark.slow
 def test_an_export_replaces_its_own_files_alone(tmp_path, capsys):
     own, command = tmp_path / "own", ["scenes", "--num-dialogues", "2", "--num-gallery", "3"]
     make_own_data(own, num_pictures=2, num_dialogues=1)
@@ -426,6 +437,7 @@ def test_no_output_replaces_an_input(folder, tmp_path, capsys, kind, name):
         assert path.read_bytes() == before and not path.is_symlink()
 
 
+@pytest.mark.slow
 def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "notes.csv").write_text("my,notes\n1,2\n")

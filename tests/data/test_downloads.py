@@ -231,6 +231,7 @@ def test_a_disk_that_fills_up_on_the_way_is_one_clear_line(server, file, tmp_pat
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_fetch_once(server, file, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
@@ -505,6 +506,7 @@ def test_the_held_out_share_is_as_told():
     assert abs(share * HELD_OUT - 1) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_file(), reason="the VisDial dialogue file is not at hand")
 def test_real_dialogues_come_through_as_chatir_has_them(tmp_path):
     real = read_dialogues(REAL)

@@ -21,6 +21,8 @@ from daitir.models.features import CachedEncoder
 from daitir.models.processes import processes
 from daitir.models.views import load_view_generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

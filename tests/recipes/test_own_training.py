@@ -28,6 +28,8 @@ from daitir.recipes.own_data import encode_split, read_split, sample_gallery, wi
 from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.studies.profiles import EncoderRecipe, FusionRecipe
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--set", "steps=4", "batch_size=6", "eval_every=2", "warmup_steps=1"]
 SPLITS = {"train": 7, "val": 4, "test": 3}
 

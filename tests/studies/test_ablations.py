@@ -42,6 +42,7 @@ def test_a_part_that_is_left_out_has_no_effect(part, expected):
         assert torch.allclose(query, unit(gate * text + (1 - gate) * view, dim=-1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_variant_and_a_second_run_trains_nothing(tmp_path, monkeypatch):
     encoder = load_encoder("mini")
     unit = torch.nn.functional.normalize

@@ -34,6 +34,7 @@ def exported(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_resumes_and_refuses_to_mix(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BENCHMARKS", ("terse",))
     monkeypatch.setattr(benchmark, "NUM_TIMED", 2)
@@ -101,6 +102,7 @@ def test_exported_files_are_those_of_the_field(exported):
     assert len(list((exported / "views").glob("*.png"))) == 8 * 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["text", "view", "dar"])
 def test_evaluate_runs_on_exported_files(exported, tmp_path, fusion, capsys):
     out = tmp_path / "table.csv"
@@ -113,6 +115,7 @@ def test_evaluate_runs_on_exported_files(exported, tmp_path, fusion, capsys):
     assert last.iloc[-1] >= last.iloc[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VISDIAL.is_file(), reason="the field's dialogue file is not here")
 @pytest.mark.parametrize("convention", ["raw_dialogue", "current_rewrite"])
 def test_real_peoples_words_pass(exported, tmp_path, convention, capsys):
@@ -128,6 +131,7 @@ def test_real_peoples_words_pass(exported, tmp_path, convention, capsys):
     assert "of 1,100 query texts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_quality_table(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES, "small", SMALL)
     out = tmp_path / "quality.csv"

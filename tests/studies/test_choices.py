@@ -79,6 +79,7 @@ def small(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_table_has_every_choice_and_a_second_run_draws_nothing(small, tmp_path, monkeypatch):
     models = (
         ViewGenerator("tiny", tiny_pipeline(), steps=1), load_encoder("mini"), load_recogniser()
