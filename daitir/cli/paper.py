@@ -69,7 +69,7 @@ def plan(arguments: argparse.Namespace) -> None:
     with naming("--price"):
         cards = cards_at(prices(arguments.price))
     say("counting the operations of the papers' models on their classes, about ten seconds …")
-    from daitir.book.provenance import versions
+    from daitir.common.versions import versions
     from daitir.evaluation import write_results
     from daitir.studies.workload import model_costs
 

@@ -136,9 +136,8 @@ def finetune(
     cannot share, and where memory runs out; FloatingPointError for a loss that is not finite.
     """
     check_trainable(encoder)
-    facts = {"recipe": asdict(recipe) | {"terms": list(recipe.terms)}, "seed": seed}
     if (folder / CONFIG_NAME).is_file():
-        return _done(folder, facts, encoder.device)
+        return load_trained(folder, recipe, seed=seed, device=encoder.device)
     group = PartialState(cpu=encoder.device.type == "cpu")
     train_data = train_data.first(recipe.num_dialogues)
     size = min(recipe.batch_size, len(train_data.texts))
@@ -258,7 +257,7 @@ def finetune(
         about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
         about |= {"validation_images": len(val_data.gallery)}
         write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
-        save_finetuned(encoder, base, folder, rank=recipe.rank, facts=facts)
+        save_finetuned(encoder, base, folder, rank=recipe.rank, facts=_facts(recipe, seed))
     group.wait_for_everyone()
     return load_finetuned(folder, device=encoder.device)
 
@@ -305,17 +304,24 @@ def _place(name: str) -> tuple[str, int]:
     return "image" if "visual." in name else "text", int(found[1]) if found else -1
 
 
-def _done(folder: Path, facts: dict, device: torch.device) -> Encoder:
-    """The encoder of a finished run, if the run is the one that is asked for."""
-    found = load_finetuned(folder, device=device)
-    kept = read_json(folder / CONFIG_NAME)
-    differing = [name for name, value in facts.items() if kept.get(name) != value]
+def load_trained(
+    folder: Path, recipe: EncoderRecipe, *, seed: int = 0, device: str | torch.device = "cpu"
+) -> Encoder:
+    """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
+    encoder = load_finetuned(folder, device=device)
+    settings = read_json(folder / CONFIG_NAME)
+    differing = [n for n, value in _facts(recipe, seed).items() if settings.get(n) != value]
     if differing:
         raise DataError(
             f"{folder / CONFIG_NAME}: a run with another {' and '.join(differing)}; "
             "choose another folder"
         )
-    return found
+    return encoder
+
+
+def _facts(recipe: EncoderRecipe, seed: int) -> dict:
+    """What the configuration of a trained encoder tells of its training, in the types of JSON."""
+    return {"recipe": asdict(recipe) | {"terms": list(recipe.terms)}, "seed": seed}
 
 
 def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:

@@ -7,7 +7,6 @@ from own_data import make_own_data
 
 from daitir import __version__
 from daitir.cli.main import RENAMED, build_parser, main
-from daitir.cli.study import STUDIES
 from daitir.models.reformulation import MINI_FOLDER
 from daitir.studies.profiles import PROFILES
 
@@ -53,7 +52,7 @@ def refused(command, folder, capsys):
         (["queries", *OUT, "--profile", "huge"], ["--profile", "'huge'"]),
         (["study", "memory", *STUDY[:4], "--profile", "huge"], ["--profile", "'huge'"]),
         (["queries", *OUT, "--profile", "gpu"], ["runs/gpu/lm: no such folder", "pretrain lm"]),
-        (["study", "encoders", *STUDY, "--profile", "gpu"], ["runs/gpu/diffusion: no", "diffu"]),
+        (["study", "encoders", *STUDY, "--profile", "gpu"], ["runs/gpu/lm: no", "pretrain lm"]),
         ([*CLIP, "--profile", "gpu"], ["runs/gpu/clip: no such folder", "pretrain clip"]),
         ([*TRAIN, "--set", "foo=1"], ["--set: ", "'foo'", "there are", "learning_rate"]),
         ([*TRAIN, "--set", "steps=x"], ["--set: steps is a whole number", "'x'"]),
@@ -172,13 +171,6 @@ def test_an_old_name_is_one_line_that_names_the_new_one(old, tmp_path, capsys):
     line = refused([old, "--out", "{}"], tmp_path, capsys)
     assert line == f"daitir: error: `daitir {old}` is called `daitir {new}` now"
     assert "--device" in _help(capsys, *new.split()) or new in ("fetch", "paper plan")
-
-
-def test_studies_are_listed_with_what_they_cost(capsys):
-    assert main(["study", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "minutes" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == [study.name for study in STUDIES]
 
 
 def test_the_help_of_train_names_every_method(capsys):

@@ -1,53 +1,59 @@
-"""The commands that measure: every study is found, and given what its parameters name."""
+"""The command that measures: it checks first, and gives the engine what the profile says."""
 
-import argparse
-import inspect
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from daitir.cli import study as studies
 from daitir.cli.main import build_parser, main
-from daitir.cli.study import STUDIES, Study, run_study
-from daitir.models.encoders import Encoder
+from daitir.studies import engine
+from daitir.studies.conditions import Instrument
 from daitir.studies.profiles import PROFILES
-
-GIVEN = {
-    "profile", "results_dir", "device", "num_workers", "progress", "work_dir", "cache", "others",
-    "reformulator", "generator", "encoder", "recogniser",
-}  # fmt: skip
+from daitir.studies.registry import STUDIES, get_study
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
-def test_a_study_needs_only_what_it_is_given(study):
-    module, _, function = study.function.partition(":")
-    measure = getattr(import_module(f"daitir.studies.{module}"), function)
-    wanted = inspect.signature(measure).parameters
-    assert set(wanted) <= GIVEN
-    assert ("work_dir" in wanted) == (study.work is not None)
-    assert ("cache" in wanted) == study.draws
-    assert ("others" in wanted) == study.compares
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Runs the command with an engine that only notes what it is asked for."""
+    seen = {}
+
+    def run(study, profile, others=None, **options):
+        seen.update(study=study, profile=profile, others=others, **options)
+        return tmp_path / "table.csv"
+
+    monkeypatch.setattr(engine, "run_study", run)
+    monkeypatch.setattr(engine, "run_instrument", run)
+
+    def call(*words):
+        folders = ["--results", str(tmp_path), "--work", str(tmp_path), "--cache", str(tmp_path)]
+        return main(["study", *words, *folders]), seen
+
+    return call
 
 
-def measure(profile, encoder, *, work_dir, results_dir, device):
-    """A study of the tests; it notes what it was given."""
-    measure.given = (profile, encoder, work_dir, device)
-    return results_dir / "table.csv"
+def test_studies_are_listed_with_what_they_cost(capsys):
+    assert main(["study", "list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "minutes on two cores" in head
+    for line, name in zip(lines, STUDIES, strict=True):
+        assert line.split()[:2] == [name, str(get_study(name).minutes)]
 
 
-def test_a_study_is_run_with_the_models_of_the_profile(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(studies, "import_module", lambda name: inspect.getmodule(measure))
-    study = Study("own", "tests:measure", "all", "own")
-    arguments = argparse.Namespace(
-        profile="classroom", results=tmp_path, work=tmp_path / "work", device="cpu", workers=1
-    )
-    run_study(study, arguments)
-    profile, encoder, work_dir, device = measure.given
-    assert profile is PROFILES["classroom"] and isinstance(encoder, Encoder)
-    assert (work_dir, device) == (tmp_path / "work" / "classroom", "cpu")
-    assert capsys.readouterr().out == f"written to {tmp_path / 'table.csv'}\n"
+@pytest.mark.parametrize("name", ["memory", "geometry"])
+def test_a_study_is_run_with_the_profile_and_its_folders(name, asked, tmp_path, capsys):
+    code, seen = asked(name, "--profile", "classroom", "--workers", "1")
+    assert code == 0 and capsys.readouterr().out == f"written to {tmp_path / 'table.csv'}\n"
+    assert seen["study"] is get_study(name) and seen["profile"] is PROFILES["classroom"]
+    assert seen["work_dir"] == tmp_path / "classroom" and seen["num_workers"] == 1
+
+
+def test_encoders_to_compare_are_named(asked, capsys):
+    assert isinstance(get_study("geometry"), Instrument)
+    _, seen = asked("geometry", "--after", "a=mini", "b=open_clip:x", "a=y")
+    assert seen["others"] == {"a": ["mini", "y"], "b": ["open_clip:x"]}
+    assert asked("memory", "--after", "a=mini")[0] == 2
+    assert "--after: for geometry and attention" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["study", "geometry", "--after", "mini"])
 
 
 def test_a_table_that_cannot_be_written_ends_the_command_before_anything_else(tmp_path, capsys):
@@ -57,29 +63,12 @@ def test_a_table_that_cannot_be_written_ends_the_command_before_anything_else(tm
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_encoders_to_compare_are_named():
-    parser = build_parser()
-    found = parser.parse_args(["study", "geometry", "--after", "a=mini", "b=open_clip:x", "a=y"])
-    assert found.after == [("a", "mini"), ("b", "open_clip:x"), ("a", "y")]
-    assert found.work == Path("runs/geometry")
-    with pytest.raises(SystemExit):
-        parser.parse_args(["study", "geometry", "--after", "mini"])
+def test_tables_without_ranks_are_refused(tmp_path, capsys):
+    assert main(["study", "tables", "--results", str(tmp_path)]) == 2
+    assert "no ranks of the profile" in capsys.readouterr().err
 
 
-def compare(profile, others, *, results_dir):
-    """A study of the tests that compares encoders; it notes which."""
-    compare.given = others
-    return results_dir / "table.csv"
-
-
-def test_a_name_that_is_given_twice_has_two_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "import_module", lambda name: inspect.getmodule(compare))
-    arguments = argparse.Namespace(
-        profile="classroom", results=tmp_path, device="cpu", workers=1,
-        after=[("a", "mini"), ("b", "x"), ("a", "y")],
-    )  # fmt: skip
-    run_study(Study("own", "tests:compare", "both", None, compares=True), arguments)
-    assert compare.given == {"a": ["mini", "y"], "b": ["x"]}
-    arguments.after = None
-    run_study(Study("own", "tests:compare", "both", None, compares=True), arguments)
-    assert compare.given is None
+def test_studies_share_a_folder_where_profiles_look_for_what_was_trained():
+    work = build_parser().parse_args(["study", "memory"]).work
+    assert Path(PROFILES["gpu"].trained_encoders) == work / "gpu" / "encoders"
+    assert Path(PROFILES["gpu"].trained_fusions) == work / "gpu" / "fusions" / "zero_shot"
