@@ -35,12 +35,22 @@ def dar_weights(round: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tens
 def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Tensor) -> Tensor:
     """DAR's query: the weighted sum of text and view features, scaled to unit norm.
 
-    Ranking by it is ranking by the weighted sum of the two scores. `text_features` and
-    `view_features` `(..., dim)` are unit vectors; `round` is an integer or an integer tensor that
-    broadcasts to their shape without dim, such as `torch.arange(num_rounds)` for `(num_queries,
-    num_rounds, dim)`. Gives `(..., dim)`. DAR (arXiv 2501.15379, released code). Raises
-    ValueError for two shapes or vectors that are not unit vectors, a missing view filled with
-    zeros for instance, or that cancel out, and as `dar_weights` does.
+    Ranking by it is ranking by the weighted sum of the two scores.
+
+    Args:
+        text_features: unit vectors `(..., dim)`.
+        view_features: unit vectors of the same shape.
+        round: counted from 0; an integer tensor broadcasts to the features' shape without dim, as
+            `torch.arange(num_rounds)` does for `(num_queries, num_rounds, dim)`.
+
+    Returns:
+        Unit vectors `(..., dim)`.
+
+    Raises:
+        ValueError, TypeError: two shapes, vectors that cancel out or are no unit vectors, such as a
+            missing view filled with zeros, and as `dar_weights`.
+
+    Source: DAR (arXiv 2501.15379, released code).
 
     >>> text, view = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> dar_fusion(text, view, round=2)
@@ -56,8 +66,8 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
             raise ValueError(
                 f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
             ) from error
-        text_weight = text_weight.to(text_features)[..., None]
-        view_weight = view_weight.to(view_features)[..., None]
+        text_weight = torch.as_tensor(text_weight).to(text_features)[..., None]
+        view_weight = torch.as_tensor(view_weight).to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
     if (fused == 0).all(dim=-1).any():
         raise ValueError("a text and a view cancel out: their weighted sum has no direction")
@@ -204,7 +214,7 @@ class NRGR(nn.Module):
         self.router = nn.Linear(2 * dim, num_experts)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
         for expert in self.experts:
-            nn.init.constant_(expert[-1].bias, -2.0)
+            nn.init.constant_(expert.get_parameter("2.bias"), -2.0)
 
     def forward(
         self, text_features: Tensor, view_features: Tensor
@@ -228,7 +238,7 @@ class NRGR(nn.Module):
 class ScalarGate(nn.Module):
     """The least that can be learned: one weight of the text, the same for every query."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(()))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
@@ -246,7 +256,7 @@ class ScalarGate(nn.Module):
 class CosineGate(nn.Module):
     """A weight of the text that is a logistic function of the cosine of text and view."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logistic = nn.Linear(1, 1)
         nn.init.zeros_(self.logistic.weight)  # one half each, as DAR has it

@@ -211,6 +211,6 @@ def quality(arguments: argparse.Namespace) -> None:
 
 
 def _is_quality(path: Path) -> bool:
-    from daitir.studies.quality import COLUMNS  # late: it loads torch
+    from daitir.studies.quality import QUALITY_COLUMNS  # late: it loads torch
 
-    return begins_with(path, ",".join(COLUMNS))
+    return begins_with(path, ",".join(QUALITY_COLUMNS))

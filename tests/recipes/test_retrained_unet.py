@@ -11,7 +11,6 @@ from daitir.recipes.diffusion import retrain_unet
 from daitir.studies.profiles import PROFILES
 
 
-
 @pytest.fixture
 def small():
     profile = PROFILES["classroom"]

@@ -7,7 +7,6 @@ from daitir.recipes.triples import FinetuneData, training_data, with_resampled_v
 from daitir.scenes import parse, render_scenes, sample_scenes
 from daitir.studies.profiles import PROFILES
 
-
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 
 

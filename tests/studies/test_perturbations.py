@@ -1,6 +1,5 @@
 """Perturbations do what they say."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ from daitir.studies.perturbations import (
     shuffled_rounds,
     typos,
 )
-
 
 SAID = ["a red sailboat by the pier", "is it day? yes", "where is it? at the beach", "any dog? no"]
 
