@@ -64,7 +64,7 @@ def add_refine(commands) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.derived import check_refined, read_source
+    from daitir.data.rewrites import check_refined, read_source
 
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
     path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
@@ -193,26 +193,28 @@ def add_generate(commands) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
+    from daitir.data.datafolder import SearchFiles
+
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
-    path, raw, out, reads = arguments.dialogues, None, arguments.out, [arguments.dialogues]
+    source, out, reads = SearchFiles(arguments.dialogues), arguments.out, [arguments.dialogues]
     if data:
-        files, out = inputs.files_of(data, split), out or data.views_dir(split)
-        path, raw = inputs.text_files(data, split, arguments.text)
+        source, out = data.files(split, text=arguments.text), out or data.views_dir(split)
+        files = inputs.files_of(data, split)
         reads = [files[name] for name in files if name != "views"]
     pipeline = Path(arguments.pipeline)
     reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
     check_output(out / MANIFEST, inputs=reads, is_ours=is_views_manifest)
     check_output(arguments.cache / "view.webp", inputs=reads)
-    from daitir.data.derived import begin_views, check_redraw, read_source, views_of
-
-    dialogues = read_source(path, raw, allow_duplicate_targets=True)
-    convention, why = inputs.text_convention(arguments.text, dialogues, path)
-    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
+    path = source.dialogues
+    dialogues, convention, why = source.read_dialogues(
+        num_dialogues=arguments.num_dialogues, text=arguments.text, allow_duplicate_targets=True
+    )
     inputs.check_device(arguments.device)
     import torch
     from PIL import Image
 
     from daitir.data.negation import without_negation
+    from daitir.data.viewfiles import begin_views, check_redraw, views_of
     from daitir.models.processes import processes
     from daitir.models.views import load_view_generator, view_seed
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output
-from daitir.data.dialogues import recognise_convention
 from daitir.studies.profiles import get_profile
 
 # What models of any origin are kept in, and what only a run of ours leaves.
@@ -62,29 +60,6 @@ def files_of(data: DataFolder, split: str) -> dict[str, Path | None]:
         "rewrites": data.rewrites_file(split),
         "views": data.root / "views",
     }
-
-
-def text_files(data: DataFolder, split: str, convention: str | None) -> tuple[Path, Path | None]:
-    """The file that query texts come from, and the raw dialogues where it has rewrites."""
-    raw, rewrites = data.dialogue_file(split), data.rewrites_file(split)
-    if convention == "raw_dialogue" or not rewrites.exists():
-        return raw, None
-    return rewrites, raw
-
-
-def text_convention(
-    named: str | None, dialogues: Sequence[Dialogue], path: Path
-) -> tuple[str, str]:
-    """The convention of `--text`, or else of the dialogues of a file, and how it is known.
-
-    Raises DataError, naming the file, where the dialogues do not show it.
-    """
-    if named is not None:
-        return named, "named by --text"
-    try:
-        return recognise_convention(dialogues)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def first_of(dialogues: list[Dialogue], number: int | None, path: Path) -> list[Dialogue]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from daitir.cli import inputs
 from daitir.cli.options import add_command
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, begins_with, check_output, has_notes
+from daitir.common.files import begins_with, check_output, has_notes
 from daitir.common.terminal import say
-from daitir.data.dialogues import is_utf8, read_dialogues
+from daitir.data.dialogues import read_dialogues
+from daitir.data.names import is_utf8
 from daitir.studies.profiles import SMALL_FUSIONS
 
 UNTRAINED = ("text", "view", "dar")
@@ -112,21 +113,23 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def _checked_views(data: DataFolder, split: str) -> list[Path]:
     """The views of a split. Raises DataError where one is unreadable or of other dialogues."""
-    from daitir.data.derived import check_views, read_source
     from daitir.data.gallery import check_images
-    from daitir.data.viewfiles import list_views
+    from daitir.data.rewrites import read_source
+    from daitir.data.viewfiles import check_views, list_views
 
     folder = data.views_dir(split)
     if not folder.is_dir():
         return []
     dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
     views = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues]).views
-    path, raw = inputs.text_files(data, split, None)
-    rewrites = read_source(path, raw, allow_duplicate_targets=True) if raw else ()
+    files = data.files(split)
+    rewrites = ()
+    if files.raw:
+        rewrites = read_source(files.dialogues, files.raw, allow_duplicate_targets=True)
     check_views(folder, dialogues, views, also=rewrites)
-    files = [path for rounds in views for files in rounds for path in files]
-    check_images(folder, [path.name for path in files])
-    return files
+    paths = [path for rounds in views for paths in rounds for path in paths]
+    check_images(folder, [path.name for path in paths])
+    return paths
 
 
 def add_evaluate(commands) -> None:
@@ -192,63 +195,55 @@ def _fusion(text: str) -> str:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery after every round, and tabulate the metrics."""
+    from daitir.data.datafolder import SearchFiles
+
     data, split = inputs.find_own_data(arguments, "dialogues", "images", "gallery", "views")
-    path, raw, images, views = arguments.dialogues, None, arguments.images, arguments.views
-    listed, reads = arguments.gallery, [path, images, arguments.gallery, *(views or ())]
     if data:
-        files, views_dir = inputs.files_of(data, split), data.views_dir(split)
-        path, raw = inputs.text_files(data, split, arguments.text)
-        images, listed = files["images"], files["gallery"]
-        views, reads = [views_dir] if views_dir.is_dir() else None, files.values()
-    if arguments.fusion != "text" and views is None:
+        files = data.files(split, text=arguments.text)
+        reads = inputs.files_of(data, split).values()
+    else:
+        named = (arguments.dialogues, arguments.images, arguments.gallery)
+        files = SearchFiles(*named, arguments.views or ())
+        reads = [*named, *files.views_dirs]
+    if arguments.fusion != "text" and not files.views_dirs:
         where = f"; `daitir generate --data {arguments.data}` draws some" if data else ""
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
     check_output(arguments.out, inputs=reads, is_ours=_is_table)
-    from daitir.data.derived import read_source
-    from daitir.data.gallery import list_images, read_gallery
-    from daitir.data.viewfiles import list_views
-
     told: list[str] = []
-    gallery = read_gallery(listed) if listed else list_images(images, tell=told.append)
-    dialogues = read_source(
-        path, raw, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
+    search = files.read(
+        text=arguments.text,
+        num_dialogues=arguments.num_dialogues,
+        allow_duplicate_targets=arguments.allow_duplicate_targets,
+        tell=told.append,
     )
-    convention, why = inputs.text_convention(arguments.text, dialogues, path)
-    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
-    for folder in views or ():
-        list_views(folder, [])  # refuses a folder that is not there
     inputs.check_device(arguments.device)
     import torch
 
-    from daitir.evaluation import evaluate
+    from daitir.data.evaluate import evaluate
+    from daitir.evaluation import write_rows
     from daitir.models.encoders import load_encoder
 
     if data or arguments.features:
-        encoder = inputs.cached_encoder(arguments, data.root if data else images)
+        encoder = inputs.cached_encoder(arguments, data.root if data else files.images_dir)
     else:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
     kind, _, trained = arguments.fusion.partition(":")
-    say(f"ranked texts: {convention} of {path} ({why})", *told)
+    say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
     result = evaluate(
-        dialogues,
-        images_dir=images,
-        gallery=gallery,
+        search,
         encoder=encoder,
         fusion=_trained_fusion(kind, Path(trained), encoder) if trained else kind,
-        views_dir=views,
-        text_convention=convention,
-        benchmark=arguments.benchmark or (data.root.resolve().name if data else path.stem),
+        benchmark=arguments.benchmark,
         method=arguments.method or kind,
         seed=arguments.seed,
         missing_views=arguments.missing_views,
         skip_unreadable=arguments.skip_unreadable,
         progress=True,
     )
-    with atomic_write(arguments.out) as temporary:
-        result.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_rows(arguments.out, result.rows)
     _print(result, encoder, with_views=kind != "text")
     say(f"written to {arguments.out}")
 
@@ -319,12 +314,12 @@ def search(arguments: argparse.Namespace) -> None:
     """Search a folder of pictures by a dialogue in the terminal."""
     inputs.check_device(arguments.device)
     from daitir.book.live import LiveSearch
-    from daitir.data.gallery import check_images, list_images, read_gallery
+    from daitir.data.gallery import check_images, list_gallery
 
     root = arguments.folder
     images_dir = root / "images" if (root / "images").is_dir() else root
     listed = root / "gallery.json"
-    names = read_gallery(listed) if listed.exists() else list_images(images_dir, tell=say)
+    names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None
     if arguments.model:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_tensors
-from daitir.data.dialogues import read_json
+from daitir.common.files import atomic_write, read_json, read_tensors
 from daitir.fusion import NRGR, ADaFuSE, ConcatMLP, CosineGate, ScalarGate
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder

@@ -7,8 +7,7 @@ import logging
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import read_json
+from daitir.common.files import atomic_write, read_json
 from daitir.models.encoders import Encoder
 from daitir.recipes.loop import LOG_NAME
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from daitir.common.errors import DataError
 from daitir.data.datafolder import DataFolder
-from daitir.data.derived import read_source
-from daitir.data.dialogues import recognise_convention
 from daitir.models.features import CachedEncoder
 from daitir.recipes.finetune import check_trainable, finetune, recalls
 from daitir.recipes.fusion import recall, train_fusion
@@ -40,17 +38,9 @@ def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
         raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
     texts = {}
     for split in ("train", "val"):
-        raw, rewrites = data.dialogue_file(split), data.rewrites_file(split)
-        is_refined = convention != "raw_dialogue" and rewrites.exists()
-        path = rewrites if is_refined else raw
-        dialogues = read_source(path, raw if is_refined else None, allow_duplicate_targets=True)
-        if convention:
-            texts[split] = (path, convention, "named by --text")
-            continue
-        try:
-            texts[split] = (path, *recognise_convention(dialogues))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+        files = data.files(split, text=convention)
+        _, *shown = files.read_dialogues(text=convention, allow_duplicate_targets=True)
+        texts[split] = (files.dialogues, *shown)
     if texts["train"][1] != texts["val"][1]:
         raise DataError(
             f"{data.root}: one of train and val has rewrites and the other has none; make them "

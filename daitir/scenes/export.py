@@ -10,9 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.derived import remove_views, views_of
-from daitir.data.dialogues import Dialogue, read_json, write_dialogues
+from daitir.common.files import atomic_write, read_json
+from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.manifests import (
     Rewrites,
     Views,
@@ -23,6 +22,7 @@ from daitir.data.manifests import (
     write_rewrites,
     write_views,
 )
+from daitir.data.viewfiles import remove_views, views_of
 from daitir.scenes.controlled import controlled_view
 from daitir.scenes.datasets import sample_scenes
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import Dialogue, read_dialogues, read_json, write_dialogues
+from daitir.common.files import atomic_write, read_json
+from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import (

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from daitir import evaluation
-from daitir.cli import inputs
 from daitir.cli import main as cli
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
@@ -115,7 +114,7 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
 
 def test_fusion_choices_are_those_of_the_evaluation():
     parser = cli.build_parser()
-    for fusion in evaluation.FUSIONS:
+    for fusion in evaluation.UNTRAINED_FUSIONS:
         parser.parse_args(_arguments(Path("x"), "mini", fusion=fusion))
 
 
@@ -190,7 +189,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inputs, "find_own_data", interrupted)
+    monkeypatch.setattr("daitir.data.datafolder.SearchFiles.read", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 
