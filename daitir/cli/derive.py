@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import DTYPES, GUIDANCE, STEPS, add_command
+from daitir.cli.options import DTYPES, GUIDANCE, NOISE_LEVELS, add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
@@ -165,7 +165,9 @@ def add_generate(commands) -> None:
         "mini, a folder of a diffusers pipeline, or a hub's name",
         default="mini",
     )
-    option("--steps N", "enough for mini; other pipelines may need more", type=STEPS, default=8)
+    option(
+        "--steps N", "enough for mini; other pipelines may need more", type=NOISE_LEVELS, default=8
+    )
     option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
     parser.seed("of the noise")
     option("--fixed-noise", "all rounds of a dialogue start from the same noise")

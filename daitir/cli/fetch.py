@@ -12,7 +12,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, check_output
 from daitir.common.terminal import say
 
-MARKER = "dataset.json"  # tells whose data a folder holds
+DATASET_MARKER = "dataset.json"  # tells whose data a folder holds
 
 if TYPE_CHECKING:
     from daitir.data.datasets import Dataset
@@ -77,7 +77,7 @@ def fetch(arguments: argparse.Namespace) -> None:
             }
     if arguments.dry_run:
         return
-    with atomic_write(out / MARKER) as temporary:
+    with atomic_write(out / DATASET_MARKER) as temporary:
         temporary.write_text(json.dumps({"dataset": dataset.name}) + "\n", encoding="utf-8")
     say(*prepare(dataset, files, out, images=arguments.images, progress=True))
     say(f"written to {out}")
@@ -85,8 +85,10 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 def _check_folder(folder: Path, dataset: Dataset) -> None:
     """Raises DataError where a folder holds data of another origin, which would be lost."""
-    check_output(folder / MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8"))
-    is_ours = (folder / MARKER).exists() or (folder / "downloads").exists()
+    check_output(
+        folder / DATASET_MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8")
+    )
+    is_ours = (folder / DATASET_MARKER).exists() or (folder / "downloads").exists()
     for name in () if is_ours else ("*dialogues*", "*/dialogues.json", "gallery.json", "images"):
         for other in folder.glob(name):
             raise DataError(f"{other}: is of another origin; name another --out than {folder}")

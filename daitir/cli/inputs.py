@@ -13,8 +13,8 @@ from daitir.common.files import begins_with, check_output
 from daitir.studies.profiles import get_profile
 
 # What models of any origin are kept in, and what only a run of ours leaves.
-MODEL_FILES = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
-RUN_FILES = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
+KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
+LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
 if TYPE_CHECKING:
     from daitir.data.datafolder import DataFolder
@@ -126,10 +126,10 @@ def check_run_folder(folder: Path, *, trains: bool = True) -> None:
 
     Without `trains` only a tokeniser is written, into a folder that no run owns.
     """
-    for name in RUN_FILES[:1] if trains else MODEL_FILES:
+    for name in LEFT_BY_RUNS[:1] if trains else KEPT_BY_MODELS:
         check_output(folder / name, is_ours=lambda path: trains and begins_with(path, "step,"))
-    is_run = any((folder / name).exists() for name in RUN_FILES)
-    if not is_run and any((folder / name).exists() for name in MODEL_FILES):
+    is_run = any((folder / name).exists() for name in LEFT_BY_RUNS)
+    if not is_run and any((folder / name).exists() for name in KEPT_BY_MODELS):
         raise DataError(f"{folder}: holds a model of another origin; name another folder")
 
 

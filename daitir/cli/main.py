@@ -15,7 +15,7 @@ from daitir.common.errors import DataError
 from daitir.common.terminal import LineFormatter, complain
 
 # The title of each group, and what adds its commands to the parser.
-GROUPS = {
+COMMAND_GROUPS = {
     "your own data, in one folder or in files": (
         own_data.add_lint, derive.add_refine, derive.add_generate, own_data.add_embed,
         own_data.add_evaluate, own_data.add_search, train.add_train,
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND", prog="daitir", help=argparse.SUPPRESS
     )
     lines = []
-    for title, group in GROUPS.items():
+    for title, group in COMMAND_GROUPS.items():
         lines.append(f"{title}:")
         for add in group:
             add(commands)

@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
 
     def seed(self, help: str = "") -> None:
         """The seed of what is random."""
-        self.option("--seed N", help, type=SEED, default=0)
+        self.option("--seed N", help, type=SEED_NUMBER, default=0)
 
     def cache(self) -> None:
         """Where drawn views are kept, and shared by whatever draws."""
@@ -219,9 +219,9 @@ def _bounded(kind: type, words: str, lowest: float, highest: float | None, text:
 
 
 positive = whole(1)
-SEED = whole(0, 2**63 - 1)
+SEED_NUMBER = whole(0, 2**63 - 1)
 WORKERS = whole(1, MOST_WORKERS)
-STEPS = whole(1, 1000)  # noise levels that the schedulers know
+NOISE_LEVELS = whole(1, 1000)  # noise levels that the schedulers know
 GUIDANCE = number(0, 100)
 # What a value is called in the help tells its type; all others are text.
 VALUE_TYPES: Mapping[str, Callable] = {

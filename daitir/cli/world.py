@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import GUIDANCE, STEPS, add_command, number, whole
+from daitir.cli.options import GUIDANCE, NOISE_LEVELS, add_command, number, whole
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
@@ -67,7 +67,7 @@ def scenes(arguments: argparse.Namespace) -> None:
 def add_queries(commands) -> None:
     parser = add_command(commands, queries, "daitir queries --out runs/queries")
     parser.profile("sizes and models")
-    parser.option("--steps N", "of drawing", type=STEPS, default=8)
+    parser.option("--steps N", "of drawing", type=NOISE_LEVELS, default=8)
     parser.option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
     parser.cache()
     parser.device()
