@@ -8,7 +8,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab run run-gpu benchmark lock clean
+.PHONY: help book check test lab run run-gpu benchmark lock clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -21,13 +21,19 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-book test run: export DAITIR_PROFILE = classroom
+book check test run: export DAITIR_PROFILE = classroom
 # Threads that spin while they wait are several times slower beside another busy program.
-book test run: export OMP_WAIT_POLICY = PASSIVE
+book check test run: export OMP_WAIT_POLICY = PASSIVE
 
 book: $(READY)   ## set up, execute what is stale, build the book into _build/html
 	$(BIN)/python -m daitir.book.provenance run
 	$(BIN)/jupyter-book build . -n -W --keep-going
+
+check: $(READY)  ## set up, check form, types, layers and the quick tests, in a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check daitir tests
+	$(if $(wildcard $(BIN)/mypy),$(BIN)/mypy)
+	$(BIN)/python -m pytest -q -m "not slow"
 
 test: $(READY)   ## set up, run every check, the notebooks included
 	$(BIN)/ruff check
@@ -44,7 +50,7 @@ run: $(READY)    ## execute all notebooks under the classroom profile
 
 run-gpu: $(READY) ## execute all notebooks under the gpu profile into _build/gpu; PROFILE=paper COCO=DIR: the papers' setting
 ifeq ($(PROFILE),paper)
-	$(BIN)/python -m daitir.cli reproduce $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
+	$(BIN)/python -m daitir.cli paper run $(if $(COCO),--coco $(COCO)) $(REPRODUCE)
 else
 	DAITIR_PROFILE=gpu $(BIN)/python -m daitir.book.provenance run --out _build/gpu
 endif

@@ -43,6 +43,8 @@ from transformers import (
 
 from daitir.models import TOKENIZER_FOLDER
 
+PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
+SEEDS = [1, 2, 3, 4]
 PIXELS = 32
 LAYER = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -118,6 +120,7 @@ def _clip_text(tokenizer, *, seed, projected=True):
 
 
 def tiny_pipeline(seed=0):
+    """A tiny pipeline of Stable Diffusion 1 and 2, whose views have 8 pixels a side."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=4,

@@ -1,4 +1,4 @@
-"""The `daitir` command: its arguments, exit codes and help."""
+"""The `daitir` command: its groups of commands, exit codes and help."""
 
 from __future__ import annotations
 
@@ -7,22 +7,43 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
 from daitir import __version__
-from daitir.cli import paper_commands
-from daitir.cli.parsers import generation, own_data, training
-from daitir.cli.parsers.options import Parser, add_command, add_machine, add_profile, named
-from daitir.cli.study_commands import STUDIES, Study, run_study
+from daitir.cli import derive, fetch, own_data, paper, study, train, world
+from daitir.cli.options import Parser
 from daitir.common.errors import DataError
 from daitir.common.terminal import LineFormatter, complain
+
+# The title of each group, and what adds its commands to the parser.
+COMMAND_GROUPS = {
+    "your own data, in one folder or in files": (
+        own_data.add_lint, derive.add_refine, derive.add_generate, own_data.add_embed,
+        own_data.add_evaluate, own_data.add_search, train.add_train,
+    ),
+    "the embedded world": (
+        world.add_scenes, world.add_queries, world.add_pretrain, world.add_quality,
+    ),
+    "what is measured and published": (study.add_study, fetch.add_fetch, paper.add_paper),
+}  # fmt: skip
+
+# What commands were called before.
+RENAMED = {"data": "fetch", "plan": "paper plan", "reproduce": "paper run"} | {
+    name: f"study {name}"
+    for name in (
+        "benchmark", "encoders", "encoder_ablations", "encoder_choices", "encoder_checkpoints",
+        "encoder_memory", "choices", "ablations", "robustness", "memory", "geometry", "attention",
+    )
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
     if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
+    if argv and argv[0] in RENAMED:
+        complain(f"error: `daitir {argv[0]}` is called `daitir {RENAMED[argv[0]]}` now")
+        return 2
     arguments = build_parser().parse_args(argv)
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("daitir: %(levelname)s: %(message)s"))
@@ -51,58 +72,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each function in COMMANDS adds its own."""
+    """The parser of all commands, whose help lists them by their groups."""
     parser = Parser(
-        prog="daitir", description="Diffusion-augmented interactive text-to-image retrieval."
+        prog="daitir",
+        usage="daitir [-h] [--version] COMMAND ...",
+        description="Diffusion-augmented interactive text-to-image retrieval.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument("--version", action="version", version=f"daitir {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(subparsers)
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--version", action="version", version=f"daitir {__version__}", help=argparse.SUPPRESS
+    )
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", prog="daitir", help=argparse.SUPPRESS
+    )
+    lines = []
+    for title, group in COMMAND_GROUPS.items():
+        lines.append(f"{title}:")
+        for add in group:
+            add(commands)
+            name, command = list(commands.choices.items())[-1]
+            lines.append(f"  {name:<10}{command.summary}")
+    lines += ["", "Each has --help with an example. A long one goes on where it was interrupted."]
+    parser.epilog = "\n".join(lines)
     return parser
-
-
-def _add_study(subparsers, study: Study) -> None:
-    flags = " ".join(f"{flag} {folder}" for flag, folder in study.folders.items())
-    parser = add_command(
-        subparsers, study.name, help=study.help, example=f"daitir {study.name} {flags}"
-    )
-    parser.set_defaults(run=partial(run_study, study))
-    add = parser.add_argument
-    add_profile(parser, "sizes and models")
-    kept = {"--work": "keeps what is done", "--cache": "keeps what is drawn"}
-    for flag, folder in study.folders.items():
-        add(flag, type=Path, default=Path(folder), metavar="DIR",
-            help=f"{kept[flag]} (default: %(default)s)")
-    table = study.table("PROFILE")
-    add("--results", type=Path, default=Path("results"), metavar="DIR",
-        help=f"gets {table} and .json (default: %(default)s)")
-    if study.compares:
-        add("--after", nargs="+", action="extend", type=partial(named, what="SPEC"),
-            metavar="NAME=SPEC",
-            help="the trained encoders; a name given several times is one training with several "
-            "seeds, for example dmcl=finetuned:runs/encoders/classroom/encoders/dmcl/1 "
-            "(default: finetune_text and dmcl, with the seeds that the profile has)")
-    add_machine(parser)
-
-
-COMMANDS = (
-    own_data.add_evaluate,
-    own_data.add_download,
-    own_data.add_lint,
-    generation.add_refine,
-    generation.add_generate,
-    own_data.add_embed,
-    own_data.add_search,
-    generation.add_scenes,
-    training.add_pretrain,
-    training.add_quality,
-    generation.add_queries,
-    training.add_train,
-    *(partial(_add_study, study=study) for study in STUDIES),
-    paper_commands.add_plan,
-    paper_commands.add_reproduce,
-)
 
 
 if __name__ == "__main__":

@@ -213,8 +213,8 @@ def compared_encoders(
 
     Each name has a spec for each seed of its training. Without `others` they are the fine-tuning
     on text alone, which is the control, and DMCL, of all seeds that lie where the profile has its
-    encoders; the package has seed 0, and `daitir encoders` trains the others into
-    `runs/encoders/<profile>/encoders/<name>/<seed>`.
+    encoders; the package has seed 0, and `daitir study encoders` trains the others into
+    `runs/studies/<profile>/encoders/<name>/<seed>`.
 
     Raises DataError for names with more than one seed each, but not as many.
     """

@@ -27,7 +27,7 @@ class PaperProfile:
         tuned: the encoder that DMCL trains. The paper's is BEiT-3 base, which no library here has.
         reformulator, generator: as `daitir refine --model` and `daitir generate --pipeline`.
         draw_options: of `daitir generate`: steps, guidance, precision.
-        sources: the test sets, folders of `daitir data chatir`; the first is VisDial.
+        sources: the test sets, folders of `daitir fetch chatir`; the first is VisDial.
         adafuse, dmcl: the settings of training that differ from the package's recipes, published
             ones: 50 epochs of 121,000 dialogues in batches of 128 are 47,000 steps.
     """
@@ -80,12 +80,12 @@ def paper_steps(
     chatir = work / "data" / "chatir"
     on = ("--device", device)
     steps = [
-        _step("pictures", "data", "coco-unlabeled", "--out", pictures),
-        _step("dialogues", "data", "chatir", "--out", chatir, "--images", pictures / "images"),
+        _step("pictures", "fetch", "coco-unlabeled", "--out", pictures),
+        _step("dialogues", "fetch", "chatir", "--out", chatir, "--images", pictures / "images"),
     ]
     splits = [(source, chatir / source, "test") for source in profile.sources]
     if coco is not None:
-        steps.append(_step("training", "data", "visdial", "--out", visdial, "--images", coco))
+        steps.append(_step("training", "fetch", "visdial", "--out", visdial, "--images", coco))
         splits += [("visdial", visdial, "train"), ("visdial", visdial, "val")]
     for name, folder, split in splits:
         data = ("--data", folder, "--split", split, *on)

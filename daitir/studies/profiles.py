@@ -281,12 +281,12 @@ PROFILES = {
             "nrgr": FusionRecipe("nrgr", hidden_dim=2048, num_experts=8),
             "adafuse": FusionRecipe("adafuse"),
         },
-        trained_fusions="runs/benchmark/gpu/fusions",  # where `daitir benchmark` trains them
+        trained_fusions="runs/studies/gpu/fusions/zero_shot",  # `daitir study benchmark` does
         encoders={
             name: replace(recipe, steps=4000, batch_size=512, warmup_steps=400, learning_rate=1e-4)
             for name, recipe in ENCODERS.items()
         },
-        trained_encoders="runs/encoders/gpu/encoders",  # where `daitir encoders` trains them
+        trained_encoders="runs/studies/gpu/encoders",  # where `daitir study encoders` trains them
         clip=ClipRecipe(
             model="daitir-wide",
             num_scenes=400_000,

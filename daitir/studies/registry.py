@@ -17,7 +17,7 @@ STUDIES = {
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",
-    "memory": "daitir.studies.memory:STUDY",
+    "memory": "daitir.studies.memory:MEMORY",
     "geometry": "daitir.studies.cue_geometry:INSTRUMENT",
     "attention": "daitir.studies.cue_attention:INSTRUMENT",
 }

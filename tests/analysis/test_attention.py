@@ -88,6 +88,7 @@ def run(model, tower, pixels):
 POOLED = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 16, "pool_type": "avg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_training_graph", [False, True])
 @pytest.mark.parametrize("side", ["image", "text"])
 @pytest.mark.parametrize("kind", ["mini", "vit", "pooled"])
@@ -146,6 +147,7 @@ def test_a_recorder_is_removed_after_an_error(mini, pixels):
     assert state_of(mini.model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_recorded(mini, pixels, dtype):
     model = copy.deepcopy(mini.model).to(dtype)
@@ -222,6 +224,7 @@ def test_relevance_maps_agree_with_a_loop_over_pairs_layers_and_heads(mini, pixe
     assert [word for word, _ in found.tokens[0]] == ["a", "red", "car", "at", "the", "beach"]
 
 
+@pytest.mark.slow
 def test_relevance_names_the_word_that_the_picture_shares(mini):
     """Of a caption's words those that name what is seen count more than those that do not."""
     scenes = sample_scenes(0, "val", 24)
@@ -278,6 +281,7 @@ def test_a_text_tower_that_reads_another_token_than_the_end_is_refused(mini, pix
 # --- diffusion pipelines ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_cross_attention_is_recorded_and_changes_no_drawing(guidance):
     generator = load_view_generator(steps=2, guidance=guidance)
@@ -385,6 +389,7 @@ def test_deletion_and_insertion_by_hand():
         deletion_insertion(score, pixels, right, num_steps=5)
 
 
+@pytest.mark.slow
 def test_maps_of_the_trained_model_find_objects_and_those_of_a_randomised_one_do_not(mini):
     from daitir.scenes import render
 
@@ -404,6 +409,7 @@ def test_maps_of_the_trained_model_find_objects_and_those_of_a_randomised_one_do
     assert shares[0].mean() > 1.5 * shares[1].mean()
 
 
+@pytest.mark.slow
 def test_randomised_weights_keep_their_values_and_the_model_its_own(mini):
     before = copy.deepcopy(mini.model.state_dict())
     blank = randomised(mini.model, seed=0)

@@ -308,6 +308,7 @@ def test_derivatives_along_tangents_are_those_of_the_full_jacobian():
     assert torch.allclose(jacobian_along(function, point, tangents), tangents @ full.T, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_many_derivatives_at_once_are_those_of_a_loop(mini, pixels):
     from daitir.analysis.attention import record_attention
     from daitir.analysis.geometry.nullspace import NUM_TANGENTS

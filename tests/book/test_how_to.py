@@ -14,6 +14,7 @@ from daitir.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "book" / "how_to_run.md")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 BLOCK = re.compile(r"^```(bash|text)\n(.*?)^```", re.M | re.S)
 
 
@@ -32,8 +33,7 @@ def test_every_command_of_a_page_can_be_read(page):
     assert len(found) > 10
     parser = build_parser()
     for words in found:
-        if "$model" in words:
-            words = [{"$model": "clip"}.get(word, word) for word in words]
+        words = [{"$model": "clip", "$study": "memory"}.get(word, word) for word in words]
         assert callable(parser.parse_args(words).run), words
 
 
@@ -51,6 +51,14 @@ def test_every_block_is_sound_shell(page):
         if kind == "bash":
             run = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
             assert run.returncode == 0 and not run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_stands(capsys):
+    (code,) = PYTHON.findall(PAGES[0].read_text("utf-8"))
+    exec(compile(code, "README.md", "exec"), {})
+    (share,) = re.findall(r"Hits@10: (\d+)%", capsys.readouterr().out)
+    assert 50 <= int(share) <= 100
 
 
 @pytest.fixture

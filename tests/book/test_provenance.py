@@ -68,6 +68,7 @@ def test_bad_notebooks_are_one_clear_line(world):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_run_executes_once_and_writes_a_stable_file(tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("DAITIR_PROFILE", raising=False)
     chapter = tmp_path / "chapter.ipynb"
@@ -95,6 +96,7 @@ def test_run_executes_once_and_writes_a_stable_file(tmp_path, caplog, monkeypatc
     assert provenance.run([chapter], profile="gpu", out=out) == 0
 
 
+@pytest.mark.slow
 def test_a_picture_that_looks_the_same_keeps_its_bytes(tmp_path):
     chapter = tmp_path / "chapter.ipynb"
     draw = "from PIL import Image\nImage.new('RGB', (30, 20), {})"
@@ -108,6 +110,7 @@ def test_a_picture_that_looks_the_same_keeps_its_bytes(tmp_path):
     assert again["image/png"] == first["image/png"]
 
 
+@pytest.mark.slow
 def test_progress_bars_and_widgets_leave_no_trace(tmp_path):
     chapter = tmp_path / "chapter.ipynb"
     bars = "from tqdm import tqdm\nfrom tqdm.notebook import tqdm as fancy\nimport ipywidgets"
@@ -117,6 +120,7 @@ def test_progress_bars_and_widgets_leave_no_trace(tmp_path):
     assert "widgets" not in notebook.metadata
 
 
+@pytest.mark.slow
 def test_a_failing_cell_leaves_the_notebook_as_it_was(tmp_path, caplog):
     chapter = tmp_path / "chapter.ipynb"
     write_notebook(chapter, "print('fine')", "x = 1\nraise ValueError('two\\nlines')")

@@ -17,6 +17,7 @@ from daitir.data.dialogues import read_dialogues
 from daitir.data.lint import lint_data
 
 
+@pytest.mark.slow
 def test_the_folder_is_sound_and_mixed(tmp_path):
     write_own_data(tmp_path, num_pictures=40, num_dialogues=30)
     report = lint_data(tmp_path)

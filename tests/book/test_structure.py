@@ -83,6 +83,7 @@ def test_chapter_keeps_the_form(path):
     assert problems(nbformat.read(path, as_version=4)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stamp_is_fresh(path):
     assert not is_stale(path, profile="classroom"), f"{path.name} is stale; run `make book`"

@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from daitir import evaluation
 from daitir.cli import main as cli
@@ -22,24 +19,6 @@ from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 
 VISDIAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
-TINY = {
-    "embed_dim": 16,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The spec of a tiny open_clip model with random weights in a file."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "daitir-test-tiny.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(folder / "daitir-test-tiny.json")
-    torch.manual_seed(0)
-    weights = open_clip.create_model("daitir-test-tiny").state_dict()
-    save_file(weights, folder / "weights.safetensors")
-    return f"open_clip:daitir-test-tiny@{folder / 'weights.safetensors'}"
 
 
 def _save_noise(path, seed):
@@ -66,8 +45,12 @@ def folder(tmp_path):
 
 def _arguments(folder, spec, **options):
     options = {
-        "dialogues": folder / "human.json", "images": folder / "images", "views": folder / "views",
-        "encoder": spec, "fusion": "dar", "out": folder / "out.csv",
+        "dialogues": folder / "human.json",
+        "images": folder / "images",
+        "views": folder / "views",
+        "encoder": spec,
+        "fusion": "dar",
+        "out": folder / "out.csv",
     } | options
     arguments = ["evaluate"]
     for name, value in options.items():
@@ -79,8 +62,12 @@ def _arguments(folder, spec, **options):
 
 def _run(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120,
-        cwd=Path(__file__).parents[2], **options,
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        **options,
     )
 
 
@@ -97,7 +84,10 @@ def test_evaluates_and_prints_what_was_truncated(folder, tiny, capsys):
     fractions = rows[~rows.metric.isin(["bri", "rank_drop"])]
     assert fractions.value.between(0, 1).all()
     assert sorted(path.name for path in folder.iterdir()) == [
-        "human.json", "images", "out.csv", "views",
+        "human.json",
+        "images",
+        "out.csv",
+        "views",
     ]
 
 
@@ -105,9 +95,16 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
     (folder / "gallery.json").write_text(json.dumps([f"{i:02}.png" for i in range(5)]))
     (folder / "views" / "1_1.png").unlink()
     options = {
-        "gallery": folder / "gallery.json", "text": "raw_dialogue", "missing_views": "exclude",
-        "num_dialogues": 2, "benchmark": "terse", "method": "dar_x", "seed": 4, "verbose": True,
-        "skip_unreadable": True, "out": folder / "new" / "table.csv",
+        "gallery": folder / "gallery.json",
+        "text": "raw_dialogue",
+        "missing_views": "exclude",
+        "num_dialogues": 2,
+        "benchmark": "terse",
+        "method": "dar_x",
+        "seed": 4,
+        "verbose": True,
+        "skip_unreadable": True,
+        "out": folder / "new" / "table.csv",
     }
     assert cli.main(_arguments(folder, tiny, **options)) == 0
     assert "terse: 1 dialogues, 5 images" in capsys.readouterr().out
@@ -200,12 +197,15 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
 def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
-        "import sys; from daitir import cli, commands\n"
-        "commands.evaluate = lambda arguments: print('line\\n' * 100_000)\n"
-        f"sys.exit(cli.main({_arguments(folder, 'mini')!r}))"
+        "import sys; from daitir.cli import inputs, main\n"
+        "inputs.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
+        f"sys.exit(main.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[2],
     )
     process.stdout.readline()
@@ -214,10 +214,11 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_has_an_example():
     # Processor time, interpreter included: the clock on the wall also counts other programs.
     code = (
-        "import sys, time; from daitir import cli\n"
+        "import sys, time; from daitir.cli import main as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'pandas', 'numpy', 'PIL', 'open_clip'} & set(sys.modules)\n"
@@ -231,6 +232,7 @@ def test_help_is_quick_and_has_an_example():
     assert "example:\n  daitir evaluate --dialogues" in runs[1].stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
 def test_real_peoples_dialogues_over_a_foreign_gallery(tmp_path, tiny, capsys):
     """The ranks mean nothing here; that real text passes through does."""
@@ -242,8 +244,11 @@ def test_real_peoples_dialogues_over_a_foreign_gallery(tmp_path, tiny, capsys):
     moved = [replace(d, image=f"{index:03}.png") for index, d in enumerate(real)]
     write_dialogues(tmp_path / "visdial.json", moved)
     options = {
-        "dialogues": tmp_path / "visdial.json", "images": tmp_path / "images", "views": None,
-        "fusion": "text", "text": "raw_dialogue",
+        "dialogues": tmp_path / "visdial.json",
+        "images": tmp_path / "images",
+        "views": None,
+        "fusion": "text",
+        "text": "raw_dialogue",
     }
     assert cli.main(_arguments(tmp_path, tiny, **options)) == 0
     assert "of 1,100 query texts (context 24)" in capsys.readouterr().out

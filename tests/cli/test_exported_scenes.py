@@ -10,9 +10,7 @@ from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.data.gallery import read_gallery
 from daitir.scenes.export import export_scenes
 
-VISDIAL = (
-    Path(__file__).parents[3] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
-)
+VISDIAL = Path(__file__).parents[3] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
 
 
 @pytest.fixture(scope="module")
@@ -58,4 +56,3 @@ def test_real_peoples_words_pass(exported, tmp_path, convention, capsys):
     arguments += ["--encoder", "mini", "--fusion", "text", "--text", convention]
     assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "table.csv")]) == 0
     assert "of 1,100 query texts" in capsys.readouterr().out
-

@@ -6,7 +6,7 @@ import pytest
 from own_data import make_own_data
 
 from daitir import __version__
-from daitir.cli.main import build_parser, main
+from daitir.cli.main import RENAMED, build_parser, main
 from daitir.models.reformulation import LM_FOLDER
 from daitir.studies.profiles import PROFILES
 
@@ -17,10 +17,10 @@ STUDY = ["--results", "{}", "--work", "{}", "--cache", "{}"]
 TRAIN = ["train", "dmcl", *OUT]
 DRAW = ["generate", "--data", "{}", "--text", "raw_dialogue"]
 REFINE = ["refine", "--data", "{}", "--out", "{}/refined.json"]
-PLAN = ["plan", *TABLE]
+PLAN = ["paper", "plan", *TABLE]
 SCENES = ["scenes", "{}/scenes"]
 RANK = ["evaluate", "--encoder", "mini", *TABLE]
-REPRODUCE = ["reproduce", "--work", "{}", "--device", "cpu"]
+PAPER = ["paper", "run", "--work", "{}", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def refused(command, folder, capsys):
         ([*CLIP, "--profile", "huge"], ["--profile", "'huge'", "classroom, gpu"]),
         (["pretrain", "clip", *OUT, "--profile", "paper"], ["--profile", "PROFILE=paper"]),
         (["queries", *OUT, "--profile", "huge"], ["--profile", "'huge'"]),
-        (["memory", *STUDY[:4], "--profile", "huge"], ["--profile", "'huge'"]),
+        (["study", "memory", *STUDY[:4], "--profile", "huge"], ["--profile", "'huge'"]),
         (["queries", *OUT, "--profile", "gpu"], ["runs/gpu/lm: no such folder", "pretrain lm"]),
-        (["encoders", *STUDY, "--profile", "gpu"], ["runs/gpu/diffusion: no", "pretrain diffu"]),
+        (["study", "encoders", *STUDY, "--profile", "gpu"], ["runs/gpu/lm: no", "pretrain lm"]),
         ([*CLIP, "--profile", "gpu"], ["runs/gpu/clip: no such folder", "pretrain clip"]),
         ([*TRAIN, "--set", "foo=1"], ["--set: ", "'foo'", "there are", "learning_rate"]),
         ([*TRAIN, "--set", "steps=x"], ["--set: steps is a whole number", "'x'"]),
@@ -98,10 +98,10 @@ def refused(command, folder, capsys):
         ([*RANK, "--fusion", "foo"], ["--fusion", "'foo'", "adafuse:DIR"]),
         ([*RANK, "--fusion", "text", "--dialogues", "x", "--images", "x", "--split", "val"],
          ["--split", "--data DIR"]),
-        (["data", "visdial", "--mirror", "foo"], ["--mirror: must begin with http://", "'foo'"]),
-        ([*REPRODUCE, "--launch", "nope"], ["--launch: there is no program 'nope'"]),
-        ([*REPRODUCE, "--launch", "a 'b"], ["--launch", "No closing quotation"]),
-        ([*REPRODUCE, "--published", "nope"], ["--published nope: no such file"]),
+        (["fetch", "visdial", "--mirror", "foo"], ["--mirror: must begin with http://", "'foo'"]),
+        ([*PAPER, "--launch", "nope"], ["--launch: there is no program 'nope'"]),
+        ([*PAPER, "--launch", "a 'b"], ["--launch", "No closing quotation"]),
+        ([*PAPER, "--published", "nope"], ["--published nope: no such file"]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line_that_names_it(command, parts, data, capsys, monkeypatch):
@@ -153,6 +153,26 @@ def _help(capsys, *words):
     return " ".join(capsys.readouterr().out.split())
 
 
+def test_the_help_fits_on_one_screen_and_shows_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    shown = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert shown == {
+        "lint", "refine", "generate", "embed", "evaluate", "search", "train", "scenes", "queries",
+        "pretrain", "quality", "study", "fetch", "paper",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_is_one_line_that_names_the_new_one(old, tmp_path, capsys):
+    new = RENAMED[old]
+    line = refused([old, "--out", "{}"], tmp_path, capsys)
+    assert line == f"daitir: error: `daitir {old}` is called `daitir {new}` now"
+    assert "--device" in _help(capsys, *new.split()) or new in ("fetch", "paper plan")
+
+
 def test_the_help_of_train_names_every_method(capsys):
     told = _help(capsys, "train")
     for profile in PROFILES.values():
@@ -162,7 +182,7 @@ def test_the_help_of_train_names_every_method(capsys):
 
 def test_the_help_says_whether_threads_or_processes_work(capsys):
     assert "--threads N, --workers N threads that decode" in _help(capsys, "embed")
-    assert "--workers N processes that draw scenes" in _help(capsys, "memory")
+    assert "--workers N processes that draw scenes" in _help(capsys, "study", "memory")
     for flag in ("--threads", "--workers"):
         assert build_parser().parse_args(["embed", "x", "--encoder", "y", flag, "3"]).workers == 3
 
@@ -183,7 +203,7 @@ def test_the_version_is_told(capsys):
 def test_a_folder_of_own_data_is_named_in_two_ways(words):
     parse, words = build_parser().parse_args, words.split()
     first = words[:2] if words[0] == "train" else words[:1]
-    rest = words[len(first):]
+    rest = words[len(first) :]
     found = [parse([*first, "x", *rest]), parse([*first, "--data", "x", *rest]),
              parse([*words, "--data", "x"])]  # fmt: skip
     assert found[0] == found[1] == found[2]

@@ -28,6 +28,7 @@ def models(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_chain_from_a_folder_to_a_table(models, tmp_path, capsys):
     data = tmp_path / "set"
     make_own_data(data, num_pictures=8, splits={"train": 1, "test": 2})
@@ -59,6 +60,7 @@ def test_the_chain_from_a_folder_to_a_table(models, tmp_path, capsys):
     assert "leave the prompt out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3"])
 def test_pipelines_of_each_kind_draw(models, kind, tmp_path):
     generator = load_view_generator(str(models / kind), steps=2)

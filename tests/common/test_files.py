@@ -274,6 +274,7 @@ def test_no_more_is_read_or_unpacked_than_the_limit(tmp_path):
             read_regular(path, 99)
 
 
+@pytest.mark.slow
 @given(st.text() | st.lists(st.sampled_from(["..", ".", "a", "", "/"])).map("/".join))
 def test_every_name_is_inside_or_refused(name):
     try:

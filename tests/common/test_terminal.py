@@ -53,6 +53,7 @@ def test_a_record_of_a_log_is_one_line():
     assert LineFormatter("daitir: %(message)s").format(record) == r"daitir: a\n\x1b[2Jb: gone"
 
 
+@pytest.mark.slow
 def test_commands_print_through_one_function_alone():
     """Teaching code prints what it is given; all else goes through `say` and `complain`."""
     for path in sorted(LIBRARY.rglob("*.py")):
@@ -90,6 +91,7 @@ def _check(printed, *, shown=True):
     assert not shown or "EVIL" in printed.out + printed.err
 
 
+@pytest.mark.slow
 def test_no_command_prints_what_steers(hostile, tmp_path, capsys, monkeypatch):
     typed = iter(["a dog", PLANTED, "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt="": next(typed))
@@ -110,6 +112,7 @@ def test_no_command_prints_what_steers(hostile, tmp_path, capsys, monkeypatch):
     _check(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_an_error_is_one_escaped_line(hostile, tmp_path, capsys):
     damaged = hostile / "images" / f"broken{PLANTED}.png"
     damaged.write_bytes(b"no picture")
@@ -126,7 +129,7 @@ def test_an_error_is_one_escaped_line(hostile, tmp_path, capsys):
             ["refine", str(hostile), "--model", PLANTED],
             ["search", str(hostile / "images" / "album 1"), "--encoder", f"open_clip:{PLANTED}"],
             ["scenes", f"/dev/null/{PLANTED}"],
-            ["reproduce", "--coco", PLANTED],
+            ["paper", "run", "--coco", PLANTED],
         ):
             assert main(command) == 2
             printed = capsys.readouterr()

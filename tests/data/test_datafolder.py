@@ -84,6 +84,7 @@ def test_a_sound_set_has_no_findings(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_daitir_scenes_writes_is_such_a_folder(tmp_path):
     export_scenes(tmp_path, num_dialogues=2, num_gallery=4, broken_share=0.2)
     report = lint_data(tmp_path)
@@ -195,6 +196,7 @@ def test_linting_loads_no_torch(tmp_path):
     assert run.stdout.endswith("set()\n"), run.stderr
 
 
+@pytest.mark.slow
 def test_evaluates_a_folder_as_the_files_that_it_stands_for(tmp_path, capsys):
     folder = tmp_path / "my set"
     names = make_own_data(folder, num_pictures=20, num_dialogues=6, views=True)
@@ -222,6 +224,7 @@ def test_evaluates_a_folder_as_the_files_that_it_stands_for(tmp_path, capsys):
     assert len(names) == 20
 
 
+@pytest.mark.slow
 def test_rewrites_and_views_of_others_are_not_overwritten(tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1, views=True)
     (tmp_path / "rewrites.json").write_text("a person's work")

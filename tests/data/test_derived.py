@@ -93,6 +93,7 @@ def test_digests_are_those_that_the_book_tells():
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("text", ["raw_dialogue", "current_rewrite"])
 def test_views_of_changed_dialogues_are_refused(
@@ -130,6 +131,7 @@ def test_views_of_changed_dialogues_are_refused(
     assert _evaluate(folder, tmp_path, "--text", "current_rewrite") == 2
 
 
+@pytest.mark.slow
 def test_shorter_and_fewer_dialogues_keep_their_views(folder, generate, tmp_path):
     assert generate("--data", folder) == 0
     for name in ("dialogues.json", "rewrites.json"):
@@ -159,6 +161,7 @@ def test_a_manifest_says_what_each_view_is_of(folder, generate, tmp_path, pipeli
     assert found.settings["model"] == told["digest"]
 
 
+@pytest.mark.slow
 def test_other_settings_or_texts_are_not_drawn_into_the_folder(
     folder, generate, tmp_path, capsys
 ):
@@ -188,6 +191,7 @@ def test_other_settings_or_texts_are_not_drawn_into_the_folder(
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_and_goes_on_after_a_kill(folder, generate, tmp_path, monkeypatch):
     views = folder / "views" / "test"
     assert generate("--data", folder, "--num-dialogues", "2") == 0
@@ -235,6 +239,7 @@ def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
     assert finding.is_error and "0_0.webp is another drawing than its" in finding.examples[0]
 
 
+@pytest.mark.slow
 def test_views_without_a_manifest_are_counted_and_not_drawn_over(
     folder, generate, tmp_path, capsys, caplog
 ):
@@ -248,6 +253,7 @@ def test_views_without_a_manifest_are_counted_and_not_drawn_over(
     assert "holds views of another origin (0_0.webp is one)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -271,6 +277,7 @@ def test_damaged_manifests_are_one_line(folder, generate, tmp_path, capsys, cont
     assert "unreadable" in {finding.kind for finding in lint_data(folder).findings}
 
 
+@pytest.mark.slow
 def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     (folder / "rewrites.json").unlink()
     refine = ["refine", "--data", str(folder)]
@@ -303,6 +310,7 @@ def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     assert _evaluate(folder, tmp_path, fusion="text") == 0
 
 
+@pytest.mark.slow
 def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
     folder, generate, tmp_path, capsys
 ):
@@ -326,6 +334,7 @@ def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
             assert "is of another text or picture than" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, capsys):
     folder = shutil.copytree(scenes, tmp_path / "splits")
     talks = json.loads((folder / "dialogues.json").read_text())
@@ -349,6 +358,7 @@ def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, ca
         path.write_text(json.dumps(talks))
 
 
+@pytest.mark.slow
 def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     folder = tmp_path / "set"
     export_scenes(folder, num_dialogues=3, num_gallery=6, broken_share=0.2)
@@ -361,6 +371,7 @@ def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     assert _evaluate(folder, tmp_path, "--text", "raw_dialogue") == 2
 
 
+@pytest.mark.slow
 def test_an_export_replaces_its_own_files_alone(tmp_path, capsys):
     own, command = tmp_path / "own", ["scenes", "--num-dialogues", "2", "--num-gallery", "3"]
     make_own_data(own, num_pictures=2, num_dialogues=1)
@@ -403,7 +414,7 @@ def test_no_output_replaces_an_input(folder, tmp_path, capsys, kind, name):
         [*evaluation, "--data", str(folder)],
         ["refine", "--prompt", str(folder / "prompt.txt"), *files, "--out", str(out)],
         ["quality", "clip", "--out", str(out)],
-        ["plan", "--out", str(out)],
+        ["paper", "plan", "--out", str(out)],
     ]
     if name != "images/000003.png":
         refine = ["refine", "--prompt", str(folder / "prompt.txt"), "--overwrite", *files]
@@ -414,6 +425,7 @@ def test_no_output_replaces_an_input(folder, tmp_path, capsys, kind, name):
         assert path.read_bytes() == before and not path.is_symlink()
 
 
+@pytest.mark.slow
 def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "notes.csv").write_text("my,notes\n1,2\n")
@@ -439,7 +451,7 @@ def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, caps
     capsys.readouterr()
     assert main(["quality", "clip", "--out", str(tmp_path / "notes.csv")]) == 2
     # The notes go beside the table, and are as dear as the table.
-    assert main(["plan", "--out", str(folder / "dialogues.csv")]) == 2
+    assert main(["paper", "plan", "--out", str(folder / "dialogues.csv")]) == 2
     assert "dialogues.json: exists, and this command did not" in capsys.readouterr().err
 
 
@@ -459,7 +471,7 @@ def test_data_of_others_are_not_downloaded_over(tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
     before = (tmp_path / "dialogues.json").read_bytes()
     for name in ("visdial", "chatir", "coco-unlabeled"):
-        assert main(["data", name, "--from", str(tmp_path), "--out", str(tmp_path)]) == 2
+        assert main(["fetch", name, "--from", str(tmp_path), "--out", str(tmp_path)]) == 2
         assert "is of another origin; name another --out" in capsys.readouterr().err
     assert (tmp_path / "dialogues.json").read_bytes() == before
 

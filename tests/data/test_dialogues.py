@@ -142,6 +142,7 @@ def _memory_of(path):
     return " ".join(told[0]), int(number) / 1000, float(seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
 def test_ten_million_rounds_and_a_bomb_are_refused_early(tmp_path):
     many = tmp_path / "many.json"
@@ -201,6 +202,7 @@ JSON_VALUES = st.recursive(
 ENTRIES = st.fixed_dictionaries({"img": st.text() | JSON_VALUES, "dialog": JSON_VALUES})
 
 
+@pytest.mark.slow
 @quick
 @given(JSON_VALUES | st.lists(ENTRIES | JSON_VALUES, max_size=4))
 def test_any_json_gives_dialogues_or_a_data_error(tmp_path, value):
@@ -228,6 +230,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str
 NAMES = st.from_regex(r"[a-z]{1,4}(/[a-z0-9 é日]{1,6}){0,2}\.(png|jpg)", fullmatch=True)
 
 
+@pytest.mark.slow
 @quick
 @given(st.lists(st.tuples(NAMES, st.lists(TEXTS, min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_write_then_read_gives_the_same(tmp_path, pairs):

@@ -223,6 +223,7 @@ def test_a_disk_that_fills_up_on_the_way_is_one_clear_line(server, file, tmp_pat
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_fetch_once(server, file, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
@@ -300,7 +301,7 @@ def published(server, tmp_path, monkeypatch):
 
 
 def test_coco_is_fetched_and_unpacked_and_goes_on(published, tmp_path, capsys):
-    command = ["data", "coco-unlabeled", "--out", str(tmp_path / "new"), "--mirror", published.url]
+    command = ["fetch", "coco-unlabeled", "--out", str(tmp_path / "new"), "--mirror", published.url]
     assert main([*command, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "licence: the pictures belong to Flickr users" in printed
@@ -318,7 +319,7 @@ def test_coco_is_fetched_and_unpacked_and_goes_on(published, tmp_path, capsys):
 
 def test_visdial_becomes_three_splits(published, tmp_path, capsys):
     out = tmp_path / "visdial"
-    command = ["data", "visdial", "--out", str(out), "--mirror", published.url]
+    command = ["fetch", "visdial", "--out", str(out), "--mirror", published.url]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "test: 4 dialogues" in printed and "run it again with --images DIR" in printed
@@ -339,7 +340,7 @@ def test_visdial_becomes_three_splits(published, tmp_path, capsys):
 
 def test_chatir_becomes_a_folder_for_each_source(published, tmp_path, capsys):
     out = tmp_path / "chatir"
-    command = ["data", "chatir", "--out", str(out), "--mirror", published.url, "--images"]
+    command = ["fetch", "chatir", "--out", str(out), "--mirror", published.url, "--images"]
     assert main([*command, str(tmp_path / "coco" / "unlabeled2017")]) == 2
     assert "name the folder above it" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "coco")]) == 0
@@ -354,11 +355,11 @@ def test_a_folder_that_one_has_is_used_in_place(published, tmp_path, capsys):
     val = visdial([(n, talk(n)) for n in range(200, 204)])
     (mine / "deep" / "visdial_1.0_val.json").write_text(json.dumps(val))
     out = tmp_path / "out"
-    assert main(["data", "visdial", "--from", str(mine), "--out", str(out)]) == 0
+    assert main(["fetch", "visdial", "--from", str(mine), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "visdial_1.0_train is not there" in printed and "test: 4 dialogues" in printed
     assert published.asked == [] and not (out / "downloads").exists()
-    command = ["data", "coco-unlabeled", "--out", str(tmp_path / "c"), "--from"]
+    command = ["fetch", "coco-unlabeled", "--out", str(tmp_path / "c"), "--from"]
     assert main([*command, str(tmp_path / "coco")]) == 0
     linked = tmp_path / "c" / "images"
     assert linked.is_symlink() and "4 pictures" in capsys.readouterr().out
@@ -386,7 +387,7 @@ def test_files_of_other_kinds_are_named(published, tmp_path, capsys, content, me
     elif isinstance(content, str):
         content = zipped(tmp_path / "y.zip", {"visdial_1.0_val.json": content})
     published.files["visdial_1.0_val.zip"] = content
-    command = ["data", "visdial", "--out", str(tmp_path / "v"), "--mirror", published.url]
+    command = ["fetch", "visdial", "--out", str(tmp_path / "v"), "--mirror", published.url]
     assert main(command) == 2
     assert message in capsys.readouterr().err
 
@@ -457,7 +458,7 @@ def test_a_damaged_zip_file_is_one_line(tmp_path, name, damage):
 def test_a_zip_file_that_leaves_its_folder_is_refused(published, tmp_path, capsys):
     content = zipped(tmp_path / "y.zip", {"../../evil.jpg": "x"})
     published.files["unlabeled2017.zip"] = content
-    command = ["data", "coco-unlabeled", "--out", str(tmp_path / "v" / "w")]
+    command = ["fetch", "coco-unlabeled", "--out", str(tmp_path / "v" / "w")]
     assert main([*command, "--mirror", published.url]) == 2
     assert "does not lie inside" in capsys.readouterr().err
     assert not list(tmp_path.rglob("evil.jpg"))
@@ -466,7 +467,7 @@ def test_a_zip_file_that_leaves_its_folder_is_refused(published, tmp_path, capsy
 def test_what_cannot_be_right_is_refused_before_anything_is_fetched(
     published, tmp_path, capsys, monkeypatch
 ):
-    command = ["data", "coco-unlabeled", "--out", str(tmp_path / "v"), "--mirror", published.url]
+    command = ["fetch", "coco-unlabeled", "--out", str(tmp_path / "v"), "--mirror", published.url]
     assert main([*command, "--from", str(tmp_path)]) == 2
     assert main([*command, "--images", str(tmp_path)]) == 2
     with monkeypatch.context() as patch:
@@ -497,6 +498,7 @@ def test_the_held_out_share_is_as_told():
     assert abs(share * HELD_OUT - 1) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_file(), reason="the VisDial dialogue file is not at hand")
 def test_real_dialogues_come_through_as_chatir_has_them(tmp_path):
     real = read_dialogues(REAL)
@@ -505,5 +507,5 @@ def test_real_dialogues_come_through_as_chatir_has_them(tmp_path):
     content = visdial([(i, d.rounds) for i, d in zip(ids, real, strict=True)])
     found = list(visdial_dialogues(content, named))
     assert found == list(zip(ids, real, strict=True))
-    assert main(["data", "chatir", "--from", str(REAL.parent), "--out", str(tmp_path)]) == 0
+    assert main(["fetch", "chatir", "--from", str(REAL.parent), "--out", str(tmp_path)]) == 0
     assert read_dialogues(tmp_path / REAL.stem / "dialogues.json") == real

@@ -268,6 +268,7 @@ def test_reads_the_first_picture_of_a_phone_jpeg(tmp_path):
     assert read_image(path).size == (24, 16) and not is_animated(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first, refuses the second
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_refuses_a_decompression_bomb(tmp_path, side):

@@ -136,6 +136,7 @@ def test_the_line_goes_through_two_points_and_needs_two():
         at_size([100, 100], [1.0, 0.5], 1000)
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_how_features_are_sharded(gallery, queries):
     spec, sizes = IvfPq(code_bytes=4, probes=8), {"num_images": NUMBER, "dim": DIM}
     pair = [build_index(spec, gallery.split(rows), **sizes) for rows in (NUMBER, 777)]
@@ -181,6 +182,7 @@ def test_equal_pictures_score_alike_and_stand_in_order(spec, number, queries):
     assert (found.diff(dim=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_twins_in_an_index_of_codes_and_equal_queries(gallery, queries):
     twins = torch.cat([gallery[:-300], gallery[:300]])
     index = build_index(IvfPq(4, 8), [twins], num_images=NUMBER, dim=DIM)

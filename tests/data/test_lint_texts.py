@@ -175,6 +175,7 @@ def test_pictures_are_equal_by_what_is_seen(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_is_left_out_and_what_is_animated_is_told(tmp_path, capsys, monkeypatch):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
     images = tmp_path / "images"
@@ -214,6 +215,7 @@ def _one_answer(folder, capsys):
     return codes, told
 
 
+@pytest.mark.slow
 def test_links_get_one_answer_of_all_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: "/quit")
     snapshot = tmp_path / "hub" / "datasets--some--pictures" / "snapshots" / "0a1b"

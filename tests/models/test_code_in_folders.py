@@ -106,6 +106,7 @@ ENCODERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_encoders(kind, trusted, tmp_path, capsys):
@@ -155,6 +156,7 @@ def _auto_map(folder):
     _change(folder / "unet" / "config.json", auto_map={"AutoModel": "evil.Evil"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [_pipeline_class, _component("evil"), _component("diffusers"), _component("json"), _auto_map,
@@ -238,6 +240,7 @@ def test_weights_that_are_no_plain_tensors_are_one_line(tmp_path):
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_whose_base_is_itself_is_refused(tmp_path):
     base = load_encoder("mini")
     save_finetuned(base, base, tmp_path)

@@ -65,6 +65,7 @@ def test_paths_and_arrays_give_the_same_features(mini, pictures, tmp_path):
         mini.encode_images([tmp_path / "empty.png"])
 
 
+@pytest.mark.slow
 def test_one_text_and_one_picture_are_one(mini, pictures, tmp_path):
     assert torch.equal(mini.encode_texts("a dog"), mini.encode_texts(["a dog"]))
     path = tmp_path / "one.png"
@@ -99,6 +100,7 @@ def test_arrays_that_are_no_pictures_are_refused(mini):
         mini.encode_images(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_equal_pictures_have_equal_features_wherever_they_stand(mini, threads):
     rng = np.random.default_rng(0)
@@ -137,6 +139,7 @@ def test_shortening_leaves_the_model_as_it_was(mini):
     assert mini.model.text.attn_mask is before
 
 
+@pytest.mark.slow
 def test_a_classic_clip_architecture_works_too():
     encoder = load_encoder("open_clip:RN50")
     texts = ["a dog", "a much longer text about a dog " * 20]
@@ -146,6 +149,7 @@ def test_a_classic_clip_architecture_works_too():
     assert encoder.encode_images([picture]).shape == (1, encoder.dim)
 
 
+@pytest.mark.slow
 def test_a_weights_file_can_be_named(mini):
     weights = CLIP_FOLDER / "open_clip_model.safetensors"
     other = load_encoder(f"open_clip:daitir-mini@{weights}")

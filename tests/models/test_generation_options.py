@@ -66,6 +66,7 @@ def test_the_command_counts_what_it_takes_out(models, tmp_path, capsys):
     assert (facts["prompt"], facts["negative_prompt"]) == ("a beach", "people, dog")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_precisions_draw_nearly_alike_and_under_other_names(models, kind, tmp_path):
     full, half = (
@@ -98,6 +99,7 @@ def test_an_offloaded_pipeline_draws_the_same(models, kind):
     assert plain.digest == moved.digest and abs(pictures[0] - pictures[1]).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mini", "clip", "siglip", "blip"])
 def test_encoders_in_half_precision_are_near_and_do_not_mix(kind, tmp_path, capsys):
     make_own_data(tmp_path / "set", num_pictures=4, num_dialogues=1)

@@ -243,6 +243,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_everything_that_changes_the_output_changes_the_digest(kind, tmp_path):
     make, load, changes = MODELS[kind]
@@ -263,6 +264,7 @@ def test_everything_that_changes_the_output_changes_the_digest(kind, tmp_path):
     assert len(set(found.values())) == len(found)
 
 
+@pytest.mark.slow
 def test_prompt_and_precision_are_part_of_it(tmp_path):
     save_chat_model(tmp_path)
     digests = {load_reformulator(str(tmp_path)).digest}
@@ -274,6 +276,7 @@ def test_prompt_and_precision_are_part_of_it(tmp_path):
     assert len(digests) == 6
 
 
+@pytest.mark.slow
 def test_the_shipped_models_have_the_names_that_what_they_made_is_kept_under():
     manifest = json.loads((Path(LM_FOLDER).parent / "queries" / "manifest.json").read_text())
     assert manifest["encoder"] == load_encoder("mini").digest
@@ -326,6 +329,7 @@ def test_a_fine_tuned_encoder_is_named_by_its_base_and_its_difference(tmp_path):
     assert other == again and len({same, other, base.digest}) == 3
 
 
+@pytest.mark.slow
 def test_a_fusion_is_refused_on_an_encoder_of_another_configuration(tmp_path):
     folder = shutil.copytree(CLIP_FOLDER, tmp_path / "encoder")
     claim(tmp_path / "fusion", load_encoder(f"open_clip:{folder}"), None)

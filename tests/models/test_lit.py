@@ -105,6 +105,7 @@ def test_names_are_in_the_order_of_the_classes():
     assert sum(shifted) < 10
 
 
+@pytest.mark.slow
 def test_held_out_classes_are_disjoint_and_seeded():
     recipe = LitRecipe()
     parts = lit.split_classes(recipe, seed=0)

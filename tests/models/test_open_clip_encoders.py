@@ -70,6 +70,7 @@ def _tower(settings):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", TOWERS)
 def test_texts_are_read_whole_alone_and_in_any_batch(tower, tmp_path):
     encoder = load_encoder(f"open_clip:{_folder(tmp_path / 'model', _tower(TOWERS[tower]))}")
@@ -95,6 +96,7 @@ def _pictures():
     return [Image.fromarray(one).resize((96, 64), 0) for one in small]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_file_are_prepared_as_its_configuration_says(tmp_path):
     for path in CLIP_FOLDER.iterdir():
         shutil.copy(path, tmp_path)
@@ -119,6 +121,7 @@ def _weights_of(name, path):
     return load_encoder(f"open_clip:{name}@{path}")
 
 
+@pytest.mark.slow
 def test_without_a_configuration_the_tags_of_the_name_tell_or_a_warning(
     tmp_path, caplog, monkeypatch
 ):

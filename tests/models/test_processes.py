@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from accelerate import PartialState
-from hub_models import tiny_pipeline
+from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from own_data import make_own_data
 
-from daitir.cli.data_commands import check_device
+from daitir.cli.inputs import check_device
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data.shards import read_shard
@@ -21,7 +21,7 @@ from daitir.models.features import CachedEncoder
 from daitir.models.processes import processes
 from daitir.models.views import load_view_generator
 
-PROMPTS, SEEDS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"], [1, 2, 3, 4]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,7 @@ def certain(scenes):
     return logits
 
 
+@pytest.mark.slow
 def test_it_reads_rendered_scenes(mini, scenes):
     read = mini.read(render_scenes(scenes))
     right = [
@@ -149,6 +150,7 @@ def test_degrading_is_seeded_and_keeps_the_picture(scenes):
     assert pixels.min() >= -1 and pixels.max() <= 1
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_resumes_and_its_folder_loads(tmp_path):
     train_recogniser(TINY, tmp_path / "one", progress=False)
     train_recogniser(TINY, tmp_path / "two", progress=False)

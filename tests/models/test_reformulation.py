@@ -95,6 +95,7 @@ class Scripted(Reformulator):
         return [next(self.outputs) for _ in inputs]
 
 
+@pytest.mark.slow
 @given(st.sampled_from(SOURCES), st.integers(0, 10**5), st.integers(0, 10), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_parse_is_the_inverse_of_describe(source, index, t, plain):
@@ -189,6 +190,7 @@ def test_a_killed_run_goes_on_with_the_same_captions(tokenizer, tmp_path):
     assert found.captions == [["another caption"]] * 5
 
 
+@pytest.mark.slow
 def test_faults_and_counts_survive_an_interruption(mini, tmp_path):
     """The hardly trained model writes nothing of use, and cuts what is long."""
     talks = [["a dog", "and then " * 2000], ["a cat"], ["a hen", "what? a hen", "red? no"]]
@@ -227,6 +229,7 @@ def test_the_window_slides(tokenizer):
     )
 
 
+@pytest.mark.slow
 def test_captions_depend_neither_on_the_batch_nor_on_the_neighbours(mini):
     talks = [
         [turn.text for turn in dialogue(SOURCES[i % 5], scene)][: i + 1]
@@ -247,6 +250,7 @@ def test_over_long_and_foreign_words_pass_and_are_counted(mini):
         assert found.captions[index][t].startswith(["a dog", "没有人 🙂", "  "][index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [False, True])
 def test_an_instruction_model_sees_the_whole_dialogue(tmp_path, tokenizer, chat, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
@@ -297,6 +301,7 @@ def test_what_stands_around_a_caption_is_left_out_or_counted(tokenizer, output, 
     assert found.fault_kinds == ", ".join(f"1 {kind}" for kind in faults.values())
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     config = T5Config(
@@ -356,6 +361,7 @@ def test_folders_with_a_missing_part_are_refused(folder, tmp_path):
         load_reformulator(str(damaged))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VISDIAL.is_file(), reason="the VisDial dialogue file is not at hand")
 def test_real_peoples_dialogues_pass(mini):
     talks = [list(dialogue.rounds) for dialogue in read_dialogues(VISDIAL)[:20]]

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hub_models import tiny_pipeline
+from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from PIL import Image
 
 from daitir.cli.main import main
@@ -15,9 +15,6 @@ from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.viewfiles import find_views
 from daitir.models import views
 from daitir.models.views import ViewGenerator, load_view_generator
-
-PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
-SEEDS = [1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")

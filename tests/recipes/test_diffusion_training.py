@@ -22,6 +22,8 @@ from daitir.scenes import describe, render_scenes, sample_scenes
 from daitir.studies import quality
 from daitir.studies.profiles import PROFILES
 
+pytestmark = pytest.mark.slow
+
 TINY = dataclasses.replace(
     PROFILES["classroom"].diffusion,
     autoencoder_steps=2,

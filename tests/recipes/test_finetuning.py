@@ -34,6 +34,8 @@ from daitir.scenes import (
 )
 from daitir.studies.profiles import DMCL_TERMS, PROFILES, EncoderRecipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = EncoderRecipe(
     steps=4, batch_size=12, micro_batch_size=12, warmup_steps=1, eval_every=2, rank=None
 )

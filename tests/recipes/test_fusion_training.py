@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_profiles import FUSION_RECIPE as RECIPE
 from torch.nn.functional import normalize
 
 from daitir.cli.main import main
@@ -32,19 +33,8 @@ from daitir.recipes.fusion import (
 from daitir.recipes.loop import CHECKPOINT_NAME
 from daitir.recipes.selection import read_best
 from daitir.scenes import sample_scenes
-from daitir.studies.profiles import PROFILES, SMALL_FUSIONS, FusionRecipe
+from daitir.studies.profiles import PROFILES, SMALL_FUSIONS
 from daitir.studies.queries import MANIFEST_NAME, QuerySet, save_query_set
-
-RECIPE = FusionRecipe(
-    "adafuse",
-    steps=120,
-    projection_dim=16,
-    hidden_dim=32,
-    batch_size=64,
-    warmup_steps=5,
-    eval_every=10,
-    learning_rate=5e-3,
-)
 
 NRGR = dataclasses.replace(RECIPE, kind="nrgr")
 
@@ -111,6 +101,7 @@ def test_weights_are_tuned_by_the_first_ten_before_and_from_round_two():
     assert tuned_weights(fewer, torch.tensor([[1, 2]])) == (0.0, 0.0)  # the tenth by any weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_path):
     recipe = dataclasses.replace(RECIPE, kind=kind)
@@ -123,6 +114,7 @@ def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_p
     assert recall(again, data[1]) == pytest.approx(read_best(tmp_path / BEST_NAME)[1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
     whole = train_fusion(*data, RECIPE, tmp_path / "whole", progress=False)
     evaluations = itertools.count(1)
@@ -148,6 +140,7 @@ def test_training_ends_where_nothing_gets_better(data, tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused(data, tmp_path):
     with pytest.raises(DataError, match="unknown fusion 'sum'"):
         train_fusion(*data, dataclasses.replace(RECIPE, kind="sum"), tmp_path, progress=False)
@@ -174,6 +167,7 @@ def test_a_fusion_of_another_dimension_seed_or_recipe_is_refused(data, tmp_path)
     load_fusion(tmp_path, dim=16, seed=0, recipe=few)
 
 
+@pytest.mark.slow
 def test_the_shipped_fusions_are_those_of_the_profile():
     profile = PROFILES["classroom"]
     for name, recipe in profile.fusions.items():
@@ -234,6 +228,7 @@ def small(monkeypatch, tmp_path):
     return profile
 
 
+@pytest.mark.slow
 def test_the_command_trains_once_and_reads_features_again(small, tmp_path, monkeypatch, capsys):
     command = ["train", "adafuse", "--profile", "small", "--seed", "3", "--workers", "1",
                "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip

@@ -103,6 +103,7 @@ def test_the_folder_loads_and_has_half_precision_weights_a_card_and_a_log(folder
     assert len(reformulator.refine([["a dog", "what colour is the car? red"]]).captions[0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [4, 9])  # in the first and in the second stage
 def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, kill_at):
     often = functools.partial(LoopConfig.of, checkpoint_every=1)
@@ -133,6 +134,7 @@ def test_the_classroom_model_is_small(tokenizer):
     assert sum(p.numel() for p in model.parameters()) <= 2_000_000
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, capsys, monkeypatch):
     tiny = dataclasses.replace(PROFILES["classroom"], name="tiny", lm=TINY)
     monkeypatch.setitem(PROFILES, "tiny", tiny)

@@ -219,6 +219,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         train(nn.Linear(2, 2), lambda step: {}, CONFIG, tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_the_clip_recipe_trains_and_its_folder_loads(tmp_path):
     recipe = ClipRecipe(
         model="daitir-mini", num_scenes=32, steps=3, batch_size=8, warmup_steps=1
@@ -232,6 +233,7 @@ def test_the_clip_recipe_trains_and_its_folder_loads(tmp_path):
         train_clip(dataclasses.replace(recipe, model="RN50"), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_the_gpu_recipe_runs_on_a_cpu_at_reduced_size(tmp_path):
     recipe = dataclasses.replace(
         PROFILES["gpu"].clip, num_scenes=8, steps=1, batch_size=2, warmup_steps=1

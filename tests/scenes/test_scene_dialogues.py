@@ -154,6 +154,7 @@ def test_answers():
     assert len(answer(Question("kite", "position"), scene)) == 2
 
 
+@pytest.mark.slow
 def test_the_planner_finds_the_target_faster_than_people_do():
     scenes = sample_scenes(0, "val", 600)
 

@@ -81,6 +81,7 @@ def test_the_book_prints_the_co_occurrence_table():
     assert printed == world.co_occurrence_table(), "write the table to book/world.csv again"
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_pictures():
     scenes = sample_scenes(1, "val", 12)
     one, two = render_scenes(scenes), render_scenes(scenes, num_workers=2)
@@ -88,6 +89,7 @@ def test_workers_do_not_change_the_pictures():
     assert np.array_equal(one[5], render(scenes[5]).image)
 
 
+@pytest.mark.slow
 def test_no_facts_stand_in_two_splits():
     seen = {}
     for split in SPLITS:
@@ -108,6 +110,7 @@ def test_held_out_combinations_are_only_in_heldout():
         assert all(found) if split == "heldout" else not any(found)
 
 
+@pytest.mark.slow
 def test_objects_follow_the_co_occurrence_table():
     scenes = sample_scenes(3, "train", 4000)
     by_place = {place: Counter() for place in world.PLACES}
@@ -128,6 +131,7 @@ def test_objects_follow_the_co_occurrence_table():
     assert deserts.count("clear") > 0.8 * len(deserts)
 
 
+@pytest.mark.slow
 @given(splits, indices, st.sampled_from([64, 96, 128]))
 @settings(max_examples=25, deadline=None)
 def test_masks_are_disjoint_and_mark_what_the_object_changes(split, index, size):
@@ -156,6 +160,7 @@ def _box(scene, item, size):
     return [value * size / 64 for value in bounds]
 
 
+@pytest.mark.slow
 @given(splits, indices, st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_a_counterfactual_changes_one_thing_and_only_pixels_that_it_touches(split, index, rng):

@@ -188,6 +188,7 @@ def test_the_seeds_that_a_profile_has_are_compared(tmp_path):
         compared_encoders(own, {"a": ["mini"] * 2, "b": ["mini"] * 3, "c": ["mini"]})
 
 
+@pytest.mark.slow
 def test_lengths_of_derivatives_are_those_of_single_pairs():
     mini = load_encoder("mini")
     sample = sample_cues(PROFILES["classroom"], mini, num_views=3)
@@ -206,6 +207,7 @@ def test_lengths_of_derivatives_are_those_of_single_pairs():
             assert float(length) == pytest.approx(float(single), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, monkeypatch):
     plain = cue_geometry.sample_cues
 

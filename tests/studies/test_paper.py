@@ -106,7 +106,7 @@ def test_the_chain_on_tiny_models(profile, trains, tmp_path, capsys):
 
     def run(step):
         # What is fetched lies there already; fetching has its own tests.
-        return 0 if step.arguments[0] == "data" else main(list(step.arguments))
+        return 0 if step.arguments[0] == "fetch" else main(list(step.arguments))
 
     ran = run_steps(steps, tmp_path, run)
     assert ran == [step.name for step in steps]
@@ -158,10 +158,10 @@ def test_the_table_by_hand(tmp_path):
 
 
 def test_the_command_prints_the_commands_and_refuses_at_once(tmp_path, capsys):
-    command = ["reproduce", "--work", str(tmp_path / "work")]
+    command = ["paper", "run", "--work", str(tmp_path / "work")]
     assert main([*command, "--dry-run", "--coco", "/datasets/coco"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("daitir data coco-unlabeled") and len(lines) == 56
+    assert lines[0].startswith("daitir fetch coco-unlabeled") and len(lines) == 56
     assert not (tmp_path / "work").exists()
     assert main([*command, "--coco", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -129,11 +129,11 @@ def test_prices_are_the_readers():
 
 def test_the_command_writes_the_table(tmp_path, capsys):
     out = tmp_path / "plan.csv"
-    assert main(["plan", "--price", "B200=1", "--out", str(out)]) == 2
-    assert main(["plan", "--price", "B200", "--out", str(out)]) == 2
-    assert main(["plan", "--utilisation", "0.5", "0.3", "0.2", "--out", str(out)]) == 2
+    assert main(["paper", "plan", "--price", "B200=1", "--out", str(out)]) == 2
+    assert main(["paper", "plan", "--price", "B200", "--out", str(out)]) == 2
+    assert main(["paper", "plan", "--utilisation", "0.5", "0.3", "0.2", "--out", str(out)]) == 2
     assert "few, expected, many" in capsys.readouterr().err and not out.exists()
-    command = ["plan", "--utilisation", "0.1", "0.2", "0.4", "--price", "RTX 4090=1"]
+    command = ["paper", "plan", "--utilisation", "0.1", "0.2", "0.4", "--price", "RTX 4090=1"]
     assert main([*command, "--out", str(out)]) == 0
     rows, notes = pd.read_csv(out), json.loads(out.with_suffix(".json").read_text())
     assert notes["cards"][0]["hourly"] == 1 and "assumed" in notes["utilisation_is"]

@@ -1,4 +1,4 @@
-"""The command that fetches the papers' data."""
+"""`daitir fetch`: the papers' data become a folder of own data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,51 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daitir.cli.options import add_command
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, check_output
 from daitir.common.terminal import say
 
-MARKER = "dataset.json"  # tells whose data a folder holds
+DATASET_MARKER = "dataset.json"  # tells whose data a folder holds
 
 if TYPE_CHECKING:
     from daitir.data.datasets import Dataset
     from daitir.data.downloads import RemoteFile
 
 
-def data(arguments: argparse.Namespace) -> None:
-    """Fetch one of the papers' data sets, or take it from a folder, and make own data of it."""
+def add_fetch(commands) -> None:
+    parser = add_command(
+        commands,
+        fetch,
+        "daitir fetch coco-unlabeled",
+        "daitir fetch chatir --images runs/data/coco-unlabeled/images",
+    )
+    parser.option("name", "which", choices=("visdial", "chatir", "coco-unlabeled"))
+    parser.option("--out DIR", "gets it (default: runs/data/ and its name)")
+    parser.option(
+        "--from DIR",
+        "take it from a folder that has it, at any depth, packed or not; nothing is fetched",
+        dest="source",
+    )
+    parser.option(
+        "--images DIR",
+        "COCO's pictures that the dialogues are about: unlabeled2017/, and for training those of "
+        "2014 or 2017; images/ becomes a link to it",
+    )
+    parser.option(
+        "--mirror URL", "fetch the files of the same names from below this address", type=_address
+    )
+    parser.option("--dry-run", "only say what would be fetched, and from where")
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must begin with http:// or https://, not {text!r}")
+    return text
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Fetch the papers' data into a folder of own data."""
     from daitir.data.datasets import DATASETS, find_files, prepare
     from daitir.data.downloads import fetch
 
@@ -34,8 +66,7 @@ def data(arguments: argparse.Namespace) -> None:
     say(dataset.title, f"  {dataset.page}", f"  licence: {dataset.licence}")
     if arguments.source:
         files = find_files(dataset, arguments.source, progress=True)
-        for path in files.values():
-            say(f"  {path}")
+        say(*(f"  {path}" for path in files.values()))
     else:
         folder = out / "downloads"
         _announce(dataset, folder, arguments.mirror, must_reach=not arguments.dry_run)
@@ -46,18 +77,19 @@ def data(arguments: argparse.Namespace) -> None:
             }
     if arguments.dry_run:
         return
-    with atomic_write(out / MARKER) as temporary:
+    with atomic_write(out / DATASET_MARKER) as temporary:
         temporary.write_text(json.dumps({"dataset": dataset.name}) + "\n", encoding="utf-8")
-    told = prepare(dataset, files, out, images=arguments.images, progress=True)
-    say(*told)
+    say(*prepare(dataset, files, out, images=arguments.images, progress=True))
     say(f"written to {out}")
 
 
 def _check_folder(folder: Path, dataset: Dataset) -> None:
     """Raises DataError where a folder holds data of another origin, which would be lost."""
-    check_output(folder / MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8"))
-    ours = (folder / MARKER).exists() or (folder / "downloads").exists()
-    for name in () if ours else ("*dialogues*", "*/dialogues.json", "gallery.json", "images"):
+    check_output(
+        folder / DATASET_MARKER, is_ours=lambda path: dataset.name in path.read_text("utf-8")
+    )
+    is_ours = (folder / DATASET_MARKER).exists() or (folder / "downloads").exists()
+    for name in () if is_ours else ("*dialogues*", "*/dialogues.json", "gallery.json", "images"):
         for other in folder.glob(name):
             raise DataError(f"{other}: is of another origin; name another --out than {folder}")
 
@@ -70,7 +102,7 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
     """
     from daitir.data.downloads import check_space, gigabytes
 
-    todo, least = 0, ""
+    needed, is_exact = 0, True
     for file in dataset.files:
         url, path = file.at(mirror), folder / file.name
         part = path.with_name(f"{file.name}.part")
@@ -78,19 +110,19 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
             size, here = path.stat().st_size, "; is here"
         else:
             size = _size(file, url, must_reach)
-            least = least if size else "at least "
+            is_exact = is_exact and bool(size)
             got = part.stat().st_size if part.exists() else 0
             # A zip file is at least as large unpacked.
-            todo += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
+            needed += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
             here = f"; {gigabytes(got)} are here" if got else ""
-        known = f"{file.checksum} ({file.origin})" if file.checksum else (
-            "no checksum is published; its SHA-256 is kept for later"
-        )  # fmt: skip
+        known = "no checksum is published; its SHA-256 is kept for later"
+        if file.checksum:
+            known = f"{file.checksum} ({file.origin})"
         say(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
         say(f"    {url}")
-    free = check_space(folder, todo)
-    needed = f"{least}{gigabytes(todo)}"
-    say(f"  needs {needed}, {gigabytes(free)} are free at {folder.parent}")
+    free = check_space(folder, needed)
+    least = "" if is_exact else "at least "
+    say(f"  needs {least}{gigabytes(needed)}, {gigabytes(free)} are free at {folder.parent}")
 
 
 def _size(file: RemoteFile, url: str, must_reach: bool) -> int | None:

@@ -1,0 +1,288 @@
+"""Commands that derive captions and views from dialogues: `refine` and `generate`.
+
+Every command checks at once all that can be checked, and imports what is heavy only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.cli import inputs
+from daitir.cli.options import DTYPES, GUIDANCE, NOISE_LEVELS, add_command
+from daitir.common.errors import DataError, naming
+from daitir.common.files import atomic_write, check_output, claimed, read_regular
+from daitir.common.terminal import say
+from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
+from daitir.data.manifests import (
+    MANIFEST,
+    Rewrites,
+    Views,
+    content_digest,
+    is_rewrites_manifest,
+    is_views_manifest,
+    rewrites_manifest,
+    round_digests,
+    write_rewrites,
+)
+from daitir.models.identity import PIPELINE_INDEX
+
+MAX_PROMPT = 2**20  # bytes
+
+if TYPE_CHECKING:
+    from daitir.models.reformulation import Refinement
+
+
+def add_refine(commands) -> None:
+    parser = add_command(
+        commands,
+        refine,
+        "daitir refine --dialogues dialogues.json --out rewrites.json",
+        "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
+    )
+    parser.data(instead_of="--dialogues and --out")
+    option = parser.option
+    option("--dialogues FILE", "ChatIR file")
+    parser.option("--num-dialogues N", "refine the first N dialogues only")
+    option(
+        "--model SPEC", "mini, a folder of a transformers model, or a hub's name", default="mini"
+    )
+    option("--prompt FILE", "template of the prompt, with {dialogue} in it; not for mini")
+    option("--batch-size N", "", default=64)
+    parser.device("the model runs")
+    option(
+        "--out FILE",
+        "ChatIR file with the captions as rounds, and a manifest beside it (default: the rewrites "
+        "of --data)",
+    )
+    option("--overwrite", "write over a file that is there, of whatever origin")
+
+
+def refine(arguments: argparse.Namespace) -> None:
+    """Refine dialogues by a language model into captions."""
+    from daitir.data.rewrites import check_refined, read_source
+
+    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
+    path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
+    if data:
+        files = inputs.files_of(data, split)
+        out = out or files["rewrites"]
+        path, reads = files["dialogues"], [files[n] for n in files if n != "rewrites"]
+    model = Path(arguments.model)
+    reads += [arguments.prompt, model if model.exists() else None]
+    rule = {"inputs": reads, "overwrite": arguments.overwrite}
+    check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
+    check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
+    dialogues = read_source(path, allow_duplicate_targets=True)
+    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
+    prompt = _read_prompt(arguments.prompt)
+    inputs.check_device(arguments.device)
+    from daitir.models.processes import processes
+    from daitir.models.reformulation import load_reformulator, refine_resumably
+
+    partial = out.with_name(f".{out.stem}.partial")
+    with processes(arguments.device) as (group, device):
+        reformulator = load_reformulator(arguments.model, device=device, prompt=prompt)
+        manifest = Rewrites(
+            reformulator.settings,
+            {"file": path.name},
+            captions="",
+            rounds=[round_digests(dialogue) for dialogue in dialogues],
+        )
+        if is_done := not arguments.overwrite and out.exists():
+            check_refined(out, manifest)
+        if group.is_main_process:
+            say(f"refined: {path}")
+        if not is_done:
+            refinement = refine_resumably(
+                reformulator,
+                [dialogue.rounds for dialogue in dialogues],
+                partial,
+                batch_size=arguments.batch_size,
+                group=group,
+                progress=True,
+            )
+        if group.is_main_process and is_done:
+            say(f"{out} is there already, of these dialogues and this model")
+        elif group.is_main_process:  # the others wait: what they do next may read the file
+            _write_refined(out, dialogues, refinement, manifest)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_prompt(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    with naming("--prompt"):
+        try:
+            return read_regular(path, MAX_PROMPT).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def _write_refined(
+    out: Path, dialogues: Sequence[Dialogue], refinement: Refinement, manifest: Rewrites
+) -> None:
+    """Write captions and their manifest, and say how many there are of which kind."""
+    pairs = zip(dialogues, refinement.captions, strict=True)
+    refined = [Dialogue(dialogue.image, tuple(captions)) for dialogue, captions in pairs]
+    counts = {
+        "rounds": sum(len(captions) for captions in refinement.captions),
+        "retried": refinement.num_retried,
+        "faults": len(refinement.faults),
+        "truncated": refinement.num_truncated,
+    }
+    faults = [[*place, kind] for place, kind in refinement.faults.items()]
+    captions = content_digest(refined)
+    # The manifest comes first: captions without one would count as written by hand.
+    write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
+    write_dialogues(out, refined)
+    kinds = f" ({refinement.fault_kinds})" if faults else ""
+    say(
+        f"{counts['rounds']:,} captions of {len(dialogues):,} dialogues written to {out}; "
+        f"{counts['retried']:,} outputs were asked for again, {len(faults):,} were of no use"
+        f"{kinds} and are the joined dialogue, {counts['truncated']:,} inputs were cut"
+    )
+
+
+def add_generate(commands) -> None:
+    parser = add_command(
+        commands,
+        generate,
+        "daitir generate --dialogues rewrites.json --out views/",
+        "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
+    )
+    parser.data(instead_of="--dialogues and --out")
+    option = parser.option
+    option("--dialogues FILE", "ChatIR file")
+    parser.text("the prompt")
+    parser.option("--num-dialogues N", "draw for the first N dialogues only")
+    option(
+        "--pipeline SPEC",
+        "mini, a folder of a diffusers pipeline, or a hub's name",
+        default="mini",
+    )
+    option(
+        "--steps N", "enough for mini; other pipelines may need more", type=NOISE_LEVELS, default=8
+    )
+    option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
+    parser.seed("of the noise")
+    option("--fixed-noise", "all rounds of a dialogue start from the same noise")
+    option("--batch-size N", "", default=32)
+    parser.cache()
+    option(
+        "--without-negation",
+        "take what an English prompt says is not there out of it, and give it to the pipeline as "
+        "its negative prompt; signs, names and numbers stay",
+    )
+    parser.device("the pipeline runs")
+    option(
+        "--dtype", "precision of the weights (default: float32 on a CPU, else float16)",
+        choices=DTYPES,
+    )  # fmt: skip
+    option(
+        "--offload",
+        "keep the pipeline in main memory and move a part to the GPU only while it computes",
+    )
+    option(
+        "--out DIR", "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)"
+    )
+    option("--overwrite", "remove the views that daitir drew there before, and draw anew")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Draw a view of every round of every dialogue."""
+    from daitir.data.datafolder import SearchFiles
+
+    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
+    source, out, reads = SearchFiles(arguments.dialogues), arguments.out, [arguments.dialogues]
+    if data:
+        source, out = data.files(split, text=arguments.text), out or data.views_dir(split)
+        files = inputs.files_of(data, split)
+        reads = [files[name] for name in files if name != "views"]
+    pipeline = Path(arguments.pipeline)
+    reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
+    check_output(out / MANIFEST, inputs=reads, is_ours=is_views_manifest)
+    check_output(arguments.cache / "view.webp", inputs=reads)
+    path = source.dialogues
+    dialogues, convention, why = source.read_dialogues(
+        num_dialogues=arguments.num_dialogues, text=arguments.text, allow_duplicate_targets=True
+    )
+    inputs.check_device(arguments.device)
+    import torch
+    from PIL import Image
+
+    from daitir.data.negation import without_negation
+    from daitir.data.viewfiles import begin_views, check_redraw, views_of
+    from daitir.models.processes import processes
+    from daitir.models.views import load_view_generator, view_seed
+
+    texts = query_texts(dialogues, convention=convention)
+    rounds = [(i, t) for i, row in enumerate(texts) for t in range(len(row))]
+    prompts, negatives, dropped = [texts[i][t] for i, t in rounds], [""] * len(rounds), ""
+    seeds = [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds]
+    if arguments.without_negation:
+        split_prompts = [without_negation(prompt) for prompt in prompts]
+        prompts = [prompt.positive for prompt in split_prompts]
+        negatives = [prompt.negative for prompt in split_prompts]
+        dropped = (
+            f"; {sum(p.num_dropped for p in split_prompts):,} negations were taken out of "
+            f"{sum(p.num_dropped > 0 for p in split_prompts):,} prompts, and "
+            f"{sum(p.is_negation for p in split_prompts):,} that only negate stay"
+        )
+    with claimed(out), processes(arguments.device) as (group, device):
+        generator = load_view_generator(
+            arguments.pipeline,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            device=device,
+            dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
+            offload=arguments.offload,
+        )
+        facts = [
+            {
+                "file": f"{i}_{t}.webp",
+                "prompt": prompt,
+                "seed": seed,
+                "negative_prompt": negative if generator.takes_negatives else "",
+            }
+            for (i, t), prompt, negative, seed in zip(
+                rounds, prompts, negatives, seeds, strict=True
+            )
+        ]
+        how = {name: getattr(arguments, name) for name in ("seed", "fixed_noise")}
+        manifest = Views(
+            generator.settings | how | {"without_negation": arguments.without_negation},
+            {"file": path.name, "text": convention},
+            views_of(dialogues, facts),
+        )
+        check_redraw(out, manifest, overwrite=arguments.overwrite)
+        if group.is_main_process:
+            say(f"drawn texts: {convention} of {path} ({why})")
+        drawn = generator.generate(
+            prompts,
+            seeds,
+            arguments.cache,
+            negatives=negatives,
+            batch_size=arguments.batch_size,
+            group=group,
+            progress=True,
+        )
+        if group.is_main_process:
+            with Image.open(drawn[0]) as first:
+                settings = manifest.settings | {"size": list(first.size)}
+            manifest = replace(manifest, settings=settings)
+            begin_views(out, manifest, overwrite=arguments.overwrite)
+        group.wait_for_everyone()
+        views = list(zip(facts, drawn, strict=True))
+        for fact, view in views[group.process_index :: group.num_processes]:
+            with atomic_write(out / fact["file"], sync=False) as temporary:
+                shutil.copyfile(view, temporary)
+    if group.is_main_process:
+        say(
+            f"{len(drawn):,} views of {len(dialogues):,} dialogues, of {convention} of {path}, "
+            f"written to {out}{dropped}"
+        )

@@ -1,0 +1,139 @@
+"""What options of several commands stand for: files, texts, an encoder, a profile, a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.common.errors import DataError, naming
+from daitir.common.files import begins_with, check_output
+from daitir.studies.profiles import get_profile
+
+# What models of any origin are kept in, and what only a run of ours leaves.
+KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
+LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
+
+if TYPE_CHECKING:
+    from daitir.data.datafolder import DataFolder
+    from daitir.data.dialogues import Dialogue
+    from daitir.models.features import CachedEncoder
+    from daitir.studies.profiles import Profile
+
+
+def find_own_data(arguments: argparse.Namespace, *flags: str, out: bool = False) -> tuple:
+    """The folder of `--data` and its split; None twice where files are named instead.
+
+    Args:
+        flags: options that name files instead; the first and `images` must be given without
+            `--data`, and none beside it.
+        out: whether `--out` must be given without `--data` too.
+
+    Raises DataError where files are named in two ways or not at all.
+    """
+    if arguments.data is None:
+        needed = [name for name in flags if name in ("dialogues", "images")] + ["out"] * out
+        absent = [f"--{name}" for name in needed if getattr(arguments, name) is None]
+        if absent:
+            raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
+        if arguments.split is not None:
+            raise DataError("--split is of a folder of own data; name it with --data DIR")
+        return None, None
+    for name in flags:
+        if getattr(arguments, name) is not None:
+            raise DataError(f"--{name} and --data both name it; leave one of them out")
+    from daitir.data.datafolder import find_data  # late: it loads what reads pictures
+
+    data, split = find_data(arguments.data), arguments.split or "test"
+    data.dialogue_file(split)  # refuses a split that it lacks
+    return data, split
+
+
+def files_of(data: DataFolder, split: str) -> dict[str, Path | None]:
+    """What a split of a folder of own data consists of, by name; some of it may be absent."""
+    return {
+        "dialogues": data.dialogue_file(split),
+        "images": data.images_dir,
+        "gallery": data.gallery_file,
+        "rewrites": data.rewrites_file(split),
+        "views": data.root / "views",
+    }
+
+
+def first_of(dialogues: list[Dialogue], number: int | None, path: Path) -> list[Dialogue]:
+    """The first `--num-dialogues` of a file; all of them without a number."""
+    if number is not None and number > len(dialogues):
+        raise DataError(
+            f"{path}: has {len(dialogues):,} dialogues, fewer than --num-dialogues {number:,}"
+        )
+    return dialogues[:number]
+
+
+def cached_encoder(
+    arguments: argparse.Namespace, root: Path, *, is_own_data: bool = True, device: str = ""
+) -> CachedEncoder:
+    """The encoder of `--encoder`, which keeps features in `--features`, or else below `root`.
+
+    Where `root` is not a folder of own data they are kept in the user's cache instead. Raises
+    DataError where nothing can be written there.
+    """
+    import torch
+
+    from daitir.models.encoders import load_encoder
+    from daitir.models.features import CachedEncoder, features_folder, users_features_folder
+
+    dtype = getattr(torch, arguments.dtype)
+    encoder = load_encoder(arguments.encoder, device=device or arguments.device, dtype=dtype)
+    folder = arguments.features
+    if folder is None and is_own_data:
+        folder = features_folder(root, encoder.spec, encoder.digest)
+    elif folder is None:  # somebody's pictures are not ours to write to
+        folder = users_features_folder(root, encoder.digest)
+    try:
+        check_output(folder / "pictures.safetensors", inputs=[root / "images", root / "views"])
+    except (DataError, OSError) as error:
+        raise DataError(
+            f"{folder}: features cannot be kept there ({error}); name another folder with "
+            "--features DIR"
+        ) from error
+    batches = {"batch_size": arguments.batch_size, "workers": arguments.workers}
+    return CachedEncoder(encoder, root, folder, **batches)
+
+
+def check_device(name: str) -> None:
+    """Raises DataError unless torch can compute on the device of `--device`.
+
+    Of several processes that `accelerate launch` started, each takes a CUDA device of its own.
+    """
+    import torch
+
+    try:
+        if name == "cuda" and "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.empty(1, device=name)
+        if torch.device(name).type == "meta":  # torch's own, which computes shapes alone
+            raise RuntimeError
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks CUDA
+        here = ["cpu"]
+        here += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+        raise DataError(f"--device {name}: not available here; use {' or '.join(here)}") from error
+
+
+def check_run_folder(folder: Path, *, trains: bool = True) -> None:
+    """Raises DataError unless a training may write into a folder: its own run, or no model.
+
+    Without `trains` only a tokeniser is written, into a folder that no run owns.
+    """
+    for name in LEFT_BY_RUNS[:1] if trains else KEPT_BY_MODELS:
+        check_output(folder / name, is_ours=lambda path: trains and begins_with(path, "step,"))
+    is_run = any((folder / name).exists() for name in LEFT_BY_RUNS)
+    if not is_run and any((folder / name).exists() for name in KEPT_BY_MODELS):
+        raise DataError(f"{folder}: holds a model of another origin; name another folder")
+
+
+def chosen_profile(name: str | None) -> Profile:
+    """The profile of `--profile`, or that of the environment. Raises DataError, naming which."""
+    with naming("--profile") if name else nullcontext():
+        return get_profile(name)

@@ -1,0 +1,365 @@
+"""Commands that look at, embed, rank and search one's own pictures.
+
+Every command checks at once all that can be checked, and imports what is heavy only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daitir.cli import inputs
+from daitir.cli.options import add_command
+from daitir.common.errors import DataError
+from daitir.common.files import begins_with, check_output, has_notes
+from daitir.common.terminal import say
+from daitir.data.dialogues import read_dialogues
+from daitir.data.names import is_utf8
+from daitir.studies.profiles import SMALL_FUSIONS
+
+UNTRAINED = ("text", "view", "dar")
+# With fewer a percentile bootstrap covers the mean clearly less often than it says: its variance is
+# (n - 1) / n of the unbiased one, and its samples hold no value that was not seen.
+FEW_DIALOGUES = 20
+_SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
+_OWN_FOLDER = "folder with dialogues.json (or dialogues/) and images/"
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from daitir.data.datafolder import DataFolder
+    from daitir.evaluation import Evaluation
+    from daitir.models.encoders import Encoder
+
+
+def add_lint(commands) -> None:
+    parser = add_command(commands, lint, "daitir lint my_pictures/")
+    parser.folder(_OWN_FOLDER)
+    parser.option("--json", "print the report as JSON")
+    parser.option("--quick", "do not decode the pictures")
+    parser.option("--encoder SPEC", "count the rounds that this encoder does not read to the end")
+
+
+def lint(arguments: argparse.Namespace) -> None:
+    """Look at every file; what is wrong is counted.
+
+    Raises DataError, after the report, where the other commands would refuse the data.
+    """
+    from daitir.data.lint import lint_data
+
+    encoder = None
+    if arguments.encoder:
+        from daitir.models.encoders import load_encoder
+
+        encoder = load_encoder(arguments.encoder)
+    decode, progress = not arguments.quick, not arguments.json
+    report = lint_data(arguments.folder, decode=decode, encoder=encoder, progress=progress)
+    if arguments.json:
+        say(*json.dumps(report.as_dict(), indent=1).split("\n"))
+    else:
+        say(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        say("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
+        for finding in report.findings:
+            level = "error" if finding.is_error else "warning"
+            say(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
+            say(*(f"    {message}" for message in finding.examples))
+            if finding.count > len(finding.examples):
+                say(f"    … and {finding.count - len(finding.examples):,} more")
+        if not report.findings:
+            say("nothing is wrong")
+    if report.num_errors:
+        number = report.num_errors
+        raise DataError(f"{arguments.folder}: {number:,} error{'s' * (number > 1)}; mend the files")
+
+
+def add_embed(commands) -> None:
+    parser = add_command(
+        commands,
+        embed,
+        "daitir embed my_pictures/ --encoder hf:models/siglip",
+        "accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip",
+    )
+    parser.folder(_OWN_FOLDER)
+    parser.encoder()
+    parser.embedding()
+    parser.device("the encoder runs")
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    """Embed pictures and views, and keep the features."""
+    from daitir.data.datafolder import find_data
+    from daitir.data.gallery import check_images
+
+    inputs.check_device(arguments.device)
+    data = find_data(arguments.folder)
+    gallery = check_images(data.images_dir, data.gallery(tell=say))
+    views = [view for split in data.dialogues for view in _checked_views(data, split)]
+    from daitir.models.processes import processes
+
+    with processes(arguments.device) as (group, device):
+        cached = inputs.cached_encoder(arguments, data.root, device=device)
+        pictures = (data.images_dir / name for name in gallery)
+        number = cached.embed(chain(pictures, views), group=group, progress=True)
+    if group.is_main_process:
+        say(
+            f"{len(gallery):,} pictures and {len(views):,} views, "
+            f"{number:,} embedded now; written to {cached.folder}"
+        )
+
+
+def _checked_views(data: DataFolder, split: str) -> list[Path]:
+    """The views of a split. Raises DataError where one is unreadable or of other dialogues."""
+    from daitir.data.gallery import check_images
+    from daitir.data.rewrites import read_source
+    from daitir.data.viewfiles import check_views, list_views
+
+    folder = data.views_dir(split)
+    if not folder.is_dir():
+        return []
+    dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
+    views = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues]).views
+    files = data.files(split)
+    rewrites = ()
+    if files.raw:
+        rewrites = read_source(files.dialogues, files.raw, allow_duplicate_targets=True)
+    check_views(folder, dialogues, views, also=rewrites)
+    paths = [path for rounds in views for paths in rounds for path in paths]
+    check_images(folder, [path.name for path in paths])
+    return paths
+
+
+def add_evaluate(commands) -> None:
+    parser = add_command(
+        commands,
+        evaluate,
+        "daitir evaluate --dialogues d.json --images d/ --encoder mini --fusion text --out d.csv",
+        "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
+    )
+    parser.data(instead_of="--dialogues, --images, --gallery and --views")
+    option = parser.option
+    option(
+        "--dialogues FILE",
+        'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, ...]}',
+    )
+    option("--images DIR", "folder that the image paths are relative to")
+    option(
+        "--gallery FILE",
+        "JSON list of the image paths to rank (default: all images below --images)",
+    )
+    option(
+        "--views DIR",
+        "folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or dar; "
+        "several views of a round, and those of several folders, are averaged",
+        nargs="+", action="extend",
+    )  # fmt: skip
+    parser.encoder()
+    parser.embedding()
+    option(
+        "--fusion FUSION",
+        "how the query is made: text, view, dar, or a trained fusion, for example adafuse:DIR or "
+        "nrgr:DIR with the DIR that `daitir train` wrote; all but the first also tabulate text "
+        "alone, to compare with",
+        required=True, type=_fusion,
+    )  # fmt: skip
+    parser.text("the query text")
+    option(
+        "--missing-views",
+        "where a round lacks a view: refuse, leave its dialogue out, or rank that round by text "
+        "alone",
+        choices=("error", "exclude", "text"), default="error",
+    )  # fmt: skip
+    option(
+        "--skip-unreadable",
+        "leave out gallery images that cannot be decoded, and the dialogues about them",
+    )
+    option("--allow-duplicate-targets", "accept several dialogues about one image")
+    parser.option("--num-dialogues N", "evaluate the first N dialogues only")
+    option("--benchmark NAME", "label (default: that of the dialogue file, or of --data)")
+    option("--method NAME", "label (default: the fusion)")
+    parser.seed("label: the seed that made the views or the encoder")
+    parser.device("the encoder runs")
+    option("--out FILE.csv", "where the table goes", required=True)
+
+
+def _fusion(text: str) -> str:
+    kind, _, folder = text.partition(":")
+    if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
+        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
+        raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
+    return text
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Rank a gallery after every round, and tabulate the metrics."""
+    from daitir.data.datafolder import SearchFiles
+
+    data, split = inputs.find_own_data(arguments, "dialogues", "images", "gallery", "views")
+    if data:
+        files = data.files(split, text=arguments.text)
+        reads = inputs.files_of(data, split).values()
+    else:
+        named = (arguments.dialogues, arguments.images, arguments.gallery)
+        files = SearchFiles(*named, arguments.views or ())
+        reads = [*named, *files.views_dirs]
+    if arguments.fusion != "text" and not files.views_dirs:
+        where = f"; `daitir generate --data {arguments.data}` draws some" if data else ""
+        raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
+    if arguments.fusion != "text" and arguments.method == "text":
+        raise DataError("--method text is the name of text alone; choose another")
+    check_output(arguments.out, inputs=reads, is_ours=_is_table)
+    told: list[str] = []
+    search = files.read(
+        text=arguments.text,
+        num_dialogues=arguments.num_dialogues,
+        allow_duplicate_targets=arguments.allow_duplicate_targets,
+        tell=told.append,
+    )
+    inputs.check_device(arguments.device)
+    import torch
+
+    from daitir.data.evaluate import evaluate
+    from daitir.evaluation import write_rows
+    from daitir.models.encoders import load_encoder
+
+    if data or arguments.features:
+        encoder = inputs.cached_encoder(arguments, data.root if data else files.images_dir)
+    else:
+        dtype = getattr(torch, arguments.dtype)
+        encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
+    kind, _, trained = arguments.fusion.partition(":")
+    say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
+    result = evaluate(
+        search,
+        encoder=encoder,
+        fusion=_trained_fusion(kind, Path(trained), encoder) if trained else kind,
+        benchmark=arguments.benchmark,
+        method=arguments.method or kind,
+        seed=arguments.seed,
+        missing_views=arguments.missing_views,
+        skip_unreadable=arguments.skip_unreadable,
+        progress=True,
+    )
+    write_rows(arguments.out, result.rows)
+    _print(result, encoder, with_views=kind != "text")
+    say(f"written to {arguments.out}")
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table that `evaluate` wrote, and not one of a study."""
+    from daitir.evaluation import RESULT_COLUMNS  # late: it loads torch
+
+    return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
+
+
+def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
+    """The fusion of a folder, if it was trained on this encoder."""
+    from daitir.recipes.fusion import load_fusion
+    from daitir.recipes.origin import check_origin
+
+    check_origin(folder, encoder)
+    return load_fusion(folder, dim=encoder.dim, kind=kind)
+
+
+def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
+    """Print R@10, Hits@10 and MRR of each method per round, in percent, and what they rest on."""
+    benchmark, number = result.rows["benchmark"].iloc[0], len(result.lengths)
+    say(f"{benchmark}: {number:,} dialogues, {result.num_images:,} images")
+    say(
+        f"truncated: {result.num_truncated:,} of {result.num_texts:,} query texts "
+        f"(context {encoder.context_length})"
+    )
+    if with_views:
+        say(
+            f"without a view: {result.num_without_view:,} of {result.num_texts:,} rounds, ranked "
+            "by text alone"
+        )
+    labels = {"recall_at_10": "R@10", "hits_at_10": "Hits@10", "mrr": "MRR"}
+    rows = result.rows[result.rows["metric"].isin(labels)]
+    table = rows.pivot(index="round", columns=["method", "metric"], values="value") * 100
+    table = table[[(method, metric) for method in result.ranks for metric in labels]]
+    table.columns = [f"{method} {labels[metric]}" for method, metric in table.columns]
+    lines = table.reset_index().to_string(index=False, float_format="{:.2f}".format).split("\n")
+    say(f"{lines[0]}   (percent)", *lines[1:])
+    if number < FEW_DIALOGUES:
+        say(
+            f"warning: intervals over {number} dialogues are too narrow; a bootstrap needs "
+            f"{FEW_DIALOGUES} or more"
+        )
+
+
+def add_search(commands) -> None:
+    parser = add_command(commands, search, "daitir search my_pictures/ --encoder hf:models/siglip")
+    parser.folder("folder of pictures at any depth, or of own data with images/")
+    parser.encoder()
+    parser.embedding()
+    option = parser.option
+    option(
+        "--model SPEC",
+        "refine what is said by this language model (default: the words are joined)",
+    )
+    option(
+        "--pipeline SPEC",
+        "search with a view that this pipeline draws too, as DAR does (default: words alone)",
+    )
+    option("--top N", "pictures that are named", default=10)
+    option("--skip-unreadable", "leave out pictures that cannot be decoded")
+    parser.device()
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """Search a folder of pictures by a dialogue in the terminal."""
+    inputs.check_device(arguments.device)
+    from daitir.book.live import LiveSearch
+    from daitir.data.gallery import check_images, list_gallery
+
+    root = arguments.folder
+    images_dir = root / "images" if (root / "images").is_dir() else root
+    listed = root / "gallery.json"
+    names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
+    names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
+    reformulator = generator = None
+    if arguments.model:
+        from daitir.models.reformulation import load_reformulator
+
+        reformulator = load_reformulator(arguments.model, device=arguments.device)
+    if arguments.pipeline:
+        from daitir.models.views import load_view_generator
+
+        generator = load_view_generator(arguments.pipeline, device=arguments.device)
+    is_own_data = (root / "dialogues.json").exists() or (root / "dialogues").is_dir()
+    cached = inputs.cached_encoder(arguments, root, is_own_data=is_own_data)
+    features = cached.encode_images([images_dir / name for name in names], progress=True)
+    encoder = cached.encoder  # what is said is kept nowhere
+    search = LiveSearch(features, encoder, reformulator, generator)
+    say(f"features are kept in {cached.folder}")
+    say(f"{len(names):,} pictures. Describe one; then add what is missing. {_SEARCH_HELP}")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # else odd bytes end the search
+    while True:
+        try:
+            words = input(f"round {len(search.rounds)}> ").strip()
+        except EOFError:
+            say("")
+            return
+        if words == "/quit":
+            return
+        if words in ("/undo", "/new"):
+            search.undo()
+            while words == "/new" and search.rounds:
+                search.undo()
+        elif not words or words.startswith("/"):
+            say(_SEARCH_HELP)
+        elif not is_utf8(words):
+            say("(this cannot be read as text; say it again)")
+        else:
+            result = search.say(words)
+            if encoder.count_truncated([result.caption]):
+                say(f"(too long: the encoder reads {encoder.context_length} tokens, no more)")
+            if reformulator:
+                say(f"searched for: {result.caption}")
+            for place, index in enumerate(result.ranking[: arguments.top].tolist(), 1):
+                say(f"{place:>4}  {result.scores[index]:.3f}  {names[index]}")
