@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from daitir.data.datafolder import DataFolder
     from daitir.data.dialogues import Dialogue
     from daitir.models.features import CachedEncoder
-    from daitir.studies.profiles import EncoderRecipe, FusionRecipe, Profile
+    from daitir.recipes.settings import EncoderRecipe, FusionRecipe
+    from daitir.studies.profiles import Profile
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -158,7 +159,7 @@ def search(arguments: argparse.Namespace) -> None:
 def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
     """Train by a recipe on the splits train and val of a folder of own data."""
     from daitir.data.datafolder import find_data
-    from daitir.studies.profiles import EncoderRecipe
+    from daitir.recipes.settings import EncoderRecipe
 
     if arguments.encoder is None:
         raise DataError("--data needs --encoder SPEC")
@@ -186,7 +187,7 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
 
     cached = cached_encoder(arguments, data.root)
     if is_encoder:
-        from daitir.recipes.finetune import check_trainable, finetune, recalls
+        from daitir.recipes.finetune import check_trainable, finetune, needs_views, recalls
 
         check_trainable(cached.encoder)
     parts = {
@@ -195,7 +196,7 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
             split,
             texts[split][0],
             convention=texts[split][1],
-            needs_views=not is_encoder or recipe.needs_views,
+            needs_views=not is_encoder or needs_views(recipe),
             missing_views=arguments.missing_views or "error",
         )
         for split in splits

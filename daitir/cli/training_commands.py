@@ -12,13 +12,8 @@ from daitir.cli.data_commands import check_device, chosen_profile, train_on_fold
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
-from daitir.studies.profiles import (
-    EncoderRecipe,
-    FusionRecipe,
-    Profile,
-    check_models,
-    with_settings,
-)
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe, with_settings
+from daitir.studies.profiles import Profile, check_models
 
 # What models of any origin are kept in, and what only a run of ours leaves.
 MODEL_FILES = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
@@ -118,12 +113,16 @@ def train(arguments: argparse.Namespace) -> None:
     """Train a fusion of the profile, or fine-tune an encoder, on its query sets or own data."""
     profile = chosen_profile(arguments)
     name, out = arguments.method, arguments.out
-    if name not in profile.fusions and name not in profile.encoders:
-        raise DataError(
-            f"unknown method {name!r}; the profile {profile.name} has "
-            + ", ".join((*profile.fusions, *profile.encoders))
-        )
-    recipe = (profile.fusions | profile.encoders)[name]
+    recipe = {**profile.fusions, **profile.encoders}.get(name)
+    if recipe is None:
+        from daitir.fusion import FUSIONS  # late: it loads torch
+
+        if name not in FUSIONS:
+            raise DataError(
+                f"unknown method {name!r}; the profile {profile.name} has "
+                + ", ".join((*profile.fusions, *profile.encoders))
+            )
+        recipe = FusionRecipe(name)
     with naming("--set"):
         recipe = with_settings(recipe, dict(arguments.set or ()))
     check_run_folder(out)
@@ -161,7 +160,7 @@ def _train_on_profile(
     if name in profile.encoders:
         from daitir.models.views import load_view_generator
         from daitir.recipes.finetune import finetune, recalls
-        from daitir.recipes.triples import as_read, profile_data, training_data
+        from daitir.studies.training_sets import as_read, profile_data, training_data
 
         generator = load_view_generator(profile.generator, device=arguments.device)
         train_part, val_part = (
@@ -175,7 +174,8 @@ def _train_on_profile(
         tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
         found = recalls(tuned, data[1])[recipe.query]
     else:
-        from daitir.recipes.fusion import encode_queries, recall, train_fusion
+        from daitir.recipes.fusion import recall, train_fusion
+        from daitir.studies.training_sets import encode_queries
 
         data = [
             encode_queries(profile, part, encoder, cache=arguments.cache, **options)

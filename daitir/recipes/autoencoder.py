@@ -23,9 +23,9 @@ from daitir.models.recogniser import (
 )
 from daitir.recipes.loop import LoopConfig, train
 from daitir.recipes.recogniser import crowded_scene
+from daitir.recipes.settings import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.scenes.render import background
-from daitir.studies.profiles import DiffusionRecipe
 
 SQUARED, PERCEPTUAL, READING, SPELLING, KL = 2.0, 0.1, 0.005, 0.01, 1e-4
 OBJECT_WEIGHT = 5.0

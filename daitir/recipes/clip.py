@@ -25,8 +25,8 @@ from daitir.models.hub import NO_CODE
 from daitir.objectives import info_nce
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LoopConfig, train
+from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import render_scenes, sample_scenes, short_caption
-from daitir.studies.profiles import ClipRecipe
 
 MAX_LOGIT_SCALE = 100.0
 MEAN = STD = 0.5

@@ -28,6 +28,7 @@ from daitir.common.files import atomic_write, read_tensors, weights_digest
 from daitir.recipes.autoencoder import encode, train_autoencoder
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LOG_NAME, LoopConfig, train
+from daitir.recipes.settings import DiffusionRecipe
 from daitir.recipes.text_encoder import (
     prompt_tokenizer,
     tokenize,
@@ -35,7 +36,6 @@ from daitir.recipes.text_encoder import (
     write_prompt,
 )
 from daitir.scenes import Scene, render_scenes, sample_scenes
-from daitir.studies.profiles import DiffusionRecipe
 
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0

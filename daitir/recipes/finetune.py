@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -22,19 +23,17 @@ from torch.utils.checkpoint import checkpoint
 from daitir.common.errors import DataError
 from daitir.data.dialogues import read_json
 from daitir.fusion import dar_fusion
-from daitir.models import ASSETS
 from daitir.models.encoders import Encoder, length_read, load_encoder, shortened_context
 from daitir.models.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
-from daitir.objectives import DMCL_WEIGHTS, DMCLLoss
+from daitir.objectives import build_objective
 from daitir.recipes.card import write_card
 from daitir.recipes.clip import MAX_LOGIT_SCALE, augment, mixed_precision
 from daitir.recipes.loop import LoopConfig, draw_views, train
 from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import EncoderRecipe, Profile
 
-ENCODERS_FOLDER = ASSETS / "encoders"
 BEST_NAME = "best.safetensors"
 
 
@@ -91,6 +90,11 @@ def recalls(
     }
 
 
+def needs_views(recipe: EncoderRecipe) -> bool:
+    """Whether training or its selection looks at views."""
+    return build_objective(recipe).needs_views or recipe.query != "text"
+
+
 def check_trainable(encoder: Encoder) -> None:
     """Raises DataError unless the encoder is an open_clip model that its spec gives back."""
     if not isinstance(encoder.model, open_clip.CLIP | open_clip.CustomTextCLIP):
@@ -136,28 +140,21 @@ def finetune(
     cannot share, and where memory runs out; FloatingPointError for a loss that is not finite.
     """
     check_trainable(encoder)
-    facts = {"recipe": asdict(recipe) | {"terms": list(recipe.terms)}, "seed": seed}
     if (folder / CONFIG_NAME).is_file():
-        return _done(folder, facts, encoder.device)
+        return _finished(folder, recipe, seed, encoder.device)
     group = PartialState(cpu=encoder.device.type == "cpu")
     train_data = train_data.first(recipe.num_dialogues)
     size = min(recipe.batch_size, len(train_data.texts))
     _check(recipe, size, group.num_processes)
     torch.manual_seed(seed)
-    model = encoder.model
-    objective = DMCLLoss(
-        weights={name: DMCL_WEIGHTS[name] for name in recipe.terms},
-        hard_negatives=recipe.hard_negatives,
-        learnable_weights=recipe.learnable_weights,
-    ).to(encoder.device)
+    model, objective = encoder.model, build_objective(recipe).to(encoder.device)
     learner = nn.ModuleDict({"model": model, "objective": objective})
     model.logit_scale.requires_grad_(recipe.learnable_scale)
-    has_views = recipe.terms != ("text_target",)
     settings = get_model_preprocess_cfg(model)
     jitter = partial(augment, mean=settings["mean"], std=settings["std"])
     share = slice(group.process_index, None, group.num_processes)
     counts, places = train_data.counts, train_data.target_indices
-    lacks_views = has_views and train_data.num_without_view > 0
+    lacks_views = objective.needs_views and train_data.num_without_view > 0
     seen = partial(seen_pixels, encoder, workers=workers)
 
     def features_of(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -189,7 +186,7 @@ def finetune(
         text = features_of(partial(_encode_texts, model, used), tokens)
         target = features_of(partial(_encode_images, model), targets)
         view = rows = None
-        if has_views:
+        if objective.needs_views:
             views = [train_data.views[i][k] for i, k in pairs]
             if lacks_views:
                 rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
@@ -205,14 +202,12 @@ def finetune(
             labels=None if train_data.targets is None else labels.to(text.device),
             view_rows=rows,
         )
-        if lacks_views:  # all columns of the log, whatever the batch
-            absent = torch.tensor(float("nan"))
-            terms = {name: terms.get(name, absent) for name in DMCL_WEIGHTS}
-            terms["without_view"] = torch.tensor(size - len(rows))
-        weights = objective.weights / objective.weights.sum()
-        shares = {f"weight_{name}": w for name, w in zip(DMCL_WEIGHTS, weights, strict=True)}
-        scale = {"logit_scale": model.logit_scale.exp()}
-        return {"loss": loss} | terms | scale | (shares if recipe.learnable_weights else {})
+        absent = torch.tensor(float("nan"))  # the log has all columns, whatever the batch
+        columns = {name: terms.get(name, absent) for name in objective.terms}
+        if lacks_views:
+            columns["without_view"] = torch.tensor(size - len(rows))
+        columns["logit_scale"] = model.logit_scale.exp()
+        return {"loss": loss} | columns | objective.logged()
 
     def average_gradients() -> None:
         for parameter in learner.parameters():
@@ -258,15 +253,10 @@ def finetune(
         about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
         about |= {"validation_images": len(val_data.gallery)}
         write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
+        facts = {"recipe": asdict(recipe), "seed": seed}
         save_finetuned(encoder, base, folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
     return load_finetuned(folder, device=encoder.device)
-
-
-def encoder_folder(profile: Profile, name: str, seed: int) -> Path:
-    """Where the fine-tuned encoder of a name and seed of the profile lies, or would lie."""
-    mini = profile.trained_encoders == "mini"
-    return (ENCODERS_FOLDER if mini else Path(profile.trained_encoders)) / name / str(seed)
 
 
 def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict]:
@@ -305,25 +295,33 @@ def _place(name: str) -> tuple[str, int]:
     return "image" if "visual." in name else "text", int(found[1]) if found else -1
 
 
-def _done(folder: Path, facts: dict, device: torch.device) -> Encoder:
+def _finished(folder: Path, recipe: EncoderRecipe, seed: int, device: torch.device) -> Encoder:
     """The encoder of a finished run, if the run is the one that is asked for."""
-    found = load_finetuned(folder, device=device)
-    kept = read_json(folder / CONFIG_NAME)
-    differing = [name for name, value in facts.items() if kept.get(name) != value]
-    if differing:
-        raise DataError(
-            f"{folder / CONFIG_NAME}: a run with another {' and '.join(differing)}; "
-            "choose another folder"
-        )
-    return found
+    tuned = load_finetuned(folder, device=device)
+    path = folder / CONFIG_NAME
+    settings = read_json(path)
+    if settings.get("seed") != seed:
+        raise DataError(f"{path}: a run with another seed; choose another folder")
+    if read_recipe(settings) != recipe:
+        raise DataError(f"{path}: a run with another recipe; choose another folder")
+    return tuned
+
+
+def read_recipe(settings: Mapping[str, Any]) -> EncoderRecipe | None:
+    """The recipe in the `config.json` of a fine-tuned encoder; None where it names none.
+
+    What an older file lacks has its default.
+    """
+    try:
+        recipe = EncoderRecipe(**settings["recipe"])
+    except (KeyError, TypeError):
+        return None
+    return replace(recipe, terms=None if recipe.terms is None else tuple(recipe.terms))
 
 
 def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
     if recipe.query not in ("text", "view", "dar"):
         raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
-    unknown = sorted(set(recipe.terms) - set(DMCL_WEIGHTS))
-    if unknown or not recipe.terms:
-        raise DataError(f"unknown terms {unknown}; choose among {', '.join(DMCL_WEIGHTS)}")
     if size < 2:
         raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
     if size % num_processes:

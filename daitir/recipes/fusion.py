@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,21 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_tensors
+from daitir.common.files import atomic_write
 from daitir.data.dialogues import read_json
-from daitir.fusion import NRGR, ADaFuSE, ConcatMLP, CosineGate, ScalarGate
-from daitir.models import ASSETS
-from daitir.models.encoders import Encoder
-from daitir.objectives import info_nce
+from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
 from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
-from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.profiles import FusionRecipe, Profile
-from daitir.studies.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 
-KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
-FUSIONS_FOLDER = ASSETS / "fusions"
 BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors", "config.json"
 
 
@@ -56,91 +48,6 @@ class FusionData:
         """The same data on a device."""
         values = (getattr(self, field.name) for field in fields(self))
         return FusionData(*(None if v is None else v.to(device) for v in values))
-
-
-def encode_queries(
-    profile: Profile,
-    name: str,
-    encoder: Encoder,
-    *,
-    cache: Path | None = None,
-    num_workers: int = 1,
-    progress: bool = False,
-) -> FusionData:
-    """A query set of the profile with its texts and its gallery encoded.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. With
-    `cache`, a folder, the features are kept there and read again.
-    """
-    folder = queries_folder(profile)
-    found = load_query_set(name, encoder, folder)
-    number = len(found.captions) if name == "train" else profile.num_gallery
-    facts = [manifest_of(folder), name, number, profile.image_size]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    path = None if cache is None else cache / f"{name}_{key}.safetensors"
-    if path is not None and path.is_file():
-        kept, _ = read_tensors(path)
-        return FusionData(kept["text"], found.view_features, kept["gallery"])
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    images = render_scenes(
-        scenes, size=profile.image_size, num_workers=num_workers, progress=progress
-    )
-    captions = [caption for row in found.drawn_captions for caption in row]
-    texts = encoder.encode_texts(captions, progress=progress).view_as(found.view_features)
-    gallery = encoder.encode_images(images, progress=progress)
-    if path is not None:
-        with atomic_write(path) as temporary:
-            save_file({"text": texts, "gallery": gallery}, temporary)
-    return FusionData(texts, found.view_features, gallery)
-
-
-def fusion_folder(profile: Profile, name: str, seed: int) -> Path:
-    """Where the trained fusion of a name and seed of the profile lies, or would lie."""
-    mini = profile.trained_fusions == "mini"
-    return (FUSIONS_FOLDER if mini else Path(profile.trained_fusions)) / name / str(seed)
-
-
-def build_fusion(dim: int, recipe: FusionRecipe) -> nn.Module:
-    """An untrained fusion of a kind of `KINDS`: features `(..., dim)` of text and view to a query.
-
-    Raises DataError for an unknown kind.
-    """
-    width, dropout = recipe.hidden_dim, recipe.dropout
-    if recipe.kind == "scalar_gate":
-        return ScalarGate()
-    if recipe.kind == "cosine_gate":
-        return CosineGate()
-    if recipe.kind == "concat_mlp":
-        return ConcatMLP(dim, hidden_dim=width, dropout=dropout)
-    if recipe.kind == "nrgr":
-        return NRGR(dim, hidden_dim=width, num_experts=recipe.num_experts)
-    if recipe.kind == "adafuse":
-        return ADaFuSE(
-            dim,
-            projection_dim=recipe.projection_dim,
-            hidden_dim=width,
-            num_experts=recipe.num_experts,
-            dropout=dropout,
-            use_gate=recipe.use_gate,
-            use_residual=recipe.use_residual,
-        )
-    raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(KINDS)}")
-
-
-def fusion_loss(
-    model: nn.Module, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
-) -> Tensor:
-    """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published.
-
-    Rows with the same integer in `labels` `(batch,)` are no negatives of each other.
-    """
-    scale = model.logit_scale.exp()
-    fused, _ = model(text, view)
-    loss = info_nce(fused, target, scale, labels=labels)
-    if isinstance(model, NRGR):
-        for a, b in ((view, target), (text, target), (view, text)):
-            loss = loss + info_nce(a, b, scale, labels=labels)
-    return loss
 
 
 @torch.no_grad()
@@ -190,7 +97,7 @@ def train_fusion(
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
-) -> nn.Module:
+) -> Fusion:
     """Train a fusion and keep the weights that are best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
@@ -228,7 +135,7 @@ def train_fusion(
         )
         labels = None if train_data.targets is None else train_data.targets[chosen]
         target = train_data.gallery_features[chosen if labels is None else labels]
-        return {"loss": fusion_loss(model, text, view, target, labels=labels)}
+        return {"loss": model.training_loss(text, view, target, labels=labels)}
 
     stop_after = keep_best(
         model,
@@ -256,7 +163,7 @@ def load_fusion(
     seed: int | None = None,
     recipe: FusionRecipe | None = None,
     kind: str | None = None,
-) -> nn.Module:
+) -> Fusion:
     """A fusion that `train_fusion` wrote, in eval mode.
 
     Raises DataError, naming the file, where one is missing or damaged, or where the fusion is of

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from daitir.metrics import bootstrap_interval
 from daitir.models.lit_encoder import LitEncoder, build_lit, class_directions, save_head
 from daitir.recipes.card import write_card
+from daitir.recipes.settings import LitRecipe
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import LitRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from daitir.models.reformulation import WINDOW_ROUNDS, window
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LOG_NAME, LoopConfig, train
 from daitir.recipes.recogniser import any_object, any_stage
+from daitir.recipes.settings import LmRecipe
 from daitir.scenes import (
     SOURCES,
     Question,
@@ -34,7 +35,6 @@ from daitir.scenes import (
 )
 from daitir.scenes.dialogues import phrase
 from daitir.scenes.language import mention
-from daitir.studies.profiles import LmRecipe
 
 CONTEXT_LENGTH = 512
 IGNORED = -100

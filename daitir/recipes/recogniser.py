@@ -25,6 +25,7 @@ from daitir.models.recogniser import (
 )
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LoopConfig, train
+from daitir.recipes.settings import RecogniserRecipe
 from daitir.scenes import (
     Scene,
     SceneObject,
@@ -33,7 +34,6 @@ from daitir.scenes import (
     split_of,
     world,
 )
-from daitir.studies.profiles import RecogniserRecipe
 
 
 def train_recogniser(

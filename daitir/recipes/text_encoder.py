@@ -21,6 +21,7 @@ from daitir.models.encoders import MINI_FOLDER, TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.recogniser import CELL_ATTRIBUTES, NO_VALUE, SCENE_ATTRIBUTES, VALUES, to_values
 from daitir.recipes.loop import LoopConfig, train
+from daitir.recipes.settings import DiffusionRecipe
 from daitir.scenes import (
     Scene,
     describe,
@@ -30,7 +31,6 @@ from daitir.scenes import (
     short_caption,
     world,
 )
-from daitir.studies.profiles import DiffusionRecipe
 
 PROMPT_LENGTH = 80
 FULLY_STATED = 0.75  # what is not said cannot be learned

@@ -14,10 +14,12 @@ from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
 from daitir.fusion import dar_fusion
 from daitir.metrics import bootstrap_interval
 from daitir.models.encoders import Encoder
-from daitir.recipes.fusion import encode_queries, recall_values, train_fusion
+from daitir.recipes.fusion import recall_values, train_fusion
+from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import FusionRecipe, Profile
+from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
+from daitir.studies.training_sets import encode_queries
 
 NUM_SEEDS = 3
 WITHOUT_VIEW = "without_view"

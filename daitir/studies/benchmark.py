@@ -29,14 +29,7 @@ from daitir.metrics import bootstrap_interval
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
-from daitir.recipes.fusion import (
-    CONFIG_NAME,
-    encode_queries,
-    fusion_folder,
-    load_fusion,
-    train_fusion,
-    tuned_weights,
-)
+from daitir.recipes.fusion import CONFIG_NAME, load_fusion, train_fusion, tuned_weights
 from daitir.retrieval import reciprocal_rank_fusion, target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
@@ -57,6 +50,7 @@ from daitir.studies.queries import (
     queries_folder,
     set_dialogues,
 )
+from daitir.studies.training_sets import encode_queries, fusion_folder
 
 logger = logging.getLogger(__name__)
 BENCHMARKS = (*SOURCES, "heldout")

@@ -23,11 +23,12 @@ from daitir.fusion import average_views, dar_fusion, dar_weights, fuse_views
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import Recogniser
 from daitir.models.views import ViewGenerator, view_seed
-from daitir.recipes.fusion import fusion_folder, load_fusion
+from daitir.recipes.fusion import load_fusion
 from daitir.retrieval import first_equal, target_ranks
 from daitir.scenes import Scene, parse, render_scenes, sample_scenes
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
+from daitir.studies.training_sets import fusion_folder
 
 BENCHMARK, QUERY_SET = "human_val", "val"
 ROUNDS = (2, 6, 10)

@@ -23,8 +23,8 @@ from daitir.analysis.geometry.pairs import CUES, KINDS, CueSample
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
 from daitir.models.finetuned import CONFIG_NAME
-from daitir.recipes.finetune import encoder_folder
 from daitir.studies.profiles import Profile
+from daitir.studies.training_sets import encoder_folder
 
 COLUMNS = (
     "measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views",

@@ -23,11 +23,14 @@ from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.views import ViewGenerator
+from daitir.objectives import DMCL_TERMS
 from daitir.recipes.finetune import encode, finetune
-from daitir.recipes.triples import FinetuneData, as_read, profile_data, training_data
+from daitir.recipes.settings import EncoderRecipe
+from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import DMCL_TERMS, EncoderRecipe, Profile
+from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
+from daitir.studies.training_sets import as_read, profile_data, training_data
 
 logger = logging.getLogger(__name__)
 BENCHMARK, NUM_SEEDS = "human_val", 3

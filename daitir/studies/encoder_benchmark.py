@@ -26,14 +26,15 @@ from daitir.fusion import dar_fusion, remembered_views
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.finetuned import CONFIG_NAME
 from daitir.models.views import ViewGenerator
-from daitir.recipes.finetune import encode, encoder_folder, finetune
+from daitir.recipes.finetune import encode, finetune
 from daitir.recipes.fusion import FusionData, train_fusion
-from daitir.recipes.triples import FinetuneData, as_read, profile_data, training_data
+from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS, manifest_of, queries_folder
+from daitir.studies.training_sets import as_read, encoder_folder, profile_data, training_data
 
 logger = logging.getLogger(__name__)
 ZERO_SHOT = "zero_shot"

@@ -21,7 +21,7 @@ from daitir.fusion import dar_fusion, remembered_views
 from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator
 from daitir.recipes.fusion import load_fusion, train_fusion
-from daitir.recipes.triples import FinetuneData, profile_data
+from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
 from daitir.studies import encoder_benchmark
 from daitir.studies.benchmark import BENCHMARKS
@@ -37,6 +37,7 @@ from daitir.studies.encoder_benchmark import (
 from daitir.studies.memory import remembering
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
+from daitir.studies.training_sets import profile_data
 
 logger = logging.getLogger(__name__)
 QUERY = "adafuse_memory"

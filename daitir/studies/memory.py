@@ -23,20 +23,14 @@ from daitir.evaluation import RESULT_COLUMNS, write_results
 from daitir.fusion import dar_fusion, remembered_views
 from daitir.metrics import DIFFERENCES, SHARES, bootstrap_interval
 from daitir.models.encoders import Encoder
-from daitir.recipes.fusion import (
-    FusionData,
-    encode_queries,
-    fusion_folder,
-    load_fusion,
-    recall_values,
-    train_fusion,
-)
+from daitir.recipes.fusion import FusionData, load_fusion, recall_values, train_fusion
 from daitir.retrieval import target_ranks
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import load_query_set, manifest_of, queries_folder
 from daitir.studies.robustness import condition_rows, fused_queries, method_ranks
+from daitir.studies.training_sets import encode_queries, fusion_folder
 
 logger = logging.getLogger(__name__)
 DECAYS = (0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions

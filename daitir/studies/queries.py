@@ -225,8 +225,11 @@ def make_query_sets(
 ) -> None:
     """Make every set of `SETS` in a folder; those that it has already stay.
 
-    Raises DataError where the folder's sets are of other models or sizes.
+    Raises DataError where one of these is of other models or another size.
     """
+    path = folder / MANIFEST_NAME
+    before = manifest_of(folder) if path.is_file() else {}
+    sizes = {name: getattr(profile, recipe.size) for name, recipe in SETS.items()}
     manifest = {
         "encoder": models.encoder.digest,
         "recogniser": models.recogniser.digest,
@@ -235,15 +238,14 @@ def make_query_sets(
         "steps": models.generator.steps,
         "guidance": models.generator.guidance,
         "seed": SEED,
-        "num_dialogues": {name: getattr(profile, recipe.size) for name, recipe in SETS.items()},
+        "num_dialogues": before.get("num_dialogues", {}) | sizes,  # sets of other sources stay
         "views_per_dialogue": profile.views_per_dialogue,
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    path = folder / MANIFEST_NAME
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    # A set that is new is no difference; one of another size is.
+    if before and manifest != before | {"num_dialogues": sizes | before.get("num_dialogues", {})}:
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for name, recipe in SETS.items():
         if (folder / f"{name}.safetensors").is_file():
             continue

@@ -30,13 +30,8 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator, view_seed
 from daitir.recipes.clip import train_clip
-from daitir.recipes.fusion import (
-    FusionData,
-    encode_queries,
-    fusion_folder,
-    load_fusion,
-    train_fusion,
-)
+from daitir.recipes.fusion import FusionData, load_fusion, train_fusion
+from daitir.recipes.settings import ClipRecipe
 from daitir.retrieval import target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
@@ -56,7 +51,7 @@ from daitir.studies.perturbations import (
     shuffled_rounds,
     typos,
 )
-from daitir.studies.profiles import ClipRecipe, Profile
+from daitir.studies.profiles import Profile
 from daitir.studies.queries import (
     SEED,
     SETS,
@@ -66,6 +61,7 @@ from daitir.studies.queries import (
     queries_folder,
     set_dialogues,
 )
+from daitir.studies.training_sets import encode_queries, fusion_folder
 
 logger = logging.getLogger(__name__)
 ROUNDS, LONG_ROUNDS = (2, 6, 10), (10, 15, 20)

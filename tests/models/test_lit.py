@@ -26,7 +26,7 @@ from daitir.common.errors import DataError
 from daitir.models import lit_encoder
 from daitir.models.encoders import load_encoder
 from daitir.recipes import lit
-from daitir.studies.profiles import LitRecipe
+from daitir.recipes.settings import LitRecipe
 
 TINY = LitRecipe(
     dim=16, num_classes=60, sentences_per_class=1, num_val=20, num_test=20, ridges=(1.0,), steps=5,

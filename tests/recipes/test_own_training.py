@@ -18,16 +18,16 @@ from daitir.common.errors import DataError
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import read_dialogues
 from daitir.data.gallery import read_image
-from daitir.fusion import dar_fusion
+from daitir.fusion import build_fusion, dar_fusion
 from daitir.models.encoders import load_encoder
 from daitir.models.finetuned import load_finetuned
 from daitir.recipes import triples
 from daitir.recipes.finetune import encode, finetune, recalls
-from daitir.recipes.fusion import build_fusion, recall, recall_values
+from daitir.recipes.fusion import recall, recall_values
 from daitir.recipes.loop import draw_views
 from daitir.recipes.own_data import encode_split, read_split, sample_gallery, with_views
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
-from daitir.studies.profiles import EncoderRecipe, FusionRecipe
 
 QUICK = ["--set", "steps=4", "batch_size=6", "eval_every=2", "warmup_steps=1"]
 SPLITS = {"train": 7, "val": 4, "test": 3}

@@ -9,8 +9,9 @@ import torch
 from test_fusion_training import RECIPE
 
 from daitir.evaluation import RESULT_COLUMNS
+from daitir.fusion import build_fusion
 from daitir.models.encoders import load_encoder
-from daitir.recipes.fusion import FusionData, build_fusion
+from daitir.recipes.fusion import FusionData
 from daitir.studies import ablations
 from daitir.studies.ablations import WITHOUT_VIEW, run_ablations, variants
 from daitir.studies.profiles import PROFILES

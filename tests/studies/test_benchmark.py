@@ -16,9 +16,10 @@ from daitir.models.encoders import load_encoder
 from daitir.models.recogniser import load_recogniser
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
+from daitir.recipes.settings import FusionRecipe
 from daitir.scenes.export import export_scenes
 from daitir.studies import benchmark, queries
-from daitir.studies.profiles import PROFILES, FusionRecipe
+from daitir.studies.profiles import PROFILES
 
 SMALL = dataclasses.replace(
     PROFILES["classroom"],

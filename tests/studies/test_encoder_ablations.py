@@ -10,7 +10,7 @@ import torch
 from test_encoder_benchmark import RECIPE
 
 from daitir.evaluation import RESULT_COLUMNS
-from daitir.recipes.triples import FinetuneData, training_data, with_resampled_views
+from daitir.recipes.triples import FinetuneData
 from daitir.scenes import parse, render_scenes, sample_scenes
 from daitir.studies import encoder_ablations
 from daitir.studies.encoder_ablations import (
@@ -22,6 +22,7 @@ from daitir.studies.encoder_ablations import (
     variants,
 )
 from daitir.studies.profiles import PROFILES
+from daitir.studies.training_sets import training_data, with_resampled_views
 
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 

@@ -15,11 +15,11 @@ from daitir.models.recogniser import load_recogniser
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 from daitir.recipes.finetune import encode
+from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies import encoder_benchmark, queries
 from daitir.studies.encoder_benchmark import encode_sets, encoder_rows, run_encoder_benchmark
-from daitir.studies.profiles import EncoderRecipe
 
 RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
 

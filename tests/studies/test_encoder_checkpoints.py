@@ -12,11 +12,11 @@ from daitir.evaluation import RESULT_COLUMNS
 from daitir.models.recogniser import load_recogniser
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
-from daitir.recipes.fusion import fusion_folder
 from daitir.studies.choices import ROUNDS
 from daitir.studies.encoder_benchmark import fusion_of
 from daitir.studies.encoder_checkpoints import run_encoder_checkpoints
 from daitir.studies.profiles import PROFILES
+from daitir.studies.training_sets import fusion_folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from daitir.evaluation import RESULT_COLUMNS
 from daitir.fusion import dar_weights
 from daitir.models.encoders import load_encoder
 from daitir.models.views import ViewGenerator
-from daitir.recipes.fusion import fusion_folder, load_fusion
+from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies import choices, encoder_choices
 from daitir.studies.choices import ROUNDS, choice_sources
@@ -24,6 +24,7 @@ from daitir.studies.encoder_choices import (
     run_encoder_choices,
 )
 from daitir.studies.profiles import PROFILES
+from daitir.studies.training_sets import fusion_folder
 
 
 @pytest.fixture

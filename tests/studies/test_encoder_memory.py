@@ -16,11 +16,11 @@ from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 from daitir.recipes.finetune import encode
 from daitir.recipes.fusion import load_fusion
-from daitir.recipes.triples import profile_data
+from daitir.recipes.settings import EncoderRecipe
 from daitir.studies import encoder_benchmark, encoder_memory, queries
 from daitir.studies.encoder_benchmark import run_encoder_benchmark
 from daitir.studies.encoder_memory import DECAY, run_encoder_memory
-from daitir.studies.profiles import EncoderRecipe
+from daitir.studies.training_sets import profile_data
 
 RECIPE = EncoderRecipe(steps=2, batch_size=6, warmup_steps=1, eval_every=2, rank=4)
 

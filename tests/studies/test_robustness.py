@@ -16,6 +16,7 @@ from daitir.metrics import bootstrap_interval
 from daitir.models.encoders import load_encoder
 from daitir.models.reformulation import Reformulator, load_reformulator
 from daitir.models.views import ViewGenerator
+from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import SOURCES, dialogue, sample_scenes
 from daitir.studies import robustness
 from daitir.studies.benchmark import BENCHMARKS
@@ -26,7 +27,7 @@ from daitir.studies.perturbations import (
     shuffled_rounds,
     typos,
 )
-from daitir.studies.profiles import PROFILES, ClipRecipe
+from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
     MANIFEST_NAME,
     QUERIES_FOLDER,

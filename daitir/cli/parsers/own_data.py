@@ -17,7 +17,6 @@ from daitir.cli.parsers.options import (
     add_text,
     positive,
 )
-from daitir.studies.profiles import SMALL_FUSIONS
 
 UNTRAINED = ("text", "view", "dar")
 
@@ -144,8 +143,12 @@ def add_search(subparsers) -> None:
 
 def _fusion(text: str) -> str:
     kind, _, folder = text.partition(":")
-    if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
-        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
+    if text in UNTRAINED:
+        return text
+    from daitir.fusion import FUSIONS  # late: it loads torch
+
+    if kind not in FUSIONS or not folder:
+        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in FUSIONS)))
         raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
     return text
 

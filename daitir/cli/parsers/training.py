@@ -19,7 +19,7 @@ from daitir.cli.parsers.options import (
     named,
     positive,
 )
-from daitir.studies.profiles import ENCODERS, SMALL_FUSIONS
+from daitir.studies.profiles import get_profile
 
 
 def add_pretrain(subparsers) -> None:
@@ -75,9 +75,10 @@ def add_train(subparsers) -> None:
     )
     parser.set_defaults(run=training_commands.train)
     add = parser.add_argument
+    profile = get_profile("classroom")
     add("method", metavar="METHOD",
-        help=f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
-        f"({', '.join(ENCODERS)})")
+        help=f"a fusion of the frozen encoder ({', '.join(profile.fusions)}, or another one that "
+        f"is registered) or an encoder ({', '.join(profile.encoders)})")
     add_folder(
         parser, "folder of own data with dialogues/train.json and val.json, and views/train and "
         "val, instead of the query sets; right behind METHOD", dest="data", required=False,
