@@ -19,9 +19,8 @@ from daitir.models.reformulation import WINDOW_ROUNDS, window
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LOG_NAME, LoopConfig, train
 from daitir.recipes.recogniser import any_object, any_stage
-from daitir.recipes.settings import LmRecipe
+from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
 from daitir.scenes import (
-    SOURCES,
     Question,
     Scene,
     Turn,
@@ -29,11 +28,11 @@ from daitir.scenes import (
     describe,
     dialogue,
     merge_facts,
+    phrase,
     sample_scene,
     split_of,
     world,
 )
-from daitir.scenes.dialogues import phrase
 from daitir.scenes.language import mention
 
 CONTEXT_LENGTH = 512
@@ -158,7 +157,7 @@ def training_windows(
     `WINDOW_ROUNDS` rounds, so that later ones begin at any round.
     """
     scene = unlikely_scene(seed, index) if index % 2 else sample_scene(seed, "train", index)
-    turns = dialogue(SOURCES[index % len(SOURCES)], scene, seed=seed)
+    turns = dialogue(TRAINING_SOURCES[index % len(TRAINING_SOURCES)], scene, seed=seed)
     captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
     rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
     first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)

@@ -24,9 +24,9 @@ from daitir.data.manifests import (
     write_views,
 )
 from daitir.scenes.controlled import controlled_view
-from daitir.scenes.datasets import sample_scenes
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
+from daitir.scenes.scene import sample_scenes
 
 MARKER = "scenes.json"
 FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"

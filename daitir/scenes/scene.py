@@ -152,6 +152,11 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
             return scene
 
 
+def sample_scenes(seed: int, split: str, num_scenes: int, *, start: int = 0) -> list[Scene]:
+    """Scenes `start` to `start + num_scenes - 1` of a split."""
+    return [sample_scene(seed, split, start + index) for index in range(num_scenes)]
+
+
 def choose(rng: random.Random, options: Sequence, weights: Sequence[float]):
     """One of the options, drawn with probability proportional to its weight."""
     return rng.choices(options, weights)[0]
@@ -297,16 +302,7 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
     subject, attribute, value = fact
     if holds(fact, scene):
         raise ValueError(f"{fact} holds in the scene already")
-    options = {
-        "place": world.PLACES,
-        "time": world.TIMES,
-        "weather": world.WEATHERS,
-        "colour": world.COLOURS,
-        "size": world.SIZES,
-        "column": world.COLUMNS,
-        "row": world.ROWS,
-        "present": (True, False),
-    }
+    options = {**world.OPTIONS, "present": (True, False)}
     if value not in options.get(attribute, ()):
         raise ValueError(f"{fact} is no change that one object or the background can make")
     if subject == "scene":

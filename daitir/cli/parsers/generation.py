@@ -17,6 +17,7 @@ from daitir.cli.parsers.options import (
     positive,
     whole,
 )
+from daitir.scenes import SOURCES
 
 STEPS = whole(1, 1000)  # noise levels that the schedulers know
 GUIDANCE = number(0, 100)
@@ -36,8 +37,8 @@ def add_scenes(subparsers) -> None:
         help="gets images/, gallery.json, dialogues.json, rewrites.json and views/")
     add("--split", choices=("train", "val", "test", "heldout"), default="test",
         help="(default: %(default)s)")
-    add("--source", choices=("human", "terse", "verbose", "degenerate", "unreliable"),
-        default="human", help="who asks and answers (default: %(default)s)")
+    add("--source", choices=tuple(SOURCES), default="human",
+        help="who asks and answers (default: %(default)s)")
     add("--num-dialogues", type=positive, default=100, metavar="N", help="(default: %(default)s)")
     add("--num-gallery", type=positive, default=5000, metavar="N", help="(default: %(default)s)")
     add("--broken-share", type=number(0, 1), metavar="P",
