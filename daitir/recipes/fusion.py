@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from daitir.common.files import atomic_write
 from daitir.data.dialogues import read_json
 from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
-from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.run import half_weights, write_json
+from daitir.recipes.selection import BEST_NAME, keep_best, load_best
 from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
 
-BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors", "config.json"
+WEIGHTS_NAME, CONFIG_NAME = "fusion.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
     equally good. `rounds` (num_dialogues, num_views) tells which rounds `data` holds.
     """
     text, view = data.text_features, data.view_features
-    found = []
+    recalls = []
     for weight in torch.linspace(0, 1, 21):
         fused = F.normalize((1 - weight) * text + weight * view, dim=-1)
         ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
-        found.append([(ranks < 10)[part].double().mean() for part in (rounds < 2, rounds >= 2)])
-    early, late = torch.tensor(found).argmax(dim=0).tolist()
+        recalls.append([(ranks < 10)[some].double().mean() for some in (rounds < 2, rounds >= 2)])
+    early, late = torch.tensor(recalls).argmax(dim=0).tolist()
     return early / 20, late / 20
 
 
@@ -102,58 +103,56 @@ def train_fusion(
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
     in a batch; where several dialogues look for one, it is no negative of its own. Every
-    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept; after
-    `recipe.patience` evaluations without a better one training ends.
+    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept.
 
     Args:
-        recipe: the kind of fusion, its sizes and its optimisation.
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
             A run that was interrupted continues.
 
     Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
     for a loss that is not finite.
     """
-    torch.manual_seed(seed)
     dim = train_data.view_features.shape[-1]
-    model = build_fusion(dim, recipe).to(device)
-    train_data, val_data = train_data.to(device), val_data.to(device)
-    config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
-                           checkpoint_every=recipe.eval_every)  # fmt: skip
-    number, num_views = train_data.view_features.shape[:2]
-    counts = train_data.counts
-    counts = torch.full((number,), num_views) if counts is None else counts.cpu()
-    size = min(recipe.batch_size, number)
-    best_path = folder / BEST_NAME
+    if not (folder / CONFIG_NAME).is_file():
+        torch.manual_seed(seed)
+        model = build_fusion(dim, recipe).to(device)
+        val_data = val_data.to(device)
+        stop_after = keep_best(
+            model,
+            lambda: recall(model, val_data),
+            folder / BEST_NAME,
+            steps=recipe.steps,
+            eval_every=recipe.eval_every,
+            patience=recipe.patience,
+        )
+        step_loss = _step_loss(model, train_data.to(device), recipe.batch_size, seed)
+        every = {"log_every": recipe.eval_every, "checkpoint_every": recipe.eval_every}
+        config = LoopConfig.of(recipe, seed=seed, **every)
+        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
+        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+            save_file(half_weights(load_best(folder / BEST_NAME, model)), temporary)
+        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
+        write_json(folder / CONFIG_NAME, settings)
+    return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
+
+
+def _step_loss(
+    model: Fusion, data: FusionData, batch_size: int, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """The loss of each step: on a batch of dialogues with one drawn round of each."""
+    number, num_views = data.view_features.shape[:2]
+    counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
 
     def step_loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = torch.randperm(number, generator=generator)[:size]
+        chosen = torch.randperm(number, generator=generator)[:batch_size]
         rounds = draw_views(counts[chosen], generator)
-        text, view = (
-            features[chosen, rounds]
-            for features in (train_data.text_features, train_data.view_features)
-        )
-        labels = None if train_data.targets is None else train_data.targets[chosen]
-        target = train_data.gallery_features[chosen if labels is None else labels]
+        labels = None if data.targets is None else data.targets[chosen]
+        target = data.gallery_features[chosen if labels is None else labels]
+        text, view = data.text_features[chosen, rounds], data.view_features[chosen, rounds]
         return {"loss": model.training_loss(text, view, target, labels=labels)}
 
-    stop_after = keep_best(
-        model,
-        lambda: recall(model, val_data),
-        best_path,
-        steps=config.steps,
-        eval_every=recipe.eval_every,
-        patience=recipe.patience,
-    )
-    if not (folder / CONFIG_NAME).is_file():
-        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
-        weights = {name: tensor.half() for name, tensor in load_best(best_path, model).items()}
-        with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            save_file(weights, temporary)
-        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
-        with atomic_write(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
+    return step_loss
 
 
 def load_fusion(
@@ -174,9 +173,9 @@ def load_fusion(
             raise DataError(f"{path}: no such file; `daitir train` writes it")
     try:
         settings = read_json(folder / CONFIG_NAME)
-        found = settings | {"recipe": FusionRecipe(**settings["recipe"])}
-        found["kind"] = found["recipe"].kind
-        model = build_fusion(settings["dim"], found["recipe"])
+        trained = FusionRecipe(**settings["recipe"])
+        facts = settings | {"recipe": trained, "kind": trained.kind}
+        model = build_fusion(settings["dim"], trained)
         weights = load_file(folder / WEIGHTS_NAME)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -184,7 +183,7 @@ def load_fusion(
         raise DataError(f"{folder}: no fusion ({line}); train it again") from error
     asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
     for name, wanted in asked.items():
-        if wanted is not None and found[name] != wanted:
+        if wanted is not None and facts[name] != wanted:
             raise DataError(
                 f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
             )

@@ -17,7 +17,6 @@ from daitir.fusion import FUSIONS, build_fusion, fuse_views
 from daitir.models.encoders import load_encoder
 from daitir.recipes import fusion
 from daitir.recipes.fusion import (
-    BEST_NAME,
     WEIGHTS_NAME,
     FusionData,
     load_fusion,
@@ -26,7 +25,7 @@ from daitir.recipes.fusion import (
     tuned_weights,
 )
 from daitir.recipes.loop import CHECKPOINT_NAME
-from daitir.recipes.selection import read_best
+from daitir.recipes.selection import BEST_NAME, read_best
 from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import sample_scenes
 from daitir.studies import training_sets
