@@ -66,26 +66,19 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
         text_weight = text_weight.to(text_features)[..., None]
         view_weight = view_weight.to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
-    if (fused == 0).all(dim=-1).any():
-        raise ValueError("a text and a view cancel out: their weighted sum has no direction")
-    return F.normalize(fused, dim=-1)
+    return _direction(fused, "a text and a view cancel out: their weighted sum")
 
 
 def average_views(view_features: Tensor) -> Tensor:
-    """One view feature out of several: their mean, scaled to unit norm.
+    """One view feature `(..., dim)` out of several `(..., num_views, dim)`: their mean's direction.
 
-    `view_features` `(..., num_views, dim)` are unit vectors; gives `(..., dim)`. The order of the
-    views makes no difference. Raises ValueError for vectors that are not unit vectors or whose
-    mean has no direction.
+    Raises ValueError for vectors that are not unit vectors or whose mean has no direction.
 
     >>> average_views(torch.eye(2))
     tensor([0.7071, 0.7071])
     """
     _check_unit("view_features", view_features)
-    mean = view_features.mean(dim=-2)
-    if (mean == 0).all(dim=-1).any():
-        raise ValueError("the views of a round cancel out: their mean has no direction")
-    return F.normalize(mean, dim=-1)
+    return _direction(view_features.mean(dim=-2), "the views of a round cancel out: their mean")
 
 
 def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
@@ -106,15 +99,16 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
     sums = [view_features[..., 0, :]]
     for t in range(1, view_features.shape[-2]):
         sums.append(decay * sums[-1] + view_features[..., t, :])
-    total = torch.stack(sums, dim=-2)
-    if (total == 0).all(dim=-1).any():
-        raise ValueError("the views so far cancel out: their mean has no direction")
-    return F.normalize(total, dim=-1)
+    return _direction(torch.stack(sums, dim=-2), "the views so far cancel out: their mean")
 
 
 def first_logit_scale() -> nn.Parameter:
     """The logarithm of the logit scale that every fusion starts with, 50."""
     return nn.Parameter(torch.tensor(math.log(50.0)))
+
+
+Fused = tuple[Tensor, dict[str, Tensor]]
+"""The fused features, and details of how they were made, by name."""
 
 
 class Fusion(nn.Module):
@@ -126,9 +120,7 @@ class Fusion(nn.Module):
 
     logit_scale: nn.Parameter
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """The fused query and how it was made.
 
         Args:
@@ -213,9 +205,7 @@ class ADaFuSE(Fusion):
         self.dropout = nn.Dropout(dropout)
         self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `gate` `(..., 1)` and `router`."""
         _check_pair(text_features, view_features)
         projected = [self.text_projection(text_features), self.view_projection(view_features)]
@@ -257,9 +247,7 @@ class NRGR(Fusion):
         for expert in self.experts:
             nn.init.constant_(expert[-1].bias, -2.0)
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `router` and the share of each dimension that enters, `gate`."""
         _check_pair(text_features, view_features)
         agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
@@ -284,9 +272,7 @@ class ScalarGate(Fusion):
         self.logit = nn.Parameter(torch.zeros(()))
         self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `gate` `(..., 1)`."""
         _check_pair(text_features, view_features)
         gate = self.logit.sigmoid().expand(*text_features.shape[:-1], 1)
@@ -304,9 +290,7 @@ class CosineGate(Fusion):
         nn.init.zeros_(self.logistic.bias)
         self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `gate` `(..., 1)`."""
         _check_pair(text_features, view_features)
         agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
@@ -334,9 +318,7 @@ class ConcatMLP(Fusion):
         )
         self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, without details."""
         _check_pair(text_features, view_features)
         fused = self.layers(torch.cat([text_features, view_features], dim=-1))
@@ -374,9 +356,7 @@ def build_fusion(dim: int, recipe: Any) -> Fusion:
     return kind(dim, **sizes)
 
 
-def fuse_views(
-    fusion: nn.Module, text_features: Tensor, view_features: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> Fused:
     """A text with several views: each is fused by itself, with its own gate, and then averaged.
 
     `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors. Gives
@@ -386,6 +366,13 @@ def fuse_views(
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
     return average_views(fused), details
+
+
+def _direction(sums: Tensor, what: str) -> Tensor:
+    """Sums of unit vectors scaled to unit norm; `what` they are, where one is 0."""
+    if (sums == 0).all(dim=-1).any():
+        raise ValueError(f"{what} has no direction")
+    return F.normalize(sums, dim=-1)
 
 
 def _check_pair(text_features: Tensor, view_features: Tensor) -> None:
