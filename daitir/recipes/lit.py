@@ -123,9 +123,7 @@ def split_classes(recipe: LitRecipe, *, seed: int) -> tuple[list[int], list[int]
 def fit_ridge(inputs: Tensor, targets: Tensor, *, penalty: float) -> nn.Linear:
     """The linear map of least squares with an L2 penalty on its weights, in double precision.
 
-    Args:
-        inputs: (num_texts, in_dim).
-        targets: (num_texts, out_dim).
+    It is from `inputs` (num_texts, in_dim) to `targets` (num_texts, out_dim).
     """
     inputs, targets = inputs.double(), targets.double()
     centre, level = inputs.mean(dim=0), targets.mean(dim=0)
