@@ -342,7 +342,7 @@ def test_text_alone_is_trained_without_views(folder, tmp_path, capsys):
     [
         ("dialogues/val.json", [], "has no dialogues/val.json; training needs the splits"),
         (None, ["--set", "stepz=3"], "no setting 'stepz'; there are hard_negatives"),
-        (None, ["--set", "steps=0"], "steps is a whole number from 1 on, not '0'"),
+        (None, ["--set", "steps=0"], "steps is a whole number from 1 on, not 0"),
         (None, ["--set", "learning_rate=fast"], "learning_rate is a number from 0 on"),
         (None, ["--encoder", "open_clip:daitir-mini"], "random weights cannot be had again"),
         ("views/val/1_1.jpg", [], "val: 1 of 46 views are missing"),
