@@ -133,7 +133,7 @@ def finetune(
     """
     check_trainable(encoder)
     if (folder / CONFIG_NAME).is_file():
-        return _finished(folder, recipe, seed, encoder.device)
+        return load_trained(folder, recipe, seed=seed, device=encoder.device)
     group = PartialState(cpu=encoder.device.type == "cpu")
     train_data = train_data.first(recipe.num_dialogues)
     size = min(recipe.batch_size, len(train_data.texts))
@@ -301,8 +301,10 @@ def _place(name: str) -> tuple[str, int]:
     return "image" if "visual." in name else "text", int(block[1]) if block else -1
 
 
-def _finished(folder: Path, recipe: EncoderRecipe, seed: int, device: torch.device) -> Encoder:
-    """The encoder of a finished run, if the run is the one that is asked for."""
+def load_trained(
+    folder: Path, recipe: EncoderRecipe, *, seed: int = 0, device: str | torch.device = "cpu"
+) -> Encoder:
+    """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
     tuned = load_finetuned(folder, device=device)
     path = folder / CONFIG_NAME
     settings = read_json(path)

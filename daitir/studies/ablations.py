@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
-
-from daitir.book.provenance import versions
-from daitir.evaluation import RESULT_COLUMNS, result_rows, write_results
-from daitir.fusion import dar_fusion
-from daitir.metrics import bootstrap_interval
-from daitir.models.encoders import Encoder
-from daitir.recipes.fusion import recall_values, train_fusion
 from daitir.recipes.settings import FusionRecipe
-from daitir.retrieval import target_ranks
-from daitir.studies.profiles import Profile
-from daitir.studies.queries import manifest_of, queries_folder
-from daitir.studies.training_sets import encode_queries
+from daitir.scenes import NUM_QUESTIONS
+from daitir.studies.conditions import Condition, Key, Shown, Study, Trained, gain
+
+if TYPE_CHECKING:
+    from daitir.studies.profiles import Profile
+    from daitir.studies.ranks import Ranks
 
 NUM_SEEDS = 3
 WITHOUT_VIEW = "without_view"
-METRICS = ("recall_at_10", "recall_at_10_gain", "recall_at_10_gain_over_dar", "bri",
-           "degradation_rate_ln2")  # fmt: skip
 
 
-def variants(recipe: FusionRecipe) -> dict[str, FusionRecipe]:
+def variants(profile: Profile) -> Mapping[str, FusionRecipe]:
     """The recipe of ADaFuSE, whole and with one thing changed, by name.
 
     `published_size` has the published step size too. `without_view` is whole, but is shown the text
     in the place of the view.
     """
+    recipe = profile.fusions["adafuse"]
     return {
         "whole": recipe,
         "without_gate": replace(recipe, use_gate=False),
@@ -51,66 +43,34 @@ def variants(recipe: FusionRecipe) -> dict[str, FusionRecipe]:
     }
 
 
-def run_ablations(
-    profile: Profile,
-    encoder: Encoder,
-    *,
-    work_dir: Path,
-    results_dir: Path = Path("results"),
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
-) -> Path:
-    """Train and measure every variant and write `results/<profile>_ablations.csv` and `.json`.
-
-    On the test split the metrics are those of the benchmark. `recall_at_10_val` is R@10 over all
-    drawn rounds of validation, by which a variant may be chosen; it stands at the last round.
-
-    Returns the path of the table. `work_dir` keeps features and trained variants, so that an
-    interrupted run continues. Raises DataError where a query set is missing.
-    """
-    began = time.perf_counter()
-    options = {"cache": work_dir / "features", "num_workers": num_workers, "progress": progress}
-    train, val, test = (
-        encode_queries(profile, name, encoder, **options) for name in ("train", "val", "human")
-    )
-    targets = torch.arange(len(test.text_features))
-    last = test.text_features.shape[1] - 1
-
-    def test_ranks(query: torch.Tensor) -> torch.Tensor:
-        return target_ranks(query, test.gallery_features, targets)
-
-    text_ranks = test_ranks(test.text_features)
-    dar = dar_fusion(test.text_features, test.view_features, round=torch.arange(last + 1))
-    peers = {"dar": test_ranks(dar)}
-    tables, sizes = [], {}
-    for name, recipe in variants(profile.fusions["adafuse"]).items():
-        data = (train, val, test)
-        if name == WITHOUT_VIEW:
-            data = tuple(replace(some, view_features=some.text_features) for some in data)
+def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
+    """Every variant with every seed, on the test and the validation split."""
+    yield Condition("human", "text")
+    yield Condition("human", "dar", fusion="dar")
+    for name in variants(profile):
+        views = "text" if name == WITHOUT_VIEW else "kept"
+        fusion = Trained(name, views)
         for seed in range(NUM_SEEDS):
-            model = train_fusion(
-                *data[:2], recipe, work_dir / name / str(seed), seed=seed, device=device,
-                progress=progress,
-            )  # fmt: skip
-            sizes[name] = sum(p.numel() for p in model.parameters())
-            with torch.no_grad():
-                found = test_ranks(model(data[2].text_features, data[2].view_features)[0])
-            about = {"benchmark": "human", "method": name, "seed": seed}
-            rows = result_rows(found, **about, baseline_ranks=text_ranks, peer_ranks=peers)
-            tables.append(rows[rows["metric"].isin(METRICS)])
-            hits = recall_values(model, data[1]).numpy()
-            low, high = bootstrap_interval(hits)
-            value = ("human_val", name, seed, last, "recall_at_10_val", hits.mean(), low, high,
-                     len(hits))  # fmt: skip
-            tables.append(pd.DataFrame([value], columns=list(RESULT_COLUMNS)))
-    path = results_dir / f"{profile.name}_ablations.csv"
-    notes = {
-        "profile": asdict(profile),
-        "queries": manifest_of(queries_folder(profile)),
-        "versions": versions(),
-        "parameters": sizes,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_results(path, pd.concat(tables), notes)
-    return path
+            yield Condition("human", name, seed, views=views, fusion=fusion)
+            yield Condition("human_val", name, seed, queries="val", views=views, fusion=fusion)
+
+
+def shown(key: Key, ranks: Ranks) -> Shown | None:
+    """The gains of every variant; on validation R@10 over all drawn rounds, to choose by."""
+    if key.method in ("text", "dar"):
+        return None
+    if key.benchmark == "human_val":
+        return Shown({"recall_at_10_val": "mean_recall_at_10"}, round=NUM_QUESTIONS)
+    text, dar = Key("human", "text"), Key("human", "dar")
+    contrasts = {"gain": gain(key, text), "gain_over_dar": gain(key, dar)}
+    return Shown(("recall_at_10", "bri", "degradation_rate_ln2"), text, contrasts)
+
+
+STUDY = Study(
+    "ablations",
+    "ADaFuSE with one part changed, trained and measured.",
+    minutes=10,
+    conditions=conditions,
+    shown=shown,
+    fusions=variants,
+)

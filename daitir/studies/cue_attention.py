@@ -1,19 +1,19 @@
 """Where encoders look in drawn views, before and after training: at what is named, false, or empty.
 
-`daitir attention` writes the table. Objects are located by the recogniser: a mask is that of the
-object as it would be rendered where it was read. Encoders are lists by name, one for each training
-seed.
+`daitir study attention` writes the table. Objects are located by the recogniser: a mask is that of
+the object as it would be rendered where it was read. Encoders are lists by name, one for each
+training seed.
 """
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,16 +29,15 @@ from daitir.analysis.attention import (
     rollout_maps,
 )
 from daitir.analysis.geometry.pairs import NUM_VIEWS, ROUNDS
-from daitir.book.provenance import versions
 from daitir.common.terminal import printable
 from daitir.data.gallery import read_image
-from daitir.evaluation import write_results
 from daitir.models.encoders import Encoder, load_encoder
-from daitir.models.views import ViewGenerator, view_seed
+from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.scenes import Scene, parse, render, sample_scenes
+from daitir.studies.conditions import Instrument
 from daitir.studies.cue_tables import Rows, changes, compared_encoders, kept_tensors
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
+from daitir.studies.queries import SEED, SETS, load_query_set, queries_folder
 
 KINDS = ("named", "false", "background")
 STEPS = 4  # in which pixels are deleted and inserted, so that areas are of five points
@@ -214,29 +213,26 @@ def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> Found:
     return shares | curve_values(views, encoder, relevant) | occlusion_values(views, encoder)
 
 
-def run_attention(
+def measure_attention(
     profile: Profile,
-    generator: ViewGenerator,
     others: Mapping[str, Sequence[str]] | None = None,
     *,
-    cache: Path,
     work_dir: Path,
-    results_dir: Path = Path("results"),
+    cache: Path,
     device: str = "cpu",
+    num_workers: int = 1,
     progress: bool = False,
-) -> Path:
-    """Measure the profile's encoder and others and write `results/<profile>_attention.csv`.
+) -> tuple[pd.DataFrame, dict]:
+    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
     Args:
-        generator: draws the views.
         others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        cache: keeps the views.
         work_dir: keeps what each encoder is measured to be, so that an interrupted run continues.
+        cache: keeps the views.
 
-    Returns the path of the table. Raises DataError as `compared_encoders`, `seen_views` and
-    `load_encoder` do.
+    Raises DataError as `compared_encoders`, `seen_views` and `load_encoder` do.
     """
-    began = time.perf_counter()
+    generator = load_view_generator(profile.generator, device=device)
     specs = compared_encoders(profile, others)
     encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
     before = encoders["before"][0]
@@ -265,14 +261,12 @@ def run_attention(
             logs = {name: np.log(some) for name, some in values.items()}
             for base, name, ratio in changes(logs):
                 rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
-    path = results_dir / f"{profile.name}_attention.csv"
-    notes = {
-        "profile": asdict(profile),
-        "queries": manifest_of(queries_folder(profile)),
-        "encoders": digests,
-        "views": len(views.captions),
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_results(path, rows.frame(), notes)
-    return path
+    return rows.frame(), {"encoders": digests, "views": len(views.captions)}
+
+
+INSTRUMENT = Instrument(
+    "attention",
+    "Where the profile's encoder and trained ones look in drawn views.",
+    minutes=6,
+    measure=measure_attention,
+)

@@ -1,19 +1,18 @@
 """The null space in our world: what becomes of one cue under an encoder, before and after training.
 
 Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
-have a jackknife interval. Encoders are lists by name, one for each training seed. `daitir geometry`
-writes them into one table.
+have a jackknife interval. Encoders are lists by name, one for each training seed. `daitir study
+geometry` writes them into one table.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,12 +27,11 @@ from daitir.analysis.geometry.pairs import (
     encode_cues,
     sample_cues,
 )
-from daitir.book.provenance import versions
-from daitir.evaluation import write_results
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.conditions import Instrument
 from daitir.studies.cue_tables import (
     CueTable,
     changes,
@@ -44,7 +42,7 @@ from daitir.studies.cue_tables import (
     seeds_together,
 )
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import SEED, manifest_of, queries_folder
+from daitir.studies.queries import SEED
 from daitir.studies.training_sets import fusion_folder
 
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
@@ -347,26 +345,25 @@ def add_spaces(table: CueTable, features: Features) -> None:
             put("cka", name, part, torch.stack(similar))
 
 
-def run_geometry(
+def measure_geometry(
     profile: Profile,
     others: Mapping[str, Sequence[str]] | None = None,
     *,
     work_dir: Path,
-    results_dir: Path = Path("results"),
+    cache: Path | None = None,
     device: str = "cpu",
     num_workers: int = 1,
     progress: bool = False,
-) -> Path:
-    """Measure the profile's encoder and others and write `results/<profile>_geometry.csv`.
+) -> tuple[pd.DataFrame, dict]:
+    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
     Args:
         others: specs of the encoders to compare, by name, as in `compared_encoders`.
         work_dir: keeps what encoders are measured to be, so that an interrupted run continues.
+        cache: is not needed.
 
-    Returns the path of the table. Raises DataError as `compared_encoders`, `sample_cues` and
-    `load_encoder` do.
+    Raises DataError as `compared_encoders`, `sample_cues` and `load_encoder` do.
     """
-    began = time.perf_counter()
     specs = compared_encoders(profile, others)
     encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
     before = encoders["before"][0]
@@ -411,17 +408,19 @@ def run_geometry(
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
     models = [load_fusion(folder, dim=before.dim) for folder in folders]
     add_fusions(table, features["before"][0], {"adafuse": models})
-    path = results_dir / f"{profile.name}_geometry.csv"
     notes = {
-        "profile": asdict(profile),
-        "queries": manifest_of(queries_folder(profile)),
         "encoders": digests,
         "views": len(sample.scenes),
         "gallery": len(gallery),
         "pairs": len(sample.pairs),
         "unseen_pairs": sample.num_unseen,
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - began, 1),
     }
-    write_results(path, table.frame(), notes)
-    return path
+    return table.frame(), notes
+
+
+INSTRUMENT = Instrument(
+    "geometry",
+    "What becomes of single cues under the profile's encoder and trained ones.",
+    minutes=2,
+    measure=measure_geometry,
+)

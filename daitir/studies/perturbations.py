@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -93,3 +93,11 @@ def last_views(view_features: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
 def _check_share(share: float) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"share is a probability, not {share}")
+
+
+PERTURBATIONS: dict[str, Callable[..., Said]] = {
+    "typos": typos,
+    "dropped_rounds": dropped_rounds,
+    "shuffled_rounds": shuffled_rounds,
+}
+"""Of what was said, a seed and, for the first two, a share."""

@@ -19,8 +19,7 @@ from daitir.models.finetuned import CONFIG_NAME
 from daitir.models.views import load_view_generator
 from daitir.scenes import Fact, Scene, SceneObject, render, render_scenes, sample_scenes
 from daitir.studies import cue_attention, cue_geometry
-from daitir.studies.cue_attention import object_masks, occluded, run_attention
-from daitir.studies.cue_geometry import run_geometry
+from daitir.studies.cue_attention import object_masks, occluded
 from daitir.studies.cue_tables import (
     COLUMNS,
     CueTable,
@@ -28,6 +27,7 @@ from daitir.studies.cue_tables import (
     compared_encoders,
     difference_of_means,
 )
+from daitir.studies.engine import run_instrument
 from daitir.studies.profiles import PROFILES
 
 DOG = SceneObject("dog", None, "small", "left", "back")
@@ -219,8 +219,8 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         )  # fmt: skip
 
     monkeypatch.setattr(cue_geometry, "sample_cues", few_pairs)
-    options = {"work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_geometry(small, {"same": ["mini"]}, **options)
+    options = {"work_dir": tmp_path / "work", "cache": tmp_path / "v", "results_dir": tmp_path}
+    path = run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
     assert not rows.duplicated(list(COLUMNS[:5])).any()
@@ -249,14 +249,13 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         monkeypatch.setattr(cue_geometry, name, None)
     for name in ("spaces", "attenuation", "directions", "removal", "linear", "probes", "fusions"):
         monkeypatch.setattr(cue_geometry, f"add_{name}", lambda *arguments: None)
-    assert run_geometry(small, {"same": ["mini"]}, **options) == path
+    assert run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options) == path
 
 
 def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cue_attention, "seen_views", shorter(cue_attention.seen_views, 24))
-    generator = load_view_generator(steps=8)
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_attention(small, generator, {"same": ["mini"]}, **folders)
+    path = run_instrument(cue_attention.INSTRUMENT, small, {"same": ["mini"]}, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == COLUMNS
     assert (rows[rows["measure"] == "share_change_over_before"]["value"] == 0).all()
@@ -281,8 +280,8 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
     )
     monkeypatch.setattr(cue_attention, "seen_views", lambda *arguments, **options: views)
     specs = [f"finetuned:{ASSETS / 'encoders' / name / '0'}" for name in ("text_view", "dmcl")]
-    folders = {"cache": tmp_path, "work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_attention(small, None, {"some": specs}, **folders)
+    folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
+    path = run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
     assert set(rows["num_seeds"]) == {1, 2}
     found = rows[rows["encoder"] == "some"].set_index(["measure", "where", "kind"])
@@ -295,7 +294,7 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
     assert list(json.loads(notes)["encoders"]) == ["before/0", "some/0", "some/1"]
     assert str(ASSETS) not in notes  # no folder of this machine
     monkeypatch.setattr(cue_attention, "curve_values", None)  # what was measured is kept
-    assert run_attention(small, None, {"some": specs}, **folders) == path
+    assert run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders) == path
 
 
 def test_the_table_of_cues_averages_within_views_first():

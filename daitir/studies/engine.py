@@ -1,0 +1,186 @@
+"""The engine of all studies: conditions become ranks, ranks are kept, and tables are made of them.
+
+A run keeps the ranks of each condition in its work folder, under a name that says what they were
+made from, so that an interrupted run continues and studies that share a condition share its ranks.
+When all are there they go together into `results/ranks/`, from which `study_tables` makes every
+table again without a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.common.versions import versions
+from daitir.evaluation import write_results
+from daitir.studies.bench import Bench
+from daitir.studies.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
+from daitir.studies.profiles import Profile
+from daitir.studies.queries import manifest_of, queries_folder
+from daitir.studies.ranks import Ranks, read_ranks, write_ranks
+from daitir.studies.registry import STUDIES, get_study
+from daitir.studies.tables import study_table
+
+logger = logging.getLogger(__name__)
+
+
+def run_study(
+    study: Study,
+    profile: Profile,
+    *,
+    work_dir: Path,
+    cache: Path,
+    results_dir: Path = Path("results"),
+    device: str = "cpu",
+    num_workers: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Measure a study and write its ranks, its table and its notes.
+
+    Args:
+        work_dir: keeps ranks and what is trained; studies may share it.
+        cache: keeps the views that are drawn.
+        results_dir: gets `ranks/<table>.npz`, `<table>.csv` and `<table>.json`.
+        device: on which models run.
+        num_workers: processes that draw scenes.
+        progress: whether bars are shown.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        DataError: where the query sets do not fit the models, or a name is unknown.
+    """
+    began = time.perf_counter()
+    bench = Bench(profile, study, work_dir, cache, device, num_workers, progress)
+    ranks = Ranks()
+    while missing := [
+        condition
+        for condition in study.conditions(profile, ranks)
+        if (*condition.key, condition.seed) not in ranks.arrays
+    ]:
+        for condition in by_encoder(missing):
+            name = (*condition.key, condition.seed)
+            ranks.arrays[name] = _kept_ranks(bench, condition)
+            columns = range(ranks.arrays[name].shape[1])
+            ranks.rounds[condition.benchmark] = condition.rounds or tuple(columns)
+    if study.values is not None:
+        ranks.values = dict(study.values(bench))
+    encoders = dict.fromkeys(
+        (c.encoder, 0 if c.encoder == ZERO_SHOT else c.seed)
+        for c in study.conditions(profile, ranks)
+    )
+    ranks.notes = {
+        **notes_of(profile),
+        "encoders": {f"{name}/{seed}": bench.encoder(name, seed).digest for name, seed in encoders},
+        **study.notes(bench, ranks),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    path = results_dir / "ranks" / f"{study.table(profile.name)}.npz"
+    write_ranks(path, ranks)
+    return write_table(study, path, results_dir)
+
+
+def run_instrument(
+    instrument: Instrument,
+    profile: Profile,
+    others: Mapping[str, Sequence[str]] | None = None,
+    *,
+    results_dir: Path = Path("results"),
+    **options,
+) -> Path:
+    """Measure features of encoders and write the table and its notes; gives the table's path.
+
+    Args:
+        others: specs of the encoders to compare, by name.
+        options: the folders, the device and the number of workers of `run_study`.
+    """
+    began = time.perf_counter()
+    rows, notes = instrument.measure(profile, others, **options)
+    notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
+    path = results_dir / f"{instrument.table(profile.name)}.csv"
+    write_results(path, rows, notes)
+    return path
+
+
+def notes_of(profile: Profile) -> dict:
+    """What every result was made from: the profile, the query sets and the versions."""
+    return {
+        "profile": dataclasses.asdict(profile),
+        "queries": manifest_of(queries_folder(profile)),
+        "versions": versions(),
+    }
+
+
+def write_table(study: Study, path: Path, results_dir: Path) -> Path:
+    """The table and the notes of a study from its kept ranks; gives the path of the table."""
+    ranks = read_ranks(path)
+    table = results_dir / f"{path.stem}.csv"
+    write_results(table, study_table(study, ranks), ranks.notes)
+    return table
+
+
+def study_tables(profile_name: str, results_dir: Path = Path("results")) -> list[Path]:
+    """Make every table of a profile from the ranks that are kept; gives the paths of the tables."""
+    tables = []
+    for name in STUDIES:
+        study = get_study(name)
+        if isinstance(study, Instrument):
+            continue
+        path = results_dir / "ranks" / f"{study.table(profile_name)}.npz"
+        if path.is_file():
+            tables.append(write_table(study, path, results_dir))
+    if not tables:
+        raise DataError(f"{results_dir / 'ranks'}: no ranks of the profile {profile_name}")
+    return tables
+
+
+def by_encoder(conditions: Iterable[Condition]) -> list[Condition]:
+    """The conditions, those of one encoder after the other: only one is kept in memory."""
+    groups: dict[tuple[str, int], list[Condition]] = {}
+    for condition in conditions:
+        seed = 0 if condition.encoder == ZERO_SHOT else condition.seed
+        groups.setdefault((condition.encoder, seed), []).append(condition)
+    return [condition for group in groups.values() for condition in group]
+
+
+def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
+    """The ranks of a condition, of an earlier run or of this one."""
+    facts = json.dumps(_made_from(bench, condition), sort_keys=True)
+    path = bench.work_dir / "ranks" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npy"
+    if not path.is_file():
+        logger.warning("%s, %s, seed %d", condition.benchmark, condition.method, condition.seed)
+        ranks = bench.ranks(condition)
+        small = ranks.astype(np.min_scalar_type(int(ranks.max())))
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, small)
+    return np.load(path, allow_pickle=False)
+
+
+def _made_from(bench: Bench, condition: Condition) -> Mapping:
+    """All that decides ranks: the condition without its labels, models, sizes and recipes."""
+    facts = dataclasses.asdict(condition)
+    del facts["benchmark"], facts["method"]
+    names = {condition.encoder}
+    if isinstance(condition.fusion, Trained):
+        names |= {condition.fusion.recipe, condition.fusion.encoder}
+    recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
+    manifest = manifest_of(queries_folder(bench.profile))
+    sizes = ("num_gallery", "num_train_dialogues", "num_test_dialogues", "num_other_dialogues",
+             "num_val_dialogues", "image_size", "views_per_dialogue")  # fmt: skip
+    return {
+        "condition": facts,
+        "recipes": recipes,
+        "encoder": bench.base.digest,
+        "queries": {k: v for k, v in manifest.items() if k != "num_dialogues"},
+        "sizes": {name: getattr(bench.profile, name) for name in sizes},
+    }

@@ -1,0 +1,36 @@
+"""The studies by name: to add one, write it as data and name it here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from daitir.common.errors import DataError
+from daitir.studies.conditions import Instrument, Study
+
+STUDIES = {
+    "benchmark": "daitir.studies.benchmark:STUDY",
+    "encoders": "daitir.studies.encoders:STUDY",
+    "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",
+    "encoder_choices": "daitir.studies.choices:ENCODERS",
+    "encoder_checkpoints": "daitir.studies.choices:CHECKPOINTS",
+    "encoder_memory": "daitir.studies.encoder_memory:STUDY",
+    "choices": "daitir.studies.choices:STUDY",
+    "ablations": "daitir.studies.ablations:STUDY",
+    "robustness": "daitir.studies.robustness:STUDY",
+    "memory": "daitir.studies.memory:STUDY",
+    "geometry": "daitir.studies.cue_geometry:INSTRUMENT",
+    "attention": "daitir.studies.cue_attention:INSTRUMENT",
+}
+"""`module:name` of each, imported when it is asked for."""
+
+
+def get_study(name: str) -> Study | Instrument:
+    """A study by its name. Raises DataError for an unknown one.
+
+    >>> get_study("memory").table("classroom")
+    'classroom_memory'
+    """
+    if name not in STUDIES:
+        raise DataError(f"unknown study {name!r}; there are {', '.join(STUDIES)}")
+    module, _, attribute = STUDIES[name].partition(":")
+    return getattr(import_module(module), attribute)

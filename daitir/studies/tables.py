@@ -1,0 +1,170 @@
+"""Tables from kept ranks: metrics, contrasts, paired intervals, averages over seeds.
+
+What is measured is measured query by query. Means over seeds are taken of each query, then the
+queries are put to the bootstrap, so that an interval speaks of other queries and the label of the
+seeds says how many trainings the mean is of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from daitir import metrics
+from daitir.evaluation import RESULT_COLUMNS
+from daitir.studies.conditions import Contrast, Key, Shown, Study
+from daitir.studies.ranks import Ranks
+
+
+def _over_rounds(measure: Callable, ranks: np.ndarray) -> np.ndarray:
+    """(num_queries, 1): the mean of what is measured over the rounds of each query."""
+    return measure(ranks).mean(axis=1, keepdims=True)
+
+
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hits_at_10": partial(metrics.hit_values, k=10),
+    "recall_at_10": partial(metrics.recall_values, k=10),
+    "recall_at_1": partial(metrics.recall_values, k=1),
+    "mrr": metrics.reciprocal_rank_values,
+    "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
+    "mean_recall_at_10": partial(_over_rounds, partial(metrics.recall_values, k=10)),
+}
+"""Of ranks `(num_queries, num_rounds)`: values a round, or one column over all rounds."""
+AGAINST_A_BASELINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "degradation_rate": metrics.degradation_values,
+    "degradation_rate_ln2": partial(metrics.degradation_values, margin=math.log(2)),
+    "rank_drop": metrics.rank_drop_values,
+}
+"""The same, against the ranks of a baseline."""
+UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")
+
+
+def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
+    """The tidy rows of a study, with the columns of `daitir.evaluation.RESULT_COLUMNS`.
+
+    Raises DataError where a rival has no ranks.
+    """
+    tables = [table for key in ranks.keys for table in _rows_of(study, ranks, key)]
+    for (benchmark, method, seed, metric), values in ranks.values.items():
+        label = _label(1) if study.together and metric not in UNBOUNDED else seed
+        rounds = _round_labels(ranks, benchmark, values.shape[1], None)
+        known = metric == "parameters_added"
+        tables.append(_rows(Key(benchmark, method), label, rounds, metric, values, known=known))
+    table = pd.concat(tables, ignore_index=True)
+    return table if study.digits is None else table.round(study.digits)
+
+
+def _rows_of(study: Study, ranks: Ranks, key: Key) -> Iterator[pd.DataFrame]:
+    shown = study.shown(key, ranks)
+    if shown is None:
+        return
+    stacked, seeds = ranks.of(key), ranks.seeds(key)
+    if study.together:
+        yield from _measured(shown, ranks, key, slice(None), _label(len(seeds)))
+        if metric := study.alone(key):
+            for seed, one in zip(seeds, stacked, strict=True):
+                means = MEASURES[metric](one).mean(axis=0)
+                rounds = _round_labels(ranks, key.benchmark, len(means), None)
+                row = (*key, seed, rounds, metric, means, np.nan, np.nan, len(one))
+                yield pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
+    else:
+        for index, seed in enumerate(seeds):
+            yield from _measured(shown, ranks, key, slice(index, index + 1), seed)
+
+
+def _measured(
+    shown: Shown, ranks: Ranks, key: Key, seeds: slice, label: int | str
+) -> Iterator[pd.DataFrame]:
+    """The rows of some seeds of a method, averaged over them."""
+    stacked = ranks.of(key)[seeds]
+    names = shown.metrics if isinstance(shown.metrics, dict) else {m: m for m in shown.metrics}
+    baseline = None if shown.baseline is None else ranks.of(shown.baseline)[:, : stacked.shape[1]]
+    for name, metric in names.items():
+        known = False
+        if metric in AGAINST_A_BASELINE:
+            pairs = _paired(stacked, baseline)
+            values = np.mean([AGAINST_A_BASELINE[metric](*pair) for pair in pairs], axis=0)
+            if metric != "rank_drop":
+                known = metrics.same_ranks(stacked, baseline)
+        else:
+            values = _averaged(metric, stacked)
+        rounds = _round_labels(ranks, key.benchmark, values.shape[1], shown.round)
+        yield _rows(key, label, rounds, name, values, known=known)
+        for suffix, contrast in shown.contrasts.items():
+            if name in contrast.metrics:
+                # A method of the first dialogues alone is compared on those.
+                rivals = {k: ranks.of(k)[:, : stacked.shape[1]] for k in contrast.weights}
+                rivals[key] = stacked
+                about = (key, label, rounds, f"{name}_{suffix}", metric)
+                yield _contrast_rows(contrast, rivals, *about)
+
+
+def _contrast_rows(
+    contrast: Contrast,
+    stacked: Mapping[Key, np.ndarray],
+    key: Key,
+    label: int | str,
+    rounds: list[int],
+    name: str,
+    metric: str,
+) -> pd.DataFrame:
+    """The rows of a metric's contrast between methods, of their ranks by key."""
+    values = np.zeros_like(_averaged(metric, stacked[key]))
+    for rival, weight in contrast.weights.items():
+        values = values + weight * _averaged(metric, stacked[rival])
+    weights = {rival: weight for rival, weight in contrast.weights.items() if weight}
+    negative = sum(min(weight, 0) for weight in weights.values())
+    positive = sum(max(weight, 0) for weight in weights.values())
+    # Where methods that are compared rank alike nothing is chance, as of a method and itself.
+    rivals = [stacked[rival] for rival in weights or (key,)]
+    same = np.all([metrics.same_ranks(rivals[0], rival) for rival in rivals], axis=0)
+    same &= negative + positive == 0
+    known = same if values.shape[1] == len(same) else same.all()
+    bounds = (negative, positive) if weights else metrics.DIFFERENCES
+    return _rows(key, label, rounds, name, values, known=known, bounds=bounds)
+
+
+def _rows(
+    key: Key,
+    label: int | str,
+    rounds: list[int],
+    metric: str,
+    values: np.ndarray,
+    *,
+    known: bool | np.ndarray = False,
+    bounds: metrics.Bounds = metrics.SHARES,
+) -> pd.DataFrame:
+    """Rows of values `(num_queries, num_rounds)`, their means with intervals over queries."""
+    bounds = None if metric in UNBOUNDED else bounds
+    low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
+    columns = pd.DataFrame(values)  # its mean and count leave NaN out, as the metrics do
+    row = (*key, label, rounds, metric, columns.mean(), low, high, columns.count())
+    table = pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
+    return table[table["num_queries"] > 0]
+
+
+def _averaged(metric: str, stacked: np.ndarray) -> np.ndarray:
+    """(num_queries, num_rounds or 1), the mean over seeds of what is measured of each."""
+    return np.mean([MEASURES[metric](one) for one in stacked], axis=0)
+
+
+def _paired(stacked: np.ndarray, baseline: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each seed with the baseline's of the same place; a baseline of one seed is everyone's."""
+    if len(baseline) == 1:
+        baseline = np.repeat(baseline, len(stacked), axis=0)
+    return list(zip(stacked, baseline, strict=True))
+
+
+def _label(num_seeds: int) -> str:
+    return f"mean of {num_seeds}"
+
+
+def _round_labels(ranks: Ranks, benchmark: str, number: int, label: int | None) -> list[int]:
+    rounds = ranks.rounds[benchmark]
+    if number == 1 and len(rounds) > 1:
+        return [rounds[-1] if label is None else label]
+    return list(rounds)

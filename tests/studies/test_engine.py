@@ -1,0 +1,195 @@
+"""The engine: every study at small sizes, with real models; ranks against loops; going on."""
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+import torch
+from small_profiles import ENCODER_RECIPE, FUSION_RECIPE
+
+from daitir.analysis.controls import placebo_views
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write
+from daitir.evaluation import RESULT_COLUMNS
+from daitir.fusion import dar_fusion
+from daitir.models.encoders import load_encoder
+from daitir.recipes.settings import ClipRecipe
+from daitir.retrieval import target_ranks
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies import (
+    ablations,
+    bench,
+    benchmark,
+    choices,
+    encoder_ablations,
+    encoder_memory,
+    encoders,
+    memory,
+)
+from daitir.studies.conditions import Condition, Shown, Study
+from daitir.studies.engine import run_study, study_tables
+from daitir.studies.profiles import PROFILES
+from daitir.studies.queries import (
+    MANIFEST_NAME,
+    QUERIES_FOLDER,
+    SETS,
+    QuerySet,
+    load_query_set,
+    manifest_of,
+    save_query_set,
+)
+from daitir.studies.ranks import read_ranks
+from daitir.studies.registry import STUDIES, get_study
+
+pytestmark = pytest.mark.slow
+RANKED = [name for name in STUDIES if isinstance(get_study(name), Study)]
+NUMBER = 4  # dialogues of each query set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The first dialogues of every query set that comes with the package."""
+    folder = tmp_path_factory.mktemp("engine")
+    with atomic_write(folder / "queries" / MANIFEST_NAME) as temporary:
+        temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
+    encoder = load_encoder("mini")
+    for name in SETS:
+        whole = load_query_set(name, encoder, QUERIES_FOLDER)
+        parts = (whole.captions, whole.rounds, whole.view_features, whole.readings)
+        first = QuerySet(*(part[:NUMBER] for part in parts))
+        save_query_set(first, folder / "queries", name)
+    return folder
+
+
+@pytest.fixture
+def small(folder, monkeypatch):
+    """A profile on those dialogues, and studies that train once and on two sources."""
+    for module in (benchmark, memory, encoders, encoder_memory):
+        monkeypatch.setattr(module, "BENCHMARKS", ("human", "terse"))
+    monkeypatch.setattr(ablations, "NUM_SEEDS", 1)
+    monkeypatch.setattr(encoder_ablations, "NUM_SEEDS", 1)
+    monkeypatch.setattr(encoder_ablations, "DATA_DIVISORS", (2, 1))
+    monkeypatch.setattr(benchmark, "NUM_TIMED", 2)
+    monkeypatch.setattr(choices, "NUM_VIEWS", (2,))
+    monkeypatch.setattr(choices, "SETTINGS", ("guidance_1", "steps_2"))
+    changed = {f"num_{name}_dialogues": NUMBER for name in ("train", "val", "test")}
+    return dataclasses.replace(
+        PROFILES["classroom"], name="small", num_other_dialogues=3, num_gallery=12, **changed,
+        queries=str(folder / "queries"), trained_fusions=str(folder / "none"),
+        trained_encoders=str(folder / "none"), num_fusion_seeds=2, num_encoder_seeds=1,
+        broken_shares=(0.15,), fusions={"adafuse": dataclasses.replace(FUSION_RECIPE, steps=2)},
+        encoders={
+            "finetune_text": dataclasses.replace(
+                ENCODER_RECIPE, terms=("text_target",), query="text"
+            ),
+            "dmcl": ENCODER_RECIPE,
+        },
+        clip=ClipRecipe("daitir-mini", num_scenes=40, steps=5, batch_size=8, warmup_steps=1),
+    )  # fmt: skip
+
+
+def options(folder) -> dict:
+    return {"work_dir": folder / "work", "cache": folder / "views",
+            "results_dir": folder / "results"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in RANKED if n not in ("robustness",)])
+def test_a_study_has_the_rows_of_its_conditions_and_goes_on(name, small, folder, monkeypatch):
+    monkeypatch.setattr(choices, "_checkpoints", lambda profile: ["trained_4000"])
+    study = get_study(name)
+    path = run_study(study, small, **options(folder))
+    table, first = pd.read_csv(path, dtype={"seed": str}), path.read_bytes()
+    assert tuple(table.columns) == RESULT_COLUMNS
+    assert not table.duplicated(list(RESULT_COLUMNS[:5])).any()
+    ranks = read_ranks(folder / "results" / "ranks" / f"{path.stem}.npz")
+    conditions = list(study.conditions(small, ranks))
+    assert {(*c.key, c.seed) for c in conditions} == set(ranks.arrays)
+    shown = {key for key in ranks.keys if study.shown(key, ranks) is not None}
+    measured = table[table["metric"] != "false_cue_share"]
+    assert set(map(tuple, measured[["benchmark", "method"]].values)) == shown
+    seeds = set(table[table["metric"] != "parameters_added"]["seed"])
+    assert all(seed.startswith("mean of") for seed in seeds) == study.together or study.alone
+    inside = (table["ci_low"] <= table["value"] + 1e-4) & (table["value"] <= table["ci_high"] + 1e-4)
+    assert inside[table["ci_low"].notna()].all()
+    notes = json.loads(path.with_suffix(".json").read_text())
+    assert notes["encoders"]["zero_shot/0"] == load_encoder("mini").digest
+
+    def nothing_again(*arguments):
+        raise AssertionError("what is done must not be done again")
+
+    monkeypatch.setattr(bench.Bench, "ranks", nothing_again)
+    if study.values is None:
+        assert run_study(study, small, **options(folder)).read_bytes() == first
+    path.unlink()
+    assert path in study_tables("small", folder / "results") and path.read_bytes() == first
+
+
+def test_the_benchmark_ranks_as_a_loop_does(small, folder):
+    path = run_study(get_study("benchmark"), small, **options(folder))
+    ranks = read_ranks(folder / "results" / "ranks" / f"{path.stem}.npz")
+    encoder = load_encoder("mini")
+    queries = load_query_set("terse", encoder, folder / "queries")
+    pictures = render_scenes(sample_scenes(0, "test", small.num_gallery), size=small.image_size)
+    gallery = encoder.encode_images(pictures)
+    text = torch.stack([encoder.encode_texts(row) for row in queries.captions])
+    views = queries.view_features
+    rounds, targets = torch.arange(11), torch.arange(NUMBER)
+    for method, query in (
+        ("text", text),
+        ("view", views),
+        ("dar", dar_fusion(text, views, round=rounds)),
+        ("dar_placebo", dar_fusion(text, placebo_views(views), round=rounds)),
+    ):
+        expected = target_ranks(query, gallery, targets).numpy()
+        assert (ranks.arrays["terse", method, 0] == expected).all()
+    best = ranks.arrays["terse", "best_of_text_and_view", 0]
+    assert (best == [ranks.arrays["terse", m, 0] for m in ("text", "view")]).any(axis=0).all()
+    table = pd.read_csv(path)
+    costs = table[table["metric"] == "seconds_per_query"].set_index("method")["value"]
+    assert costs["dar"] > costs["text"] > 0
+    notes = json.loads(path.with_suffix(".json").read_text())
+    assert notes["truncated_query_texts"]["terse"]["text"] == 0
+
+
+def test_robustness_measures_every_condition_again(small, folder):
+    one_seed = dataclasses.replace(small, num_fusion_seeds=1)
+    path = run_study(get_study("robustness"), one_seed, **options(folder))
+    table = pd.read_csv(path)
+    asked = {
+        "as_trained", "guidance_1", "steps_2", "redrawn", "typos_10", "typos_30", "longer",
+        "dropped_rounds", "shuffled_rounds", "controlled_15", "missing_text_alone",
+        "missing_text_as_view", "missing_previous_view",
+        *(f"{space}_{how}" for space in ("rotated", "other_encoder")
+          for how in ("carried_over", "trained_for_it")),
+    }  # fmt: skip
+    assert set(table["benchmark"]) == asked
+    assert set(table.query("benchmark == 'longer'")["round"]) == {10, 15, 20}
+    ranks = read_ranks(folder / "results" / "ranks" / f"{path.stem}.npz")
+    for method in ("text", "view", "dar"):  # turned, the same space is the same to them
+        turned = ranks.arrays["rotated_carried_over", method, 0]
+        assert (turned == ranks.arrays["as_trained", method, 0]).all()
+    changes = table[table["metric"] == "recall_at_10_change"]
+    assert (changes.query("benchmark == 'as_trained'")["value"] == 0).all()
+    assert not changes["benchmark"].isin(["longer", "rotated_carried_over"]).any()
+
+
+def test_a_study_from_outside_with_an_unknown_name_is_refused(small, folder):
+    def study(**change) -> Study:
+        condition = Condition("human", "dar", **{"fusion": "dar", **change})
+        return Study("toy", "A toy.", 1, lambda profile, ranks: [condition],
+                     lambda key, ranks: Shown(("recall_at_10",)))  # fmt: skip
+
+    for change, message in (
+        ({"fusion": "sum"}, "unknown fusion 'sum'"),
+        ({"views": "painted"}, "unknown views 'painted'"),
+        ({"words": "sung"}, "unknown words 'sung'"),
+        ({"encoder": "none"}, "unknown encoder 'none'"),
+        ({"views": "kept", "encoder": "dmcl"}, "unknown encoder of kept views 'dmcl'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run_study(study(**change), small, **options(folder))
+    with pytest.raises(DataError, match="unknown study 'toy'"):
+        get_study("toy")
+    with pytest.raises(DataError, match="no ranks of the profile nobody"):
+        study_tables("nobody", folder / "results")
