@@ -4,7 +4,7 @@
 
 The peak is the fastest of large square products. Models have random weights: ViT-B/32 of CLIP, and
 Stable Diffusion 2.1's U-Net at half its width on 32 × 32 latents. The operations of a pass
-(`daitir.studies.workload.operations`) over its seconds, over those of the product timed beside it,
+(`count_operations.operations`) over its seconds, over those of the product timed beside it,
 is the share; the median over repeats is written. On a CPU it says nothing of a GPU but that such
 models do not reach the peak.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from count_operations import SD21_UNET, operations
 
 from daitir.book.provenance import versions
 from daitir.evaluation import write_results
-from daitir.studies.workload import SD21_UNET, operations
 
 HALF_WIDTH = SD21_UNET | {
     "sample_size": 32, "block_out_channels": (160, 320, 640, 640),
@@ -55,7 +55,7 @@ def passes(device: str, batch: int) -> dict[str, tuple[Callable, int, str]]:
         "U-Net step at half width": (lambda: unet(*step), unet),
     }
     return {
-        name: (run, operations(model, lambda _, run=run: run()), type(model).__name__)
+        name: (run, operations(run), type(model).__name__)
         for name, (run, model) in runs.items()
     }
 

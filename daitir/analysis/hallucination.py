@@ -28,7 +28,7 @@ import pandas as pd
 from daitir.scenes import Fact, Scene, SceneObject, counterfactual, holds, implied, parse, world
 from daitir.scenes.dialogues import wrong
 
-KINDS = ("supported", "contradicted", "lucky", "invented")
+CUE_KINDS = ("supported", "contradicted", "lucky", "invented")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cues:
     """The cues of one view.
 
     Attributes:
-        kinds: each cue's kind, one of `KINDS`. An object that stands in the view a second time
+        kinds: each cue's kind, one of `CUE_KINDS`. An object that stands in the view a second time
             is the cue `Fact(category, "present", True)` of `extra` and not of `kinds`.
         extra: second and further objects of a category, which no scene has: always invented.
         omitted: stated facts about what the view does not show.
@@ -47,10 +47,10 @@ class Cues:
     omitted: tuple[Fact, ...]
 
     def count(self, kind: str) -> int:
-        """How many cues are of a kind of `KINDS`, or `"omitted"`."""
+        """How many cues are of a kind of `CUE_KINDS`, or `"omitted"`."""
         if kind == "omitted":
             return len(self.omitted)
-        number = sum(found == kind for found in self.kinds.values())
+        number = sum(other == kind for other in self.kinds.values())
         return number + (len(self.extra) if kind == "invented" else 0)
 
 
@@ -65,8 +65,8 @@ def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
 
     >>> dog = SceneObject("dog", None, "small", "left", "back")
     >>> beach, city = Scene("beach", "day", "clear", (dog,)), Scene("city", "day", "clear", (dog,))
-    >>> found = cues([Fact("scene", "place", "city")], beach, city)
-    >>> found.kinds[Fact("scene", "place", "beach")], found.kinds[Fact("dog", "present", True)]
+    >>> kinds = cues([Fact("scene", "place", "city")], beach, city).kinds
+    >>> kinds[Fact("scene", "place", "beach")], kinds[Fact("dog", "present", True)]
     ('contradicted', 'lucky')
     """
     said = implied(stated := tuple(stated))
@@ -101,19 +101,20 @@ def cue_table(
         targets: what is true, one scene for each dialogue.
 
     Returns:
-        The columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (one
-        of `KINDS` or `omitted`) and `number`, in order; combinations without a cue are left out.
+        The columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (of
+        `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
 
-    Raises ValueError where the arguments differ in length.
+    Raises:
+        ValueError: where the arguments differ in length.
     """
     rows = []
     for dialogue, (texts, scenes, target) in enumerate(
         zip(captions, readings, targets, strict=True)
     ):
         for view, (text, seen) in enumerate(zip(texts, scenes, strict=True)):
-            found = cues(parse(text).facts, seen, target)
-            judged = [*found.kinds.items(), *((fact, "invented") for fact in found.extra)]
-            judged += [(fact, "omitted") for fact in found.omitted]
+            view_cues = cues(parse(text).facts, seen, target)
+            judged = [*view_cues.kinds.items(), *((f, "invented") for f in view_cues.extra)]
+            judged += [(fact, "omitted") for fact in view_cues.omitted]
             counts = Counter(
                 ("relation" if fact.attribute in world.RELATIONS else fact.attribute, kind)
                 for fact, kind in judged

@@ -71,8 +71,11 @@ def _program(launch: str) -> list[str]:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Write what the papers' setting costs."""
-    from daitir.studies.paper import prices
-    from daitir.studies.plan import PIPELINES, Setting, cards_at, plan_table, stages, totals
+    from dataclasses import asdict
+
+    from daitir.book.provenance import versions
+    from daitir.evaluation import write_results
+    from daitir.studies import plan as plans
 
     check_results(arguments.out)
     few, expected, many = arguments.utilisation
@@ -82,28 +85,21 @@ def plan(arguments: argparse.Namespace) -> None:
             f"fall and are at most 1, not {few:g} {expected:g} {many:g}"
         )
     with naming("--price"):
-        cards = cards_at(prices(arguments.price))
-    say("counting the operations of the papers' models on their classes, about ten seconds …")
-    from dataclasses import asdict
-
-    from daitir.book.provenance import versions
-    from daitir.evaluation import write_results
-    from daitir.studies.workload import model_costs
-
-    costs = model_costs()
-    table = plan_table(stages(Setting(), costs), cards, arguments.utilisation)
+        cards = plans.cards_at(arguments.price or ())
+    setting = plans.Setting()
+    table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
     notes = {
         "utilisation": arguments.utilisation,
         "utilisation_is": "assumed; nothing here was measured on a GPU",
-        "setting": asdict(Setting()),
+        "setting": asdict(setting),
         "cards": [asdict(card) for card in cards],
-        "models": {name: asdict(cost) for name, cost in costs.items()},
+        "models": {name: asdict(cost) for name, cost in plans.MODELS.items()},
         "versions": versions(),
     }
     write_results(arguments.out, table, notes)
-    for pipeline in PIPELINES:
+    for pipeline in plans.PIPELINES:
         say(f"{pipeline}:")
-        say(*totals(table, pipeline=pipeline).round(1).to_string().split("\n"))
+        say(*plans.totals(table, pipeline=pipeline).round(1).to_string().split("\n"))
     say(f"written to {arguments.out}")
 
 

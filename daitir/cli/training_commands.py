@@ -70,7 +70,7 @@ def quality(arguments: argparse.Namespace) -> None:
     check_device(arguments.device)
     if is_clip and not arguments.encoder:
         check_models(profile, "clip")
-    from daitir.cli.study_commands import quality as measures
+    from daitir.studies import quality as measures
 
     options = {"num_workers": arguments.workers, "progress": True}
     if is_clip:
@@ -200,6 +200,6 @@ def check_run_folder(folder: Path, *, trains: bool = True) -> None:
 
 
 def _is_quality(path: Path) -> bool:
-    from daitir.studies.quality import COLUMNS  # late: it loads torch
+    from daitir.studies.quality import QUALITY_COLUMNS  # late: it loads torch
 
-    return begins_with(path, ",".join(COLUMNS))
+    return begins_with(path, ",".join(QUALITY_COLUMNS))

@@ -14,7 +14,7 @@ from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator, view_seed
 from daitir.retrieval import target_ranks
 
-PARTS = {
+METHOD_PARTS = {
     "text": ("refine", "encode_text", "rank"),
     "view": ("refine", "draw", "encode_view", "rank"),
     "dar": ("refine", "draw", "encode_text", "encode_view", "rank"),
@@ -49,9 +49,9 @@ def part_seconds(
 
         def timed(part: str, function: Callable, *arguments, seconds=seconds, **options):
             began = clock()
-            found = function(*arguments, **options)
+            made = function(*arguments, **options)
             seconds[part] = clock() - began
-            return found
+            return made
 
         caption = timed("refine", reformulator.refine, [rounds]).captions[0][-1]
         seconds["refine"] /= len(rounds)
@@ -70,5 +70,5 @@ def method_seconds(
     parts: Mapping[str, np.ndarray], fusions: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Seconds of one query by `text`, `view`, `dar` and each fusion, of the parts that it needs."""
-    needed = PARTS | {name: (*PARTS["dar"], name) for name in fusions}
+    needed = METHOD_PARTS | {name: (*METHOD_PARTS["dar"], name) for name in fusions}
     return {name: sum(parts[part] for part in used) for name, used in needed.items()}

@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
-from daitir.analysis.geometry.pairs import (
-    CUES,
-    KINDS,
+from daitir.analysis.geometry.pairs import CUES
+from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
+from daitir.fusion import dar_fusion
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.recipes.fusion import load_fusion
+from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.conditions import Instrument
+from daitir.studies.cue_samples import (
     CueFeatures,
     CueSample,
     cue_slopes,
     encode_cues,
     sample_cues,
 )
-from daitir.fusion import dar_fusion
-from daitir.models.encoders import Encoder, load_encoder
-from daitir.recipes.fusion import load_fusion
-from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.conditions import Instrument
 from daitir.studies.cue_tables import (
     CueTable,
     changes,

@@ -7,9 +7,10 @@ hub's, so no chapter of the embedded world runs in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -52,14 +53,10 @@ class PaperProfile:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command.
+class Step(NamedTuple):
+    """One command: its name, also of the note that it is done, and the arguments of `daitir`.
 
-    Attributes:
-        name: also of the note that it is done.
-        arguments: of `daitir`.
-        is_shared: whether several processes may share it.
+    Several processes may share it where `is_shared`.
     """
 
     name: str
@@ -68,7 +65,6 @@ class Step:
 
 
 METHODS = ("clip", "blip", "dar", "adafuse", "dmcl")
-TRAINED = ("adafuse", "dmcl")
 
 
 def paper_steps(
@@ -84,64 +80,58 @@ def paper_steps(
     pictures, visdial = work / "data" / "coco-unlabeled", work / "data" / "visdial"
     chatir = work / "data" / "chatir"
     on = ("--device", device)
-
-    def step(name: str, *arguments: object, shared: bool = False) -> Step:
-        return Step(name, tuple(map(str, arguments)), shared)
-
     steps = [
-        step("pictures", "data", "coco-unlabeled", "--out", pictures),
-        step("dialogues", "data", "chatir", "--out", chatir, "--images", pictures / "images"),
+        _step("pictures", "data", "coco-unlabeled", "--out", pictures),
+        _step("dialogues", "data", "chatir", "--out", chatir, "--images", pictures / "images"),
     ]
-    parts = [(source, chatir / source, "test") for source in profile.sources]
+    splits = [(source, chatir / source, "test") for source in profile.sources]
     if coco is not None:
-        steps.append(step("training", "data", "visdial", "--out", visdial, "--images", coco))
-        parts += [("visdial", visdial, "train"), ("visdial", visdial, "val")]
-    for name, folder, split in parts:
-        of = ("--data", folder, "--split", split, *on)
-        steps.append(
-            step(f"refine {name} {split}", "refine", *of, "--model", profile.reformulator,
-                 shared=True)
-        )  # fmt: skip
-        steps.append(
-            step(f"draw {name} {split}", "generate", *of, "--pipeline", profile.generator,
-                 *profile.draw_options, "--cache", work / "views", shared=True)
-        )  # fmt: skip
-    for name, folder in dict((name, folder) for name, folder, _ in parts).items():
-        for encoder in dict.fromkeys((profile.clip, profile.blip)):
-            steps.append(
-                step(f"embed {name} {encoder}", "embed", folder, "--encoder", encoder, *on,
-                     shared=True)
-            )  # fmt: skip
+        steps.append(_step("training", "data", "visdial", "--out", visdial, "--images", coco))
+        splits += [("visdial", visdial, "train"), ("visdial", visdial, "val")]
+    for name, folder, split in splits:
+        data = ("--data", folder, "--split", split, *on)
+        steps += [
+            _step(f"refine {name} {split}", "refine", *data, "--model", profile.reformulator,
+                  is_shared=True),
+            _step(f"draw {name} {split}", "generate", *data, "--pipeline", profile.generator,
+                  *profile.draw_options, "--cache", work / "views", is_shared=True),
+        ]  # fmt: skip
+    steps += [
+        _step(f"embed {name} {encoder}", "embed", folder, "--encoder", encoder, *on, is_shared=True)
+        for name, folder in {name: folder for name, folder, _ in splits}.items()
+        for encoder in dict.fromkeys((profile.clip, profile.blip))
+    ]
+    ways = {
+        "clip": (profile.clip, "text", "raw_dialogue"),
+        "blip": (profile.blip, "text", "raw_dialogue"),
+        "dar": (profile.blip, "dar", "current_rewrite"),
+    }
     if coco is not None:
         for method, encoder, settings, text in (
             ("adafuse", profile.blip, profile.adafuse, "current_rewrite"),
             ("dmcl", profile.tuned, profile.dmcl, "raw_dialogue"),
         ):
-            steps.append(
-                step(f"train {method}", "train", method, "--data", visdial, "--encoder", encoder,
-                     "--text", text, "--set", *settings, *on, "--out", work / method)
-            )  # fmt: skip
-    return steps + list(_evaluations(profile, work, chatir, coco is not None, on, step))
+            steps.append(_step(
+                f"train {method}", "train", method, "--data", visdial, "--encoder", encoder,
+                "--text", text, "--set", *settings, *on, "--out", work / method,
+            ))  # fmt: skip
+        ways |= {
+            "adafuse": (profile.blip, f"adafuse:{work / 'adafuse'}", "current_rewrite"),
+            "dmcl": (f"finetuned:{work / 'dmcl'}", "dar", "raw_dialogue"),
+        }
+    return steps + [
+        _step(
+            f"evaluate {source} {method}", "evaluate", "--data", chatir / source,
+            "--encoder", encoder, "--fusion", fusion, "--text", text, "--method", method,
+            "--benchmark", source, *on, "--out", results_file(work, source, method),
+        )
+        for source in profile.sources
+        for method, (encoder, fusion, text) in ways.items()
+    ]  # fmt: skip
 
 
-def _evaluations(
-    profile: PaperProfile, work: Path, chatir: Path, trained: bool, on: tuple, step: Callable
-) -> Iterator[Step]:
-    ways = {
-        "clip": (profile.clip, "text", "raw_dialogue"),
-        "blip": (profile.blip, "text", "raw_dialogue"),
-        "dar": (profile.blip, "dar", "current_rewrite"),
-        "adafuse": (profile.blip, f"adafuse:{work / 'adafuse'}", "current_rewrite"),
-        "dmcl": (f"finetuned:{work / 'dmcl'}", "dar", "raw_dialogue"),
-    }
-    for source in profile.sources:
-        for method, (encoder, fusion, text) in ways.items():
-            if trained or method not in TRAINED:
-                yield step(
-                    f"evaluate {source} {method}", "evaluate", "--data", chatir / source,
-                    "--encoder", encoder, "--fusion", fusion, "--text", text, "--method", method,
-                    "--benchmark", source, *on, "--out", results_file(work, source, method),
-                )  # fmt: skip
+def _step(name: str, *arguments: object, is_shared: bool = False) -> Step:
+    return Step(name, tuple(map(str, arguments)), is_shared)
 
 
 def results_file(work: Path, source: str, method: str) -> Path:
@@ -177,6 +167,43 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
     return ran
 
 
+class Figure(NamedTuple):
+    """A published figure: its name, our method, what it is a gain over if any, and how to compare.
+
+    `rounds` are those that are shown, all without them; `compare` says whether the two measure the
+    same, and if not, why.
+    """
+
+    name: str
+    method: str
+    base: str
+    compare: str
+    rounds: tuple[int, ...] = ()
+
+
+NOT_RUN = "not run"
+FIGURES = {  # by the published method and what it is measured on
+    ("CLIP", "VisDial"): Figure(
+        "CLIP, Hits@10, VisDial", "clip", "",
+        "yes, if the encoder and the text convention are theirs: they name neither", (0, 5, 10)),
+    ("ChatIR", "VisDial"): Figure(
+        "ChatIR, Hits@10, VisDial", "blip", "",
+        "no: theirs is fine-tuned on dialogues, ours as it comes", (0, 5, 10)),
+    ("DAR", "four benchmarks"): Figure(
+        "DAR, largest gain over blip", "dar", "blip",
+        "no: over fine-tuned baselines there, over the same encoder here"),
+    ("ADaFuSE", "four benchmarks"): Figure(
+        "ADaFuSE, largest gain over dar", "adafuse", "dar",
+        "in part: the largest of the benchmarks there, of the sources here"),
+    ("ADaFuSE", "VisDial"): Figure(
+        "ADaFuSE over DAR, VisDial", "adafuse", "dar",
+        "in part: their views, rewrites and encoder are others"),
+    ("DMCL", "five benchmarks"): Figure(
+        "DMCL, largest gain over clip", "dmcl", "clip",
+        "no: five benchmarks and BEiT-3 there, another encoder here"),
+}  # fmt: skip
+
+
 def published_beside_ours(
     work: Path, published: pd.DataFrame, sources: Sequence[str] = PaperProfile.sources
 ) -> pd.DataFrame:
@@ -189,49 +216,27 @@ def published_beside_ours(
 
     Returns:
         `figure`, `round` (`any` for the largest of all rounds), `published`, `ours`, with a 95%
-        interval over dialogues where it is a share, and `compare`: whether the two measure the
-        same, and if not, why.
+        interval over dialogues where it is a share, and `compare` of `Figure`.
     """
-    values = published[published["metric"].str.startswith(("hits_at_10", "gain in hits_at_10"))]
-    found = {(source, method): _hits(work, source, method) for source in sources
-             for method in METHODS}  # fmt: skip
-    visdial, rows = sources[0], []
-
-    def add(name: str, row: pd.Series, ours: str, compare: str) -> None:
-        shown = int(row["round"]) if str(row["round"]).strip() not in ("", "nan") else "any"
-        rows.append((name, shown, f"{float(row['value']):.2f}", ours, compare))
-
+    hits = {(source, method): _hits(work, source, method) for source in sources
+            for method in METHODS}  # fmt: skip
+    rows = []
+    values = published[published["metric"].str.contains("hits_at_10")]
     for row in values.to_dict("records"):
-        row = pd.Series(row)
-        method, of = row["method"], row["metric"]
+        figure = FIGURES.get((row["method"], row["dataset"]))
         number = None if str(row["round"]).strip() in ("", "nan") else int(row["round"])
-        if of == "hits_at_10" and number in (0, 5, 10):
-            key = {"CLIP": "clip", "ChatIR": "blip"}[method]
-            add(f"{method}, Hits@10, VisDial", row, _share(found[visdial, key], number), SAME[key])
-        elif method == "ADaFuSE" and number is not None:
-            pair = found[visdial, "adafuse"], found[visdial, "dar"]
-            add("ADaFuSE over DAR, VisDial", row, _difference(*pair, number), ADAFUSE)
-        elif method in ("DAR", "ADaFuSE", "DMCL") and of.startswith("gain"):
-            best, base = {"DAR": ("dar", "blip"), "ADaFuSE": ("adafuse", "dar"),
-                          "DMCL": ("dmcl", "clip")}[method]  # fmt: skip
-            gains = [_difference(found[s, best], found[s, base], number) for s in sources]
-            known = [gain for gain in gains if gain != NOT_RUN]
-            ours = max(known, key=float) if known else NOT_RUN
-            add(f"{method}, largest gain over {base}", row, ours, MOST[method])
+        if figure is None or (figure.rounds and number not in figure.rounds):
+            continue
+        if figure.base:
+            of_figure = sources[:1] if row["dataset"] == "VisDial" else sources
+            ours = _largest_gain(
+                [(hits[s, figure.method], hits[s, figure.base]) for s in of_figure], number
+            )
+        else:
+            ours = _share(hits[sources[0], figure.method], number)
+        shown = "any" if number is None else number
+        rows.append((figure.name, shown, f"{float(row['value']):.2f}", ours, figure.compare))
     return pd.DataFrame(rows, columns=["figure", "round", "published", "ours", "compare"])
-
-
-NOT_RUN = "not run"
-SAME = {
-    "clip": "yes, if the encoder and the text convention are theirs: they name neither",
-    "blip": "no: theirs is fine-tuned on dialogues, ours as it comes",
-}
-ADAFUSE = "in part: their views, rewrites and encoder are others"
-MOST = {
-    "DAR": "no: over fine-tuned baselines there, over the same encoder here",
-    "ADaFuSE": "in part: the largest of the benchmarks there, of the sources here",
-    "DMCL": "no: five benchmarks and BEiT-3 there, another encoder here",
-}
 
 
 def _hits(work: Path, source: str, method: str) -> pd.DataFrame | None:
@@ -250,25 +255,12 @@ def _share(rows: pd.DataFrame | None, number: int) -> str:
     )
 
 
-def _difference(rows: pd.DataFrame | None, other: pd.DataFrame | None, number: int | None) -> str:
-    """The difference at a round, or the largest of all rounds, in points."""
-    if rows is None or other is None:
-        return NOT_RUN
-    gains = 100 * (rows["value"] - other["value"])
-    if number is not None and number not in gains.index:
-        return NOT_RUN
-    return f"{gains.max() if number is None else gains[number]:+.2f}"
-
-
-def prices(texts: Sequence[str] | None) -> Mapping[str, float]:
-    """The hourly prices of `NAME=DOLLARS`. Raises DataError for another form."""
-    found = {}
-    for text in texts or ():
-        name, _, value = text.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            raise DataError(f"must be NAME=DOLLARS, not {text!r}") from error
-        if not 0 <= found[name] < float("inf"):
-            raise DataError(f"dollars must be a number from 0 on, not {value!r}")
-    return found
+def _largest_gain(
+    pairs: Sequence[tuple[pd.DataFrame | None, pd.DataFrame | None]], number: int | None
+) -> str:
+    """In points, at a round or, without one, at any."""
+    gains = [100 * (rows["value"] - base["value"]) for rows, base in pairs
+             if rows is not None and base is not None]  # fmt: skip
+    if number is not None:
+        gains = [gain.loc[[number]] for gain in gains if number in gain.index]
+    return f"{max(gain.max() for gain in gains):+.2f}" if gains else NOT_RUN

@@ -1,26 +1,77 @@
 """What the papers' setting costs: GPU-hours, memory, disk and money, by arithmetic.
 
-Hours are operations over peak times utilisation. The counts are the field's; the operations come
-from `daitir.studies.workload`; peaks and prices are cited; the utilisation is an assumption, and
-the reader's to change. Nothing here was measured on a GPU.
+Hours are operations over peak times utilisation. The counts are the field's; the operations were
+counted on the real classes; peaks and prices are cited; the utilisation is an assumption, and the
+reader's to change. Nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from daitir.common.errors import DataError
-from daitir.studies.workload import DIALOGUE_TOKENS, LLAMA, ModelCost
 
 UTILISATION = (0.20, 0.35, 0.50)
 """Assumed shares of the peak: few, expected, many."""
-HALF = 2  # bytes of a number at half precision
-TRAINED = 16  # bytes a parameter: half-precision weight and gradient, and AdamW's four in single
+HALF_BYTES = 2  # of a number at half precision
+STATE_BYTES = 16  # of a trained parameter: half-precision weight and gradient, AdamW's in single
 AT_ONCE = "the whole batch at once"
 PASSES = 3  # forward, and backward twice as much
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """One forward pass: `parameters` of the part that runs, `operations` of one `item`.
+
+    An operation is a multiplication or an addition of matrix products and convolutions. `source`
+    says whose configuration it is.
+    """
+
+    parameters: int
+    operations: float
+    item: str
+    source: str
+
+
+MODELS = {  # as benchmarks/count_operations.py counts them
+    "clip_image": ModelCost(
+        87_849_216, 8_817_623_040, "picture of 224 pixels", "open_clip ViT-B-32"),
+    "clip_text": ModelCost(63_428_097, 5_959_540_736, "text of 77 tokens", "open_clip ViT-B-32"),
+    # The size of DMCL's BEiT-3 base, which is in none of the libraries.
+    "vit_b16_image": ModelCost(
+        86_192_640, 35_126_906_880, "picture of 224 pixels", "open_clip ViT-B-16"),
+    "vit_b16_text": ModelCost(
+        63_428_097, 5_959_540_736, "text of 77 tokens", "open_clip ViT-B-16"),
+    "blip_base_image": ModelCost(
+        86_090_496, 110_967_164_928, "picture of 384 pixels", "BLIP base for retrieval"),
+    "blip_base_text": ModelCost(
+        137_258_496, 45_902_462_976, "text of 256 tokens", "BLIP base for retrieval"),
+    "blip_large_image": ModelCost(
+        303_690_752, 382_130_552_832, "picture of 384 pixels", "BLIP large for retrieval"),
+    "blip_large_text": ModelCost(
+        141_977_088, 45_902_462_976, "text of 256 tokens", "BLIP large for retrieval"),
+    "sd21_step": ModelCost(
+        865_910_724, 804_257_464_320, "evaluation on 64 × 64 latents", "Stable Diffusion 2.1"),
+    "sd21_text": ModelCost(
+        340_387_840, 44_616_140_800, "prompt of 77 tokens", "Stable Diffusion 2.1"),
+    "sdxl_step": ModelCost(
+        2_567_463_684, 1_588_778_762_240, "evaluation on 64 × 64 latents", "SDXL-Turbo"),
+    "sdxl_text": ModelCost(693_021_440, 96_970_818_560, "prompt of 77 tokens", "SDXL-Turbo"),
+    "vae_decode": ModelCost(
+        83_653_863, 2_514_518_933_504, "view of 512 pixels", "Stable Diffusion"),
+    "lm": ModelCost(8_030_261_248, 15_009_849_344, "token", "Llama 3.1 8B"),
+}  # fmt: skip
+LM_STATE = 2 * HALF_BYTES * 32 * 8 * 128  # keys and values of a token: layers, heads, their width
+PIPELINES = {
+    # evaluations of the U-Net and of the text tower a view: steps, and twice with guidance
+    "SD 2.1, 50 steps with guidance": ("sd21", 100, 2),
+    "SDXL-Turbo, 4 steps": ("sdxl", 4, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -47,19 +98,16 @@ class Card:
     source: str = ""
 
 
-_H100 = {
-    "peak": 989.4e12, "memory": 80e9, "bandwidth": 3350e9, "hourly": 2.95,
-    "source": "NVIDIA's data sheet, without sparsity; price: median of on-demand offers in the GPU "
-    "index of AIMultiple, 20 May 2026",
-}  # fmt: skip
-CARDS = (
-    Card(
-        "RTX 4090", peak=165.2e12, memory=24e9, bandwidth=1008e9, hourly=0.69,
-        source="NVIDIA's Ada whitepaper; price: RunPod as cited by usagepricing.com, 2026",
-    ),
-    Card("H100 SXM", **_H100),
-    Card("8 × H100 SXM", **_H100, number=8, scaling=0.9),
+_RTX_4090 = Card(
+    "RTX 4090", peak=165.2e12, memory=24e9, bandwidth=1008e9, hourly=0.69,
+    source="NVIDIA's Ada whitepaper; price: RunPod as cited by usagepricing.com, 2026",
 )  # fmt: skip
+_H100 = Card(
+    "H100 SXM", peak=989.4e12, memory=80e9, bandwidth=3350e9, hourly=2.95,
+    source="NVIDIA's data sheet, without sparsity; price: median of on-demand offers in the GPU "
+    "index of AIMultiple, 20 May 2026",
+)  # fmt: skip
+CARDS = (_RTX_4090, _H100, replace(_H100, name="8 × H100 SXM", number=8, scaling=0.9))
 
 
 @dataclass(frozen=True)
@@ -100,26 +148,8 @@ class Setting:
         }
     )  # fmt: skip
 
-    @property
-    def test_queries(self) -> int:
-        """Rounds of all test dialogues of all sources."""
-        return self.num_dialogues * self.num_rounds * self.num_sources
 
-    @property
-    def train_queries(self) -> int:
-        """Rounds of training dialogues that are refined and drawn."""
-        return self.num_train * self.drawn_rounds
-
-
-PIPELINES = {
-    # evaluations of the U-Net a view: steps, twice with guidance
-    "SD 2.1, 50 steps with guidance": ("sd21", 100),
-    "SDXL-Turbo, 4 steps": ("sdxl", 4),
-}
-
-
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A part of the work.
 
     Attributes:
@@ -132,37 +162,91 @@ class Stage:
             bounds the speed where little is computed for each, as when a language model writes.
     """
 
-    name: str
-    items: int
-    operations: float
+    stage: str
     option: str = ""
+    items: int = 0
+    operations: float = 0.0
     memory: float = 0.0
     disk: float = 0.0
     serial_bytes: float = 0.0
 
 
-def gpu_hours(stage: Stage, card: Card, utilisation: float) -> float:
-    """Hours of one card for a stage, whichever of arithmetic and memory takes longer.
+def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[Stage]:
+    """All parts of the work, those with several `option`s once for each."""
 
-    >>> card = Card("x", peak=1e12, memory=1, bandwidth=1e9, hourly=1.0)
-    >>> gpu_hours(Stage("draw", items=3600, operations=5e11), card, 0.5)
-    1.0
-    """
-    if not 0 < utilisation <= 1:
-        raise ValueError(f"utilisation lies above 0 and at most at 1, not at {utilisation}")
-    computed = stage.operations / (card.peak * utilisation)
-    read = stage.serial_bytes / card.bandwidth
-    return stage.items * max(computed, read) / 3600
+    def weights(*names: str) -> int:
+        return HALF_BYTES * sum(costs[name].parameters for name in names)
+
+    queries = {
+        "test": setting.num_dialogues * setting.num_rounds * setting.num_sources,
+        "train": setting.num_train * setting.drawn_rounds,
+    }
+    num_queries = sum(queries.values())
+    drawing = {
+        option: (f"{key}_text", f"{key}_step", "vae_decode")
+        for option, (key, _, _) in PIPELINES.items()
+    }
+    models = weights("lm") + sum(weights(*names) for names in drawing.values())
+    work = [
+        Stage("download pictures", disk=sum(setting.picture_bytes.values())),
+        Stage("download models", disk=models),
+    ]
+    tokens = setting.prompt_tokens + setting.refined_tokens
+    work += [
+        Stage(
+            f"refine {split}", "", number, tokens * costs["lm"].operations,
+            memory=weights("lm") + setting.batch_lm * tokens * LM_STATE,
+            # Each new token reads all weights once for a whole batch.
+            serial_bytes=setting.refined_tokens * weights("lm") / setting.batch_lm,
+        )
+        for split, number in queries.items()
+    ]  # fmt: skip
+    for option, (_, num_steps, num_texts) in PIPELINES.items():
+        text, step, decode = (costs[name].operations for name in drawing[option])
+        for split, number in queries.items():
+            views = number * setting.views_per_round
+            work.append(Stage(
+                f"draw {split}", option, views, num_steps * step + num_texts * text + decode,
+                memory=weights(*drawing[option]), disk=views * setting.view_bytes,
+            ))  # fmt: skip
+    for encoder in ("clip", "blip_base", "blip_large"):
+        for name, number, tower in (
+            ("pictures", setting.num_gallery + setting.num_train, "image"),
+            ("views", num_queries * setting.views_per_round, "image"),
+            ("texts", num_queries, "text"),
+        ):
+            work.append(Stage(
+                f"embed {name}", encoder, number, costs[f"{encoder}_{tower}"].operations,
+                memory=weights(f"{encoder}_image", f"{encoder}_text"),
+                disk=4.0 * setting.feature_dim * number,
+            ))  # fmt: skip
+    work += _training(setting, costs)
+    ranks = queries["test"] * 2.0 * setting.num_gallery * setting.feature_dim
+    return [*work, Stage("rank, a method", "", 1, ranks, memory=setting.num_gallery * 1024.0)]
 
 
-def clock_hours(stage: Stage, card: Card, utilisation: float) -> float:
-    """Hours on the clock with all of a card's number at work."""
-    return gpu_hours(stage, card, utilisation) / (card.number * card.scaling)
-
-
-def dollars(stage: Stage, card: Card, utilisation: float) -> float:
-    """What the hours on the clock cost, for all cards."""
-    return clock_hours(stage, card, utilisation) * card.number * card.hourly
+def _training(setting: Setting, costs: Mapping[str, ModelCost]) -> list[Stage]:
+    samples = setting.epochs * setting.num_train
+    image, text = costs["vit_b16_image"], costs["blip_base_text"]
+    parameters, forward = (
+        image.parameters + text.parameters, 2 * image.operations + text.operations
+    )  # fmt: skip
+    sample_bytes = 2 * activation_bytes(197, 768, 12) + activation_bytes(256, 768, 12)
+    fusion = setting.fusion_parameters
+    return [
+        Stage("train ADaFuSE", "", samples, PASSES * 2.0 * fusion, memory=STATE_BYTES * fusion),
+        *(
+            Stage(
+                "train DMCL", option, samples, passes * forward, disk=4.0 * parameters,
+                memory=STATE_BYTES * parameters + batch_size * sample_bytes,
+            )
+            for option, passes, batch_size in (
+                # In parts the features are computed once more, without what backward needs.
+                ("", PASSES + 1, setting.micro_batch_size),
+                (AT_ONCE, PASSES, setting.batch_size),
+            )
+        ),
+    ]  # fmt: skip
 
 
 def activation_bytes(tokens: int, width: int, layers: int) -> float:
@@ -177,122 +261,45 @@ def activation_bytes(tokens: int, width: int, layers: int) -> float:
     return 34.0 * tokens * width * layers
 
 
-def stages(setting: Setting, costs: Mapping[str, ModelCost]) -> list[Stage]:
-    """All parts of the work, those with several `option`s once for each.
-
-    Args:
-        costs: of `daitir.studies.workload.model_costs`.
-    """
-    refine = _refining(setting, costs["lm"])
-    downloads = {
-        "refine": HALF * costs["lm"].parameters, **{
-            option: HALF * sum(costs[part].parameters
-                               for part in (f"{key}_text", f"{key}_step", "vae_decode"))
-            for option, (key, _) in PIPELINES.items()
-        }
-    }  # fmt: skip
-    found = [
-        Stage("download pictures", 0, 0.0, disk=sum(setting.picture_bytes.values())),
-        Stage("download models", 0, 0.0, disk=sum(downloads.values())),
-        Stage("refine test", setting.test_queries, **refine),
-        Stage("refine train", setting.train_queries, **refine),
-    ]
-    for option, (key, evaluations) in PIPELINES.items():
-        view = {
-            "operations": evaluations * costs[f"{key}_step"].operations
-            + costs[f"{key}_text"].operations * (2 if evaluations > 50 else 1)
-            + costs["vae_decode"].operations,
-            "memory": downloads[option],
-        }
-        for part, queries in (("test", setting.test_queries), ("train", setting.train_queries)):
-            number = queries * setting.views_per_round
-            disk = number * setting.view_bytes
-            found.append(Stage(f"draw {part}", number, **view, option=option, disk=disk))
-    found += _embedding(setting, costs)
-    found += _training(setting, costs)
-    ranks = setting.test_queries * 2.0 * setting.num_gallery * setting.feature_dim
-    found.append(Stage("rank, a method", 1, ranks, memory=setting.num_gallery * 1024.0))
-    return found
-
-
-def _refining(setting: Setting, lm: ModelCost) -> dict[str, float]:
-    tokens = setting.prompt_tokens + setting.refined_tokens
-    weights = HALF * lm.parameters
-    head = LLAMA["hidden_size"] // LLAMA["num_attention_heads"]
-    kept = 2 * HALF * LLAMA["num_hidden_layers"] * LLAMA["num_key_value_heads"] * head
-    return {
-        "operations": tokens * lm.operations,
-        # Each new token reads all weights once for a whole batch.
-        "serial_bytes": setting.refined_tokens * weights / setting.batch_lm,
-        "memory": weights + setting.batch_lm * tokens * kept,
-    }
-
-
-def _embedding(setting: Setting, costs: Mapping[str, ModelCost]) -> list[Stage]:
-    views = (setting.test_queries + setting.train_queries) * setting.views_per_round
-    texts = setting.test_queries + setting.train_queries
-    found = []
-    for encoder in ("clip", "blip_base", "blip_large"):
-        image, text = costs[f"{encoder}_image"], costs[f"{encoder}_text"]
-        weights = HALF * (image.parameters + text.parameters)
-        for name, items, cost in (
-            ("pictures", setting.num_gallery + setting.num_train, image),
-            ("views", views, image),
-            ("texts", texts, text),
-        ):
-            disk = 4.0 * setting.feature_dim * items
-            found.append(Stage(f"embed {name}", items, cost.operations, encoder, weights, disk))
-    return found
-
-
-def _training(setting: Setting, costs: Mapping[str, ModelCost]) -> list[Stage]:
-    samples = setting.epochs * setting.num_train
-    fusion = PASSES * 2.0 * setting.fusion_parameters
-    image, text = costs["vit_b16_image"], costs["blip_base_text"]
-    parameters = image.parameters + text.parameters
-    kept = 2 * activation_bytes(197, 768, 12) + activation_bytes(DIALOGUE_TOKENS, 768, 12)
-    forward, state = 2 * image.operations + text.operations, TRAINED * parameters
-    return [
-        Stage("train ADaFuSE", samples, fusion, memory=TRAINED * setting.fusion_parameters),
-        # In parts the features are computed once more, without what the backward pass needs.
-        Stage(
-            "train DMCL", samples, (PASSES + 1) * forward,
-            memory=state + setting.micro_batch_size * kept, disk=4.0 * parameters,
-        ),
-        Stage(
-            "train DMCL", samples, PASSES * forward, AT_ONCE,
-            memory=state + setting.batch_size * kept, disk=4.0 * parameters,
-        ),
-    ]  # fmt: skip
-
-
 def plan_table(
-    parts: Sequence[Stage],
+    work: Sequence[Stage],
     cards: Sequence[Card] = CARDS,
     utilisation: Sequence[float] = UTILISATION,
 ) -> pd.DataFrame:
     """One row for each stage and card: hours, memory, disk and money.
 
-    `utilisation` is few, expected and many; `gpu_hours_low` belongs to many. `fits` tells whether
-    the memory of one card is enough; what the computation needs beside weights, kept states and
-    training's activations is not counted.
+    Args:
+        work: as `stages` gives it.
+        cards: with their prices.
+        utilisation: shares of the peak, few, expected and many.
+
+    Returns:
+        `gpu_hours` of one card, whichever of arithmetic and memory takes longer, and
+        `gpu_hours_low` where many are used; `clock_hours` and `usd` with all of a card's number at
+        work; `fits` tells whether one card's memory is enough: what the computation needs beside
+        weights, kept states and training's activations is not counted.
+
+    Raises:
+        ValueError: for shares that are not above 0 and at most 1.
     """
-    many, expected, few = sorted(utilisation, reverse=True)
-    rows = []
-    for stage in parts:
-        for card in cards:
-            rows.append({
-                "stage": stage.name, "option": stage.option, "card": card.name,
-                "items": stage.items, "operations_per_item": stage.operations,
-                "gpu_hours": gpu_hours(stage, card, expected),
-                "gpu_hours_low": gpu_hours(stage, card, many),
-                "gpu_hours_high": gpu_hours(stage, card, few),
-                "clock_hours": clock_hours(stage, card, expected),
-                "usd": dollars(stage, card, expected),
-                "memory_gb": stage.memory / 1e9, "fits": stage.memory <= card.memory,
-                "disk_gb": stage.disk / 1e9,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    few, expected, many = sorted(utilisation)
+    if not 0 < few <= many <= 1:
+        raise ValueError(f"utilisation lies above 0 and at most at 1, not at {utilisation}")
+    table = pd.DataFrame(work).merge(pd.DataFrame(map(asdict, cards)), how="cross",
+                                     suffixes=("", "_of_card"))  # fmt: skip
+    reading = table["serial_bytes"] / table["bandwidth"]
+    for name, share in (("", expected), ("_low", many), ("_high", few)):
+        computing = table["operations"] / (table["peak"] * share)
+        table[f"gpu_hours{name}"] = table["items"] * np.maximum(computing, reading) / 3600
+    table["clock_hours"] = table["gpu_hours"] / (table["number"] * table["scaling"])
+    table["usd"] = table["clock_hours"] * table["number"] * table["hourly"]
+    table["memory_gb"], table["disk_gb"] = table["memory"] / 1e9, table["disk"] / 1e9
+    table["fits"] = table["memory"] <= table["memory_of_card"]
+    table = table.rename(columns={"name": "card", "operations": "operations_per_item"})
+    return table[[
+        "stage", "option", "card", "items", "operations_per_item", "gpu_hours", "gpu_hours_low",
+        "gpu_hours_high", "clock_hours", "usd", "memory_gb", "fits", "disk_gb",
+    ]]  # fmt: skip
 
 
 def totals(
@@ -306,23 +313,34 @@ def totals(
         if option not in set(table["option"]):
             known = ", ".join(sorted(set(table["option"]) - {""}))
             raise ValueError(f"no option {option!r}; there are {known}")
-    kept = table[table["option"].isin(("", pipeline, encoder)) & ~table["stage"].isin(without)]
-    sums = kept.groupby("card", sort=False)[
+    rows = table[table["option"].isin(("", pipeline, encoder)) & ~table["stage"].isin(without)]
+    sums = rows.groupby("card", sort=False)[
         ["gpu_hours", "gpu_hours_low", "gpu_hours_high", "clock_hours", "usd", "disk_gb"]
     ].sum()
-    return sums.assign(memory_gb=kept.groupby("card")["memory_gb"].max())
+    return sums.assign(memory_gb=rows.groupby("card")["memory_gb"].max())
 
 
-def cards_at(prices: Mapping[str, float], cards: Sequence[Card] = CARDS) -> tuple[Card, ...]:
-    """The same cards at other hourly prices of one card, by name.
+def cards_at(prices: Sequence[str], cards: Sequence[Card] = CARDS) -> tuple[Card, ...]:
+    """The same cards at other prices of an hour of one card, each a text `NAME=DOLLARS`.
 
-    Raises DataError for a card that is not among them.
+    Raises DataError for another form and for a card that is not among them.
+
+    >>> cards_at(["RTX 4090=0.5"])[0].hourly
+    0.5
     """
-    unknown = set(prices) - {card.name for card in cards}
-    if unknown:
-        names = ", ".join(card.name for card in cards)
-        raise DataError(f"no card {sorted(unknown)[0]!r}; there are {names}")
-    return tuple(replace(card, hourly=prices.get(card.name, card.hourly)) for card in cards)
+    hourly = {card.name: card.hourly for card in cards}
+    for price in prices:
+        name, _, dollars = price.partition("=")
+        try:
+            value = float(dollars)
+        except ValueError as error:
+            raise DataError(f"must be NAME=DOLLARS, not {price!r}") from error
+        if not 0 <= value < float("inf"):
+            raise DataError(f"dollars must be a number from 0 on, not {dollars!r}")
+        if name not in hourly:
+            raise DataError(f"no card {name!r}; there are {', '.join(hourly)}")
+        hourly[name] = value
+    return tuple(replace(card, hourly=hourly[card.name]) for card in cards)
 
 
 def break_even(first: Card, second: Card) -> float:

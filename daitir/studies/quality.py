@@ -1,4 +1,7 @@
-"""Quality of the shipped models on the validation split, as a small table for the model cards."""
+"""Quality of the shipped models on the validation split, as a small table for the model cards.
+
+Tables have the columns `QUALITY_COLUMNS`; values are shares with 95% bootstrap intervals.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ from daitir.scenes import (
     world,
 )
 
-SPLIT, SEED = "val", 0
-COLUMNS = ["model", "split", "measure", "value", "ci_low", "ci_high", "num_queries"]
+QUALITY_SPLIT, QUALITY_SEED = "val", 0
+QUALITY_COLUMNS = ["model", "split", "measure", "value", "ci_low", "ci_high", "num_queries"]
 
 
 def update_table(path: Path, rows: pd.DataFrame) -> None:
@@ -50,7 +53,7 @@ def update_table(path: Path, rows: pd.DataFrame) -> None:
             table = pd.read_csv(path)
         except (ValueError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: no table of quality ({error}); delete it") from error
-        if list(table.columns) != COLUMNS:
+        if list(table.columns) != QUALITY_COLUMNS:
             raise DataError(f"{path}: no table of quality; its columns are {list(table.columns)}")
         rows = pd.concat([table[~table["model"].isin(rows["model"])], rows])
     with atomic_write(path) as temporary:
@@ -66,49 +69,35 @@ def clip_quality(
     num_workers: int = 1,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """How well a dual encoder finds validation scenes by text alone.
+    """How well a dual encoder finds validation scenes by text alone: `R@k` over queries.
 
     Each of the first `num_dialogues` scenes is looked for among `num_gallery` scenes: by one
     short caption, and after the first and the last round of a human-like dialogue refined into
-    one caption.
-
-    Returns:
-        Columns model, split, measure, value, ci_low, ci_high, num_queries; fractions with 95%
-        bootstrap intervals over queries.
+    one caption. `image_size` is in pixels.
     """
-    scenes = sample_scenes(SEED, SPLIT, num_gallery)
+    scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_gallery)
     images = render_scenes(scenes, size=image_size, num_workers=num_workers, progress=progress)
     gallery_features = encoder.encode_images(images, progress=progress)
+    targets = scenes[:num_dialogues]
     captions = [
         short_caption(scene, random.Random(f"quality/{index}"))
-        for index, scene in enumerate(scenes[:num_dialogues])
+        for index, scene in enumerate(targets)
     ]
-    talks = [dialogue("human", scene, seed=SEED) for scene in scenes[:num_dialogues]]
-    refined = [rewrites(turns, seed=index) for index, turns in enumerate(talks)]
-    queries = {
-        "short caption": (captions, (1, 10)),
-        "dialogue, round 0": ([rounds[0] for rounds in refined], (10,)),
-        "dialogue, round 10": ([rounds[-1] for rounds in refined], (10,)),
-    }
-    rows = []
-    for name, (texts, cutoffs) in queries.items():
+    refined = [
+        rewrites(dialogue("human", scene, seed=QUALITY_SEED), seed=index)
+        for index, scene in enumerate(targets)
+    ]
+    values = {}
+    for name, texts, cutoffs in (
+        ("short caption", captions, (1, 10)),
+        ("dialogue, round 0", [rounds[0] for rounds in refined], (10,)),
+        ("dialogue, round 10", [rounds[-1] for rounds in refined], (10,)),
+    ):
         text_features = encoder.encode_texts(texts, progress=progress)
-        ranks = target_ranks(text_features, gallery_features, torch.arange(len(texts)))[:, None]
+        ranks = target_ranks(text_features, gallery_features, torch.arange(len(texts)))
         for k in cutoffs:
-            hits = metrics.recall_values(ranks, k)
-            low, high = metrics.bootstrap_interval(hits)
-            rows.append(
-                {
-                    "model": encoder.spec,
-                    "split": SPLIT,
-                    "measure": f"R@{k}, {name}",
-                    "value": hits.mean(),
-                    "ci_low": np.squeeze(low),
-                    "ci_high": np.squeeze(high),
-                    "num_queries": len(texts),
-                }
-            )
-    return pd.DataFrame(rows)
+            values[f"R@{k}, {name}"] = metrics.recall_values(ranks[:, None], k)[:, 0]
+    return _rows(encoder.spec, QUALITY_SPLIT, values)
 
 
 def recogniser_quality(
@@ -122,168 +111,26 @@ def recogniser_quality(
     """How well a recogniser reads scenes of the validation split and of held-out combinations.
 
     Each of the six cells counts for `category` (is it empty, what stands there), each object for
-    `colour` and `size`, which are wrong too where the object is overlooked. With `degrade`, which
-    maps uint8 images (num_scenes, size, size, 3) to worse ones, both splits are read once more.
-
-    Returns:
-        The columns of `clip_quality`; fractions, 95% bootstrap intervals over pictures.
+    `colour` and `size`, which are wrong too where the object is overlooked; shares are over
+    pictures. With `degrade`, which maps uint8 images (num_scenes, size, size, 3) to worse ones,
+    both splits are read once more.
     """
+    views = {"": lambda images: images} | ({", degraded": degrade} if degrade else {})
     tables = []
-    for split in (SPLIT, "heldout"):
-        scenes = sample_scenes(SEED, split, num_scenes)
+    for split in (QUALITY_SPLIT, "heldout"):
+        scenes = sample_scenes(QUALITY_SEED, split, num_scenes)
         images = render_scenes(scenes, num_workers=num_workers, progress=progress)
-        for suffix, worsen in (("", lambda x: x), (", degraded", degrade)):
-            if worsen is None:
-                continue
-            read = recogniser.read(worsen(images), progress=progress)
-            pairs = [(scene, r.scene) for scene, r in zip(scenes, read, strict=True)]
+        for suffix, changed in views.items():
+            readings = recogniser.read(changed(images), progress=progress)
             values = {
-                f"{name}{suffix}": [_share_read(name, *pair) for pair in pairs]
+                f"{name}{suffix}": [
+                    _share_read(name, scene, reading.scene)
+                    for scene, reading in zip(scenes, readings, strict=True)
+                ]
                 for name in ("place", "time", "weather", "category", "colour", "size")
             }
             tables.append(_rows(_name("recogniser", recogniser.spec), split, values))
     return pd.concat(tables, ignore_index=True)
-
-
-def drawing_quality(
-    draw: Callable[[Sequence[str]], Sequence],
-    prompts: Sequence[str],
-    scenes: Sequence[Scene],
-    recogniser: Recogniser,
-    *,
-    model: str = "diffusion",
-    measure: str = "",
-) -> pd.DataFrame:
-    """How much of what prompts say of scenes a text-to-image model draws, as the recogniser reads.
-
-    Args:
-        draw: maps prompts to as many images.
-        prompts: one for each scene, stating all its facts.
-        scenes: what is to be seen.
-        model: name for the table.
-        measure: ends the name of each measure, such as ", 20 steps, guidance 3".
-
-    Returns:
-        The columns of `clip_quality`, with 95% bootstrap intervals over prompts. `object`: share
-        of the objects that are there, wherever; `colour`, `size`, `position` (its cell): share of
-        the stated values that hold, an absent object's not; `invented`: share of the objects seen
-        whose category was not asked for.
-    """
-    read = [reading.scene for reading in recogniser.read(draw(prompts))]
-    values: dict[str, list[float]] = {
-        name: [getattr(a, name) == getattr(b, name) for a, b in zip(scenes, read, strict=True)]
-        for name in ("place", "time", "weather")
-    }
-    for name, attributes in {
-        "object": ("present",), "colour": ("colour",), "size": ("size",),
-        "position": ("column", "row"),
-    }.items():  # fmt: skip
-        values[name] = [
-            _mean(
-                all(holds(f, drawn) for f in scene.facts if f.subject == item.category
-                    and f.attribute in attributes)
-                for item in scene.objects
-                if name != "colour" or item.colour is not None
-            )
-            for scene, drawn in zip(scenes, read, strict=True)
-        ]  # fmt: skip
-    values["invented"] = [
-        _mean(scene.object(item.category) is None for item in drawn.objects)
-        for scene, drawn in zip(scenes, read, strict=True)
-    ]
-    return _rows(model, SPLIT, {f"{name}{measure}": column for name, column in values.items()})
-
-
-def pipeline_quality(
-    generator: ViewGenerator,
-    recogniser: Recogniser,
-    *,
-    num_prompts: int = 500,
-    batch_size: int = 50,
-    progress: bool = False,
-) -> pd.DataFrame:
-    """How much of fully stated prompts of the validation split a pipeline draws.
-
-    See `drawing_quality`; prompt number i is drawn with the seed i.
-    """
-    scenes = sample_scenes(SEED, SPLIT, num_prompts)
-    prompts = [
-        describe(scene.own_facts, random.Random(f"quality/{index}"))
-        for index, scene in enumerate(scenes)
-    ]
-
-    def draw(prompts: Sequence[str]) -> list[Image.Image]:
-        images = []
-        starts = range(0, len(prompts), batch_size)
-        for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
-            batch = prompts[start : start + batch_size]
-            images += generator.draw(batch, range(start, start + len(batch)))
-        return images
-
-    return drawing_quality(
-        draw,
-        prompts,
-        scenes,
-        recogniser,
-        model=_name("diffusion", generator.spec),
-        measure=f", {generator.steps} steps, guidance {generator.guidance:g}",
-    )
-
-
-def lm_quality(
-    reformulator: Reformulator,
-    *,
-    num_dialogues: int = 300,
-    rounds: Sequence[int] = (0, 2, 5, 10),
-    progress: bool = False,
-) -> pd.DataFrame:
-    """How much of what dialogues of validation scenes say their refined captions still say.
-
-    Args:
-        num_dialogues: of each source, one for each of the first validation scenes.
-        rounds: after which the captions are measured.
-
-    Returns:
-        The columns of `clip_quality`, with 95% bootstrap intervals over dialogues. `kept`: share
-        of the facts stated so far (`merge_facts`) that the caption states; `invented`: share of
-        what the caption states that was not, a stretch that cannot be read counting as one
-        statement; an output of no use keeps nothing. `outputs of no use`: their share, over all
-        rounds. `stated facts that are true` and `caption facts that are true`, of the unreliable
-        source: share of the facts stated so far, and of those in the caption, that hold in the
-        scene.
-    """
-    scenes = sample_scenes(SEED, SPLIT, num_dialogues)
-    values: dict[str, list[float]] = {}
-    for source in SOURCES:
-        talks = [dialogue(source, scene, seed=SEED) for scene in scenes]
-        found = reformulator.refine(
-            [[turn.text for turn in turns] for turns in talks], progress=progress
-        )
-        values |= {
-            f"{name}, {source}, round {t}": [] for name in ("kept", "invented") for t in rounds
-        }
-        for index, (scene, turns) in enumerate(zip(scenes, talks, strict=True)):
-            for t in rounds:
-                stated = implied(merge_facts(turns[: t + 1]))
-                facts, unread = parse(found.captions[index][t])
-                told = set() if (index, t) in found.faults else set(facts)
-                number = len(told) + len(unread) if told else 0
-                values[f"kept, {source}, round {t}"].append(_mean(f in told for f in stated))
-                values[f"invented, {source}, round {t}"].append(
-                    1 - len(told & stated) / number if number else float("nan")
-                )
-                if source == "unreliable":
-                    for name, known in (("stated", stated), ("caption", told)):
-                        values.setdefault(
-                            f"{name} facts that are true, {source}, round {t}", []
-                        ).append(_mean(holds(fact, scene) for fact in known))
-        values[f"outputs of no use, {source}"] = [
-            _mean((index, t) in found.faults for t in range(len(turns)))
-            for index, turns in enumerate(talks)
-        ]
-    # A model of no use at all states nothing, so that nothing can be invented or true.
-    measured = {name: column for name, column in values.items() if not np.isnan(column).all()}
-    return _rows(_name("lm", reformulator.spec), SPLIT, measured)
 
 
 def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
@@ -303,6 +150,123 @@ def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
     )
 
 
+def pipeline_quality(
+    generator: ViewGenerator,
+    recogniser: Recogniser,
+    *,
+    num_prompts: int = 500,
+    batch_size: int = 50,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How much of fully stated prompts of the validation split a pipeline draws.
+
+    See `drawing_quality`; prompt number i is drawn with the seed i.
+    """
+    scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_prompts)
+    prompts = [
+        describe(scene.own_facts, random.Random(f"quality/{index}"))
+        for index, scene in enumerate(scenes)
+    ]
+    images = []
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
+        batch = prompts[start : start + batch_size]
+        images += generator.draw(batch, range(start, start + len(batch)))
+    ending = f", {generator.steps} steps, guidance {generator.guidance:g}"
+    values = {
+        f"{name}{ending}": shares
+        for name, shares in drawing_quality(images, scenes, recogniser).items()
+    }
+    return _rows(_name("diffusion", generator.spec), QUALITY_SPLIT, values)
+
+
+def drawing_quality(
+    images: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene], recogniser: Recogniser
+) -> dict[str, list[float]]:
+    """How much of what each scene holds is drawn, as the recogniser reads, by measure.
+
+    `object`: share of the objects that are there, wherever; `colour`, `size`, `position` (its
+    cell): share of the stated values that hold, an absent object's not; `invented`: share of the
+    objects seen whose category was not asked for.
+    """
+    pairs = [(s, r.scene) for s, r in zip(scenes, recogniser.read(images), strict=True)]
+    values = {
+        name: [float(getattr(scene, name) == getattr(drawn, name)) for scene, drawn in pairs]
+        for name in ("place", "time", "weather")
+    }
+    for name, attributes in {
+        "object": ("present",), "colour": ("colour",), "size": ("size",),
+        "position": ("column", "row"),
+    }.items():  # fmt: skip
+        values[name] = [
+            _mean(
+                all(holds(f, drawn) for f in scene.facts if f.subject == item.category
+                    and f.attribute in attributes)
+                for item in scene.objects
+                if name != "colour" or item.colour is not None
+            )
+            for scene, drawn in pairs
+        ]  # fmt: skip
+    values["invented"] = [
+        _mean(scene.object(item.category) is None for item in drawn.objects)
+        for scene, drawn in pairs
+    ]
+    return values
+
+
+def lm_quality(
+    reformulator: Reformulator,
+    *,
+    num_dialogues: int = 300,
+    rounds: Sequence[int] = (0, 2, 5, 10),
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How much of what dialogues of validation scenes say their refined captions still say.
+
+    `kept`: share of the facts stated so far (`merge_facts`) that the caption states; `invented`:
+    share of what the caption states that was not, a stretch that cannot be read counting as one
+    statement; an output of no use keeps nothing. `outputs of no use`: their share, over all rounds.
+    `stated facts that are true` and `caption facts that are true`, of the unreliable source: share
+    of the facts stated so far, and of those in the caption, that hold in the scene.
+
+    Args:
+        num_dialogues: of each source, one for each of the first validation scenes.
+        rounds: after which the captions are measured.
+    """
+    scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_dialogues)
+    values: dict[str, list[float]] = {}
+    for source in SOURCES:
+        talks = [dialogue(source, scene, seed=QUALITY_SEED) for scene in scenes]
+        texts = [[turn.text for turn in turns] for turns in talks]
+        refined = reformulator.refine(texts, progress=progress)
+        measures = ("kept", "invented")
+        if source == "unreliable":
+            measures += ("stated facts that are true", "caption facts that are true")
+        names = {t: [f"{name}, {source}, round {t}" for name in measures] for t in rounds}
+        values |= {f"{name}, {source}, round {t}": [] for name in measures for t in rounds}
+        for index, (scene, turns) in enumerate(zip(scenes, talks, strict=True)):
+            for t in rounds:
+                stated = implied(merge_facts(turns[: t + 1]))
+                facts, unread = parse(refined.captions[index][t])
+                told = set() if (index, t) in refined.faults else set(facts)
+                number = len(told) + len(unread) if told else 0
+                shares = (
+                    _mean(fact in told for fact in stated),
+                    1 - len(told & stated) / number if number else float("nan"),
+                    _mean(holds(fact, scene) for fact in stated),
+                    _mean(holds(fact, scene) for fact in told),
+                )
+                for name, share in zip(names[t], shares, strict=False):
+                    values[name].append(share)
+        values[f"outputs of no use, {source}"] = [
+            _mean((index, t) in refined.faults for t in range(len(turns)))
+            for index, turns in enumerate(talks)
+        ]
+    # A model of no use at all states nothing, so that nothing can be invented or true.
+    measured = {name: column for name, column in values.items() if not np.isnan(column).all()}
+    return _rows(_name("lm", reformulator.spec), QUALITY_SPLIT, measured)
+
+
 def _mean(values) -> float:
     """The mean, or NaN of nothing, which the intervals leave out."""
     values = list(values)
@@ -314,10 +278,11 @@ def _name(kind: str, spec: str) -> str:
 
 
 def _rows(model: str, split: str, values: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """One row a measure: the mean over queries and its 95% bootstrap interval."""
     rows = []
     for measure, column in values.items():
         column = np.asarray(column, dtype=float)
         low, high = metrics.bootstrap_interval(column)
         counted = int((~np.isnan(column)).sum())
         rows.append((model, split, measure, np.nanmean(column), low, high, counted))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=QUALITY_COLUMNS)

@@ -9,7 +9,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -18,15 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from daitir.analysis.attention import (
-    attention_layers,
     attention_maps,
     before_after,
     deletion_insertion,
-    grad_cam,
     head_grid,
     image_pixels,
     mask_share,
-    patch_maps,
     pointing_hits,
     randomised,
     record_attention,
@@ -36,11 +32,12 @@ from daitir.analysis.attention import (
     rollout,
     rollout_maps,
     show_maps,
-    text_tower,
     token_strip,
 )
+from daitir.analysis.attention.record import attention_layers, text_tower
+from daitir.analysis.attention.relevance import patch_maps
 from daitir.common.errors import DataError
-from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.encoders import load_encoder
 from daitir.models.views import load_view_generator
 from daitir.scenes import render_scenes, sample_scenes
 
@@ -67,15 +64,6 @@ def small_model(**vision):
     torch.manual_seed(0)
     text = CLIPTextCfg(context_length=12, vocab_size=40, width=32, heads=2, layers=2)
     return CLIP(16, CLIPVisionCfg(image_size=64, **vision), text).eval()
-
-
-def encoder_of(model):
-    """The model behind the interface, with the tokeniser of another one."""
-    tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=12)
-    encoder = object.__new__(Encoder)
-    vars(encoder).update(spec="small", model=model, tokenizer=tokenizer, image_size=64, dim=16,
-                         device=torch.device("cpu"))  # fmt: skip
-    return encoder
 
 
 def state_of(model):
@@ -181,7 +169,7 @@ def test_frozen_models_have_relevance_too(mini, pixels):
 def test_what_has_no_attention_of_the_expected_kind_is_refused(pixels):
     resnet = small_model(layers=[1, 1, 1, 1], width=8)
     with (
-        pytest.raises(DataError, match="ModifiedResNet.*grad_cam"),
+        pytest.raises(DataError, match="ModifiedResNet.*choose a ViT"),
         record_attention(resnet.visual),
     ):
         pass
@@ -285,48 +273,6 @@ def test_a_text_tower_that_reads_another_token_than_the_end_is_refused(mini, pix
     other.model.text.pool_type = "last"
     with pytest.raises(DataError, match="'last'"):
         relevance_maps(other, pixels, TEXTS)
-
-
-def test_grad_cam_of_a_tower_that_knows_its_answer():
-    class Tower(nn.Module):
-        image_size = 64
-
-        def __init__(self):
-            super().__init__()
-            self.layer4 = nn.AvgPool2d(16)  # three channels on a grid of four by four
-
-        def forward(self, x):
-            return self.layer4(x).mean(dim=(2, 3))
-
-    model = nn.Module()
-    model.visual = Tower()
-    model.encode_image = model.visual
-    encoder = object.__new__(Encoder)
-    vars(encoder).update(spec="known", model=model, image_size=64, device=torch.device("cpu"))
-    pixels = torch.rand(2, 3, 64, 64)
-    text = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.2]]), dim=-1)
-    found = grad_cam(encoder, pixels, text)
-    for i in range(2):
-        mean = pixels[i].mean(dim=(1, 2))
-        length = mean.norm()
-        slope = (text[i] - (text[i] @ mean) * mean / length**2) / length / 16  # of each cell
-        expected = sum(slope[c] * F.avg_pool2d(pixels[i], 16)[c] for c in range(3)).clamp(min=0)
-        assert torch.allclose(found[i], expected, atol=1e-6)
-
-
-def test_grad_cam_of_an_open_clip_resnet_leaves_no_hook():
-    model = small_model(layers=[1, 1, 1, 1], width=8)
-    encoder, before = encoder_of(model), state_of(model)
-    pixels, text = torch.randn(2, 3, 64, 64), F.normalize(torch.randn(2, 16), dim=-1)
-    maps = grad_cam(encoder, pixels, text)
-    assert maps.shape == (2, 2, 2) and (maps >= 0).all() and maps.sum() > 0
-    finer = grad_cam(encoder, pixels, text, layer=model.visual.layer2)
-    assert finer.shape == (2, 8, 8)
-    with pytest.raises(DataError, match="not maps of channels"):
-        grad_cam(encoder, pixels, text, layer=model.visual.attnpool.c_proj)
-    assert state_of(model) == before
-    with pytest.raises(DataError, match="relevance_maps"):
-        grad_cam(encoder_of(small_model(**POOLED)), pixels, text)
 
 
 # --- diffusion pipelines ---------------------------------------------------------------------

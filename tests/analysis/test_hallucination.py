@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daitir.analysis.hallucination import KINDS, cue_table, cues, interventions, one_of_each
+from daitir.analysis.hallucination import CUE_KINDS, cue_table, cues, interventions, one_of_each
 from daitir.scenes import (
     Fact,
     Scene,
@@ -92,13 +92,13 @@ def test_kinds_agree_with_what_they_mean(index, rounds, other):
     found = cues(stated, seen, target)
     known = {fact[:2]: fact.value for fact in stated}
     for fact, name in found.kinds.items():
-        assert name in KINDS and holds(fact, seen) or fact.attribute in world.RELATIONS
+        assert name in CUE_KINDS and holds(fact, seen) or fact.attribute in world.RELATIONS
         if name == "supported" and fact.attribute not in (*world.RELATIONS, "present"):
             assert known[fact[:2]] == fact.value
         if name in ("lucky", "invented"):
             assert fact[:2] not in known and holds(fact, target) == (name == "lucky")
     assert not any(holds(fact, seen) for fact in found.omitted)
-    assert sum(map(found.count, KINDS)) == len(found.kinds) + len(found.extra)
+    assert sum(map(found.count, CUE_KINDS)) == len(found.kinds) + len(found.extra)
 
 
 @given(st.integers(0, 400))
@@ -125,7 +125,7 @@ def test_the_table_counts_what_cues_finds():
     for n, target in enumerate(targets):
         for t in range(2):
             found = cues(parse(texts[n][t]).facts, views[n][t], target)
-            for name in (*KINDS, "omitted"):
+            for name in (*CUE_KINDS, "omitted"):
                 assert counts.get((n, t, name), 0) == found.count(name)
     with pytest.raises(ValueError, match="shorter|longer"):
         cue_table(texts[:2], views, targets)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from daitir.book import exercises as checks
+from daitir.book.exercises import scale
+from daitir.book.exercises.compare import PASSED
 from daitir.data.indexes import IvfPq, recall_against_exact
 
 
@@ -13,28 +14,28 @@ def recall_in_smaller(ranks, num_images, smaller, k):
 
 
 RIGHT = {
-    checks.card_hours: lambda n, o, peak, share: n * o / peak / share / 3600,
-    checks.index_bytes: lambda n, dim, code, lists: n * (code + 8) + lists * dim * 4,
-    checks.found_share: lambda found, exact: recall_against_exact(found, exact).mean(),
-    checks.recall_in_smaller: recall_in_smaller,
+    scale.card_hours: lambda n, o, peak, share: n * o / peak / share / 3600,
+    scale.index_bytes: lambda n, dim, code, lists: n * (code + 8) + lists * dim * 4,
+    scale.found_share: lambda found, exact: recall_against_exact(found, exact).mean(),
+    scale.recall_in_smaller: recall_in_smaller,
 }
 WRONG = [
-    (checks.card_hours, lambda n, o, peak, share: n * o / peak * share / 3600, "over peak"),
-    (checks.card_hours, lambda n, o, peak, share: n * o / peak / share / 60, "over peak times"),
-    (checks.index_bytes, lambda n, dim, code, lists: n * code + lists * dim * 4, "a number"),
-    (checks.index_bytes, lambda n, dim, code, lists: (n and 1) * (n * 12 + 640), "before the"),
-    (checks.found_share, lambda found, exact: (found == exact).float().mean(), "the order"),
-    (checks.found_share, lambda f, e: (e[:, :, None] == f[:, None]).any(2).float().mean(), "-1"),
-    (checks.recall_in_smaller, lambda r, n, m, k: (r < k).mean(), "hypergeometric"),
-    (checks.recall_in_smaller, lambda r, n, m, k: (r * m / n < k).mean(), "hypergeometric"),
-    (checks.recall_in_smaller, lambda r, n, m, k: hypergeom.cdf(k, n - 1, r, m - 1).mean(), "hyp"),
-    (checks.recall_in_smaller, lambda r, n, m, k: recall_in_smaller(r, n, m, 10), "need not be"),
+    (scale.card_hours, lambda n, o, peak, share: n * o / peak * share / 3600, "over peak"),
+    (scale.card_hours, lambda n, o, peak, share: n * o / peak / share / 60, "over peak times"),
+    (scale.index_bytes, lambda n, dim, code, lists: n * code + lists * dim * 4, "a number"),
+    (scale.index_bytes, lambda n, dim, code, lists: (n and 1) * (n * 12 + 640), "before the"),
+    (scale.found_share, lambda found, exact: (found == exact).float().mean(), "the order"),
+    (scale.found_share, lambda f, e: (e[:, :, None] == f[:, None]).any(2).float().mean(), "-1"),
+    (scale.recall_in_smaller, lambda r, n, m, k: (r < k).mean(), "hypergeometric"),
+    (scale.recall_in_smaller, lambda r, n, m, k: (r * m / n < k).mean(), "hypergeometric"),
+    (scale.recall_in_smaller, lambda r, n, m, k: hypergeom.cdf(k, n - 1, r, m - 1).mean(), "hyp"),
+    (scale.recall_in_smaller, lambda r, n, m, k: recall_in_smaller(r, n, m, 10), "need not be"),
 ]
 
 
 @pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
 def test_a_right_answer_passes(check):
-    assert check(RIGHT[check]) == checks.PASSED
+    assert check(RIGHT[check]) == PASSED
     with pytest.raises(AssertionError, match="returns nothing yet"):
         check(lambda *arguments: ...)
 
@@ -46,7 +47,7 @@ def test_a_wrong_answer_fails_with_a_hint(check, answer, hint):
 
 
 def test_the_exercise_is_the_index_without_code_book_and_rotation():
-    by_exercise = RIGHT[checks.index_bytes](10**6, 256, 32, 4096) / 10**6
+    by_exercise = RIGHT[scale.index_bytes](10**6, 256, 32, 4096) / 10**6
     left_out = (256 + 256) * 256 * 4 / 10**6
     whole = IvfPq(32, num_lists=4096).bytes_per_image(10**6, 256)
     assert np.isclose(whole, by_exercise + left_out)

@@ -12,6 +12,7 @@ from daitir.analysis.geometry import (
     uniformity,
 )
 from daitir.book.exercises import seeing
+from daitir.book.exercises.compare import PASSED
 
 
 def _highest(values, number):
@@ -47,7 +48,7 @@ WRONG = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_each_check_passes_what_is_right_and_fails_what_is_wrong(name):
     check = getattr(seeing, name)
-    assert check(RIGHT[name]) == seeing.PASSED
+    assert check(RIGHT[name]) == PASSED
     with pytest.raises(AssertionError):
         check(WRONG[name])
     with pytest.raises(AssertionError, match="returns nothing yet|must"):

@@ -194,16 +194,3 @@ def test_values_of_an_option_given_twice_add_up():
     arguments = ["evaluate", "--encoder", "mini", "--fusion", "dar", "--out", "x", "--views", "a"]
     found = build_parser().parse_args([*arguments, "--views", "b", "c"])
     assert list(map(str, found.views)) == ["a", "b", "c"]
-
-
-def test_the_plan_says_at_once_what_it_does(tmp_path, monkeypatch, capsys):
-    class Counted(Exception):
-        pass
-
-    def counting():
-        raise Counted
-
-    monkeypatch.setattr("daitir.studies.workload.model_costs", counting)
-    with pytest.raises(Counted):
-        main(["plan", "--out", str(tmp_path / "plan.csv")])
-    assert "about ten seconds" in capsys.readouterr().out

@@ -42,7 +42,7 @@ from daitir.scenes import (
     sample_scenes,
 )
 from daitir.studies.profiles import PROFILES
-from daitir.studies.quality import COLUMNS, lm_quality
+from daitir.studies.quality import QUALITY_COLUMNS, lm_quality
 
 VISDIAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
 TALK = ["a small dog at the beach", "what colour is the car? red", "are there any people? no"]
@@ -387,7 +387,7 @@ def test_quality_of_a_perfect_and_of_a_useless_model(tokenizer):
     for knows, kept, useless in ((True, 1, 0), (False, 0, 1)):
         reformulator.knows = knows
         table = lm_quality(reformulator, num_dialogues=5, rounds=(0, 10))
-        assert list(table.columns) == COLUMNS
+        assert list(table.columns) == QUALITY_COLUMNS
         value = table.set_index("measure")["value"]
         for source in SOURCES:
             assert value[f"kept, {source}, round 10"] == kept

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from daitir.analysis.geometry import cue_jacobian, unit
-from daitir.analysis.geometry import pairs as cue_pairs_module
-from daitir.analysis.geometry.pairs import before_projection, cue_pairs, cue_slopes, sample_cues
+from daitir.analysis.geometry.nullspace import before_projection
+from daitir.analysis.geometry.pairs import CuePair, cue_pairs
 from daitir.common.errors import DataError
 from daitir.metrics import bootstrap_interval, paired_bootstrap
 from daitir.models import ASSETS
@@ -20,6 +20,7 @@ from daitir.models.views import load_view_generator
 from daitir.scenes import Fact, Scene, SceneObject, render, render_scenes, sample_scenes
 from daitir.studies import cue_attention, cue_geometry
 from daitir.studies.cue_attention import object_masks, occluded
+from daitir.studies.cue_samples import CueSample, cue_slopes, sample_cues
 from daitir.studies.cue_tables import (
     COLUMNS,
     CueTable,
@@ -298,9 +299,9 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
 
 
 def test_the_table_of_cues_averages_within_views_first():
-    sample = cue_pairs_module.CueSample(
+    sample = CueSample(
         [""] * 2, torch.zeros(2),
-        [cue_pairs_module.CuePair(v, "time", "lucky", None, None) for v in (0, 0, 1)],
+        [CuePair(v, "time", "lucky", None, None) for v in (0, 0, 1)],
         [TARGET] * 2, *[np.zeros(0)] * 4, 0,
     )  # fmt: skip
     table = CueTable(sample)

@@ -14,15 +14,21 @@ from daitir.common.errors import DataError
 
 
 def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of each map's mass that lies on its mask, (num_images,).
+    """Share of each map's mass that lies on its mask.
+
+    A cell that the mask covers in part counts in part. Compare with the mask's share of the
+    picture, which an even map has.
 
     Args:
         maps: (num_images, rows, columns), not negative.
         masks: (num_images, height, width) bool, whose sides are multiples of the maps'.
 
-    A cell that the mask covers in part counts in part. Compare with the mask's share of the
-    picture, which an even map has. Raises DataError for sizes that do not fit, an empty mask, and
-    maps that are negative or zero throughout.
+    Returns:
+        (num_images,).
+
+    Raises:
+        DataError: for sizes that do not fit, an empty mask, and maps that are negative or zero
+            throughout.
 
     >>> cells = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
     >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -45,8 +51,8 @@ def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether each map is highest on its mask, (num_images,) float: the pointing game.
 
-    The map is scaled up to the mask bilinearly. Zhang et al. (2018). Arguments and errors as in
-    `mask_share`, but maps may have any sign.
+    The map is scaled up to the mask bilinearly. Arguments and errors are those of `mask_share`, but
+    maps may have any sign. Source: Zhang et al. (2018).
 
     >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     >>> mask[0, 0, 0] = True
@@ -76,7 +82,7 @@ def deletion_insertion(
     """Scores as the most important cells are removed from a picture, and as they are put in.
 
     Cells are taken in the order of the map, the highest first; what is not shown has the colour
-    that is the picture's mean. Petsiuk et al. (2018).
+    that is the picture's mean. Source: Petsiuk et al. (2018).
 
     Args:
         score: (num_images, 3, height, width) pixels to (num_images,) scores.
@@ -84,8 +90,9 @@ def deletion_insertion(
         maps: (num_images, rows, columns).
         num_steps: into how many equal parts the cells are divided.
 
-    Raises DataError for sizes that do not fit and ValueError for steps that are not between 1 and
-    the number of cells.
+    Raises:
+        DataError: for sizes that do not fit.
+        ValueError: for steps that are not between 1 and the number of cells.
     """
     number, rows, columns = maps.shape
     _check_sides(maps, pixels)
@@ -100,16 +107,16 @@ def deletion_insertion(
         taken = F.interpolate(taken.float(), pixels.shape[2:], mode="nearest").bool()
         deletion.append(score(torch.where(taken, empty, pixels)))
         insertion.append(score(torch.where(taken, pixels, empty)))
-    deletion.append(nothing)
-    insertion.append(whole)
-    return Curves(torch.stack(deletion, dim=1), torch.stack(insertion, dim=1))
+    return Curves(
+        torch.stack([*deletion, nothing], dim=1), torch.stack([*insertion, whole], dim=1)
+    )
 
 
 def randomised(model: nn.Module, *, seed: int) -> nn.Module:
     """A copy of a model that has learned nothing: the entries of every weight change places.
 
     Each weight keeps its distribution and scale. Maps that do not change with the model cannot
-    show what it learned: the sanity check of Adebayo et al. (2018).
+    show what it learned. Source: the sanity check of Adebayo et al. (2018).
     """
     generator = torch.Generator().manual_seed(seed)
     copied = copy.deepcopy(model)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def text_tower(model: nn.Module) -> nn.Module:
-    """The part of an open_clip model that holds the text transformer; `model.visual` is the other.
+    """The part of an open_clip model that holds the text transformer, in `CLIP` the model itself.
 
-    In open_clip's `CLIP` the layers of the text are those of the model itself.
+    `model.visual` is the other tower.
     """
     return getattr(model, "text", model)
 
@@ -31,14 +31,14 @@ def text_tower(model: nn.Module) -> nn.Module:
 def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
     """The self-attention of every block of an open_clip ViT or text tower, first layer first.
 
-    Raises DataError for a tower without such blocks, and for one whose attention has a fused
-    kernel only.
+    Raises:
+        DataError: for a tower without such blocks, or whose attention has a fused kernel only.
     """
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if blocks is None or not len(blocks):
         raise DataError(
             f"{type(tower).__name__}: has no transformer blocks of open_clip, so there is no "
-            "attention to record; for a convolutional tower use grad_cam"
+            "attention to record; choose a ViT"
         )
     layers = [getattr(block, "attn", None) for block in blocks]
     for layer in layers:
@@ -54,34 +54,36 @@ def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
 def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention of an open_clip tower: `model.visual`, or `text_tower(model)`.
 
-    Yields a list that holds, after a forward pass, the attention of each layer,
-    (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The tensors
-    are those that the output was computed from, so a gradient with respect to them can be taken.
+    Yields:
+        A list that holds, after a forward pass, the attention of each layer,
+        (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The output
+        was computed from these tensors, so that a gradient with respect to them can be taken.
 
-    Raises DataError as `attention_layers` does.
+    Raises:
+        DataError: as `attention_layers`.
     """
     layers = attention_layers(tower)
-    found: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def recording(number: int, layer: nn.MultiheadAttention):
         def forward(query, key, value, need_weights=False, attn_mask=None):
             if key is not query or value is not query:
                 raise DataError(f"{type(tower).__name__}: layer {number} is no self-attention")
             if number == 0:
-                found.clear()
+                recorded.clear()
             output, weights = explicit_attention(layer, query, mask=attn_mask)
-            found.append(weights)
+            recorded.append(weights)
             return output, None
 
         return forward
 
-    kept = [vars(layer).get("forward") for layer in layers]
+    forwards = [vars(layer).get("forward") for layer in layers]  # recorders may be nested
     try:
         for number, layer in enumerate(layers):
             layer.forward = recording(number, layer)
-        yield found
+        yield recorded
     finally:
-        for layer, forward in zip(layers, kept, strict=True):
+        for layer, forward in zip(layers, forwards, strict=True):
             del layer.forward  # the class's own method shows again
             if forward is not None:
                 layer.forward = forward
@@ -93,13 +95,14 @@ def explicit_attention(
     """Self-attention by plain products: the output, and the weights that it is made of.
 
     Args:
-        layer: a layer without dropout that is used.
+        layer: a layer whose dropout is not used.
         inputs: (batch, tokens, width), or (tokens, batch, width) where the layer is not
             `batch_first`; the output has the same shape.
         mask: (tokens, tokens) or (batch · heads, tokens, tokens), added to the scores, or bool,
             true where a token must not look.
 
-    The weights are (batch, heads, tokens, tokens). The softmax is taken in single precision.
+    Returns:
+        The output, and weights (batch, heads, tokens, tokens) of a softmax in single precision.
     """
     x = inputs if layer.batch_first else inputs.transpose(0, 1)
     batch, tokens, width = x.shape
@@ -126,37 +129,37 @@ class CrossAttention:
 
     def __init__(self):
         self._sums: dict[tuple[int, int], Tensor] = {}
-        self._numbers: dict[tuple[int, int], int] = {}
+        self._number = 0
 
     def add(self, weights: Tensor) -> None:
         """Add one layer at one step, (batch, tokens, height, width) averaged over its heads."""
         size = tuple(weights.shape[-2:])
         self._sums[size] = self._sums.get(size, 0) + weights.float()
-        self._numbers[size] = self._numbers.get(size, 0) + 1
+        self._number += 1
 
     @property
     def maps(self) -> Tensor:
         """(batch, tokens, height, width), averaged over steps and layers, of the finest layer.
 
-        Coarser layers are scaled up bilinearly, as in DAAM (Tang et al. 2023); at every place the
-        tokens sum to one. Raises ValueError where nothing was drawn.
+        Coarser layers are scaled up bilinearly; at every place the tokens sum to one. Source: DAAM
+        (Tang et al. 2023). Raises ValueError where nothing was drawn.
         """
         if not self._sums:
             raise ValueError("nothing was drawn while the recorder was open")
         finest = max(self._sums, key=lambda size: size[0] * size[1])
         total = sum(F.interpolate(s, finest, mode="bilinear") for s in self._sums.values())
-        return total / sum(self._numbers.values())
+        return total / self._number
 
 
 @contextmanager
 def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttention]:
     """Record a diffusers pipeline's attention to the tokens of its prompts while it draws.
 
-    Yields a `CrossAttention`; of guided drawing it keeps the half that sees the prompt. One batch
-    of prompts is drawn while it is open.
+    Of guided drawing the half that sees the prompt is kept. One batch of prompts may be drawn.
 
-    Raises DataError for a pipeline without a U-Net that attends to a text, and for one whose
-    attention has a fused kernel or a processor of another kind.
+    Raises:
+        DataError: for a pipeline without a U-Net that attends to a text, and for one whose
+            attention has a fused kernel or a processor of another kind.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
@@ -171,15 +174,14 @@ def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttenti
             f"{type(pipeline).__name__}: has no U-Net with cross-attention to a text; maps of "
             "tokens can be recorded of pipelines such as StableDiffusionPipeline"
         )
-    kept = {name: layer.processor for name, layer in layers.items()}
     for name, layer in layers.items():
-        own = type(layer.processor) in (AttnProcessor, AttnProcessor2_0)
-        if not own or layer.norm_q is not None or layer.norm_k is not None:
+        is_plain = type(layer.processor) in (AttnProcessor, AttnProcessor2_0)
+        if not is_plain or layer.norm_q is not None or layer.norm_k is not None:
             raise DataError(
                 f"{name}: its attention ({type(layer.processor).__name__}) is of a kind that "
                 "cannot be recorded; call unet.set_default_attn_processor() first"
             )
-    found, size = CrossAttention(), []
+    recorded, size = CrossAttention(), []
 
     def note_size(module, arguments, keywords):
         sample = arguments[0] if arguments else keywords["sample"]
@@ -190,23 +192,24 @@ def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttenti
 
         def scores(query, key, attention_mask=None):
             weights = plain(layer, query, key, attention_mask)
-            shown = weights.unflatten(0, (-1, layer.heads)).mean(dim=1).transpose(1, 2)
+            maps = weights.unflatten(0, (-1, layer.heads)).mean(dim=1).transpose(1, 2)
             if pipeline.do_classifier_free_guidance:
-                shown = shown.chunk(2)[1]
-            shrunk = round((size[0] * size[1] / shown.shape[-1]) ** 0.5)
-            found.add(shown.unflatten(-1, (-(-size[0] // shrunk), -1)).detach())
+                maps = maps.chunk(2)[1]
+            shrunk = round((size[0] * size[1] / maps.shape[-1]) ** 0.5)
+            recorded.add(maps.unflatten(-1, (-(-size[0] // shrunk), -1)).detach())
             return weights
 
         return scores
 
+    processors = [layer.processor for layer in layers.values()]
     handle = unet.register_forward_pre_hook(note_size, with_kwargs=True)
     try:
         for layer in layers.values():
             layer.set_processor(AttnProcessor())
             layer.get_attention_scores = recording(layer)
-        yield found
+        yield recorded
     finally:
         handle.remove()
-        for name, layer in layers.items():
-            layer.set_processor(kept[name])
+        for layer, processor in zip(layers.values(), processors, strict=True):
+            layer.set_processor(processor)
             vars(layer).pop("get_attention_scores", None)

@@ -17,8 +17,10 @@ from daitir.models.encoders import Encoder, length_read, shortened_context
 
 
 class Relevance(NamedTuple):
-    """What a similarity rests on: `images` (num_pairs, rows, columns) of the patches, and `tokens`,
-    for each text the pairs of a token and its relevance, start and end left out.
+    """What a similarity rests on.
+
+    `images` (num_pairs, rows, columns) are of the patches; `tokens` are for each text the pairs of
+    a token and its relevance, start and end left out.
     """
 
     images: Tensor
@@ -28,8 +30,8 @@ class Relevance(NamedTuple):
 def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
     """What the encoder's vision tower sees, (num_images, 3, size, size), on its device.
 
-    Pictures of another size are brought to the tower's as the model was trained with: where it
-    crops, maps are of the crop. Raises DataError without a picture.
+    Pictures of another size become the tower's as in the model's training: where it crops, maps
+    are of the crop. Raises DataError without a picture.
     """
     if not len(images):
         raise DataError("no picture to look at")
@@ -43,10 +45,14 @@ def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
 
     The heads of each layer are averaged and mixed with the identity, `residual` of it for the
     connection past the layer; the product over layers says how much of each input token reaches
-    each output token if values are not looked at. Abnar and Zuidema (2020).
+    each output token if values are not looked at. Source: Abnar and Zuidema (2020).
 
-    `attention` is (batch, heads, tokens, tokens) of each layer, the first first. Raises ValueError
-    without a layer and for a residual outside [0, 1].
+    Args:
+        attention: (batch, heads, tokens, tokens) of each layer, the first first.
+        residual: between 0 and 1.
+
+    Raises:
+        ValueError: without a layer, and for another residual.
 
     >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> rollout([one[None, None], two[None, None]])
@@ -69,10 +75,9 @@ def relevance(attention: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tenso
     """Relevance of each input token to each output token, (batch, tokens, tokens).
 
     From the identity on, each layer adds its attention times the gradient of the score, positive
-    parts averaged over heads, times what was before. Chefer et al. (2021), equations 5 and 6.
-
-    Both are (batch, heads, tokens, tokens) of each layer, the first first. Raises ValueError where
-    they are not as many.
+    parts averaged over heads, times what was before. Both arguments are
+    (batch, heads, tokens, tokens) of each layer, the first first. Source: Chefer et al. (2021),
+    equations 5 and 6.
 
     >>> one = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]]]])
     >>> relevance([one], [torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]])])
@@ -90,8 +95,8 @@ def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
     """The rows of the tokens that an image's feature is read from, as maps of the patches.
 
     `tokens` (..., tokens, tokens) gives (..., rows, columns): the row of the class token, or the
-    mean of the patches' rows where the tower averages them. Raises DataError for a tower that
-    reads its patches in another way, and where the tokens are not those of its grid.
+    mean of the patches' rows where the tower averages them. Raises DataError for a tower that reads
+    its patches in another way, and for tokens of another grid.
     """
     rows, columns = tower.grid_size
     if tokens.shape[-1] != rows * columns + 1:
@@ -108,29 +113,30 @@ def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
     return read[..., 1:].unflatten(-1, (rows, columns))
 
 
-@torch.no_grad()
 def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
     """Where each head of each layer looks, (num_images, layers, heads, rows, columns).
 
     `pixels` as `image_pixels` gives them. A map sums to less than one: the class token looks at
     itself too. Raises DataError as `record_attention` and `patch_maps` do, and for other pixels.
     """
-    _check_pixels(encoder, pixels)
-    with record_attention(encoder.model.visual) as found:
-        encoder.model.encode_image(pixels)
-    return patch_maps(encoder.model.visual, torch.stack(found, dim=1)).float().cpu()
+    layers = _vision_attention(encoder, pixels)
+    return patch_maps(encoder.model.visual, torch.stack(layers, dim=1)).float().cpu()
 
 
-@torch.no_grad()
 def rollout_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
     """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked.
 
-    Arguments and errors as in `attention_maps`.
+    Arguments and errors are those of `attention_maps`.
     """
+    return patch_maps(encoder.model.visual, rollout(_vision_attention(encoder, pixels))).cpu()
+
+
+@torch.no_grad()
+def _vision_attention(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     _check_pixels(encoder, pixels)
-    with record_attention(encoder.model.visual) as found:
+    with record_attention(encoder.model.visual) as layers:
         encoder.model.encode_image(pixels)
-    return patch_maps(encoder.model.visual, rollout(found)).cpu()
+    return layers
 
 
 def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Relevance:
@@ -140,7 +146,9 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
         pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
         texts: one for each image.
 
-    Raises DataError as `attention_maps` does, and ValueError where they are not as many.
+    Raises:
+        DataError: as `attention_maps`, and for a text tower that reads another token than the end.
+        ValueError: where they are not as many.
     """
     _check_pixels(encoder, pixels)
     if len(pixels) != len(texts):
@@ -173,52 +181,6 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
         list(zip(_words(encoder, row[1:end]), said[i, end, 1:end].tolist(), strict=True))
         for i, (row, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True))
     ])  # fmt: skip
-
-
-def grad_cam(
-    encoder: Encoder, pixels: Tensor, text_features: Tensor, *, layer: nn.Module | None = None
-) -> Tensor:
-    """Grad-CAM of the cosine of images and texts, for convolutional towers: (num_pairs, h, w).
-
-    The channels of a layer, weighted by the mean gradient of the cosine, summed, and cut off below
-    zero. Selvaraju et al. (2017).
-
-    Args:
-        pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
-        text_features: (num_pairs, dim).
-        layer: whose output (num_pairs, channels, h, w) is looked at; the last stage of
-            open_clip's ResNet without it.
-
-    Raises DataError for pixels of another size, a tower without such a stage, and a layer without
-    maps; ValueError where the pairs are not as many.
-    """
-    _check_pixels(encoder, pixels)
-    if len(pixels) != len(text_features):
-        raise ValueError(f"{len(pixels)} images need as many texts, not {len(text_features)}")
-    layer = layer if layer is not None else getattr(encoder.model.visual, "layer4", None)
-    if layer is None:
-        raise DataError(
-            f"{type(encoder.model.visual).__name__}: has no last convolutional stage; name a "
-            "layer, or use relevance_maps for a transformer"
-        )
-    found: list[Tensor] = []
-
-    def keep(module, inputs, output):
-        found[:] = [output if output.requires_grad else output.requires_grad_()]
-
-    handle = layer.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            image = F.normalize(encoder.model.encode_image(pixels), dim=-1)
-            if not found or found[0].ndim != 4:
-                shape = tuple(found[0].shape) if found else "nothing"
-                raise DataError(f"{type(layer).__name__}: gives {shape}, not maps of channels")
-            score = (image * text_features.to(image)).sum()
-            gradient = torch.autograd.grad(score, found[0])[0]
-    finally:
-        handle.remove()
-    weights = gradient.float().mean(dim=(2, 3), keepdim=True)
-    return (weights * found[0].detach().float()).sum(dim=1).clamp(min=0).cpu()
 
 
 def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:

@@ -1,13 +1,10 @@
 """The geometry of features: what a space looks like, and what becomes of one cue in it."""
 
 from daitir.analysis.geometry.nullspace import (
-    Removal,
     attenuation,
     cue_jacobian,
-    cue_singular_values,
     effect_of_removal,
     equal_noise,
-    jacobian_along,
     null_basis,
     principal_angles,
     project_out,
@@ -15,11 +12,12 @@ from daitir.analysis.geometry.nullspace import (
     share_in_span,
     target_span,
 )
-from daitir.analysis.geometry.probes import Probe, beaten_shares, fit_probe, layer_features
+from daitir.analysis.geometry.probes import beaten_shares, fit_probe, layer_features
 from daitir.analysis.geometry.spaces import (
     alignment_values,
     effective_rank,
-    jackknife,
+    jackknife_interval,
+    leave_out,
     linear_cka,
     modality_gap,
     spectrum,
@@ -28,29 +26,8 @@ from daitir.analysis.geometry.spaces import (
 )
 
 __all__ = [
-    "Probe",
-    "Removal",
-    "alignment_values",
-    "attenuation",
-    "beaten_shares",
-    "cue_jacobian",
-    "cue_singular_values",
-    "effect_of_removal",
-    "effective_rank",
-    "equal_noise",
-    "fit_probe",
-    "jackknife",
-    "jacobian_along",
-    "layer_features",
-    "linear_cka",
-    "modality_gap",
-    "null_basis",
-    "principal_angles",
-    "project_out",
-    "random_span",
-    "share_in_span",
-    "spectrum",
-    "target_span",
-    "uniformity",
-    "unit",
-]
+    "alignment_values", "attenuation", "beaten_shares", "cue_jacobian", "effect_of_removal",
+    "effective_rank", "equal_noise", "fit_probe", "jackknife_interval", "layer_features",
+    "leave_out", "linear_cka", "modality_gap", "null_basis", "principal_angles", "project_out",
+    "random_span", "share_in_span", "spectrum", "target_span", "uniformity", "unit",
+]  # fmt: skip

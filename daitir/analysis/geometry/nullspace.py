@@ -1,13 +1,12 @@
 """Null space, defined and tested: what an encoder does with one change of a picture.
 
 A *displacement* δ is the feature of a view less the feature of the same view with one cue undone.
-A linear map has a null space; an encoder, which is not linear, has at each picture a Jacobian with
-singular values, and one truly linear part, its last projection. So the questions are asked one by
-one: is δ smaller than before (`attenuation`), does it lie outside the directions that tell gallery
-images apart (`target_span`, `share_in_span`, `principal_angles`), does it move the query
-(`effect_of_removal`), is the derivative along the cue small (`cue_jacobian`), and is the change
-lost in the last projection (`null_basis`). Whether the cue can still be read is a matter of
-`daitir.analysis.geometry.probes`.
+A linear map has a null space; an encoder, which is not linear, has at each picture a Jacobian, and
+one truly linear part, its last projection. So the questions are asked one by one: is δ smaller than
+before (`attenuation`), does it lie outside the directions that tell gallery images apart
+(`target_span`, `share_in_span`, `principal_angles`), does it move the query (`effect_of_removal`),
+is the derivative along the cue small (`cue_jacobian`), and is the change lost in the last
+projection (`null_basis`). `probes` tells whether the cue can still be read.
 """
 
 from __future__ import annotations
@@ -21,33 +20,40 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import trange
 
-from daitir.analysis.attention.record import record_attention
+from daitir.analysis.attention import image_pixels, record_attention
 from daitir.analysis.geometry.spaces import TOLERANCE, unit
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder
 from daitir.retrieval import target_ranks
 
-TANGENTS = 32  # derivatives at once
+NUM_TANGENTS = 32  # derivatives at once
 
 
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
     """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
 
-    `before` and `after` (num_pairs, dim) are displacements of the same pairs under two encoders;
-    the exponential of the mean is the geometric mean of the ratios. Raises DataError where they
-    are not as many, and for displacements of 0, whose change cannot be seen in the picture.
+    The exponential of the mean is the geometric mean of the ratios.
+
+    Args:
+        before: displacements (num_pairs, dim).
+        after: those of the same pairs under another encoder.
+
+    Raises:
+        DataError: where they are not as many, and for displacements of 0, whose change cannot be
+            seen in the picture.
 
     >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
     tensor([0.5000])
     """
     if len(before) != len(after) or not len(before):
         raise DataError(f"{len(before)} and {len(after)} displacements: the same pairs are wanted")
-    lengths = before.norm(dim=-1), after.norm(dim=-1)
-    still = sum(int((length == 0).sum()) for length in lengths)
-    if still:
+    lengths = torch.stack([before.norm(dim=-1), after.norm(dim=-1)])
+    if (lengths == 0).any():
         raise DataError(
-            f"{still} displacements are 0: their cue is not seen in the picture; leave them out"
+            f"{int((lengths == 0).sum())} displacements are 0: their cue is not seen in the "
+            "picture; leave them out"
         )
     return lengths[1].log() - lengths[0].log()
 
@@ -86,9 +92,11 @@ def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
     """Directions that tell gallery images apart: an orthonormal basis (num_directions, dim).
 
     The fewest principal directions of differences between images that hold `share` of their
-    variance; the covariance of differences is twice that of the images. Raises DataError for no
-    more images than dimensions, a share outside (0, 1], and a spectrum whose last direction that
-    is kept and first that is not are equal, so that no span is singled out.
+    variance; the covariance of differences is twice that of the images.
+
+    Raises:
+        DataError: for no more images than dimensions, a share outside (0, 1], and a spectrum whose
+            last direction inside and first outside are equal, so that no span is singled out.
 
     >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
     >>> target_span(images, share=0.75).abs().round(decimals=3)
@@ -105,13 +113,13 @@ def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
     centred = gallery_features.double() - gallery_features.double().mean(dim=0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)
     shares = values.square() / values.square().sum().clamp(min=1e-300)
-    kept = int((shares.cumsum(dim=0) < share - 1e-9).sum()) + 1
-    if kept < dim and values[kept - 1] - values[kept] <= TOLERANCE * values[0]:
+    size = int((shares.cumsum(dim=0) < share - 1e-9).sum()) + 1
+    if size < dim and values[size - 1] - values[size] <= TOLERANCE * values[0]:
         raise DataError(
-            f"the spectrum is degenerate: directions {kept} and {kept + 1} have one variance, so "
-            f"no {kept} directions are singled out; choose another share"
+            f"the spectrum is degenerate: directions {size} and {size + 1} have one variance, so "
+            f"no {size} directions are singled out; choose another share"
         )
-    return directions[:kept].to(gallery_features)
+    return directions[:size].to(gallery_features)
 
 
 def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:
@@ -137,7 +145,7 @@ def share_in_span(displacements: Tensor, basis: Tensor) -> Tensor:
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     """Angles between two subspaces in degrees, the smallest first: (fewer directions,).
 
-    Both (num_directions, dim) are orthonormal. Björck and Golub (1973).
+    Both (num_directions, dim) are orthonormal. Source: Björck and Golub (1973).
 
     >>> principal_angles(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
     tensor([53.1301], dtype=torch.float64)
@@ -192,7 +200,7 @@ def effect_of_removal(
 def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
     """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
 
-    By forward-mode derivatives, `TANGENTS` at once, which share the value at the point. `point`
+    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. `point`
     has any shape, `tangents` (num_tangents, ...) its shape; the function gives (num_outputs,).
 
     >>> square = lambda x: x * x
@@ -205,10 +213,9 @@ def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents
         return torch.func.jvp(function, (point,), (tangent,))[1]
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch's first jvp uses what torch deprecates
-        return torch.func.vmap(along, chunk_size=TANGENTS)(tangents)
+        # Torch's first jvp uses what torch deprecates.
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.func.vmap(along, chunk_size=NUM_TANGENTS)(tangents)
 
 
 def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
@@ -234,23 +241,6 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
         return jacobian_along(feature, pixels, scaled)
 
 
-def cue_singular_values(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
-    """Singular values of the Jacobian on the span of some tangents, (num_tangents,) descending.
-
-    How much the most and the least visible combination of the changes moves the feature, per unit
-    of pixel change. Arguments and errors as in `cue_jacobian`, and DataError where the tangents
-    are not independent or more than the feature has dimensions.
-    """
-    flat = tangents.flatten(1).double()
-    if len(flat) > encoder.dim:
-        raise DataError(f"{len(flat)} tangents, but the feature has {encoder.dim} dimensions only")
-    basis, triangle = torch.linalg.qr(unit(flat).T)
-    if triangle.diagonal().abs().min() <= TOLERANCE:
-        raise DataError("the tangents are not independent; leave out those that others make up")
-    along = cue_jacobian(encoder, pixels, basis.T.to(tangents).view_as(tangents))
-    return torch.linalg.svdvals(along.double())
-
-
 def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
     """Directions that a linear map sends to 0, an orthonormal basis (num_directions, num_inputs).
 
@@ -266,3 +256,28 @@ def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
     directions, values, _ = torch.linalg.svd(weight.double(), full_matrices=True)
     rank = int((values > tolerance * values[0]).sum())
     return directions[:, rank:].T.to(weight)
+
+
+@torch.no_grad()
+def before_projection(
+    encoder: Encoder, images: np.ndarray, *, batch_size: int = 256, progress: bool = False
+) -> Tensor:
+    """What an open_clip ViT's last projection is applied to, (num_images, width).
+
+    Raises DataError for a tower without such a projection.
+    """
+    if getattr(encoder.model.visual, "proj", None) is None:
+        raise DataError(
+            f"{type(encoder.model.visual).__name__}: ends in no linear projection, so it has no "
+            "null space in the strict sense; choose an open_clip ViT"
+        )
+    tower = encoder.model.visual
+    projection, tower.proj = tower.proj, None
+    try:
+        starts = trange(0, len(images), batch_size, desc="encoding images", disable=not progress)
+        return torch.cat([
+            tower(image_pixels(encoder, list(images[start : start + batch_size]))).float().cpu()
+            for start in starts
+        ])  # fmt: skip
+    finally:
+        tower.proj = projection

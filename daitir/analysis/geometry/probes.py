@@ -27,15 +27,15 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
     tower = encoder.model.visual
     if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
         raise DataError(f"{type(tower).__name__}: no open_clip ViT, so it has no layers to probe")
-    parts = []
+    batches = []
     for batch in pixels.split(batch_size):
-        found = tower.forward_intermediates(
+        out = tower.forward_intermediates(
             batch.to(encoder.device), output_fmt="NLC", output_extra_tokens=True
         )
-        layers = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
+        layers = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
         rows = [torch.cat([first[:, 0], rest.mean(dim=1)], dim=-1) for first, rest in layers]
-        parts.append([*rows, F.normalize(found["image_features"], dim=-1)])
-    return [torch.cat(rows).float().cpu() for rows in zip(*parts, strict=True)]
+        batches.append([*rows, F.normalize(out["image_features"], dim=-1)])
+    return [torch.cat(rows).float().cpu() for rows in zip(*batches, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) 
     fewer items than twice the dimensions, where a probe reads what is not there.
     """
     number, dim = features.shape
-    classes = tuple(sorted({label for some in labels for label in some}, key=str))
-    target = torch.tensor([[label in some for label in classes] for some in labels]).double()
+    classes = tuple(sorted({label for own in labels for label in own}, key=str))
+    target = torch.tensor([[label in own for label in classes] for own in labels]).double()
     if len(labels) != number or not classes or (target == target[0]).all():
         raise DataError(
             f"{number} items with labels for {len(labels)}, of {len(classes)} kinds: each item "
@@ -89,9 +89,9 @@ def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) 
     errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
     right = torch.zeros(len(STRENGTHS))
     for fold in order.tensor_split(FOLDS):
-        kept = torch.ones(number, dtype=torch.bool)
-        kept[fold] = False
-        for index, (mean, weights, bias) in enumerate(_ridges(wide[kept], target[kept])):
+        others = torch.ones(number, dtype=torch.bool)
+        others[fold] = False
+        for index, (mean, weights, bias) in enumerate(_ridges(wide[others], target[others])):
             scores = (wide[fold] - mean) @ weights + bias
             errors[index] += (scores - target[fold]).square().sum()
             right[index] += target[fold].gather(1, scores.argmax(dim=1, keepdim=True)).sum()

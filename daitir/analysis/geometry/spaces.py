@@ -1,7 +1,7 @@
 """What a set of features looks like: gap, alignment, uniformity, spectrum, rank, similarity.
 
-Features are `(num_items, dim)`, one row an item. Each statistic is of the whole set; `jackknife`
-gives its interval.
+Features are `(num_items, dim)`, one row an item. Each statistic is of the whole set; `leave_out`
+and `jackknife_interval` give its interval.
 """
 
 from __future__ import annotations
@@ -113,24 +113,13 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     return float((b.T @ a).square().sum() / norms)
 
 
-def jackknife(
-    statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
-) -> tuple[float, float, float]:
-    """A statistic of features and its 95% interval, leaving out one group of rows at a time.
-
-    For statistics of a whole set that are no means: resampling with replacement would put copies
-    of a row at distance 0 and lower the rank, leaving rows out does neither. Delete-a-group
-    jackknife with a normal interval (Efron and Tibshirani 1993, chapter 11).
-
-    Arguments and errors as in `leave_out`.
-    """
-    return jackknife_interval(leave_out(statistic, *features, num_groups=num_groups, seed=seed))
-
-
 def leave_out(
     statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
 ) -> Tensor:
     """A statistic of all rows, and with each group of rows left out, (1 + num_groups,) double.
+
+    For statistics of a whole set that are no means: resampling with replacement would put copies
+    of a row at distance 0 and lower the rank, leaving rows out does neither.
 
     Args:
         statistic: of tensors (num_items, ...).
@@ -138,24 +127,27 @@ def leave_out(
         num_groups: into how many groups rows are divided, at random.
         seed: of the division.
 
-    Raises DataError for rows that are not as many and for fewer rows than groups.
+    Raises:
+        DataError: for rows that are not as many and for fewer rows than groups.
     """
     number = len(features[0])
-    if any(len(part) != number for part in features):
-        raise DataError(f"rows must belong together, not {[len(part) for part in features]}")
+    if any(len(rows) != number for rows in features):
+        raise DataError(f"rows must belong together, not {[len(rows) for rows in features]}")
     if number < num_groups:
         raise DataError(f"{number} rows are too few for {num_groups} groups to leave out")
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     values = [statistic(*features)]
     for group in order.tensor_split(num_groups):
-        kept = torch.ones(number, dtype=torch.bool)
-        kept[group] = False
-        values.append(statistic(*(part[kept] for part in features)))
+        others = torch.ones(number, dtype=torch.bool)
+        others[group] = False
+        values.append(statistic(*(rows[others] for rows in features)))
     return torch.tensor(values, dtype=torch.float64)
 
 
 def jackknife_interval(values: Tensor) -> tuple[float, float, float]:
     """The value and the 95% interval that `leave_out` gives, or a mean or difference of several.
+
+    Delete-a-group jackknife, a normal interval. Source: Efron and Tibshirani (1993), chapter 11.
 
     >>> jackknife_interval(torch.tensor([2.0, 2.0, 2.0]))
     (2.0, 2.0, 2.0)
@@ -172,17 +164,17 @@ def _centred(features: Tensor) -> Tensor:
 
 
 def _check(*features: Tensor, pairs: bool = False, same_width: bool = True) -> None:
-    for part in features:
-        if part.ndim != 2 or len(part) < 2 - pairs or not part.is_floating_point():
+    for rows in features:
+        if rows.ndim != 2 or len(rows) < 2 - pairs or not rows.is_floating_point():
             raise DataError(
-                f"features of shape {tuple(part.shape)}: (num_items, dim) with at least "
+                f"features of shape {tuple(rows.shape)}: (num_items, dim) with at least "
                 f"{2 - pairs} items are wanted"
             )
-        if not part.isfinite().all():
+        if not rows.isfinite().all():
             raise DataError("features hold NaN or infinite values; look for damaged images")
-    shapes = {tuple(part.shape) if pairs else part.shape[1] for part in features}
+    shapes = {tuple(rows.shape) if pairs else rows.shape[1] for rows in features}
     if len(shapes) > 1 and same_width:
-        raise DataError(f"features of shapes {[tuple(p.shape) for p in features]} do not match")
+        raise DataError(f"features of shapes {[tuple(r.shape) for r in features]} do not match")
 
 
 def unit(features: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,60 @@ PAIRS = [  # features before scaling: images, then their texts, of which two are
 ]
 
 
+def exercise(*cases: tuple) -> Callable[[Callable], Callable[[Callable], str]]:
+    """Make the right answer of an exercise into the check of a learner's function.
+
+    Args:
+        cases: each the arguments of both functions, and last the hint for whom they tell apart.
+
+    >>> @exercise((2, "add the number to itself"))
+    ... def double(number):
+    ...     return number + number
+    >>> double(lambda number: 2 * number)
+    'Passed.'
+    >>> double(lambda number: number)
+    Traceback (most recent call last):
+    AssertionError: add the number to itself: expected 4.0, got 2.0
+    """
+
+    def as_check(right: Callable) -> Callable[[Callable], str]:
+        def check(function: Callable) -> str:
+            for *arguments, hint in cases:
+                compare(answer_to(function, *arguments), right(*arguments), hint)
+            return PASSED
+
+        check.__name__, check.__doc__, check.__module__ = (
+            right.__name__, right.__doc__, right.__module__
+        )  # fmt: skip
+        return check
+
+    return as_check
+
+
+def answer_to(function: Callable, *arguments: Any) -> Any:
+    """The answer to copies of the arguments, which must stay as they are."""
+    given = copy.deepcopy(arguments)
+    answer = function(*given)
+    for before, after in zip(arguments, given, strict=True):
+        assert np.all(np.asarray(before == after)), "the arguments must stay as they are"
+    return answer
+
+
 def compare(answer: Any, expected: Any, hint: str) -> None:
+    """An AssertionError with the hint unless the answer has the expected shape and values."""
     expected = np.asarray(expected, dtype=float)
-    shape(answer, expected.shape)
+    check_shape(answer, expected.shape)
     values = np.asarray(answer, dtype=float)
     assert np.allclose(values, expected, atol=1e-5), (
         f"{hint}: expected {expected.round(4).tolist()}, got {values.round(4).tolist()}"
     )
 
 
-def shape(answer: Any, shape: tuple[int, ...]) -> None:
+def check_shape(answer: Any, shape: tuple[int, ...]) -> None:
+    """An AssertionError unless there is an answer of this shape."""
     assert answer is not None and answer is not ..., (
         "the function returns nothing yet; it must end in a return statement"
     )
-    found = tuple(np.shape(answer))
-    assert found == tuple(shape), f"the answer must have the shape {tuple(shape)}, not {found}"
+    assert np.shape(answer) == tuple(shape), (
+        f"the answer must have the shape {tuple(shape)}, not {tuple(np.shape(answer))}"
+    )
