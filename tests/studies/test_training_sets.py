@@ -1,4 +1,4 @@
-"""What encoders are fine-tuned on: views that are drawn, and rendered counterfactuals of them."""
+"""The training sets of a profile: drawn views, and rendered counterfactuals of them."""
 
 import pytest
 import torch
