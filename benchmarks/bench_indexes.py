@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.analysis.geometry import effective_rank
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.data.indexes import (
     Flat,
     Hnsw,

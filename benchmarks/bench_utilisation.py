@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from count_operations import SD21_UNET, operations
 
-from daitir.book.provenance import versions
+from daitir.common.versions import versions
 from daitir.evaluation import write_results
 
 HALF_WIDTH = SD21_UNET | {

@@ -42,12 +42,22 @@ def dar_weights(round: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tens
 def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Tensor) -> Tensor:
     """DAR's query: the weighted sum of text and view features, scaled to unit norm.
 
-    Ranking by it is ranking by the weighted sum of the two scores. `text_features` and
-    `view_features` `(..., dim)` are unit vectors; `round` is an integer or an integer tensor that
-    broadcasts to their shape without dim, such as `torch.arange(num_rounds)` for `(num_queries,
-    num_rounds, dim)`. Gives `(..., dim)`. DAR (arXiv 2501.15379, released code). Raises
-    ValueError for two shapes or vectors that are not unit vectors, a missing view filled with
-    zeros for instance, or that cancel out, and as `dar_weights` does.
+    Ranking by it is ranking by the weighted sum of the two scores.
+
+    Args:
+        text_features: unit vectors `(..., dim)`.
+        view_features: unit vectors of the same shape.
+        round: counted from 0; an integer tensor broadcasts to the features' shape without dim, as
+            `torch.arange(num_rounds)` does for `(num_queries, num_rounds, dim)`.
+
+    Returns:
+        Unit vectors `(..., dim)`.
+
+    Raises:
+        ValueError, TypeError: two shapes, vectors that cancel out or are no unit vectors, such as a
+            missing view filled with zeros, and as `dar_weights`.
+
+    Source: DAR (arXiv 2501.15379, released code).
 
     >>> text, view = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> dar_fusion(text, view, round=2)
@@ -63,8 +73,8 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
             raise ValueError(
                 f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
             ) from error
-        text_weight = text_weight.to(text_features)[..., None]
-        view_weight = view_weight.to(view_features)[..., None]
+        text_weight = torch.as_tensor(text_weight).to(text_features)[..., None]
+        view_weight = torch.as_tensor(view_weight).to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
     return _direction(fused, "a text and a view cancel out: their weighted sum")
 
@@ -245,7 +255,7 @@ class NRGR(Fusion):
         self.router = nn.Linear(2 * dim, num_experts)
         self.logit_scale = first_logit_scale()
         for expert in self.experts:
-            nn.init.constant_(expert[-1].bias, -2.0)
+            nn.init.constant_(expert.get_parameter("2.bias"), -2.0)
 
     def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `router` and the share of each dimension that enters, `gate`."""
@@ -267,7 +277,7 @@ class NRGR(Fusion):
 class ScalarGate(Fusion):
     """The least that can be learned: one weight of the text, the same for every query."""
 
-    def __init__(self, dim: int | None = None):
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(()))
         self.logit_scale = first_logit_scale()
@@ -283,7 +293,7 @@ class ScalarGate(Fusion):
 class CosineGate(Fusion):
     """A weight of the text that is a logistic function of the cosine of text and view."""
 
-    def __init__(self, dim: int | None = None):
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.logistic = nn.Linear(1, 1)
         nn.init.zeros_(self.logistic.weight)  # one half each, as DAR has it

@@ -22,9 +22,16 @@ Bounds = tuple[float, float] | None  # None where nothing bounds the values
 def recall_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """Share of the dialogues with a round t whose rank at that round is below k (R@K).
 
-    `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`, NaN where no dialogue has
-    the round. `book/notation.md`, Metrics. Raises ValueError or TypeError for ranks that are not
-    a non-empty rectangle of non-negative integers, and for k below 1.
+    Args:
+        ranks: `(num_queries, num_rounds)`, counted from 0.
+        k: how many images a user looks at.
+        lengths: `(num_queries,)`, the rounds of each dialogue where they differ.
+
+    Returns:
+        Fractions `(num_rounds,)`, NaN where no dialogue has the round.
+
+    Raises:
+        ValueError, TypeError: ranks are no rectangle of non-negative integers, or k is below 1.
 
     >>> recall_at_k([[12, 3, 20], [0, 5, 1]], 10)
     array([0.5, 1. , 0.5])
@@ -41,9 +48,15 @@ def recall_values(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
 def hits_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """Share of all dialogues whose rank was below k at any round up to t (Hits@K).
 
-    Cumulative, so it never falls: a dialogue keeps its hit when the target is lost again, and
-    when it has ended. `ranks` `(num_queries, num_rounds)` gives fractions `(num_rounds,)`.
-    ChatIR (Levy et al., NeurIPS 2023). Raises as `recall_at_k` does.
+    Cumulative: a dialogue keeps its hit when the target is lost again, and when it has ended.
+
+    Args:
+        ranks, k, lengths: as in `recall_at_k`, with the same errors.
+
+    Returns:
+        Fractions `(num_rounds,)`.
+
+    Source: ChatIR (Levy et al., NeurIPS 2023).
 
     >>> hits_at_k([[12, 3, 20], [0, 5, 1]], 10)
     array([0.5, 1. , 1. ])
@@ -62,12 +75,17 @@ def best_log_rank_integral(ranks: Any, *, lengths: Any = None) -> float:
 
     With m_t the lowest rank up to round t and T the last round of a dialogue, its value is
     (1/T) Σ_{t<T} ½[ln(m_t + 1) + ln(m_{t+1} + 1)]. A dialogue of one round has no area: it counts
-    with ln(m_0 + 1), the value of a dialogue whose best rank never changes. `ranks`
-    `(num_queries, num_rounds)` gives one number, in natural logarithms of ranks. PlugIR (Lee et
-    al., ACL 2024). Raises as `recall_at_k` does.
+    with ln(m_0 + 1), the value of a dialogue whose best rank never changes.
 
-    In the example the best ranks are 12, 3, 3 and 0, 0, 0, so that the two dialogues count
-    ½[½(ln 13 + ln 4) + ln 4] = 1.6810 and 0.
+    Args:
+        ranks, lengths: as in `recall_at_k`, with the same errors.
+
+    Returns:
+        The mean over dialogues, in natural logarithms of ranks.
+
+    Source: PlugIR (Lee et al., ACL 2024).
+
+    Here the best ranks are 12, 3, 3 and 0, 0, 0, which count ½[½(ln 13 + ln 4) + ln 4] and 0.
 
     >>> round(best_log_rank_integral([[12, 3, 20], [0, 5, 1]]), 4)
     0.8405
@@ -104,9 +122,8 @@ def degradation_rate(
 
     Worse means ln(rank + 1) − ln(baseline rank + 1) > margin. With a margin of 0 the loss of one
     place counts, so pure noise comes near one half; ln 2 asks that rank + 1 more than doubles.
-    Both arguments `(num_queries, num_rounds)` give fractions `(num_rounds,)`. ADaFuSE
-    (arXiv 2603.21886). Raises as `recall_at_k` does, and ValueError for two shapes or a margin
-    that is negative or not finite.
+    Shapes and errors are those of `recall_at_k`. Raises ValueError, too, for two shapes or a
+    margin that is negative or not finite. ADaFuSE (arXiv 2603.21886).
 
     >>> degradation_rate([[12, 3, 20], [0, 5, 1]], [[11, 9, 2], [0, 3, 0]])
     array([0.5, 0.5, 1. ])
@@ -136,8 +153,7 @@ class RankDrop(NamedTuple):
 def rank_drop(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) -> RankDrop:
     """Mean and median number of places lost against the baseline, over degraded dialogues only.
 
-    Both arguments `(num_queries, num_rounds)` give two arrays `(num_rounds,)`, in places.
-    ADaFuSE (arXiv 2603.21886). Raises as `degradation_rate` does.
+    Shapes and errors are those of `degradation_rate`. ADaFuSE (arXiv 2603.21886).
 
     >>> drop = rank_drop([[12, 3, 20], [0, 5, 1]], [[11, 9, 2], [0, 3, 0]])
     >>> drop.mean, drop.median
@@ -167,29 +183,33 @@ def bootstrap_interval(
 ) -> tuple[Any, Any]:
     """Percentile interval of the mean over queries, resampling queries with replacement.
 
-    `values` `(num_queries,)` gives two floats; `(num_queries, num_columns)`, whose columns share
-    their samples, gives two arrays `(num_columns,)`. NaN entries are left out of the means. Efron
-    (1979).
+    Where all n values of a column are v, every sample is the same, and yet a share of up to
+    p = 1 − ((1 − level) / 2)^(1/n) of all queries may have other values. With `bounds` (a, b) the
+    interval then is [v − p (v − a), v + p (b − v)], as that of Clopper and Pearson (1934).
 
-    Where all n values of a column are equal, every sample is the same, and the bootstrap cannot
-    tell how sure their mean is. Then up to a share p = 1 − ((1 − level) / 2)^(1/n) of all queries
-    may have other values and yet none be drawn. With `bounds` (a, b), between which values lie, the
-    interval is [v − p (v − a), v + p (b − v)]; for a share of 0 or 1 it is that of Clopper and
-    Pearson (1934). Pass `DIFFERENCES` for differences of shares, and None for values that nothing
-    bounds: the interval is then NaN, as it is where v lies outside the bounds.
+    Args:
+        values: `(num_queries,)`, or `(num_queries, num_columns)`, whose columns share their
+            samples. NaN entries are left out of the means.
+        num_samples, seed: of the resampling.
+        level: the share of samples inside the interval.
+        bounds: between which values lie; `DIFFERENCES` for those of shares. None where nothing
+            bounds them: the interval of equal values is then NaN, as it is for one outside.
+        known: a bool or `(num_columns,)`: columns whose equal values are no chance, such as the
+            differences of a method to itself (`same_ranks`). Their interval is the value.
 
-    `known`, a bool or `(num_columns,)`, marks columns whose equal values are no chance, such as the
-    differences of a method to itself (`same_ranks`): their interval is the value.
+    Returns:
+        The lower and the upper bound: floats, or arrays `(num_columns,)`.
 
-    Raises ValueError for an empty or infinite input, another number of dimensions, no samples, a
-    level outside (0, 1), or bounds that are not in order.
+    Raises:
+        ValueError: values that are empty, infinite or of another shape, or a bad setting.
 
-    >>> low, high = bootstrap_interval([0.0, 1.0] * 50, seed=0)
+    Source: Efron (1979).
+
+    >>> low, high = bootstrap_interval([0.0, 1.0] * 50)
     >>> low < 0.5 < high, round(high - low, 1)
     (True, 0.2)
-    >>> low, high = bootstrap_interval([1.0, 1.0, 1.0])
-    >>> round(low, 4), high
-    (0.2924, 1.0)
+    >>> bootstrap_interval([1.0, 1.0, 1.0])
+    (0.292401773821286..., 1.0)
     """
     columns, is_single = _checked_values(values, "values")
     samples = _resampled_means(columns, num_samples, seed)
@@ -200,8 +220,7 @@ def bootstrap_interval(
 def same_ranks(ranks: Any, others: Any) -> np.ndarray:
     """Where two methods rank every target alike: they are one method there, `(num_rounds,)`.
 
-    Both `(num_queries, num_rounds)`, or with an axis of seeds before it; shapes that differ are
-    not the same.
+    Both `(num_queries, num_rounds)`, or with an axis of seeds before it; two shapes never are.
 
     >>> same_ranks([[3, 1], [0, 5]], [[3, 2], [0, 5]])
     array([ True, False])
@@ -233,30 +252,28 @@ def paired_bootstrap(
 ) -> PairedBootstrap:
     """Compare two methods on the same queries: mean of b − a, resampling queries in pairs.
 
-    Both `(num_queries,)` give floats; both `(num_queries, num_columns)` give arrays
-    `(num_columns,)`. A query where either value is NaN is left out. The share of samples in which
-    b ≤ a is a one-sided bootstrap p-value for "b is greater". `bounds` (lo, hi) are those of both
-    methods' values, None where nothing bounds them: where all differences are equal, those of a
-    method with itself too, the interval is that of values between lo − hi and hi − lo, as in
-    `bootstrap_interval`. Raises as it does, and ValueError for two shapes.
+    Args:
+        values_a, values_b: `(num_queries,)` or `(num_queries, num_columns)` both. A query where
+            either value is NaN is left out.
+        num_samples, seed, level: as in `bootstrap_interval`, with the same errors.
+        bounds: of the values of both methods, not of their differences, or None.
+
+    Returns:
+        Floats, or arrays `(num_columns,)`; the share is a one-sided p-value for "b is greater".
 
     >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], num_samples=200, seed=0).difference
     0.6666666666666666
     """
     columns_a, is_single = _checked_values(values_a, "values_a")
     columns_b, _ = _checked_values(values_b, "values_b")
-    if np.shape(values_a) != np.shape(values_b):
-        raise ValueError(
-            f"values_a and values_b must have one shape, not {np.shape(values_a)} "
-            f"and {np.shape(values_b)}"
-        )
+    _check_shapes("values_a and values_b", np.shape(values_a), np.shape(values_b))
     differences = columns_b - columns_a
     samples = _resampled_means(differences, num_samples, seed)
     bounds = _of_differences(bounds, columns_a, columns_b)
     low, high = _interval(differences, samples, level, bounds)
     share = _mean(np.where(np.isnan(samples), np.nan, samples <= 0))
     results = (_mean(differences), low, high, share)
-    return PairedBootstrap(*(float(result[0]) if is_single else result for result in results))
+    return PairedBootstrap(*(float(column[0]) if is_single else column for column in results))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -284,13 +301,8 @@ def _resampled_means(columns: np.ndarray, num_samples: int, seed: int) -> np.nda
     return np.concatenate(means)
 
 
-def _interval(
-    columns: np.ndarray, samples: np.ndarray, level: float, bounds: Bounds
-) -> np.ndarray:
-    """Percentiles `(2, num_columns)` of samples, or what is known of a column of equal values.
-
-    NaN for a column without any value.
-    """
+def _interval(columns: np.ndarray, samples: np.ndarray, level: float, bounds: Bounds) -> np.ndarray:
+    """Percentiles `(2, num_columns)` of samples, or what is known of a column of equal values."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     lowest, highest = bounds or (np.nan, np.nan)
@@ -319,8 +331,8 @@ def _to_numpy(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        message = f"{name} have rows of different lengths: pad them and pass lengths"
-        raise ValueError(message) from error
+        line = f"{name} have rows of different lengths: pad them and pass lengths"
+        raise ValueError(line) from error
 
 
 def _checked_ranks(ranks: Any, lengths: Any, name: str = "ranks") -> tuple[np.ndarray, np.ndarray]:
@@ -355,17 +367,16 @@ def _checked_lengths(lengths: Any, shape: tuple[int, int]) -> np.ndarray:
     return lengths
 
 
-def _checked_pair(
-    ranks: Any, baseline_ranks: Any, lengths: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked_pair(ranks: Any, baseline_ranks: Any, lengths: Any) -> tuple[np.ndarray, ...]:
     ranks, present = _checked_ranks(ranks, lengths)
     baseline_ranks = _to_numpy(baseline_ranks, "baseline_ranks")
-    if ranks.shape != baseline_ranks.shape:
-        raise ValueError(
-            f"ranks and baseline_ranks must have one shape, not {ranks.shape} "
-            f"and {baseline_ranks.shape}"
-        )
+    _check_shapes("ranks and baseline_ranks", ranks.shape, baseline_ranks.shape)
     return ranks, _checked_ranks(baseline_ranks, lengths, "baseline_ranks")[0], present
+
+
+def _check_shapes(names: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    if a != b:
+        raise ValueError(f"{names} must have one shape, not {a} and {b}")
 
 
 def _checked_k(k: int) -> int:

@@ -33,11 +33,23 @@ def info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE: each row of a must find its own row of b in the batch, and the reverse.
 
-    ½[CE(s·a bᵀ) + CE(s·b aᵀ)] with the diagonal as labels, s the logit scale (a factor, not its
-    logarithm) and CE the mean cross-entropy over rows, in nats. `a` and `b` `(batch, dim)` are
-    unit vectors; the result is a scalar. Rows with the same integer in `labels` `(batch,)`, the
-    ids of their targets, are no negatives of each other. CLIP (Radford et al., 2021) and
-    `book/notation.md`, Objectives. Raises ValueError for other shapes or an empty batch.
+    ½[CE(s·a bᵀ) + CE(s·b aᵀ)] with the diagonal as labels and CE the mean cross-entropy over rows,
+    in nats.
+
+    Args:
+        a: unit vectors `(batch, dim)`.
+        b: unit vectors `(batch, dim)`.
+        logit_scale: s, a factor, not its logarithm.
+        labels: integers `(batch,)`, the ids of the rows' targets: rows with the same one are no
+            negatives of each other.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: other shapes or an empty batch.
+
+    Source: CLIP (Radford et al., 2021) and `book/notation.md`, Objectives.
 
     With two orthogonal pairs and s = 1 each row scores 1 against 0: ln(1 + 1/e) = 0.3133.
 
@@ -173,6 +185,9 @@ class DMCLLoss(Objective):
     Raises ValueError for an unknown term, a negative weight, or weights that are all 0.
     """
 
+    fixed_weights: Tensor
+    raw_weights: nn.Parameter
+
     def __init__(
         self,
         *,
@@ -246,6 +261,8 @@ class DMCLLoss(Objective):
                 return text_target * (self.weights[0] > 0), terms
             text_features, target_features = text_features[view_rows], target_features[view_rows]
             labels = None if labels is None else labels[view_rows]
+        if view_features is None:
+            raise ValueError("view_rows tells which rows have a view; their features are missing")
         fused_features = F.normalize(text_features + view_features, dim=-1)
         for name, query in (("view_target", view_features), ("fused_target", fused_features)):
             terms[name] = self._to_target(query, target_features, logit_scale, labels)

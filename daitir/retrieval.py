@@ -20,16 +20,26 @@ def target_ranks(
     *,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """0-based rank of each query's target: how many other gallery images score at least as high.
+    """Rank of each query's target: how many other gallery images score at least as high.
 
-    `query_features` `(num_queries, dim)` or `(num_queries, num_rounds, dim)`, `gallery_features`
-    `(num_images, dim)` and `target_indices` `(num_queries,)` give int64 ranks `(num_queries,)` or
-    `(num_queries, num_rounds)`. Ties count against the query, so that a collapsed encoder ranks
-    last, not first; equal rows of the gallery always tie, and equal queries rank a target alike,
-    however products are rounded. The gallery is never sorted; at most `chunk_size` queries' scores
-    exist at once, by default about 64 MB of them. Half-precision features are scored in float32.
-    `book/notation.md`, Ranks. Raises ValueError or TypeError for shapes or devices that do not
-    fit, an empty input, NaN or infinite features, and targets outside the gallery.
+    Ties count against the query, so that a collapsed encoder ranks last, not first; equal rows of
+    the gallery always tie, and equal queries rank a target alike, however products are rounded.
+    The gallery is never sorted. Half-precision features are scored in float32.
+
+    Args:
+        query_features: `(num_queries, dim)` or `(num_queries, num_rounds, dim)`.
+        gallery_features: `(num_images, dim)`.
+        target_indices: `(num_queries,)`, places in the gallery.
+        chunk_size: how many queries' scores exist at once; by default about 64 MB of them.
+
+    Returns:
+        int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
+
+    Raises:
+        ValueError, TypeError: shapes or devices that do not fit, an empty input, NaN or infinite
+            features, or targets outside the gallery.
+
+    Source: `book/notation.md`, Ranks.
 
     >>> gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> target_ranks(torch.tensor([[0.8, 0.6], [0.0, 1.0]]), gallery, torch.tensor([0, 2]))
@@ -57,12 +67,26 @@ def reciprocal_rank_fusion(
     *,
     constant: float = 60.0,
 ) -> Tensor:
-    """0-based ranks where each image scores 1 / (constant + place) in both rankings, summed.
+    """Ranks of targets where each image scores 1 / (constant + place) in both rankings, summed.
 
     An image's place is the number of images that score at least as high, itself included: places
     count from 1, and images that tie share the last of their places. Ties in the sum, which is
-    taken in double precision, count against the query. Shapes and errors as in `target_ranks`,
-    for texts and views of one shape. Cormack et al. 2009.
+    taken in double precision, count against the query.
+
+    Args:
+        text_features: `(num_queries, dim)` or `(num_queries, num_rounds, dim)`.
+        view_features: of the same shape.
+        gallery_features: `(num_images, dim)`.
+        target_indices: `(num_queries,)`, places in the gallery.
+        constant: the larger, the less the first places stand out.
+
+    Returns:
+        int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
+
+    Raises:
+        ValueError, TypeError: texts and views of two shapes, and as `target_ranks`.
+
+    Source: Cormack et al. (2009).
 
     >>> gallery = torch.eye(3)
     >>> text, view = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([[0.1, 0.9, 0.5]])
@@ -79,7 +103,7 @@ def reciprocal_rank_fusion(
     targets = _checked_targets(target_indices, len(text_features), num_images)
 
     def count(text_scores: Tensor, view_scores: Tensor, targets: Tensor) -> Tensor:
-        total = 0
+        total = torch.zeros_like(text_scores, dtype=torch.float64)
         for scores in (text_scores, view_scores):
             num_lower = torch.searchsorted(scores.sort(dim=1).values, scores)
             total = total + 1 / (constant + (num_images - num_lower).double())

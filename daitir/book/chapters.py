@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from daitir.common.versions import versions
 from daitir.metrics import PairedBootstrap
 
 
-def interval_text(found: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
+def made_with() -> dict[str, Any]:
+    """The versions and the device; without the commit, as the chapter becomes part of the next."""
+    return {name: value for name, value in versions().items() if name != "commit"}
+
+
+def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
     """A difference with its interval, in points.
 
-    `found` is a paired bootstrap, or a value with its lower and upper bound.
+    `estimate` is a paired bootstrap, or a value with its lower and upper bound.
 
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(scale * part for part in _three(found)))
+    numbers = (scale * number for number in _with_bounds(estimate))
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
 
 
 def glue_numbers(**numbers: Any) -> None:
@@ -29,15 +36,15 @@ def glue_numbers(**numbers: Any) -> None:
 
 
 def glue_interval(
-    name: str, found: PairedBootstrap | Iterable[float], *, scale: float = 100.0
+    name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
 ) -> None:
     """Give a value and its bounds to the prose: as `name`, `name_low` and `name_high`."""
-    value, low, high = (scale * float(part) for part in _three(found))
+    value, low, high = (scale * float(number) for number in _with_bounds(estimate))
     glue_numbers(**{name: value, f"{name}_low": low, f"{name}_high": high})
 
 
-def _three(found: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
-    if isinstance(found, PairedBootstrap):
-        return found.difference, found.low, found.high
-    value, low, high = found
+def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
+    if isinstance(estimate, PairedBootstrap):
+        return estimate.difference, estimate.low, estimate.high
+    value, low, high = estimate
     return value, low, high

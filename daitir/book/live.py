@@ -132,10 +132,10 @@ def live_widget(
     def answered(change: dict) -> None:
         if not change["new"].strip():
             return
-        found = search.say(f"{question.value} {change['new']}".strip())
-        caption.value = f"round {len(search.rounds) - 1}: {found.caption}"
-        view.children = [picture(found.view)] if found.view else []
-        shown = [images[index] for index in found.ranking[:num_shown].tolist()]
+        latest = search.say(f"{question.value} {change['new']}".strip())
+        caption.value = f"round {len(search.rounds) - 1}: {latest.caption}"
+        view.children = [picture(latest.view)] if latest.view else []
+        shown = [images[index] for index in latest.ranking[:num_shown].tolist()]
         best.children = [
             picture(read_image(image) if isinstance(image, Path) else Image.fromarray(image))
             for image in shown

@@ -55,8 +55,8 @@ def plot_rounds(
             continue
         curve = rows[rows[by] == name].sort_values("round")
         if curve.empty or curve["round"].duplicated().any():
-            found = "no row" if curve.empty else "several rows for a round"
-            raise ValueError(f"{found} of {by} {name!r}; pass the rows of one metric and benchmark")
+            fault = "no row" if curve.empty else "several rows for a round"
+            raise ValueError(f"{fault} of {by} {name!r}; pass the rows of one metric and benchmark")
         x, look = curve["round"], {"color": colour, "linestyle": line, "marker": marker}
         ax.plot(x, curve["value"], label=label, markersize=4.5, linewidth=1.6, **look)
         ax.fill_between(x, curve["ci_low"], curve["ci_high"], color=colour, alpha=0.15, linewidth=0)

@@ -5,27 +5,23 @@
 """
 
 import argparse
-import ast
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 
+from daitir.book.chapters import made_with
+from daitir.book.dependencies import ROOT, decisive_files
+from daitir.book.figures import png_outputs, settle_pictures
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, check_output
 
-PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT = 1800  # seconds; the gpu profile trains inside cells
 
@@ -33,68 +29,32 @@ log = logging.getLogger(__name__)
 
 
 def current_profile() -> str:
-    """Return the profile named by DAITIR_PROFILE, `classroom` when it is unset."""
-    return os.environ.get("DAITIR_PROFILE") or "classroom"
-
-
-def imported_modules(source: str, *, package: str = "") -> set[str]:
-    """Return the dotted daitir names that Python `source` imports, wherever the statement stands.
-
-    `package` is the package that relative imports start from. A name may be a function:
-    `from daitir.metrics import recall_at_k` gives both `daitir.metrics` and its attribute.
-
-    >>> sorted(imported_modules("def f():\\n    from daitir import metrics"))
-    ['daitir', 'daitir.metrics']
-    >>> sorted(imported_modules("from .files import atomic_write", package="daitir"))
-    ['daitir.common.files', 'daitir.common.files.atomic_write']
+    """The profile that DAITIR_PROFILE names, `classroom` when it is unset; a file by its full path,
+    since notebooks are executed in their own folder.
     """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1]
-            parts = [*(base if node.level else []), *filter(None, [node.module])]
-            names.add(".".join(parts))
-            names.update(".".join([*parts, alias.name]) for alias in node.names)
-    return {name for name in names if name.split(".")[0] == "daitir"}
-
-
-def module_files(names: Iterable[str]) -> list[Path]:
-    """Return the sorted source files of the daitir modules `names` and of all that they import."""
-    found: set[Path] = set()
-    pending = [".".join(n.split(".")[: i + 1]) for n in names for i in range(n.count(".") + 1)]
-    while pending:
-        folder = PACKAGE.joinpath(*pending.pop().split(".")[1:])
-        is_package = (folder / "__init__.py").is_file()
-        path = folder / "__init__.py" if is_package else folder.with_suffix(".py")
-        if path in found or not path.is_file():
-            continue
-        found.add(path)
-        home = path.parent.relative_to(PACKAGE.parent).parts
-        for name in imported_modules(path.read_text(encoding="utf-8"), package=".".join(home)):
-            pending += [".".join(name.split(".")[: i + 1]) for i in range(name.count(".") + 1)]
-    return sorted(found)
+    name = os.environ.get("DAITIR_PROFILE") or "classroom"
+    return str(Path(name).resolve()) if name.endswith(".toml") else name
 
 
 def notebook_digest(path: str | os.PathLike, *, profile: str | None = None) -> str:
-    """Return the hash of all that decides a notebook's outputs.
+    """The hash of all that decides a notebook's outputs.
 
-    That is: the code cells, the source of every daitir module that they import directly or
-    through others, the shipped assets, the tables in `results/`, and the profile's name.
-    Raises DataError when `path` is not a notebook with Python in its code cells.
+    That is: the code cells, the files of code, models and tables that they name
+    (`daitir.book.dependencies`), and the profile.
+
+    Raises:
+        DataError: `path` is not a notebook with Python in its code cells.
     """
-    sources = [cell.source for cell in _read(Path(path)).cells if cell.cell_type == "code"]
+    profile = profile or current_profile()
+    cells = [cell.source for cell in _read(Path(path)).cells if cell.cell_type == "code"]
     try:
-        names = {"daitir"}.union(*map(_names_in_cell, sources))
+        files = decisive_files(cells, profile)
     except SyntaxError as error:
         raise DataError(f"{path}: a code cell is not Python: {error.text!r}; mend it") from error
-    assets = sorted(p for p in (PACKAGE / "models" / "assets").rglob("*") if p.is_file())
-    files = [*module_files(names), *assets, *sorted((ROOT / "results").glob("*.csv"))]
     facts = {
-        "cells": sources,
-        "files": {p.relative_to(ROOT).as_posix(): _hash_of(p) for p in files},
-        "profile": profile or current_profile(),
+        "cells": cells,
+        "files": {file.relative_to(ROOT).as_posix(): _hash_of(file) for file in files},
+        "profile": _hash_of(Path(profile)) if Path(profile).is_file() else profile,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -105,7 +65,7 @@ def is_stale(
     profile: str | None = None,
     executed: str | os.PathLike | None = None,
 ) -> bool:
-    """Tell whether the stamp of notebook `path` is missing or older than what decides it.
+    """Whether the stamp of notebook `path` is missing or older than what decides it.
 
     The stamp is read from `executed` where the outputs lie in another file.
     """
@@ -114,47 +74,11 @@ def is_stale(
     return stamp.get("digest") != notebook_digest(path, profile=profile)
 
 
-def versions() -> dict[str, str | int | None]:
-    """Return the versions, the device and the commit that a result was made with.
-
-    `commit` ends in `-dirty` when the checkout had changes, and is None outside a checkout.
-    """
-    import torch  # late: importing daitir must stay fast
-
-    packages = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cpu_count": os.cpu_count(),
-        "commit": commit.strip() or None,
-    }
-
-
-def stamp(
-    notebook: nbformat.NotebookNode, *, digest: str, profile: str, seconds: float
-) -> nbformat.NotebookNode:
-    """Write the stamp of an execution into `notebook.metadata.daitir` and return the notebook."""
-    # The commit is left out: the notebook becomes part of the next one.
-    made_with = {key: value for key, value in versions().items() if key != "commit"}
-    notebook.metadata["daitir"] = {
-        "digest": digest,
-        "profile": profile,
-        "seconds": round(seconds, 1),
-        "versions": made_with,
-    }
-    return notebook
-
-
 def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
-    """Return notebook `path` executed by this Python under `profile`; the file stays as it is.
+    """The notebook `path`, executed by this Python under `profile`; the file stays as it is.
 
-    Raises DataError naming the notebook and the cell that failed.
+    Raises:
+        DataError: a cell failed; the line names the notebook and the cell.
     """
     import nbclient
     from jupyter_client import AsyncKernelManager
@@ -163,6 +87,7 @@ def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
 
     path = Path(path)
     notebook = _read(path)
+    before = [[data["image/png"] for data in png_outputs(cell)] for cell in notebook.cells]
     started: list[int] = []
     client = nbclient.NotebookClient(
         notebook,
@@ -197,6 +122,7 @@ def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+    settle_pictures(notebook.cells, before)
     return notebook
 
 
@@ -207,11 +133,16 @@ def run(
     force: bool = False,
     out: str | os.PathLike | None = None,
 ) -> int:
-    """Execute the notebooks that are stale, or all with `force`, and return how many ran.
+    """Execute the notebooks that are stale, or all with `force`.
 
     The outputs replace the notebook, or go to the folder `out` under the same name, so that a
-    run that was interrupted goes on where it stopped. A notebook whose cell fails stays as it
-    was; raises DataError naming it.
+    run that was interrupted goes on where it stopped.
+
+    Returns:
+        How many were executed.
+
+    Raises:
+        DataError: a cell failed; its notebook stays as it was.
     """
     count = 0
     for number, path in enumerate(map(Path, paths), 1):
@@ -227,11 +158,13 @@ def run(
         # The digest comes first: what changes while the cells run must leave the stamp stale.
         digest, begin = notebook_digest(path, profile=profile), time.monotonic()
         notebook = execute(path, profile=profile)
-        seconds = time.monotonic() - begin
-        stamp(notebook, digest=digest, profile=profile, seconds=seconds)
+        seconds = round(time.monotonic() - begin, 1)
+        notebook.metadata["daitir"] = {
+            "digest": digest, "profile": profile, "seconds": seconds, "versions": made_with()
+        }  # fmt: skip
         with atomic_write(target) as temporary:
             nbformat.write(notebook, temporary)
-        log.info("%s took %.1f s", progress, seconds)
+        log.info("%s took %s s", progress, seconds)
         count += 1
     return count
 
@@ -269,16 +202,6 @@ def _read(path: Path) -> nbformat.NotebookNode:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
         raise DataError(f"{path}: not a Jupyter notebook; open it in JupyterLab") from error
-
-
-def _names_in_cell(source: str) -> set[str]:
-    lines = source.splitlines()
-    if lines and lines[0].startswith("%%"):
-        return set()
-    # Magics and shell lines are no Python; a shell line that calls daitir uses its command line.
-    python = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines]
-    shell = any(re.match(r"\s*!.*\bdaitir\b", line) for line in lines)
-    return imported_modules("\n".join(python)) | ({"daitir.cli.main"} if shell else set())
 
 
 def _hash_of(path: Path) -> str:

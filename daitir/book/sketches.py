@@ -20,15 +20,15 @@ from daitir.data.derived import views_of
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.manifests import Views, write_views
 
-MIN_ROUNDS, MAX_ROUNDS = 3, 20
+MIN_LENGTH, MAX_LENGTH = 3, 20  # of a dialogue, in rounds
 SKETCH_PIXELS = 96
-COLOURS = {
+PAINTS = {
     "red": (205, 40, 40), "blue": (40, 80, 200), "green": (40, 150, 60), "yellow": (240, 210, 50),
     "orange": (240, 135, 30), "purple": (130, 50, 160), "black": (25, 25, 25),
     "grey": (140, 140, 140),
 }  # fmt: skip
-KINDS = ("circle", "square", "triangle", "bar")
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
+SHAPES = ("circle", "square", "triangle", "bar")
+HEIGHTS, SIDES = ("top", "middle", "bottom"), ("left", "centre", "right")
 _WORDS = {
     "red": "rot rojo 红色", "blue": "blau azul 蓝色", "green": "grün verde 绿色",
     "yellow": "gelb amarillo 黄色", "orange": "orange naranja 橙色", "purple": "lila morado 紫色",
@@ -64,11 +64,11 @@ def sample_picture(seed: int, index: int) -> tuple[str, list[Shape]]:
     (True, True)
     """
     rng = random.Random(f"sketch/{seed}/{index}")
-    background = rng.choice(list(COLOURS))
-    others = [colour for colour in COLOURS if colour != background]
+    background = rng.choice(list(PAINTS))
+    others = [colour for colour in PAINTS if colour != background]
     places = rng.sample(range(9), rng.randint(2, 6))
     return background, [
-        Shape(rng.choice(KINDS), rng.choice(others), *divmod(place, 3)) for place in places
+        Shape(rng.choice(SHAPES), rng.choice(others), *divmod(place, 3)) for place in places
     ]
 
 
@@ -83,11 +83,11 @@ def talk_about(seed: int, index: int) -> tuple[list[str], list[int]]:
         return word if language == 0 else _WORDS[word].split()[language - 1]
 
     rounds, told = [caption.format(n=len(shapes), b=say(background))], [0]
-    for _ in range(rng.randint(MIN_ROUNDS, MAX_ROUNDS) - 1):
+    for _ in range(rng.randint(MIN_LENGTH, MAX_LENGTH) - 1):
         if told[-1] < len(shapes) and rng.random() < 0.6:
             shape = shapes[told[-1]]
             rounds.append(question.format(
-                r=say(ROWS[shape.row]), c=say(COLUMNS[shape.column]), k=say(shape.kind),
+                r=say(HEIGHTS[shape.row]), c=say(SIDES[shape.column]), k=say(shape.kind),
                 o=say(shape.colour),
             ))  # fmt: skip
             told.append(told[-1] + 1)
@@ -105,7 +105,7 @@ def draw_picture(seed: int, index: int) -> Image.Image:
     shade = (
         np.linspace(0.6, 1.2, width)[None, :, None] * np.linspace(0.9, 1.1, height)[:, None, None]
     )
-    image = Image.fromarray((shade * COLOURS[background]).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray((shade * PAINTS[background]).clip(0, 255).astype(np.uint8))
     _draw(image, shapes, rng)
     grain = rng.normal(0, 8, (height, width, 1))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
@@ -114,7 +114,7 @@ def draw_picture(seed: int, index: int) -> Image.Image:
 def draw_sketch(seed: int, index: int, num_told: int, *, round: int = 0) -> Image.Image:
     """What a person might draw of the background and of the first `num_told` shapes."""
     background, shapes = sample_picture(seed, index)
-    image = Image.new("RGB", (SKETCH_PIXELS, SKETCH_PIXELS), COLOURS[background])
+    image = Image.new("RGB", (SKETCH_PIXELS, SKETCH_PIXELS), PAINTS[background])
     _draw(image, shapes[:num_told], np.random.default_rng([seed, index, round]), wobble=0.2)
     return image
 
@@ -159,7 +159,7 @@ def _draw(
         x = (shape.column + 0.5 + rng.uniform(-wobble, wobble)) * width / 3
         y = (shape.row + 0.5 + rng.uniform(-wobble, wobble)) * height / 3
         dx, dy = rng.uniform(0.25, 0.42, 2) * (width / 3, height / 3)
-        colour = COLOURS[shape.colour]
+        colour = PAINTS[shape.colour]
         if shape.kind == "circle":
             pen.ellipse((x - dx, y - dy, x + dx, y + dy), fill=colour)
         elif shape.kind == "triangle":

@@ -73,7 +73,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Write what the papers' setting costs."""
     from dataclasses import asdict
 
-    from daitir.book.provenance import versions
+    from daitir.common.versions import versions
     from daitir.evaluation import write_results
     from daitir.studies import plan as plans
 

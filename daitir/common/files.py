@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from daitir.common.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
@@ -226,7 +226,7 @@ def check_folder(path: Path, what: str) -> None:
         raise DataError(f"{path}: no such folder of {what}")
 
 
-def weights_digest(model) -> str:
+def weights_digest(model: nn.Module) -> str:
     """A hash of the weights of a torch module, by their names and values, wherever they lie."""
     import torch  # late: commands that read no weights start without it
 

@@ -1,6 +1,4 @@
-"""What a result was made with: versions, device and commit."""
-
-from __future__ import annotations
+"""What a result was made with."""
 
 import importlib.metadata
 import os
@@ -8,25 +6,28 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
+_PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
 
 
 def versions() -> dict[str, str | int | None]:
-    """Return the versions, the device and the commit that a result was made with.
+    """The versions, the device and the commit that a result is made with.
 
-    `commit` ends in `-dirty` when the checkout had changes, and is None outside a checkout.
+    Returns:
+        Python, the packages that decide numbers, `device` (the accelerator's name or `cpu`),
+        `cpu_count`, and `commit`, which ends in `-dirty` when the checkout has changes and is
+        None outside a checkout.
     """
-    import torch  # late: importing daitir must stay fast
+    import torch  # late: whoever imports this module need not wait for torch
 
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    root = Path(__file__).parents[2]
+    here = Path(__file__).parent
     try:
-        commit = subprocess.run(git, cwd=root, capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(git, cwd=here, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         commit = ""
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu_count": os.cpu_count(),
         "commit": commit.strip() or None,

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from daitir.book.sketches import (
-    MAX_ROUNDS,
-    MIN_ROUNDS,
+    MAX_LENGTH,
+    MIN_LENGTH,
     draw_picture,
     draw_sketch,
     sample_picture,
@@ -26,7 +26,7 @@ def test_the_folder_is_sound_and_mixed(tmp_path):
     data = find_data(tmp_path)
     dialogues = read_dialogues(data.dialogue_file("test"))
     lengths = {len(dialogue.rounds) for dialogue in dialogues}
-    assert len(lengths) > 8 and min(lengths) >= MIN_ROUNDS and max(lengths) <= MAX_ROUNDS
+    assert len(lengths) > 8 and min(lengths) >= MIN_LENGTH and max(lengths) <= MAX_LENGTH
     words = "".join(text for dialogue in dialogues for text in dialogue.rounds)
     assert {"是", "¿", "ß", "🙂"} & set(words) >= {"是", "¿", "🙂"}
     sizes = {Image.open(data.images_dir / name).size for name in data.gallery()}

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 from daitir.fusion import average_views, remembered_views
 
 
+def views(*shape):
     generator = torch.Generator().manual_seed(0)
     return normalize(torch.randn(*shape, generator=generator), dim=-1)
 

@@ -43,7 +43,10 @@ def all_metrics(key, ranks):
 
 def the_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     order = ["benchmark", "method", "seed", "round", "metric"]
-    tables = [t.astype({"seed": str}).sort_values(order).reset_index(drop=True) for t in (one, other)]
+    tables = [
+        table.astype({"seed": str}).sort_values(order).reset_index(drop=True)
+        for table in (one, other)
+    ]
     pd.testing.assert_frame_equal(*tables, check_dtype=False, rtol=1e-12)
 
 
@@ -83,18 +86,18 @@ def test_seeds_are_averaged_query_by_query():
     np.testing.assert_allclose(rows.loc["recall_at_10"][["ci_low", "ci_high"]].T, [low, high])
 
 
-def test_contrasts_of_four_methods_and_of_a_method_with_itself():
+def test_contrasts_of_three_methods_and_of_a_method_with_itself():
     adafuse = Key("human", "adafuse")
 
     def shown(key, ranks):
         if key == adafuse:
-            weights = {adafuse: 1.0, DAR: -1.0, TEXT: 0.5, Key("human", "nothing"): 0.0}
-            del weights[Key("human", "nothing")]
+            weights = {adafuse: 1.0, DAR: -1.0, TEXT: 0.5}
             return Shown(("recall_at_10",), contrasts={"of_three": Contrast(weights)})
         return Shown(("recall_at_10",), contrasts={"change": gain(key, key)})
 
     ranks = some_ranks()
-    table = study_table(a_study(shown, together=True), ranks).set_index(["method", "metric", "round"])
+    table = study_table(a_study(shown, together=True), ranks)
+    table = table.set_index(["method", "metric", "round"]).sort_index()
     means = {
         key: np.mean([a < 10 for a in ranks.of(key)], axis=0) for key in (TEXT, DAR, adafuse)
     }
