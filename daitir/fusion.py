@@ -117,8 +117,7 @@ def first_logit_scale() -> nn.Parameter:
     return nn.Parameter(torch.tensor(math.log(50.0)))
 
 
-Fused = tuple[Tensor, dict[str, Tensor]]
-"""The fused features, and details of how they were made, by name."""
+Fused = tuple[Tensor, dict[str, Tensor]]  # fused features, and how they were made, by name
 
 
 class Fusion(nn.Module):
@@ -134,16 +133,14 @@ class Fusion(nn.Module):
         """The fused query and how it was made.
 
         Args:
-            text_features: `(..., dim)`, unit vectors.
-            view_features: of the same shape, unit vectors.
+            text_features, view_features: `(..., dim)`, unit vectors.
 
         Returns:
             The fused features `(..., dim)`, of unit norm, and details by name: `gate`, the weight
             of the text `(..., 1)` or of each dimension `(..., dim)`, where there is one, and
             `router` `(..., num_experts)`, probabilities.
 
-        Raises:
-            ValueError: the shapes differ, or vectors are not of unit norm.
+        Raises ValueError for two shapes, or vectors that are not of unit norm.
         """
         raise NotImplementedError
 
@@ -152,7 +149,7 @@ class Fusion(nn.Module):
     ) -> Tensor:
         """InfoNCE of the fused query with its target, and of `more_pairs`; all `(batch, dim)`.
 
-        Rows with the same integer in `labels` `(batch,)` are no negatives of each other.
+        `labels` are as in `info_nce`.
         """
         fused, _ = self(text, view)
         scale = self.logit_scale.exp()
@@ -335,7 +332,7 @@ class ConcatMLP(Fusion):
         return F.normalize(fused, dim=-1), {}
 
 
-FUSIONS: dict[str, type[Fusion]] = {
+TRAINED_FUSIONS: dict[str, type[Fusion]] = {
     "scalar_gate": ScalarGate,
     "cosine_gate": CosineGate,
     "concat_mlp": ConcatMLP,
@@ -347,21 +344,22 @@ FUSIONS: dict[str, type[Fusion]] = {
 
 def register_fusion(name: str, fusion: type[Fusion]) -> None:
     """Let recipes, `daitir train` and `--fusion` name a fusion."""
-    FUSIONS[name] = fusion
+    TRAINED_FUSIONS[name] = fusion
 
 
 def build_fusion(dim: int, recipe: Any) -> Fusion:
     """An untrained fusion of features of length `dim`.
 
     Args:
-        recipe: `recipe.kind` names one of `FUSIONS`, which gets those of the other attributes that
-            its arguments name (`daitir.recipes.settings.FusionRecipe`).
+        recipe: `recipe.kind` names one of `TRAINED_FUSIONS`, which gets those of the other
+            attributes that its arguments name (`daitir.recipes.settings.FusionRecipe`).
 
     Raises DataError for an unknown fusion.
     """
-    if recipe.kind not in FUSIONS:
-        raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(FUSIONS)}")
-    kind = FUSIONS[recipe.kind]
+    if recipe.kind not in TRAINED_FUSIONS:
+        known = ", ".join(TRAINED_FUSIONS)
+        raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {known}")
+    kind = TRAINED_FUSIONS[recipe.kind]
     sizes = {n: getattr(recipe, n) for n in signature(kind).parameters if hasattr(recipe, n)}
     return kind(dim, **sizes)
 

@@ -115,9 +115,9 @@ def train(arguments: argparse.Namespace) -> None:
     name, out = arguments.method, arguments.out
     recipe = {**profile.fusions, **profile.encoders}.get(name)
     if recipe is None:
-        from daitir.fusion import FUSIONS  # late: it loads torch
+        from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
 
-        if name not in FUSIONS:
+        if name not in TRAINED_FUSIONS:
             raise DataError(
                 f"unknown method {name!r}; the profile {profile.name} has "
                 + ", ".join((*profile.fusions, *profile.encoders))

@@ -22,7 +22,7 @@ from daitir.recipes.selection import BEST_NAME, keep_best, load_best
 from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
 
-WEIGHTS_NAME, CONFIG_NAME = "fusion.safetensors", "config.json"
+FUSION_WEIGHTS, FUSION_CONFIG = "fusion.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def train_fusion(
     for a loss that is not finite.
     """
     dim = train_data.view_features.shape[-1]
-    if not (folder / CONFIG_NAME).is_file():
+    if not (folder / FUSION_CONFIG).is_file():
         torch.manual_seed(seed)
         model = build_fusion(dim, recipe).to(device)
         val_data = val_data.to(device)
@@ -129,10 +129,10 @@ def train_fusion(
         every = {"log_every": recipe.eval_every, "checkpoint_every": recipe.eval_every}
         config = LoopConfig.of(recipe, seed=seed, **every)
         train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
-        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+        with atomic_write(folder / FUSION_WEIGHTS) as temporary:
             save_file(half_weights(load_best(folder / BEST_NAME, model)), temporary)
         settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
-        write_json(folder / CONFIG_NAME, settings)
+        write_json(folder / FUSION_CONFIG, settings)
     return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
 
 
@@ -163,20 +163,30 @@ def load_fusion(
     recipe: FusionRecipe | None = None,
     kind: str | None = None,
 ) -> Fusion:
-    """A fusion that `train_fusion` wrote, in eval mode.
+    """A fusion that `train_fusion` wrote.
 
-    Raises DataError, naming the file, where one is missing or damaged, or where the fusion is of
-    another dimension, seed, recipe or kind than is asked for.
+    Args:
+        folder: where it was written.
+        dim: the length of features that it must be of.
+        seed: that it must have been trained with.
+        recipe: that it must have been trained by.
+        kind: of `daitir.fusion.TRAINED_FUSIONS`, that it must be of.
+
+    Returns:
+        The fusion, in eval mode, on the CPU.
+
+    Raises:
+        DataError: a file is missing or damaged, or the fusion is another one than is asked for.
     """
-    for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
+    for path in (folder / FUSION_CONFIG, folder / FUSION_WEIGHTS):
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir train` writes it")
     try:
-        settings = read_json(folder / CONFIG_NAME)
+        settings = read_json(folder / FUSION_CONFIG)
         trained = FusionRecipe(**settings["recipe"])
         facts = settings | {"recipe": trained, "kind": trained.kind}
         model = build_fusion(settings["dim"], trained)
-        weights = load_file(folder / WEIGHTS_NAME)
+        weights = load_file(folder / FUSION_WEIGHTS)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
@@ -185,6 +195,6 @@ def load_fusion(
     for name, wanted in asked.items():
         if wanted is not None and facts[name] != wanted:
             raise DataError(
-                f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
+                f"{folder / FUSION_CONFIG}: a fusion of another {name}; choose another folder"
             )
     return model.eval()

@@ -51,7 +51,7 @@ VAL_SENTENCES = (
 )
 """Sentences for held-out classes only, so that these are new in name and in wording."""
 
-QUERIES = ("name", "sentence", "definition")
+QUERY_KINDS = ("name", "sentence", "definition")
 DECIDING = "R@10, sentence"
 SCALES = tuple(range(5, 55, 5))
 
@@ -99,7 +99,7 @@ def training_texts(recipe: LitRecipe, *, seed: int) -> Texts:
 
 
 def held_out_texts(classes: list[int], *, seed: int) -> dict[str, Texts]:
-    """For each kind of `QUERIES` one text of each class."""
+    """For each kind of `QUERY_KINDS` one text of each class."""
     draw = random.Random(f"lit/held-out/{seed}")
     names, defined = class_names(), definitions()
     return {

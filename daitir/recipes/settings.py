@@ -120,7 +120,7 @@ class LitRecipe:
 
 @dataclass(frozen=True)
 class FusionRecipe:
-    """A fusion of `daitir.fusion.FUSIONS`, its `kind`, which uses those of the sizes that it has.
+    """A fusion, of a `kind` of `daitir.fusion.TRAINED_FUSIONS` that uses the sizes that it has.
 
     Every `eval_every` steps validation decides whether the weights are kept; after `patience`
     evaluations without better ones training ends.

@@ -17,7 +17,7 @@ from daitir.scenes.dialogues import (
 from daitir.scenes.language import Parsed, describe, implied, parse, short_caption
 from daitir.scenes.render import Rendered, render, render_scenes
 from daitir.scenes.scene import (
-    SPLITS,
+    SCENE_SPLITS,
     Fact,
     Scene,
     SceneObject,
@@ -33,7 +33,7 @@ from daitir.scenes.speech import Question, ask, phrase, reply
 __all__ = [
     "NUM_QUESTIONS",
     "SOURCES",
-    "SPLITS",
+    "SCENE_SPLITS",
     "ControlledView",
     "Fact",
     "Parsed",

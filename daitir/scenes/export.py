@@ -28,8 +28,8 @@ from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
 from daitir.scenes.scene import sample_scenes
 
-MARKER = "scenes.json"
-FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
+SCENES_FILE = "scenes.json"
+SCENES_FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
 WRITTEN = ("gallery.json", "rewrites.json", "dialogues.json")  # the last one makes a data folder
 
 
@@ -70,7 +70,7 @@ def export_scenes(
     rewrites_manifest(folder / "rewrites.json").unlink(missing_ok=True)
     if _drew(folder / "views"):
         remove_views(folder / "views")
-    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings})
+    _write_json(folder / SCENES_FILE, {"format": SCENES_FORMAT, "settings": settings})
     scenes = sample_scenes(seed, split, num_gallery)
     names = [f"{index:06d}.png" for index in range(num_gallery)]
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
@@ -102,15 +102,16 @@ def export_scenes(
     write_dialogues(folder / "rewrites.json", refined)
     write_dialogues(folder / "dialogues.json", raw)
     files = {name: _digest_of(folder / name) for name in WRITTEN}
-    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings, "files": files})
+    about = {"format": SCENES_FORMAT, "settings": settings, "files": files}
+    _write_json(folder / SCENES_FILE, about)
 
 
 def check_folder(folder: Path, *, with_views: bool) -> None:
     """Raises DataError where a folder holds data that `export_scenes` did not write."""
-    marker, files = folder / MARKER, {}
+    marker, files = folder / SCENES_FILE, {}
     if marker.is_file():
         content = read_json(marker)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != SCENES_FORMAT:
             raise DataError(f"{marker}: not of `daitir scenes`; name another folder")
         files = content.get("files", {})
     else:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from daitir.scenes import world
 
-SPLITS = ("train", "val", "test", "heldout")
+SCENE_SPLITS = ("train", "val", "test", "heldout")
 _SPLIT_SHARES = {"train": 60, "val": 20, "test": 20}
 
 
@@ -141,8 +141,8 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
 
     Raises ValueError for an unknown split or a negative index.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if split not in SCENE_SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SCENE_SPLITS)}")
     if index < 0:
         raise ValueError(f"a scene's index is 0 or more, not {index}")
     rng = random.Random(f"scene/{seed}/{split}/{index}")

@@ -38,7 +38,13 @@ from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.recipes.clip import train_clip
 from daitir.recipes.diffusion import retrain_unet
 from daitir.recipes.finetune import finetune, load_trained
-from daitir.recipes.fusion import CONFIG_NAME, FusionData, load_fusion, train_fusion, tuned_weights
+from daitir.recipes.fusion import (
+    FUSION_CONFIG,
+    FusionData,
+    load_fusion,
+    train_fusion,
+    tuned_weights,
+)
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import first_equal, reciprocal_rank_fusion, target_ranks
 from daitir.scenes import (
@@ -251,8 +257,8 @@ class Bench:
         folder = folder / str(seed)
         if encoder == ZERO_SHOT and trained.views == "kept":
             shipped = fusion_folder(self.profile, trained.recipe, seed)
-            folder = shipped if (shipped / CONFIG_NAME).is_file() else folder
-        if not (folder / CONFIG_NAME).is_file():
+            folder = shipped if (shipped / FUSION_CONFIG).is_file() else folder
+        if not (folder / FUSION_CONFIG).is_file():
             if encoder != condition.encoder:
                 raise DataError(
                     f"{folder}: no fusion trained on {encoder}; measure that encoder first"

@@ -111,10 +111,17 @@ PROFILES = {path.stem: read_profile(path) for path in sorted(FOLDER.glob("*.toml
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """The profile of a name or a TOML file, or of `DAITIR_PROFILE`, or `classroom`.
+    """The profile of a name.
 
-    Raises DataError for an unknown name, for `paper`, whose data are files and no scenes
-    (`daitir.studies.paper`), and as `read_profile` does.
+    Args:
+        name: of a profile, or a TOML file; by default what `DAITIR_PROFILE` names, or `classroom`.
+
+    Returns:
+        Its sizes, and the names of its models.
+
+    Raises:
+        DataError: the name is unknown, the file is wrong (`read_profile`), or it is `paper`, whose
+            data are files and no scenes (`daitir.studies.paper`).
 
     >>> get_profile("classroom").num_gallery
     5000

@@ -13,11 +13,11 @@ from torch.nn.functional import normalize
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
-from daitir.fusion import FUSIONS, build_fusion, fuse_views
+from daitir.fusion import TRAINED_FUSIONS, build_fusion, fuse_views
 from daitir.models.encoders import load_encoder
 from daitir.recipes import fusion
 from daitir.recipes.fusion import (
-    WEIGHTS_NAME,
+    FUSION_WEIGHTS,
     FusionData,
     load_fusion,
     recall,
@@ -80,7 +80,7 @@ def pair_loss(a, b, scale, labels):
     return total / (2 * len(a))
 
 
-@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("kind", TRAINED_FUSIONS)
 @pytest.mark.parametrize("labels", [None, [4, 2, 2, 0, 9, 4]])
 def test_the_loss_is_of_the_query_and_for_nrgr_of_three_more_pairs(kind, labels):
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_weights_are_tuned_by_the_first_ten_before_and_from_round_two():
     assert tuned_weights(fewer, torch.tensor([[1, 2]])) == (0.0, 0.0)  # the tenth by any weight
 
 
-@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("kind", TRAINED_FUSIONS)
 def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_path):
     recipe = dataclasses.replace(RECIPE, kind=kind)
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def test_bad_input_is_refused(data, tmp_path):
     with pytest.raises(DataError, match="config.json: no such file"):
         load_fusion(tmp_path)
     train_fusion(*data, NRGR, tmp_path, progress=False)
-    (tmp_path / WEIGHTS_NAME).write_bytes(b"damaged")
+    (tmp_path / FUSION_WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(DataError, match="no fusion"):
         load_fusion(tmp_path)
     with pytest.raises(DataError, match="another model"):
@@ -189,7 +189,7 @@ def test_a_single_dialogue_trains(tmp_path):
 def test_a_round_with_several_views_is_fused_view_by_view():
     torch.manual_seed(0)
     text, views = normalize(torch.randn(3, 16), dim=-1), normalize(torch.randn(3, 4, 16), dim=-1)
-    for kind in FUSIONS:
+    for kind in TRAINED_FUSIONS:
         model = build_fusion(16, dataclasses.replace(RECIPE, kind=kind)).eval()
         fused, details = fuse_views(model, text, views)
         shuffled, _ = fuse_views(model, text, views[:, [2, 0, 3, 1]])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
-from daitir.fusion import FUSIONS, Fusion, first_logit_scale, register_fusion
+from daitir.fusion import TRAINED_FUSIONS, Fusion, first_logit_scale, register_fusion
 from daitir.models.encoders import load_encoder
 from daitir.objectives import OBJECTIVES, Objective, info_nce, register_objective
 from daitir.recipes.finetune import finetune, needs_views
@@ -68,7 +68,7 @@ def registered():
     register_source("curt", partial(talk, style="terse"))
     register_objective("near", lambda recipe: TextTarget())
     yield
-    del FUSIONS["weights"], SOURCES["curt"], OBJECTIVES["near"]
+    del TRAINED_FUSIONS["weights"], SOURCES["curt"], OBJECTIVES["near"]
 
 
 def drawn(split, number):

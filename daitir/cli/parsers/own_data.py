@@ -145,10 +145,10 @@ def _fusion(text: str) -> str:
     kind, _, folder = text.partition(":")
     if text in UNTRAINED:
         return text
-    from daitir.fusion import FUSIONS  # late: it loads torch
+    from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
 
-    if kind not in FUSIONS or not folder:
-        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in FUSIONS)))
+    if kind not in TRAINED_FUSIONS or not folder:
+        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in TRAINED_FUSIONS)))
         raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
     return text
 
