@@ -34,9 +34,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.files import atomic_write
+from daitir.data.datafolder import SearchData
 from daitir.data.dialogues import Dialogue
+from daitir.data.evaluate import evaluate
 from daitir.data.shards import read_shard
-from daitir.evaluation import Evaluation, evaluate
+from daitir.evaluation import Evaluation, write_rows
 from daitir.fusion import dar_fusion
 from daitir.models.features import CachedEncoder
 
@@ -96,19 +98,15 @@ def write_pictures(root: Path, options: argparse.Namespace) -> tuple[list[str], 
 
 
 def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -> Evaluation:
+    views = [root / "views"]
+    data = SearchData(talks, root / "images", gallery, views, "current_rewrite", name="made_up")
     found = evaluate(
-        talks,
-        images_dir=root / "images",
-        gallery=gallery,
+        data,
         encoder=CachedEncoder(encoder, root, root / "features"),
         fusion="dar",
-        views_dir=root / "views",
-        text_convention="current_rewrite",
-        benchmark="made_up",
         num_samples=NUM_SAMPLES,
     )
-    with atomic_write(root / "table.csv") as temporary:
-        found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_rows(root / "table.csv", found.rows)
     return found
 
 

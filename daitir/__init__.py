@@ -10,7 +10,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from daitir.common.errors import DataError
     from daitir.data.datafolder import find_data
     from daitir.data.dialogues import Dialogue, query_texts, read_dialogues, write_dialogues
-    from daitir.evaluation import evaluate, result_rows
+    from daitir.data.evaluate import evaluate
+    from daitir.evaluation import result_rows
     from daitir.fusion import NRGR, ADaFuSE, dar_fusion
     from daitir.metrics import (
         best_log_rank_integral,
@@ -66,7 +67,7 @@ _MODULES = {
     "best_log_rank_integral": "daitir.metrics",
     "bootstrap_interval": "daitir.metrics",
     "dar_fusion": "daitir.fusion",
-    "evaluate": "daitir.evaluation",
+    "evaluate": "daitir.data.evaluate",
     "find_data": "daitir.data.datafolder",
     "get_profile": "daitir.studies.profiles",
     "hits_at_k": "daitir.metrics",

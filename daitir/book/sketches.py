@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from daitir.common.files import atomic_write
-from daitir.data.derived import views_of
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.manifests import Views, write_views
+from daitir.data.viewfiles import views_of
 
 MIN_LENGTH, MAX_LENGTH = 3, 20  # of a dialogue, in rounds
 SKETCH_PIXELS = 96

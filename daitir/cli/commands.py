@@ -17,7 +17,6 @@ from daitir.cli.data_commands import (
     check_device,
     chosen_profile,
     fill_in_files,
-    text_convention,
 )
 from daitir.common.errors import DataError, naming
 from daitir.common.files import (
@@ -29,7 +28,7 @@ from daitir.common.files import (
     read_regular,
 )
 from daitir.common.terminal import say
-from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
+from daitir.data.dialogues import Dialogue, query_texts, recognise_convention, write_dialogues
 from daitir.data.manifests import (
     MANIFEST,
     Rewrites,
@@ -66,23 +65,28 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
     check_output(arguments.out, inputs=arguments.inputs, is_ours=_is_table)
-    from daitir.data.gallery import list_images, read_gallery
-    from daitir.data.viewfiles import list_views
+    from daitir.data.datafolder import SearchFiles
 
     told: list[str] = []
-    if arguments.gallery:
-        gallery = read_gallery(arguments.gallery)
-    else:
-        gallery = list_images(arguments.images, tell=told.append)
-    dialogues = _first_dialogues(
-        arguments, gallery=gallery, allow_duplicate_targets=arguments.allow_duplicate_targets
+    files = SearchFiles(
+        arguments.dialogues,
+        arguments.images,
+        arguments.gallery,
+        arguments.views or (),
+        arguments.raw,
+        arguments.benchmark or "",
     )
-    for folder in arguments.views or ():
-        list_views(folder, [])  # refuses a folder that is not there
+    data = files.read(
+        text=arguments.text,
+        num_dialogues=arguments.num_dialogues,
+        allow_duplicate_targets=arguments.allow_duplicate_targets,
+        tell=told.append,
+    )
     check_device(arguments.device)
     import torch
 
-    from daitir.evaluation import evaluate
+    from daitir.data.evaluate import evaluate
+    from daitir.evaluation import write_rows
     from daitir.models.encoders import load_encoder
 
     if arguments.data or arguments.features:
@@ -95,26 +99,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
     method = arguments.method or fusion
     if trained:
         fusion = _trained_fusion(fusion, Path(trained), encoder)
-    benchmark = arguments.benchmark or arguments.dialogues.stem
-    say(f"ranked texts: {arguments.text} of {arguments.dialogues} ({arguments.text_known})", *told)
+    say(f"ranked texts: {data.text} of {files.dialogues} ({data.text_known})", *told)
     found = evaluate(
-        dialogues,
-        images_dir=arguments.images,
-        gallery=gallery,
+        data,
         encoder=encoder,
         fusion=fusion,
-        views_dir=arguments.views,
-        text_convention=arguments.text,
-        benchmark=benchmark,
         method=method,
         seed=arguments.seed,
         missing_views=arguments.missing_views,
         skip_unreadable=arguments.skip_unreadable,
         progress=True,
     )
-    with atomic_write(arguments.out) as temporary:
-        found.rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    say(f"{benchmark}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
+    write_rows(arguments.out, found.rows)
+    say(f"{data.name}: {len(found.lengths):,} dialogues, {found.num_images:,} images")
     say(
         f"truncated: {found.num_truncated:,} of {found.num_texts:,} query texts "
         f"(context {encoder.context_length})"
@@ -144,7 +141,7 @@ def refine(arguments: argparse.Namespace) -> None:
     dialogues = _first_dialogues(arguments, allow_duplicate_targets=True)
     prompt = _read_prompt(arguments.prompt)
     check_device(arguments.device)
-    from daitir.data.derived import check_refined
+    from daitir.data.rewrites import check_refined
     from daitir.models.processes import processes
     from daitir.models.reformulation import load_reformulator, refine_resumably
 
@@ -211,8 +208,8 @@ def generate(arguments: argparse.Namespace) -> None:
     import torch
     from PIL import Image
 
-    from daitir.data.derived import begin_views, check_redraw, views_of
     from daitir.data.negation import without_negation
+    from daitir.data.viewfiles import begin_views, check_redraw, views_of
     from daitir.models.processes import processes
     from daitir.models.views import load_view_generator, view_seed
 
@@ -346,7 +343,7 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
     Where the command makes texts of them, `text` is set to the convention that all of them show,
     if it is not named, and `text_known` to how it is known.
     """
-    from daitir.data.derived import read_source
+    from daitir.data.rewrites import read_source
 
     dialogues = read_source(arguments.dialogues, arguments.raw, **options)
     number = arguments.num_dialogues or len(dialogues)
@@ -356,8 +353,8 @@ def _first_dialogues(arguments: argparse.Namespace, **options) -> list[Dialogue]
             f"--num-dialogues {number:,}"
         )
     if "text" in arguments:
-        arguments.text, arguments.text_known = text_convention(
-            arguments.text, dialogues, arguments.dialogues
+        arguments.text, arguments.text_known = recognise_convention(
+            dialogues, path=arguments.dialogues, named=arguments.text
         )
     return dialogues[:number]
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 from daitir.common.errors import DataError, naming
 from daitir.common.files import check_output
 from daitir.common.terminal import say
-from daitir.data.dialogues import is_utf8, read_dialogues, recognise_convention
+from daitir.data.dialogues import read_dialogues, recognise_convention
+from daitir.data.names import is_utf8
 from daitir.studies.profiles import get_profile
 
 VAL_IMAGES = 2000
@@ -24,7 +24,6 @@ _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 
 if TYPE_CHECKING:
     from daitir.data.datafolder import DataFolder
-    from daitir.data.dialogues import Dialogue
     from daitir.models.features import CachedEncoder
     from daitir.recipes.settings import EncoderRecipe, FusionRecipe
     from daitir.studies.profiles import Profile
@@ -76,8 +75,8 @@ def embed(arguments: argparse.Namespace) -> None:
     gallery, views = check_images(data.images_dir, data.gallery(tell=say)), []
     for split, file in data.dialogues.items():
         if data.views_dir(split).is_dir():
-            from daitir.data.derived import check_views, read_source
-            from daitir.data.viewfiles import list_views
+            from daitir.data.rewrites import read_source
+            from daitir.data.viewfiles import check_views, list_views
 
             dialogues = read_dialogues(file, allow_duplicate_targets=True)
             lengths = [len(dialogue.rounds) for dialogue in dialogues]
@@ -105,12 +104,12 @@ def search(arguments: argparse.Namespace) -> None:
     """Hold a dialogue in the terminal over a folder of pictures."""
     check_device(arguments.device)
     from daitir.book.live import LiveSearch
-    from daitir.data.gallery import check_images, list_images, read_gallery
+    from daitir.data.gallery import check_images, list_gallery
 
     root = arguments.folder
     images_dir = root / "images" if (root / "images").is_dir() else root
     listed = root / "gallery.json"
-    names = read_gallery(listed) if listed.exists() else list_images(images_dir, tell=say)
+    names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None
     if arguments.model:
@@ -167,13 +166,13 @@ def train_on_folder(arguments: argparse.Namespace, recipe: FusionRecipe | Encode
     if lacking := [split for split in splits if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
         raise DataError(f"{data.root}: has no {files}; training needs the splits train and val")
-    from daitir.data.derived import read_source
+    from daitir.data.rewrites import read_source
 
     texts = {}
     for split in splits:
         path, raw = _texts(data, split, arguments.text)
         talks = read_source(path, raw, allow_duplicate_targets=True)
-        texts[split] = (path, *text_convention(arguments.text, talks, path))
+        texts[split] = (path, *recognise_convention(talks, path=path, named=arguments.text))
     if texts["train"][1] != texts["val"][1]:
         raise DataError(
             f"{data.root}: one of train and val has rewrites and the other has none; make them "
@@ -357,16 +356,3 @@ def _texts(data: DataFolder, split: str, convention: str | None) -> tuple[Path, 
     if convention == "raw_dialogue" or not rewrites.exists():
         return raw, None
     return rewrites, raw
-
-
-def text_convention(named: str | None, dialogues: Sequence[Dialogue], path: Path) -> tuple:
-    """The convention of `--text`, or else of the dialogues of a file, and how it is known.
-
-    Raises DataError, naming the file, where the dialogues do not show it.
-    """
-    if named is not None:
-        return named, "named by --text"
-    try:
-        return recognise_convention(dialogues)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error

@@ -1,15 +1,13 @@
-"""Writing files whole or not at all, reading regular ones, joining names that come from a file."""
+"""Files: written whole or not at all, read with care, checked before anything long begins."""
 
 from __future__ import annotations
 
 import errno
 import gzip
 import hashlib
+import json
 import logging
-import ntpath
 import os
-import posixpath
-import re
 import secrets
 import stat
 import tempfile
@@ -17,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from daitir.common.errors import DataError
 
@@ -25,10 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
+
+# Limits that no real file comes near, so that a wrong or a hostile one is refused in a line.
+MAX_BYTES = 2**28  # of a JSON file, unpacked; its text takes up to four times as much memory
+MAX_VALUES = 10_000_000  # of a JSON file; its commas and brackets, a bound that is quick to count
 LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
-_HUB_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--.")  # a folder of a hub's cache
 # How the launchers that accelerate knows number the processes of a run.
-_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_PROCESS_NUMBERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _claims: set[Path] = set()  # the folders that this process holds for a run
 
 
@@ -37,14 +38,15 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
     """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
 
     The temporary name keeps the suffix, since many writers choose the format by it. Folders that
-    are missing are made. On any exception, an interrupt included, the temporary file is removed
-    and an older `path` stays as it was. Raises DataError when the disk is full.
+    are missing are made. On any exception the temporary file is removed and an older `path` stays.
 
-    With `sync` the content is on the disk before it gets its name, and the name before this
-    returns, so that a power cut leaves the old file or the new one. That takes some milliseconds a
-    file; thousands of files that can be made again (views, unpacked pictures) go without.
+    Args:
+        sync: put the content on the disk before it gets its name, so that a power cut leaves the
+            old file or the new one. That takes some milliseconds a file; thousands of files that
+            can be made again (views, unpacked pictures) go without.
 
-    >>> import tempfile
+    Raises DataError where the disk is full.
+
     >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
     >>> with atomic_write(target) as temporary:
     ...     _ = temporary.write_text("rank")
@@ -78,6 +80,198 @@ def _flush(path: Path) -> None:
         os.close(number)
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error of a writer says that no space is left."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)  # safetensors hides the number in its text
+
+
+def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 1) -> None:
+    """Write a value as a JSON file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
+
+    Raises DataError where it cannot be read, is not UTF-8, is not JSON, or is larger than
+    MAX_BYTES or MAX_VALUES allow, which is found before much memory is taken.
+    """
+    content = read_regular(path, MAX_BYTES)
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise DataError(f"{path}: holds more than {MAX_VALUES:,} values; split it")
+    return parse_json(path, content)
+
+
+def parse_json(
+    path: str | os.PathLike, content: bytes, hook: Callable[[dict], Any] | None = None
+) -> Any:
+    """The value that the bytes of a JSON file hold; `hook` may replace each object of it.
+
+    Raises DataError, naming `path`, where they are not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_hook=hook)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from error
+    except (RecursionError, MemoryError) as error:
+        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: the JSON cannot be read ({error})") from error
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file to be read as bytes; a pipe or a device, which may never end, is refused.
+
+    Raises DataError for these, for folders, and where the file cannot be read.
+    """
+    try:
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DataError(f"{path}: cannot be read (a pipe or a device, no regular file)")
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer else
+
+
+def reason_of(error: Exception) -> object:
+    """What went wrong, without the name of the file that an OSError repeats."""
+    return getattr(error, "strerror", None) or error
+
+
+def read_regular(path: str | os.PathLike, limit: int) -> bytes:
+    """The content of a regular file, unpacked where its name ends in .gz.
+
+    Raises DataError as `open_regular` does, for a damaged gzip file, and for more than `limit`
+    bytes, of which no more are unpacked.
+    """
+    with open_regular(path) as file:
+        source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
+        try:
+            content = source.read(limit + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: no sound gzip file ({error})") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
+    if len(content) > limit:
+        raise DataError(f"{path}: holds more than {limit:,} bytes, the most that is read; split it")
+    return content
+
+
+def read_tensors(
+    path: Path, *, then: str = "it is made again"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises DataError where it is damaged; `then` is what follows when it is removed.
+    """
+    from safetensors import SafetensorError, safe_open  # late: it loads torch
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); remove it, and {then}") from error
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of the weights of a torch module, by their names and values, wherever they lie."""
+    import torch  # late: commands that read no weights start without it
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def begins_with(path: Path, header: str) -> bool:
+    """Whether a file begins with these words."""
+    wanted = header.encode()
+    with path.open("rb") as file:
+        return file.read(len(wanted)) == wanted
+
+
+def check_is_folder(path: Path, what: str) -> None:
+    """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder of {what}")
+
+
+def check_output(
+    path: str | os.PathLike,
+    *,
+    inputs: Iterable[str | os.PathLike | None] = (),
+    is_ours: Callable[[Path], bool] | None = None,
+    overwrite: bool | None = None,
+) -> None:
+    """Raises DataError unless a file may be written at `path`, before anything long begins.
+
+    Only a regular file is ever replaced: no folder, device or pipe. A link is refused too, since
+    writing would replace the link and leave the file that it leads to as it was.
+
+    Args:
+        inputs: files and folders that the command reads. `path` must be none of them, by whatever
+            name, and must not lie in such a folder.
+        is_ours: tells whether a file that exists was written by this command; without it any
+            regular file is replaced.
+        overwrite: whether the user allows to replace other files (`--overwrite`); None where the
+            command has no such option. An input is never replaced.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        raise DataError(f"{path}: is a link; name the file that it leads to, or another one")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
+    for given in map(Path, filter(None, inputs)):
+        if path.exists() and given.exists() and path.samefile(given):
+            raise DataError(f"{path}: is read by this command too ({given}); name another file")
+        if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+            raise DataError(f"{path}: lies in {given}, which this command reads; name another file")
+    if is_ours and path.exists() and not overwrite and not is_ours(path):
+        other = "another file" if overwrite is None else "another file, or add --overwrite"
+        raise DataError(f"{path}: exists, and this command did not write it; name {other}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def check_results(path: Path) -> None:
+    """As `check_output` for a table and the notes beside it, which `write_results` writes."""
+    notes = path.with_suffix(".json")
+    if notes == path:
+        raise DataError(f"{path}: its notes go into the .json beside it; name a .csv")
+    for file in (path, notes):
+        check_output(file, is_ours=has_notes)
+
+
+def has_notes(path: Path) -> bool:
+    """Whether the notes of a study lie beside a file, or are the file."""
+    notes = path.with_suffix(".json")
+    return notes.is_file() and b'"versions"' in notes.read_bytes()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time change what `folder` holds; a process that dies lets go."""
@@ -93,7 +287,7 @@ def claimed(folder: Path) -> Iterator[None]:
     first alone holds it. Raises DataError where another process holds it.
     """
     key = folder.resolve()
-    if key in _claims or any(os.environ.get(name, "0") != "0" for name in _RANKS):
+    if key in _claims or any(os.environ.get(name, "0") != "0" for name in _PROCESS_NUMBERS):
         yield
         return
     with _lock(folder, wait=False):
@@ -131,229 +325,3 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
                     yield
                 finally:
                     path.unlink(missing_ok=True)
-
-
-def read_tensors(
-    path: Path, *, then: str = "it is made again"
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises DataError where it is damaged; `then` is what follows when it is removed.
-    """
-    from safetensors import SafetensorError, safe_open  # late: it loads torch
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged ({error}); remove it, and {then}") from error
-
-
-def check_output(
-    path: str | os.PathLike,
-    *,
-    inputs: Iterable[str | os.PathLike | None] = (),
-    is_ours: Callable[[Path], bool] | None = None,
-    overwrite: bool | None = None,
-) -> None:
-    """Raises DataError unless a file may be written at `path`, before anything long begins.
-
-    Only a regular file is ever replaced: no folder, device or pipe. A link is refused too, since
-    writing would replace the link and leave the file that it leads to as it was.
-
-    Args:
-        inputs: files and folders that the command reads. `path` must be none of them, by whatever
-            name, and must not lie in such a folder.
-        is_ours: tells whether a file that exists was written by this command; without it any
-            regular file is replaced.
-        overwrite: whether the user allows to replace other files (`--overwrite`); None where the
-            command has no such option. An input is never replaced.
-    """
-    path = Path(path)
-    if path.is_symlink():
-        raise DataError(f"{path}: is a link; name the file that it leads to, or another one")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file in it")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
-    for given in inputs:
-        if given is None:
-            continue
-        given = Path(given)
-        if path.exists() and given.exists() and path.samefile(given):
-            raise DataError(f"{path}: is read by this command too ({given}); name another file")
-        if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
-            raise DataError(f"{path}: lies in {given}, which this command reads; name another file")
-    if is_ours and path.exists() and not overwrite and not is_ours(path):
-        other = "another file" if overwrite is None else "another file, or add --overwrite"
-        raise DataError(f"{path}: exists, and this command did not write it; name {other}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def check_results(path: Path) -> None:
-    """As `check_output` for a table and the notes beside it, which `write_results` writes."""
-    notes = path.with_suffix(".json")
-    if notes == path:
-        raise DataError(f"{path}: its notes go into the .json beside it; name a .csv")
-    for file in (path, notes):
-        check_output(file, is_ours=has_notes)
-
-
-def has_notes(path: Path) -> bool:
-    """Whether the notes of a study lie beside a file, or are the file."""
-    notes = path.with_suffix(".json")
-    return notes.is_file() and b'"versions"' in notes.read_bytes()
-
-
-def begins_with(path: Path, header: str) -> bool:
-    """Whether a file begins with these words."""
-    wanted = header.encode()
-    with path.open("rb") as file:
-        return file.read(len(wanted)) == wanted
-
-
-def check_folder(path: Path, what: str) -> None:
-    """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder of {what}")
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A hash of the weights of a torch module, by their names and values, wherever they lie."""
-    import torch  # late: commands that read no weights start without it
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to be read as bytes; a pipe or a device, which may never end, is refused.
-
-    Raises DataError for these, for folders, and where the file cannot be read.
-    """
-    try:
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
-    except (OSError, ValueError) as error:  # the latter for names that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason})") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DataError(f"{path}: cannot be read (a pipe or a device, no regular file)")
-    return file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer else
-
-
-def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """The content of a regular file, unpacked where its name ends in .gz.
-
-    Raises DataError as `open_regular` does, for a damaged gzip file, and where the content has
-    more than `limit` bytes, of which no more are unpacked.
-    """
-    with open_regular(path) as file:
-        source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
-        try:
-            content = source.read(limit + 1)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: no sound gzip file ({error})") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > limit:
-        raise DataError(f"{path}: holds more than {limit:,} bytes, the most that is read; split it")
-    return content
-
-
-class SafeFolder:
-    """A folder, and the files in it that are named by names which come from a file.
-
-    A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
-    cache, whose files are all links, it may also lead to what lies in that snapshot and in the
-    `blobs/` of its repository. A link that leads elsewhere is refused.
-
-    Each folder on the way is resolved once, so that joining many names is quick; an object is
-    for one pass over them, as links may change.
-    """
-
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
-        self._places = _places(Path(os.path.realpath(folder)))
-        self._is_inside: dict[str, bool] = {}  # of a folder on the way
-
-    def join(self, name: str) -> Path:
-        """`folder / name`.
-
-        Raises DataError for absolute names, `..` and links that leave the folder, backslashes,
-        drive letters, NUL, and the folder itself.
-
-        >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
-        'images/unlabeled/0001.jpg'
-        >>> SafeFolder("images").join("../secret.jpg")
-        Traceback (most recent call last):
-        daitir.common.errors.DataError: '../secret.jpg' does not lie inside images; ...
-        """
-        normal = posixpath.normpath(name)
-        # A backslash or a drive letter is harmless here but leaves the folder on another system.
-        is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
-        if is_foreign or normal in (".", "..") or normal.startswith(("/", "../")):
-            raise DataError(
-                f"{name!r} does not lie inside {self.folder}; use a relative name in it"
-            )
-        path, parent = self.folder / name, posixpath.dirname(name)
-        try:
-            if name == normal and not _is_link(path):
-                if parent not in self._is_inside:
-                    self._is_inside[parent] = self._leads_inside(self.folder / parent)
-                is_inside = self._is_inside[parent]
-            else:
-                is_inside = self._leads_inside(path)
-        except (OSError, ValueError) as error:  # the latter for names that no file can have
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{name!r} in {self.folder} cannot be read ({reason})") from error
-        if not is_inside:
-            raise DataError(
-                f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
-                "copy there instead, as `cp -RL` makes it"
-            )
-        return path
-
-    def _leads_inside(self, path: Path) -> bool:
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():  # links that lead to one another
-            return False
-        return any(target.is_relative_to(place) for place in self._places)
-
-
-def _places(root: Path) -> tuple[Path, ...]:
-    """Where the links of a folder may lead, the folder being resolved."""
-    for place in (root, *root.parents):
-        repository = place.parent.parent
-        if place.parent.name == "snapshots" and _HUB_REPOSITORY.match(repository.name):
-            return place, repository / "blobs"
-    return (root,)
-
-
-def _is_link(path: Path) -> bool:
-    try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether an error of a writer says that no space is left."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)  # safetensors hides the number in its text

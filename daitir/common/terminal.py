@@ -13,11 +13,9 @@ JOINERS = "\u200c\u200d"
 def printable(text: object) -> str:
     r"""Text as it may be printed: what moves the cursor, breaks the line or is not seen is escaped.
 
-    These are the control characters with tab and newline, the separators of lines and paragraphs,
-    what changes the direction of writing, other characters of format, and bytes of a name that
-    are no text. Letters of all scripts and emoji stay. A joiner (U+200C, U+200D) stays between
-    characters beyond ASCII, where Persian, the scripts of India and emoji need it. A backslash
-    stays as it is, so that escaping twice changes nothing.
+    Letters of all scripts and emoji stay, and so does a joiner (U+200C, U+200D) between characters
+    beyond ASCII, where Persian, the scripts of India and emoji need it. A backslash stays as it is,
+    so that escaping twice changes nothing.
 
     >>> print(printable("a\x1b[2J\n\u202egpj.exe"))
     a\x1b[2J\n\u202egpj.exe

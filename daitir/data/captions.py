@@ -31,9 +31,8 @@ def fault_of(text: str) -> str | None:
     """What makes a text no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
 
     A fragment has fewer than two words of letters, such as the "45." among DAR's released
-    captions; in scripts that put no space between words, fewer than two letters. A loop says a
-    phrase three times in a row, or one word eight times or for more than four fifths of the text;
-    four letters of those scripts are as long as a phrase of two words.
+    captions; in scripts without spaces between words, fewer than two letters. A loop says a phrase
+    three times in a row, or one word eight times or for more than four fifths of the text.
 
     >>> [fault_of(text) for text in ("", "45.", "a dog, a dog, a dog", "a very, very, very tall dog")]
     ['empty', 'fragment', 'loop', None]
@@ -147,7 +146,7 @@ _REASONING = re.compile(
     r"(?:reasoning|analysis|thinking|thoughts?|explanation|plan)\s*[:：])",
     re.I,
 )
-_AFTER = (  # what explains the caption, or goes on as the prompt did
+_AFTER_WORDS = (  # what explains the caption, or goes on as the prompt did
     r"(?:(?:notes?|p\.?s\.?|explanation|reasoning|rationale|justification|dialog(?:ue)?|question|"
     r"q\d*|user|human|instruction|input)\s*[:：]|note that\b|"
     rf"(?:this|the|my|that) (?:\w+ )?{_NOUN} (?:is|was|has|does|\w+s)\b|i hope\b|let me know\b|"
@@ -155,8 +154,8 @@ _AFTER = (  # what explains the caption, or goes on as the prompt did
     r"feel free\b|would you like\b|do you (?:want|need)\b|shall i\b|please let\b|"
     r"if you (?:need|want|would|have|['’]d)\b|is there anything\b)"
 )
-_AFTERWARDS = re.compile(rf"(?:(?<=[.!?…\"”])\s+|\s*[(\[]|\s+[-–—]+\s+)(?={_AFTER})", re.I)
-_AFTER = re.compile(rf"[(\[]?{_AFTER}", re.I)
+_AFTERWARDS = re.compile(rf"(?:(?<=[.!?…\"”])\s+|\s*[(\[]|\s+[-–—]+\s+)(?={_AFTER_WORDS})", re.I)
+_AFTER = re.compile(rf"[(\[]?{_AFTER_WORDS}", re.I)
 _ITEM = re.compile(r"(?:[-*+•‣▪◦·–—]|\(?(\d{1,2})[.)])\s+")
 _EMPHASIS = re.compile(
     r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"
@@ -176,42 +175,29 @@ _QUOTES = {
 
 
 class _Line(NamedTuple):
-    """A line of an output.
+    """A line of an output."""
 
-    Attributes:
-        kind: `"label"`, `"talk"`, `"refusal"`, `"reasoning"`, `"after"` (see `_AFTER`) or
-            `"caption"`.
-        words: the words of the line that may be a caption.
-        is_item: whether it is an item of a list.
-        is_final: whether its label calls it the final one.
-        is_apart: whether a blank line stands before it.
-    """
-
-    kind: str
-    words: str
-    is_item: bool = False
-    is_final: bool = False
-    is_apart: bool = False
+    kind: str  # label, talk, refusal, reasoning, after (see `_AFTER`) or caption
+    words: str  # those that may be a caption
+    is_item: bool = False  # of a list
+    is_final: bool = False  # by its label
+    is_apart: bool = False  # behind a blank line
 
 
 def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
     """The caption in what a language model wrote, and its fault where it is of no use.
 
-    Reasoning, preambles, labels, Markdown, quotes around the whole and explanations afterwards are
-    left out. A label ("Caption:") tells where the caption stands; without one it is the first line
-    that is not talk about the task. A line that ends in a comma, or in a word such as "and", goes on
-    in the next one; other lines after the caption are dropped. Any other caption comes through
-    letter for letter.
+    A label ("Caption:") tells where the caption stands; without one it is the first line that is
+    not talk about the task. A line that ends in a comma, or in a word such as "and", goes on in the
+    next one; other lines after the caption are dropped.
 
     Args:
         ended: whether the model came to an end; if not, a caption is whole only where something
             follows it.
 
     Returns:
-        The caption, and None or its fault: those of `fault_of`; `"reasoning"`, where no caption
-        follows what was thought aloud; `"preamble"`, where none follows its announcement;
-        `"refusal"`; `"question"`; `"list"`, several items in place of one caption; and
-        `"unfinished"`.
+        The caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`, which
+        no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
 
     >>> read_caption("Sure! Here is a caption of the picture:\\n\\n\\"A red dog.\\"\\n\\nNote: it is red.")
     ('A red dog.', None)
@@ -226,8 +212,8 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
         return "", "reasoning"
     ended = ended or thinks is not None
     for pattern in _WRAPPED:
-        if (found := pattern.search(text)) and found[2].strip():
-            text, ended = found[2], ended or bool(found[3])
+        if (match := pattern.search(text)) and match[2].strip():
+            text, ended = match[2], ended or bool(match[3])
     if (values := _json_values(text)) is not None:
         if len(values) != 1:
             return "", "list"
@@ -249,8 +235,8 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
     if lines[begin].is_item and end < len(lines) and lines[end].is_item:
         return "", "list"
     caption = _unquoted(words)
-    if found := _AFTERWARDS.search(caption):
-        caption, ended = _unquoted(caption[: found.start()]), True
+    if match := _AFTERWARDS.search(caption):
+        caption, ended = _unquoted(caption[: match.start()]), True
     if _QUESTION.match(caption) or (re.search(r"[?？؟]$", caption) and not _TEXT.search(caption)):
         return caption, "question"
     return caption, fault_of(caption) or (None if ended or end < len(lines) else "unfinished")
@@ -284,7 +270,7 @@ def _line(line: str) -> _Line:
     item = _ITEM.match(line)
     if item and item[1] in (None, "1"):
         line = line[item.end() :]
-    line = _EMPHASIS.sub(lambda found: found[2] or found[3], line).removeprefix("**")
+    line = _EMPHASIS.sub(lambda match: match[2] or match[3], line).removeprefix("**")
     words = _unquoted(line)
     while words and (opener := _OPENER.match(words)):
         words = words[opener.end() :]
@@ -327,15 +313,15 @@ def _unquoted(text: str) -> str:
         closing = _QUOTES.get(text[:1], "")
         # The marks between the first and the last, apostrophes within words aside.
         inner = re.sub(r"(?<=\w)['’](?=\w)", "", text[1:])
-        if found := re.match(r"[\"“«„]([^\"“”«»]+)[\"“”»]\s*[(\[–—-]", text):
-            text = found[1]  # what comes after the quotation explains it
+        if match := re.match(r"[\"“«„]([^\"“”«»]+)[\"“”»]\s*[(\[–—-]", text):
+            text = match[1]  # what comes after the quotation explains it
         elif closing and not any(mark in inner for mark in closing):
             text = text[1:]
-        elif closing and (found := re.match(rf"(.+)[{closing}]([.,;]?)$", inner)):
-            marks = re.search(f"[{closing}]", found[1])
-            if marks and not found[1][: marks.start()][-1:].isspace():
+        elif closing and (match := re.match(rf"(.+)[{closing}]([.,;]?)$", inner)):
+            marks = re.search(f"[{closing}]", match[1])
+            if marks and not match[1][: marks.start()][-1:].isspace():
                 return text  # "Stop" and "Go"
-            text = text[1 : len(text) - 1 - len(found[2])] + found[2].replace(",", "")
+            text = text[1 : len(text) - 1 - len(match[2])] + match[2].replace(",", "")
         elif re.search(r"^[^\"“”]*[^\W\d][.!]?[\"”]$", text):
             text = text[:-1]
         else:

@@ -20,14 +20,97 @@ lie in `views/` itself.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.common.files import check_folder
-from daitir.data.gallery import list_images, read_gallery
+from daitir.common.files import check_is_folder
+from daitir.data.dialogues import Dialogue, recognise_convention
+from daitir.data.gallery import list_gallery
+from daitir.data.rewrites import read_source
 
-SPLITS = ("train", "val", "test")
+logger = logging.getLogger(__name__)
+
+DATA_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What `evaluate` ranks: dialogues, a gallery that holds their targets, folders of views."""
+
+    dialogues: Sequence[Dialogue]
+    images_dir: Path  # that the names of pictures are relative to
+    gallery: Sequence[str]  # the names of the pictures to search
+    views_dirs: Sequence[Path] = ()  # files are named as `daitir.data.viewfiles` tells
+    text: str | None = None  # the text convention; None where the dialogues show it
+    text_known: str = ""  # how it is known
+    name: str = "data"  # a label in tables
+
+
+@dataclass(frozen=True)
+class SearchFiles:
+    """The files of a search: those of a split of own data, or named one by one."""
+
+    dialogues: Path  # that texts are made of: dialogues, or the rewrites of `raw`
+    images_dir: Path | None = None
+    gallery_file: Path | None = None  # None for all pictures in the folder
+    views_dirs: Sequence[Path] = ()
+    raw: Path | None = None
+    name: str = ""  # a label in tables; where it is empty, the name of the dialogues' file
+
+    def read_dialogues(
+        self, *, num_dialogues: int | None = None, text: str | None = None, **options
+    ) -> tuple[list[Dialogue], str, str]:
+        """The first dialogues, the text convention that they show or `text` names, how it is known.
+
+        `options` are those of `daitir.data.dialogues.read_dialogues`. Raises DataError as
+        `read_source` and `recognise_convention` do, and for too few dialogues.
+        """
+        dialogues = read_source(self.dialogues, self.raw, **options)
+        if num_dialogues and num_dialogues > len(dialogues):
+            raise DataError(
+                f"{self.dialogues}: has {len(dialogues):,} dialogues, fewer than --num-dialogues "
+                f"{num_dialogues:,}"
+            )
+        convention = recognise_convention(dialogues, path=self.dialogues, named=text)
+        return dialogues[:num_dialogues], *convention
+
+    def read(
+        self,
+        *,
+        text: str | None = None,
+        num_dialogues: int | None = None,
+        allow_duplicate_targets: bool = False,
+        tell: Callable[[str], object] = logger.warning,
+    ) -> SearchData:
+        """Dialogues and gallery.
+
+        Args:
+            text: the text convention; None where the dialogues show it.
+            num_dialogues: the first so many; all where None.
+            allow_duplicate_targets: accept several dialogues about one picture.
+            tell: called with a line about the files beside the pictures that are left out.
+
+        Raises:
+            DataError: a file cannot be read, a target is not in the gallery, the rewrites are not
+                those of the dialogues, there is no such folder of views, or the dialogues do not
+                show their text convention.
+        """
+        gallery = list_gallery(self.images_dir, self.gallery_file, tell=tell)
+        dialogues, text, known = self.read_dialogues(
+            num_dialogues=num_dialogues,
+            text=text,
+            gallery=gallery,
+            allow_duplicate_targets=allow_duplicate_targets,
+        )
+        for folder in self.views_dirs:
+            check_is_folder(folder, "views")
+        name = self.name or self.dialogues.stem
+        return SearchData(
+            dialogues, self.images_dir, gallery, tuple(self.views_dirs), text, known, name
+        )
 
 
 @dataclass(frozen=True)
@@ -36,7 +119,7 @@ class DataFolder:
 
     Attributes:
         root: the folder.
-        dialogues: the file of each split's dialogues, in the order of `SPLITS`.
+        dialogues: the file of each split's dialogues, in the order of `DATA_SPLITS`.
         is_single: whether one `dialogues.json` is the split `test`.
     """
 
@@ -56,13 +139,8 @@ class DataFolder:
         return path if path.exists() else None
 
     def gallery(self, **options) -> list[str]:
-        """The names of the pictures to search; `options` are those of `list_images`.
-
-        Raises DataError as `read_gallery` and `list_images` do.
-        """
-        if self.gallery_file:
-            return read_gallery(self.gallery_file)
-        return list_images(self.images_dir, **options)
+        """The names of the pictures to search, as `daitir.data.gallery.list_gallery` gives them."""
+        return list_gallery(self.images_dir, self.gallery_file, **options)
 
     def dialogue_file(self, split: str) -> Path:
         """The file of a split's dialogues. Raises DataError where the folder has none."""
@@ -86,15 +164,42 @@ class DataFolder:
         has_files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
         return folder if self.is_single and has_files and not of_split.is_dir() else of_split
 
+    def files(self, split: str = "test", *, text: str | None = None) -> SearchFiles:
+        """The files of a split; texts come from its rewrites, unless `text` is `raw_dialogue`.
+
+        Raises DataError where the folder has no such split.
+        """
+        raw, rewrites, views = (
+            self.dialogue_file(split), self.rewrites_file(split), self.views_dir(split)
+        )  # fmt: skip
+        is_refined = text != "raw_dialogue" and rewrites.exists()
+        return SearchFiles(
+            rewrites if is_refined else raw,
+            self.images_dir,
+            self.gallery_file,
+            (views,) if views.is_dir() else (),
+            raw if is_refined else None,
+            self.root.resolve().name,
+        )
+
 
 def find_data(folder: str | Path) -> DataFolder:
-    """The parts of a folder of own data, found by the format of this module.
+    """The parts of a folder of own data, found by the format of `daitir.data.datafolder`.
 
-    Raises DataError where there is no such folder, no dialogues, dialogues in both forms, a file
-    of an unknown split, or no `images/`. What the files hold is not looked at.
+    What the files hold is not looked at: `lint_data` does that.
+
+    Args:
+        folder: with `dialogues.json` or `dialogues/`, and `images/`.
+
+    Returns:
+        Where everything lies, for `evaluate` or `DataFolder.files`.
+
+    Raises:
+        DataError: there is no such folder, it has no dialogues, dialogues in both forms, a file of
+            an unknown split, or no `images/`.
     """
     root = Path(folder)
-    check_folder(root, "data")
+    check_is_folder(root, "data")
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")
@@ -102,14 +207,14 @@ def find_data(folder: str | Path) -> DataFolder:
         dialogues = {"test": single}
     else:
         files = sorted(splits.glob("*.json")) if splits.is_dir() else []
-        unknown = [path.name for path in files if path.stem not in SPLITS]
+        unknown = [path.name for path in files if path.stem not in DATA_SPLITS]
         if unknown or not files:
             wrong = f"dialogues/{unknown[0]} is no split" if unknown else "no dialogues"
             raise DataError(
                 f"{root}: {wrong}; name the files dialogues.json, or dialogues/train.json, "
                 "dialogues/val.json and dialogues/test.json"
             )
-        dialogues = {split: splits / f"{split}.json" for split in SPLITS}
+        dialogues = {split: splits / f"{split}.json" for split in DATA_SPLITS}
         dialogues = {split: path for split, path in dialogues.items() if path.exists()}
     if not (root / "images").is_dir():
         raise DataError(f"{root}: has no folder images/; put the pictures there, at any depth")

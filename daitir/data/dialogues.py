@@ -5,38 +5,37 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import ntpath
-import posixpath
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_regular
+from daitir.common.files import atomic_write, read_json
+from daitir.data.manifests import content_digest, read_rewrites, rewrites_manifest
+from daitir.data.names import NearMisses, image_name, is_utf8, quoted
 
 logger = logging.getLogger(__name__)
 
 # Limits that no real file comes near, so that a wrong or a hostile one is refused in a line. The
 # largest of the field, VisDial's training set, has 1.4 million rounds in 70 MB, 11 a dialogue.
-MAX_BYTES = 2**28  # of a JSON file, unpacked; its text takes up to four times as much memory
-MAX_VALUES = 10_000_000  # of a JSON file; its commas and brackets, a bound that is quick to count
 MAX_ROUNDS_IN_FILE = 2_000_000
-MAX_ROUNDS = 500  # of a dialogue: a query may join all before it, which grows with the square
+MAX_ROUNDS_IN_DIALOGUE = 500  # a query may join all before it, which grows with the square
 MAX_CHARACTERS = 2_000_000_000  # of the joined queries of all dialogues
+MIXED_SHARE = 0.1  # of dialogues without a question, from which on a file counts as mixed
 
 
 @dataclass(frozen=True)
 class Dialogue:
     """One user's dialogue about one target image.
 
-    `image` is the target's name in the gallery; `rounds[0]` is the caption and every later
-    round is `"question? answer"`. Format: ChatIR, the released dialogue files. `refined_from` are
-    the digests of the raw rounds that the rounds were refined from (`daitir.data.manifests`), None
-    where they were not, or nobody knows.
+    Attributes:
+        image: the target's name in the gallery.
+        rounds: the caption, then strings `"question? answer"`.
+        refined_from: the digests of the raw rounds that the rounds were refined from
+            (`daitir.data.manifests`), None where they were not, or nobody knows.
     """
 
     image: str
@@ -56,85 +55,6 @@ class Problem(NamedTuple):
         return where + self.message
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
-
-    Raises DataError when the file cannot be read, is not UTF-8, is not JSON, or is larger than
-    MAX_BYTES or MAX_VALUES allow, which is found before much memory is taken.
-    """
-    content = read_regular(path, MAX_BYTES)
-    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        raise DataError(f"{path}: holds more than {MAX_VALUES:,} values; split it")
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from error
-    except (RecursionError, MemoryError) as error:
-        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise DataError(f"{path}: the JSON cannot be read ({error})") from error
-
-
-def image_name(name: object) -> str:
-    """`name` in its normal form, as a relative path with forward slashes.
-
-    Raises DataError when it is not a string, absolute, or leaves the image folder.
-
-    >>> image_name("./unlabeled2017/000000185565.jpg")
-    'unlabeled2017/000000185565.jpg'
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"the image path must be a non-empty string, found {_short(name)}")
-    if "\\" in name or "\0" in name or not is_utf8(name):
-        raise DataError(
-            f"the image path {_short(name)} holds a backslash or a character that no path may "
-            "hold; write it with forward slashes"
-        )
-    normal = posixpath.normpath(name)
-    if not normal.strip():
-        raise DataError(f"the image path {_short(name)} names no file")
-    if normal.startswith("/") or ntpath.splitdrive(normal)[0]:
-        raise DataError(
-            f"the image path {_short(name)} is absolute; make it relative to the image folder"
-        )
-    if normal in (".", "..") or normal.startswith("../"):
-        raise DataError(f"the image path {_short(name)} leaves the image folder")
-    return normal
-
-
-class NearMisses:
-    """Tells of a name that is not among some names which of them it nearly is."""
-
-    def __init__(self, names: Iterable[str]):
-        self._names = {_likeness(name): name for name in names}
-
-    def hint(self, name: str) -> str:
-        """The end of a message about `name`, empty where no name is like it.
-
-        >>> NearMisses(["a/Tom.JPG"]).hint("a/tom.jpg")
-        "; 'a/Tom.JPG' differs from it in capitals only, write both alike"
-        """
-        found = self._names.get(_likeness(name))
-        if found is None or found == name:
-            return ""
-        if unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name):
-            return (
-                f"; {ascii(found)} differs from it in the Unicode form of its letters only (NFC "
-                "and NFD), write both in one form"
-            )
-        return f"; {_short(found)} differs from it in capitals only, write both alike"
-
-
-def _likeness(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def read_dialogues(
     path: str | Path,
     *,
@@ -143,16 +63,24 @@ def read_dialogues(
 ) -> list[Dialogue]:
     """Read a ChatIR file: a JSON list of `{"img": path, "dialog": [caption, round, …]}`.
 
-    Any number of rounds from 1 on, and a different one for each dialogue, is fine. Other keys
-    are left out. Where `gallery` is given every target must be in it. The field's protocol has
-    one dialogue per target: a second one is an error unless `allow_duplicate_targets`, and then
-    their number is logged. Of rewrites with a manifest beside them the dialogues tell what they
-    were refined from. Source: ChatIR's released files.
+    Dialogues may have any number of rounds from 1 on. Other keys are left out. Of rewrites with a
+    manifest beside them the dialogues tell what they were refined from.
 
-    Raises DataError where rewrites were changed since, else with the first problem and the number
-    of problems; `lint_dialogues` returns all of them.
+    Args:
+        gallery: the names that targets must be among.
+        allow_duplicate_targets: accept several dialogues about one target, which the field's
+            protocol does not have; their number is logged.
+
+    Returns:
+        The dialogues, in the file's order.
+
+    Raises:
+        DataError: the first problem and the number of problems, all of which `lint_dialogues`
+            returns; or the file has rewrites that were changed since they were refined.
+
+    Source: ChatIR's released files.
     """
-    dialogues, problems = _parse(read_json(path), gallery, allow_duplicate_targets)
+    dialogues, problems = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
     if problems:
         more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}")
@@ -162,8 +90,6 @@ def read_dialogues(
             "%s: %d of %d dialogues share the target of an earlier one",
             path, repeated, len(dialogues),
         )
-    from daitir.data.derived import with_sources  # late: it is about dialogues itself
-
     return with_sources(Path(path), dialogues)
 
 
@@ -172,16 +98,34 @@ def lint_dialogues(
     *,
     gallery: Sequence[str] | None = None,
     allow_duplicate_targets: bool = False,
-) -> list[Problem]:
-    """Everything that is wrong in a dialogue file, in the file's order; empty when it is sound.
+) -> tuple[list[Dialogue], list[Problem]]:
+    """All dialogues of a file that have rounds of text, and everything that is wrong in it.
 
-    The rules are those of `read_dialogues`. `Counter(problem.kind for problem in …)` counts them.
+    The rules are those of `read_dialogues`, the order is the file's.
     """
     try:
         content = read_json(path)
     except DataError as error:
-        return [Problem(None, "unreadable", str(error))]
-    return _parse(content, gallery, allow_duplicate_targets)[1]
+        return [], [Problem(None, "unreadable", str(error))]
+    return parse_dialogues(content, gallery, allow_duplicate_targets)
+
+
+def with_sources(path: Path, dialogues: list[Dialogue]) -> list[Dialogue]:
+    """The dialogues of a file with what each round was refined from, where its manifest tells.
+
+    Raises DataError where the file is not as the manifest says that it was written.
+    """
+    manifest = read_rewrites(path)
+    if manifest is None:
+        return dialogues
+    lengths = [len(dialogue.rounds) for dialogue in dialogues]
+    if manifest.captions != content_digest(dialogues) or lengths != list(map(len, manifest.rounds)):
+        raise DataError(
+            f"{path}: was changed since it was refined; refine it again (`--overwrite`), or remove "
+            f"{rewrites_manifest(path).name}, and it counts as written by hand"
+        )
+    pairs = zip(dialogues, manifest.rounds, strict=True)
+    return [replace(dialogue, refined_from=tuple(rounds)) for dialogue, rounds in pairs]
 
 
 def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
@@ -189,11 +133,12 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
 
     A path that ends in .gz gets it packed; the same dialogues give the same bytes.
 
-    Raises DataError, and writes nothing, when `read_dialogues` would refuse the result
-    (duplicate targets aside).
+    Raises:
+        DataError: `read_dialogues` would refuse the result (duplicate targets aside); nothing is
+            written.
     """
     entries = [{"img": d.image, "dialog": list(d.rounds)} for d in dialogues]
-    problems = _parse(entries, None, True)[1]
+    problems = parse_dialogues(entries, None, True)[1]
     if problems:
         raise DataError(f"{path}: not written, {problems[0]}")
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
@@ -232,10 +177,17 @@ cuts off. That DAR joins with ChatIR's separator is our assumption.
 
 
 def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[str]]:
-    """The query text of every round, as `texts[dialogue][round]`, by one of `TEXT_CONVENTIONS`.
+    """The query text of every round.
 
-    Raises ValueError when the convention is unknown, and DataError where the joined texts would
-    have more than MAX_CHARACTERS.
+    Args:
+        convention: one of `TEXT_CONVENTIONS`.
+
+    Returns:
+        `texts[dialogue][round]`.
+
+    Raises:
+        ValueError: the convention is unknown.
+        DataError: the joined texts would have more than MAX_CHARACTERS.
 
     >>> dialogue = Dialogue("a.png", ("a dog on a beach", "is it sunny? yes"))
     >>> query_texts([dialogue], convention="raw_dialogue")
@@ -259,15 +211,20 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
 
 
 _ANSWERED = re.compile(r"\S\s*[?\uff1f\u061f]\s*\S")  # also full-width, and Arabic
-MIXED_SHARE = 0.1
 
 
-def recognise_convention(dialogues: Sequence[Dialogue]) -> tuple[str, str]:
+def recognise_convention(
+    dialogues: Sequence[Dialogue], *, path: Path | None = None, named: str | None = None
+) -> tuple[str, str]:
     """The text convention that fits dialogues, and what it was recognised by.
 
     Rewrites that are known to be some are taken alone, `current_rewrite`. Where at least half of
     the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
     Where none has a second round, every convention gives the same text.
+
+    Args:
+        path: the file of the dialogues, which a message names.
+        named: the convention that the user named, which is taken as it is.
 
     Raises DataError for anything else, since to guess wrong ranks another text: captions of unknown
     origin, questions in a language without a question mark, rounds that repeat the one before and
@@ -277,6 +234,8 @@ def recognise_convention(dialogues: Sequence[Dialogue]) -> tuple[str, str]:
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
     ('raw_dialogue', 'recognised: questions and answers')
     """
+    if named is not None:
+        return named, "named by --text"
     if dialogues and all(dialogue.refined_from is not None for dialogue in dialogues):
         return "current_rewrite", "recognised: rewrites"
     talks = [dialogue.rounds for dialogue in dialogues if len(dialogue.rounds) > 1]
@@ -292,20 +251,21 @@ def recognise_convention(dialogues: Sequence[Dialogue]) -> tuple[str, str]:
     silent = sum(not any(row) for row in answered)
     if 2 * number >= total and 2 * repeats < total and silent < MIXED_SHARE * len(talks):
         return "raw_dialogue", "recognised: questions and answers"
+    where = f"{path}: " if path else ""
     raise DataError(
-        f"cannot tell how texts are made of these dialogues: {number:,} of {total:,} later rounds "
-        f"hold a question with its answer, and {silent:,} of {len(talks):,} dialogues none; name "
-        "--text current_rewrite where each round is a whole caption, --text raw_dialogue where "
-        "each adds to those before"
+        f"{where}cannot tell how texts are made of these dialogues: {number:,} of {total:,} later "
+        f"rounds hold a question with its answer, and {silent:,} of {len(talks):,} dialogues none; "
+        "name --text current_rewrite where each round is a whole caption, --text raw_dialogue "
+        "where each adds to those before"
     )
 
 
-def _parse(
+def parse_dialogues(
     content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
 ) -> tuple[list[Dialogue], list[Problem]]:
-    """The sound dialogues and the problems of a parsed file."""
+    """The dialogues with rounds of text, and the problems, of the content of a file."""
     if not isinstance(content, list):
-        message = f"must be a JSON list of dialogues, found {_short(content)}"
+        message = f"must be a JSON list of dialogues, found {quoted(content)}"
         return [], [Problem(None, "not_a_list", message)]
     if not content:
         return [], [Problem(None, "empty", "the list has no dialogues")]
@@ -319,71 +279,49 @@ def _parse(
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     first_with: dict[str, int] = {}
-    extra_keys: set[str] = set()
     for index, entry in enumerate(content):
         if not isinstance(entry, dict) or not {"img", "dialog"} <= entry.keys():
-            message = f'must be an object with "img" and "dialog", found {_short(entry)}'
+            message = f'must be an object with "img" and "dialog", found {quoted(entry)}'
             problems.append(Problem(index, "not_a_dialogue", message))
             continue
-        extra_keys |= entry.keys() - {"img", "dialog"}
-        found = _round_problems(index, entry["dialog"])
+        problems += _round_problems(index, entry["dialog"])
         try:
             name = image_name(entry["img"])
         except DataError as error:
-            found.append(Problem(index, "image_path", str(error)))
+            name = str(entry["img"])
+            problems.append(Problem(index, "image_path", str(error)))
         else:
             if known is not None and name not in known:
                 near_misses = near_misses or NearMisses(known)
-                message = f"the image {_short(name)} is not in the gallery of {len(known):,} images"
-                message += near_misses.hint(name)
-                found.append(Problem(index, "not_in_gallery", message))
+                message = f"the image {quoted(name)} is not in the gallery of {len(known):,} images"
+                problems.append(Problem(index, "not_in_gallery", message + near_misses.hint(name)))
             earlier = first_with.setdefault(name, index)
             if earlier != index and not allow_duplicate_targets:
                 message = (
-                    f"same target as dialogue {earlier}, {_short(name)}; targets must differ "
+                    f"same target as dialogue {earlier}, {quoted(name)}; targets must differ "
                     "(`daitir evaluate --allow-duplicate-targets` accepts it)"
                 )
-                found.append(Problem(index, "duplicate_target", message))
-        problems += found
-        if not found:
-            dialogues.append(Dialogue(name, tuple(entry["dialog"])))
-    if extra_keys:
-        logger.debug("left out the keys %s", ", ".join(map(_short, sorted(extra_keys))))
+                problems.append(Problem(index, "duplicate_target", message))
+        texts = entry["dialog"]
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            dialogues.append(Dialogue(name, tuple(texts)))
     return dialogues, problems
 
 
-def _round_problems(index: int, rounds: object) -> list[Problem]:
+def _round_problems(index: int, rounds: object) -> Iterator[Problem]:
     if not isinstance(rounds, list) or not rounds:
-        message = f'"dialog" must be a non-empty list of strings, found {_short(rounds)}'
-        return [Problem(index, "no_rounds", message)]
-    if len(rounds) > MAX_ROUNDS:
-        message = f"{len(rounds):,} rounds, more than {MAX_ROUNDS}; split the dialogue"
-        return [Problem(index, "too_many_rounds", message)]
-    problems = []
-    for t, text in enumerate(rounds):
-        if not isinstance(text, str):
-            message = f"round {t} must be a string, found {_short(text)}"
-            problems.append(Problem(index, "round_not_text", message))
-        elif not text.strip():
-            problems.append(Problem(index, "blank_round", f"round {t} is blank"))
-        elif not is_utf8(text):
-            message = f"round {t} holds half of a surrogate pair, which is no character"
-            problems.append(Problem(index, "round_not_utf8", message))
-    return problems
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _short(value: object, limit: int = 60) -> str:
-    """`value` on one line, as an error message quotes it."""
-    if isinstance(value, (list, dict)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not is_utf8(value) else repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+        message = f'"dialog" must be a non-empty list of strings, found {quoted(rounds)}'
+        yield Problem(index, "no_rounds", message)
+    elif len(rounds) > MAX_ROUNDS_IN_DIALOGUE:
+        message = f"{len(rounds):,} rounds, more than {MAX_ROUNDS_IN_DIALOGUE}; split the dialogue"
+        yield Problem(index, "too_many_rounds", message)
+    else:
+        for t, text in enumerate(rounds):
+            if not isinstance(text, str):
+                message = f"round {t} must be a string, found {quoted(text)}"
+                yield Problem(index, "round_not_text", message)
+            elif not text.strip():
+                yield Problem(index, "blank_round", f"round {t} is blank")
+            elif not is_utf8(text):
+                message = f"round {t} holds half of a surrogate pair, which is no character"
+                yield Problem(index, "round_not_utf8", message)

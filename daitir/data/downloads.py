@@ -27,7 +27,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, disk_is_full, locked
 
 SUMS = "SHA256SUMS"
-TIMEOUT = 60.0  # seconds without a byte
+DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
@@ -37,21 +37,13 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch.
+    """A file to fetch; size and checksum are None where nobody tells."""
 
-    Attributes:
-        name: its name on the disk.
-        url: where its publishers, or those who name them, say that it lies.
-        size: bytes, None where nobody tells.
-        checksum: `md5:` or `sha256:` and the hexadecimal digits, None where nobody tells.
-        origin: who says so.
-    """
-
-    name: str
+    name: str  # on the disk
     url: str
-    size: int | None = None
-    checksum: str | None = None
-    origin: str = ""
+    size: int | None = None  # bytes
+    checksum: str | None = None  # `md5:` or `sha256:` and the hexadecimal digits
+    origin: str = ""  # who tells the checksum
 
     def at(self, mirror: str | None) -> str:
         """Its URL, or that of the same name below another one.
@@ -73,7 +65,7 @@ def remote_size(url: str) -> int | None:
     Raises DataError where there is no such file, or no such server.
     """
     try:
-        with urlopen(_request(url, method="HEAD"), timeout=TIMEOUT) as response:
+        with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
             return int(size) if size and size.isdigit() else None
     except HTTPError as error:
@@ -116,9 +108,8 @@ def fetch(
 ) -> Path:
     """The path of a file below `folder`, fetched unless it is there, and checked in either case.
 
-    A transfer that breaks off is taken up where it ended, by this call or by the next one, also
-    where the server always sends the whole. Where nobody tells a checksum, the file is compared
-    with what it was when it was first fetched.
+    A transfer that breaks off is taken up where it ended, by this call or by the next one. Where
+    nobody tells a checksum, the file is compared with what it was when it was first fetched.
 
     Raises DataError where the server has no such file or cannot be reached, where the disk is
     full, and as `verify` does.
@@ -137,7 +128,6 @@ def fetch(
                 raise
             verify(part, file, sums=folder / SUMS, progress=progress)
             part.rename(path)
-            _marker(part).unlink(missing_ok=True)
         else:
             verify(path, file, sums=folder / SUMS, progress=progress)
     return path
@@ -156,16 +146,16 @@ def verify(
     if file.size is not None and size != file.size:
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        found = _digests(path, file, progress)
+        digests = _digests(path, file, progress)
         kind, _, wanted = (file.checksum or "").partition(":")
         known = _read_sums(sums) if sums else {}
-        if wanted and found[kind] != wanted:
-            wrong = f"its {kind.upper()} is {found[kind]}, not {wanted} ({file.origin})"
-        elif known.get(file.name, found["sha256"]) != found["sha256"]:
-            wrong = f"its SHA-256 is {found['sha256']}, and was {known[file.name]} ({sums})"
+        if wanted and digests[kind] != wanted:
+            wrong = f"its {kind.upper()} is {digests[kind]}, not {wanted} ({file.origin})"
+        elif known.get(file.name, digests["sha256"]) != digests["sha256"]:
+            wrong = f"its SHA-256 is {digests['sha256']}, and was {known[file.name]} ({sums})"
         elif sums and file.name not in known:
             with atomic_write(sums) as temporary:
-                lines = (known | {file.name: found["sha256"]}).items()
+                lines = (known | {file.name: digests["sha256"]}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
     if not wrong:
         return
@@ -173,7 +163,6 @@ def verify(
         raise DataError(f"{path}: is not {file.name} as published: {wrong}")
     aside = sums.parent / f"{file.name}.wrong"
     path.replace(aside)
-    _marker(path).unlink(missing_ok=True)
     raise DataError(
         f"{sums.parent / file.name}: {wrong}; set aside as {aside.name}. The same command fetches "
         "it again, --mirror URL from elsewhere"
@@ -210,29 +199,15 @@ def _download(url: str, part: Path, progress: bool) -> None:
 def _receive(url: str, part: Path, start: int, progress: bool) -> None:
     """One transfer from byte `start` on, or from 0 where the server wants it so."""
     request = _request(url)
-    marker = _marker(part)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        if marker.exists():  # then a file that has changed since comes from its beginning
-            request.add_header("If-Range", marker.read_text())
-    with urlopen(request, timeout=TIMEOUT) as response:
+    with urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
         ranged = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        etag = response.headers.get("ETag", "")
-        if start == 0:
-            marker.unlink(missing_ok=True)
-            if etag.startswith('"'):  # a weak one tells nothing about bytes
-                marker.write_text(etag)
-        label = part.stem
-        with (
-            part.open("ab" if start else "wb") as file,
-            tqdm(
-                total=total, initial=start, desc=label, unit="B", unit_scale=True,
-                disable=not progress,
-            ) as bar,
-        ):  # fmt: skip
+        bar = _bar(part.stem, total, progress, initial=start)
+        with part.open("ab" if start else "wb") as file, bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -244,9 +219,8 @@ def _request(url: str, method: str = "GET") -> Request:
     return Request(url, method=method, headers={"User-Agent": f"daitir/{__version__}"})
 
 
-def _marker(part: Path) -> Path:
-    """Where the server's mark of the version that `part` belongs to is kept."""
-    return part.with_name(f".{part.name}.etag")
+def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
 def _refused(url: str, error: HTTPError) -> DataError:
@@ -266,10 +240,7 @@ def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
     """The SHA-256 of a file, and its MD5 where that is what is known of it."""
     kinds = {"sha256", (file.checksum or "sha256:").partition(":")[0]}
     hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    bar = tqdm(
-        total=path.stat().st_size, desc=f"checking {file.name}", unit="B", unit_scale=True,
-        disable=not progress,
-    )  # fmt: skip
+    bar = _bar(f"checking {file.name}", path.stat().st_size, progress)
     with path.open("rb") as content, bar:
         while chunk := content.read(_CHUNK):
             for digest in hashes.values():
@@ -282,7 +253,7 @@ def _read_sums(path: Path) -> dict[str, str]:
     """Digests by name. Raises DataError where the file is damaged."""
     if not path.exists():
         return {}
-    found = {}
+    sums = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         match = _SUM.fullmatch(line)
         if line.strip() and not match:
@@ -291,5 +262,5 @@ def _read_sums(path: Path) -> dict[str, str]:
                 "are taken for what they are now, or fetch them anew into another folder"
             )
         if match:
-            found[os.fsdecode(match[2])] = match[1].decode().lower()
-    return found
+            sums[os.fsdecode(match[2])] = match[1].decode().lower()
+    return sums

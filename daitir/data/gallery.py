@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
 from daitir.common.errors import DataError
-from daitir.common.files import SafeFolder, check_folder, open_regular
-from daitir.data.dialogues import image_name, read_json
+from daitir.common.files import check_is_folder, open_regular, read_json
+from daitir.common.safe_folder import SafeFolder
+from daitir.data.names import image_name
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +65,10 @@ _OTHERS = (  # what such files often are, by how they begin
 
 
 class Listing(NamedTuple):
-    """What a folder of pictures holds.
+    """What a folder of pictures holds, as sorted names with forward slashes."""
 
-    Attributes:
-        names: of the pictures, relative to the folder, with forward slashes, sorted.
-        left_out: of all other entries, by what they are: `"not read"` (other suffixes),
-            `"hidden"` files and folders, and `"linked folders"`.
-    """
-
-    names: list[str]
-    left_out: dict[str, list[str]]
+    names: list[str]  # of the pictures
+    left_out: dict[str, list[str]]  # the others: "not read", "hidden", "linked folders"
 
 
 def scan_images(folder: str | Path) -> Listing:
@@ -83,7 +78,7 @@ def scan_images(folder: str | Path) -> Listing:
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
     """
     folder = Path(folder)
-    check_folder(folder, "images")
+    check_is_folder(folder, "images")
     names: list[str] = []
     left_out: dict[str, list[str]] = {}
     waiting = [""]
@@ -119,13 +114,21 @@ def list_images(
     `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
-    told = describe_left_out(left_out)
+    others = describe_left_out(left_out)
     if not names:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{folder}: holds no image ({suffixes})" + (f"; {told}" if told else ""))
-    if told:
-        tell(f"{folder}: {told}")
+        told = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
+        raise DataError(f"{folder}: {'; '.join(filter(None, (told, others)))}")
+    if others:
+        tell(f"{folder}: {others}")
     return names
+
+
+def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> list[str]:
+    """The pictures to search: those of the file `listed`, without it all that lie in the folder.
+
+    `options` are those of `list_images`. Raises DataError as it and `read_gallery` do.
+    """
+    return read_gallery(listed) if listed else list_images(images_dir, **options)
 
 
 def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
@@ -151,19 +154,28 @@ def read_gallery(path: str | Path) -> list[str]:
     Source: ChatIR's released search space. Raises DataError when it is not such a list, is empty,
     holds a path that leaves the folder, or holds one path twice.
     """
-    content = read_json(path)
+    names, problems = parse_gallery(read_json(path))
+    if problems:
+        raise DataError(f"{path}: {problems[0][1]}")
+    return names
+
+
+def parse_gallery(content: Any) -> tuple[list[str], list[tuple[str, str]]]:
+    """The sound names of a gallery, and kind and message of all that is wrong with it."""
     if not isinstance(content, list) or not content:
-        raise DataError(f"{path}: must be a non-empty JSON list of image paths")
+        return [], [("not_a_list", "must be a non-empty JSON list of image paths")]
     names: dict[str, int] = {}
+    problems = []
     for index, entry in enumerate(content):
         try:
             name = image_name(entry)
         except DataError as error:
-            raise DataError(f"{path}: entry {index}: {error}") from error
+            problems.append(("image_path", f"entry {index}: {error}"))
+            continue
         if names.setdefault(name, index) != index:
-            both = f"{names[name]} and {index}"
-            raise DataError(f"{path}: entries {both} are the same image {name!r}")
-    return list(names)
+            message = f"entries {names[name]} and {index} are the same image {name!r}"
+            problems.append(("named_twice", message))
+    return list(names), problems
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -191,19 +203,19 @@ def is_animated(path: str | Path) -> bool:
 
 
 def check_images(
-    folder: str | Path,
-    names: Sequence[str],
-    *,
-    skip_unreadable: bool | None = None,
+    folder: str | Path, names: Sequence[str], *, skip_unreadable: bool | None = None
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
-    By default only the headers are looked at (fast), and any unreadable file raises DataError with
-    the number of them and the first examples, and names `--skip-unreadable` unless that is None.
-    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and the
-    unreadable ones are left out, counted in a warning.
-    A link that leaves the folder (`daitir.common.files.SafeFolder`) is unreadable. Raises DataError
-    when none is left.
+    A link that leaves the folder is unreadable.
+
+    Args:
+        skip_unreadable: decode every image, so that truncated ones are found too, and leave the
+            unreadable ones out, counted in a warning; else only the headers are looked at, which
+            is fast. None where the command has no such option.
+
+    Raises DataError for unreadable files, with their number and the first examples, or where none
+    is left.
     """
     check = read_image if skip_unreadable else _check_header
     safe = SafeFolder(folder)
@@ -282,9 +294,9 @@ def _what_else(path: str | Path) -> str:
     """What a file is that is none of the pictures that are read, and the way out."""
     with open_regular(path) as file:
         head = file.read(_HEAD)
-    for beginning, told in _OTHERS:
+    for beginning, what in _OTHERS:
         if re.match(beginning, head):
-            return f"is {told}"
+            return f"is {what}"
     return f"not an image ({', '.join(FORMATS)})"
 
 

@@ -3,26 +3,22 @@
 `IvfPq` keeps each feature as a code of a few bytes and looks only into the lists whose centres lie
 nearest (Jégou et al. 2011); `Hnsw` keeps whole features and walks from neighbour to neighbour
 (Malkov and Yashunin 2018). Both miss some of the best pictures: `recall_against_exact` tells how
-many. What an index weighs and compares is given as formulas too, for galleries that are larger
-than one can build.
+many. What an index weighs and reads is given as formulas too, for galleries that are larger than
+one can build.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daitir.common.errors import DataError
-from daitir.data.shards import PICTURES, read_shards
 from daitir.retrieval import best_first, first_equal, pair_scores
 
 if TYPE_CHECKING:
@@ -55,20 +51,13 @@ class Flat:
 
 @dataclass(frozen=True)
 class IvfPq:
-    """An inverted file of product-quantised features.
+    """An inverted file of product-quantised features."""
 
-    Attributes:
-        code_bytes: of a picture; must divide the dimension.
-        probes: lists that a query looks into.
-        num_lists: None for `default_lists`.
-    """
-
-    code_bytes: int = 32
-    probes: int = 32
-    num_lists: int | None = None
+    code_bytes: int = 32  # of a picture; must divide the dimension
+    probes: int = 32  # lists that a query looks into
+    num_lists: int | None = None  # None for `default_lists`
 
     def lists(self, num_images: int) -> int:
-        """The number of lists for a gallery."""
         return self.num_lists or default_lists(num_images)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
@@ -87,7 +76,7 @@ class IvfPq:
         return lists * dim * FLOAT + share * num_images * (self.code_bytes + ID)
 
     def empty(self, num_images: int, dim: int) -> faiss.Index:
-        """An index without pictures, not trained. Raises ValueError for a code that does not fit.
+        """An index without pictures, not trained.
 
         The features are rotated at random first, so that every byte of the code has as much to say.
         """
@@ -98,29 +87,22 @@ class IvfPq:
         # "np": no ordering of the codes, which takes long and which only Hamming filters use.
         kind = f"RR{dim},IVF{self.lists(num_images)},PQ{self.code_bytes}x8np"
         index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
-        faiss.extract_index_ivf(index).nprobe = self.probes
+        set_effort(index, self)
         return index
 
 
 @dataclass(frozen=True)
 class Hnsw:
-    """A graph of whole features; `links` of each picture, twice as many on the ground level.
+    """A graph of whole features; `links` of each picture, twice as many on the ground level."""
 
-    Attributes:
-        links: `M` of the paper.
-        build_effort: candidates that are kept while a picture is linked (`efConstruction`).
-        effort: candidates that are kept during a search (`efSearch`).
-    """
-
-    links: int = 16
-    build_effort: int = 40
-    effort: int = 64
+    links: int = 16  # `M` of the paper
+    build_effort: int = 40  # candidates kept while a picture is linked (`efConstruction`)
+    effort: int = 64  # candidates kept during a search (`efSearch`)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
-        """The feature, its links on the ground level, and those on the levels above.
+        """The feature, its links, its level and the place of its links.
 
-        A picture reaches each further level with a chance of 1 in `links`; its level and the place
-        of its links are kept too.
+        A picture reaches each further level above the ground with a chance of 1 in `links`.
 
         >>> round(Hnsw(links=16).bytes_per_image(1_000_000, 256))
         1168
@@ -137,11 +119,19 @@ class Hnsw:
         import faiss
 
         index = faiss.IndexHNSWFlat(dim, self.links, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction, index.hnsw.efSearch = self.build_effort, self.effort
+        index.hnsw.efConstruction = self.build_effort
+        set_effort(index, self)
         return index
 
 
-Spec = Flat | IvfPq | Hnsw
+def set_effort(index: faiss.Index, spec: Flat | IvfPq | Hnsw) -> None:
+    """Give an index the `probes` or the `effort` of a spec."""
+    import faiss
+
+    if isinstance(spec, IvfPq):
+        faiss.extract_index_ivf(index).nprobe = spec.probes
+    elif isinstance(spec, Hnsw):
+        faiss.downcast_index(index).hnsw.efSearch = spec.effort
 
 
 def default_lists(num_images: int) -> int:
@@ -158,13 +148,17 @@ def default_lists(num_images: int) -> int:
 
 
 def build_index(
-    spec: Spec, shards: Iterable[Tensor], *, num_images: int, dim: int, seed: int = 0
+    spec: Flat | IvfPq | Hnsw,
+    shards: Sequence[Tensor],
+    *,
+    num_images: int,
+    dim: int,
+    seed: int = 0,
 ) -> faiss.Index:
-    """An index of unit features that are read shard by shard; pictures are numbered in order.
+    """An index of unit features; pictures are numbered in order.
 
     Args:
-        shards: `(num_rows, dim)` each, `num_images` rows in all. Read twice where the index must be
-            trained, so no generator.
+        shards: `(num_rows, dim)` each, `num_images` rows in all.
         num_images: decides the number of lists.
         seed: chooses the features that the index is trained on.
 
@@ -173,13 +167,14 @@ def build_index(
     """
     index = spec.empty(num_images, dim)
     if not index.is_trained:
-        number = max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * spec.lists(num_images))
-        if num_images < MIN_PER_LIST * NUM_CODES:
+        least = MIN_PER_LIST * NUM_CODES
+        if num_images < least:
             raise ValueError(
-                f"{num_images:,} images are too few to train codes, at least "
-                f"{MIN_PER_LIST * NUM_CODES:,}; search them exactly"
+                f"{num_images:,} images are too few to train codes, at least {least:,}; search "
+                "them exactly"
             )
-        index.train(_sample(shards, min(number, num_images), num_images, seed))
+        number = min(max(least, MAX_PER_LIST * spec.lists(num_images)), num_images)
+        index.train(_sample(shards, number, num_images, seed))
     for shard in shards:
         if shard.shape[1:] != (dim,):
             raise ValueError(f"a shard is {tuple(shard.shape)}, it must be (num_rows, {dim})")
@@ -187,16 +182,6 @@ def build_index(
     if index.ntotal != num_images:
         raise ValueError(f"the shards hold {index.ntotal:,} features, not {num_images:,}")
     return index
-
-
-def set_effort(index: faiss.Index, spec: Spec) -> None:
-    """Give a built index the `probes` or the `effort` of a spec."""
-    import faiss
-
-    if isinstance(spec, IvfPq):
-        faiss.extract_index_ivf(index).nprobe = spec.probes
-    elif isinstance(spec, Hnsw):
-        faiss.downcast_index(index).hnsw.efSearch = spec.effort
 
 
 @torch.no_grad()
@@ -220,8 +205,6 @@ def search_index(
     Returns:
         float32 scores and int64 numbers, `(num_queries, k)` both; -1 where nothing more was found.
         Equal pictures score alike, and equal scores are ordered by number.
-
-    Raises ValueError where one of `candidates` and `rows` is missing, and for fewer than k.
     """
     import faiss
 
@@ -232,15 +215,15 @@ def search_index(
     # Some indexes turn all queries in one product, which rounds a query by its place.
     asked, inverse = first_equal(queries).unique(return_inverse=True)
     queries = queries[asked].float()
-    scores, found = map(torch.from_numpy, index.search(_array(queries), candidates or k))
+    scores, numbers = map(torch.from_numpy, index.search(_array(queries), candidates or k))
     if rows is None and isinstance(index, faiss.IndexFlat):
-        rows = partial(_kept, index)
+        rows = partial(_features_of, index)
     if rows is not None:
-        numbers, place = found.clamp(min=0).unique(return_inverse=True)
-        scores = pair_scores(queries, rows(numbers).float(), place)
-        scores = scores.masked_fill(found < 0, -torch.inf)
-    scores, found = best_first(scores, found)
-    return scores[inverse, :k], found[inverse, :k]
+        unique, place = numbers.clamp(min=0).unique(return_inverse=True)
+        scores = pair_scores(queries, rows(unique).float(), place)
+        scores = scores.masked_fill(numbers < 0, -torch.inf)
+    scores, numbers = best_first(scores, numbers)
+    return scores[inverse, :k], numbers[inverse, :k]
 
 
 def recall_against_exact(found: Tensor, exact: Tensor) -> Tensor:
@@ -259,9 +242,7 @@ def recall_against_exact(found: Tensor, exact: Tensor) -> Tensor:
 
 
 def at_size(sizes: Sequence[float], values: Sequence[float], size: float) -> float:
-    """A value carried on to another size along the straight line through values over log size.
-
-    A guess beyond what was measured. Raises ValueError for fewer than two sizes.
+    """A value at another size, a guess along the straight line through values over log size.
 
     >>> round(at_size([1e4, 1e5, 1e6], [0.9, 0.8, 0.7], 1e7), 3)
     0.6
@@ -281,68 +262,6 @@ def num_machines(total_bytes: float, memory_bytes: float, *, fill: float = 0.7) 
     return math.ceil(total_bytes / (fill * memory_bytes))
 
 
-class FeatureShards:
-    """The features that `daitir embed` keeps in a folder, one shard after the other.
-
-    A picture that was changed and embedded again counts once, with its newest feature.
-
-    Attributes:
-        names: of the pictures, by their number.
-        dim: of the features.
-    """
-
-    def __init__(self, folder: str | Path):
-        """Raises DataError for a folder without features of pictures, or with damaged ones."""
-        shards = list(read_shards(Path(folder), PICTURES))
-        if not shards:
-            raise DataError(f"{folder}: holds no features of pictures; `daitir embed` keeps them")
-        self.dim = shards[0].dim
-        newest: dict[str, tuple[int, int, int]] = {}
-        for number, shard in enumerate(shards):
-            for row, name in enumerate(shard.names):
-                newest[name] = max(newest.get(name, ()), (int(shard.stamps[row, 1]), number, row))
-        self.names: list[str] = []
-        self._places: list[tuple[Path, list[int]]] = []
-        for number, shard in enumerate(shards):
-            ours = [r for r, name in enumerate(shard.names) if newest[name][1:] == (number, r)]
-            self.names += [shard.names[row] for row in ours]
-            self._places += [(shard.path, ours)] if ours else []
-        self._starts = np.cumsum([0, *(len(ours) for _, ours in self._places)])
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for path, kept in self._places:
-            yield self._read(path, lambda features, kept=kept: features[:][kept])
-
-    def rows(self, numbers: Tensor) -> Tensor:
-        """(n, dim) features of (n,) numbers of pictures, without reading whole shards.
-
-        Raises DataError for a damaged or missing shard, IndexError for a number out of range.
-        """
-        wanted = np.asarray(numbers)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"numbers of pictures lie between 0 and {len(self) - 1:,}")
-        found = torch.empty(len(wanted), self.dim)
-        shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        for shard in np.unique(shards):
-            path, kept = self._places[shard]
-            ours = np.flatnonzero(shards == shard)
-            lines = [kept[number - self._starts[shard]] for number in wanted[ours]]
-            found[ours] = self._read(
-                path, lambda part, lines=lines: torch.cat([part[i : i + 1] for i in lines])
-            )
-        return found
-
-    def _read(self, path: Path, take: Callable[[Any], Tensor]) -> Tensor:
-        try:
-            with safe_open(path, "pt") as file:
-                return take(file.get_slice("features")).float()
-        except (SafetensorError, OSError, IndexError, RuntimeError) as error:
-            raise DataError(f"{path}: damaged ({error}); run `daitir embed` again") from error
-
-
 def _sample(shards: Iterable[Tensor], number: int, num_images: int, seed: int) -> np.ndarray:
     """(number, dim) features chosen at random, in the order of the gallery."""
     chosen = np.random.default_rng(seed).choice(num_images, number, replace=False)
@@ -355,7 +274,7 @@ def _sample(shards: Iterable[Tensor], number: int, num_images: int, seed: int) -
     return _array(torch.cat(taken))
 
 
-def _kept(index: faiss.Index, numbers: Tensor) -> Tensor:
+def _features_of(index: faiss.Index, numbers: Tensor) -> Tensor:
     """(n, dim) features of (n,) pictures of an index that keeps them whole."""
     return torch.from_numpy(index.reconstruct_batch(numbers.numpy()))
 

@@ -7,29 +7,31 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import SafeFolder
-from daitir.data.datafolder import DataFolder, find_data
-from daitir.data.derived import refined_from, view_faults, with_sources
-from daitir.data.dialogues import (
-    Dialogue,
-    NearMisses,
-    image_name,
-    lint_dialogues,
-    read_json,
-    recognise_convention,
+from daitir.common.files import read_json
+from daitir.common.safe_folder import SafeFolder
+from daitir.data.datafolder import find_data
+from daitir.data.dialogues import Dialogue, lint_dialogues, recognise_convention, with_sources
+from daitir.data.gallery import (
+    IMAGE_SUFFIXES,
+    NUM_EXAMPLES,
+    is_animated,
+    parse_gallery,
+    read_image,
+    scan_images,
 )
-from daitir.data.gallery import IMAGE_SUFFIXES, NUM_EXAMPLES, is_animated, read_image, scan_images
 from daitir.data.lint_texts import cut_rounds, odd_rounds
 from daitir.data.manifests import MANIFEST
-from daitir.data.viewfiles import list_views
+from daitir.data.names import NearMisses
+from daitir.data.rewrites import refined_from
+from daitir.data.viewfiles import list_views, view_faults
 
 if TYPE_CHECKING:
     from daitir.models.encoders import Encoder
@@ -41,36 +43,20 @@ _OF_COCO = re.compile(r"(?:.*/)?(?:COCO_|(?:train|val|test|unlabeled)20\d\d/)[^/
 
 @dataclass
 class Finding:
-    """One kind of thing that is wrong, or, as a warning, likely not meant.
+    """One kind of thing that is wrong, or, as a warning, likely not meant."""
 
-    Attributes:
-        where: the file or folder.
-        kind: a name that programs can go by, such as `missing_image`.
-        is_error: whether the other commands refuse the data because of it.
-        messages: one for each time that it was found.
-    """
-
-    where: str
-    kind: str
-    is_error: bool
-    messages: list[str] = field(default_factory=list)
+    where: str  # the file or folder
+    kind: str  # that programs can go by, such as `missing_image`
+    is_error: bool  # whether the other commands refuse the data because of it
+    messages: list[str] = field(default_factory=list)  # one for each time that it was found
 
     @property
     def count(self) -> int:
-        """How often it was found."""
         return len(self.messages)
 
     @property
     def examples(self) -> list[str]:
-        """The first few messages."""
         return self.messages[:NUM_EXAMPLES]
-
-    def as_dict(self) -> dict:
-        """The finding in the types of JSON."""
-        return {
-            "where": self.where, "kind": self.kind, "is_error": self.is_error,
-            "count": self.count, "messages": self.messages,
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,17 +75,8 @@ class Report:
 
     def as_dict(self) -> dict:
         """The report in the types of JSON."""
-        return {
-            "num_errors": self.num_errors, "folder": self.folder, "sizes": self.sizes,
-            "suffixes": self.suffixes, "findings": [f.as_dict() for f in self.findings],
-        }  # fmt: skip
-
-
-class _Findings(dict):
-    def add(self, where: object, kind: str, message: object, *, is_error: bool = True) -> None:
-        where = str(where)
-        finding = self.setdefault((where, kind), Finding(where, kind, is_error))
-        finding.messages.append(str(message))
+        findings = [{"count": finding.count} | asdict(finding) for finding in self.findings]
+        return {"num_errors": self.num_errors} | asdict(self) | {"findings": findings}
 
 
 def lint_data(
@@ -111,295 +88,245 @@ def lint_data(
 ) -> Report:
     """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
 
-    Errors are what the other commands refuse: dialogues, rewrites or a gallery that cannot be
-    read, names of pictures that are not there, pictures and views that cannot be decoded or are
-    links that leave their folder, rewrites that do not fit their dialogues or were refined from
-    other words, files that are one view, views of another text than their round's
-    (`daitir.data.derived`). Warnings: files beside the pictures that are not read, animated
-    pictures, equal pictures under two names, dialogues about one picture, in a split or in two,
-    rounds that lack a view, files that are no view, and what is odd about the words
-    (`daitir.data.lint_texts`).
+    Errors are what the other commands refuse: files that cannot be read, names of pictures that
+    are not there, pictures and views that cannot be decoded or are links that leave their folder,
+    rewrites and views of other dialogues. Warnings are what is likely not meant: files that are
+    left out, equal pictures under two names, dialogues about one picture, rounds that lack a view,
+    odd words (`daitir.data.lint_texts`).
 
-    With `decode` every picture is decoded, which finds the truncated and the equal ones; without
-    it pictures are only looked for. With `encoder` the rounds are counted that it does not read to
-    the end. Raises DataError where the folder does not have the format at all.
+    Args:
+        folder: of own data.
+        decode: decode every picture, which finds the truncated and the equal ones; else pictures
+            are only looked for.
+        encoder: count the rounds that it does not read to the end.
+
+    Raises:
+        DataError: the folder does not have the format at all.
     """
-    data = find_data(folder)
-    findings = _Findings()
-    sizes: dict[str, float] = {}
-    names, gallery = _names(data, findings)
-    sizes["pictures"], sizes["gallery"] = len(names), len(gallery)
-    targets: dict[str, str] = {}
-    for split in data.dialogues:
-        dialogues, refined = _lint_split(data, split, gallery, findings)
-        sizes[f"{split} dialogues"] = len(dialogues)
+    linter = _Linter(Path(folder), decode)
+    linter.look(encoder, progress)
+    findings = sorted(linter.findings.values(), key=lambda finding: not finding.is_error)
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in linter.names)
+    return Report(str(folder), linter.sizes, dict(suffixes.most_common()), findings)
+
+
+class _Linter:
+    """What is known so far of a folder.
+
+    Attributes:
+        names: of all pictures below `images/`.
+        gallery: the names of the pictures to search.
+        targets: by the name of the picture, the first split that has it as a target.
+    """
+
+    def __init__(self, folder: Path, decode: bool):
+        self.data, self.decode = find_data(folder), decode
+        self.findings: dict[tuple[str, str], Finding] = {}
+        self.sizes: dict[str, float] = {}
+        self.names: list[str] = []
+        self.gallery: list[str] = []
+        self.targets: dict[str, str] = {}
+
+    def error(self, where: Path, kind: str, *messages: object) -> None:
+        """Note what the other commands refuse."""
+        self._add(where, kind, messages, True)
+
+    def warn(self, where: Path, kind: str, *messages: object) -> None:
+        """Note what is likely not meant."""
+        self._add(where, kind, messages, False)
+
+    def _add(self, where: Path, kind: str, messages: Iterable[object], is_error: bool) -> None:
+        for message in messages:
+            finding = self.findings.setdefault(
+                (str(where), kind), Finding(str(where), kind, is_error)
+            )
+            finding.messages.append(str(message))
+
+    def look(self, encoder: Encoder | None, progress: bool) -> None:
+        """Look at everything."""
+        self._look_at_names()
+        for split in self.data.dialogues:
+            self._look_at_split(split, encoder)
+        self._look_for_twins_by_name()
+        self._look_at_pictures(progress)
+
+    def _look_at_names(self) -> None:
+        images, listed = self.data.images_dir, self.data.gallery_file
+        try:
+            self.names, left_out = scan_images(images)
+            for kind, names in left_out.items():
+                self.warn(images, kind.replace(" ", "_"), *(f"{name}: left out" for name in names))
+            if not self.names:
+                self.error(images, "no_pictures", f"holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        except DataError as error:
+            self.error(images, "no_pictures", error)
+        self.gallery = self.names
+        if listed:
+            try:
+                gallery, problems = parse_gallery(read_json(listed))
+            except DataError as error:
+                gallery, problems = [], [("unreadable", error)]
+            for kind, message in problems:
+                self.error(listed, kind, message)
+            self.gallery = gallery or self.names
+        near_misses = NearMisses(self.names)
+        for name in self._beside():
+            # A link that leaves the folder is there, and found among the pictures.
+            if not os.path.lexists(images / name):
+                hint = near_misses.hint(name)
+                self.error(listed, "missing_image", f"{name}: no such file in images/{hint}")
+        self.sizes |= {"pictures": len(self.names), "gallery": len(self.gallery)}
+
+    def _beside(self) -> list[str]:
+        """Those of the gallery that were not found among the pictures."""
+        known = set(self.names)
+        return [name for name in self.gallery if name not in known]
+
+    def _look_at_split(self, split: str, encoder: Encoder | None) -> None:
+        path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
+        dialogues, problems = lint_dialogues(path, gallery=self.gallery)
+        for problem in problems:
+            is_error = problem.kind != "duplicate_target"
+            self._add(path, problem.kind, [problem], is_error)
+        for oddity in odd_rounds(dialogues, are_captions=False):
+            self.warn(path, oddity.kind, oddity)
+        ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"
+        if rewrites.exists():
+            ranked, convention = rewrites, "current_rewrite"
+            texts, sound = self._look_at_rewrites(path, rewrites, dialogues)
+        else:
+            try:
+                convention, _ = recognise_convention(dialogues)
+            except DataError as error:
+                self.warn(path, "unknown_text_convention", error)
+        lengths = [len(dialogue.rounds) for dialogue in dialogues]
+        self.sizes[f"{split} dialogues"] = len(dialogues)
         if dialogues:
-            lengths = [len(dialogue.rounds) for dialogue in dialogues]
-            sizes[f"{split} rounds"] = sum(lengths)
-            sizes[f"{split} shortest dialogue"] = min(lengths)
-            sizes[f"{split} longest dialogue"] = max(lengths)
+            self.sizes[f"{split} rounds"] = sum(lengths)
+            self.sizes[f"{split} shortest dialogue"] = min(lengths)
+            self.sizes[f"{split} longest dialogue"] = max(lengths)
         if dialogues and encoder:
-            cut = _lint_lengths(data, split, dialogues, encoder, findings)
-            sizes[f"{split} percent cut"] = round(100 * cut / sum(lengths), 2)
+            cut = list(cut_rounds(texts, encoder, convention=convention))
+            for oddity in cut:
+                self.warn(ranked, oddity.kind, oddity)
+            self.sizes[f"{split} percent cut"] = round(100 * len(cut) / sum(lengths), 2)
         for number, dialogue in enumerate(dialogues):
-            earlier = targets.setdefault(dialogue.image, split)
+            earlier = self.targets.setdefault(dialogue.image, split)
             if earlier != split:
                 message = f"dialogue {number}: {dialogue.image} is a target of {earlier} too"
-                findings.add(data.dialogues[split], "target_in_two_splits", message, is_error=False)
-        folder = data.views_dir(split)
+                self.warn(path, "target_in_two_splits", message)
+        folder = self.data.views_dir(split)
         if folder.is_dir():
-            sizes[f"{split} views"] = _lint_views(folder, dialogues, refined, findings, decode)
-            if sizes[f"{split} views"] and not (folder / MANIFEST).is_file():
-                sizes[f"{split} views without a manifest"] = sizes[f"{split} views"]
-    _lint_names(data, gallery, targets, findings)
-    _lint_pictures(data, [*names, *_beside(names, gallery)], targets, findings, decode, progress)
-    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
-    order = sorted(findings.values(), key=lambda finding: not finding.is_error)
-    return Report(str(folder), sizes, dict(suffixes.most_common()), order)
+            number = self._look_at_views(folder, dialogues, sound)
+            self.sizes[f"{split} views"] = number
+            if number and not (folder / MANIFEST).is_file():
+                self.sizes[f"{split} views without a manifest"] = number
 
-
-def _names(data: DataFolder, findings: _Findings) -> tuple[list[str], list[str]]:
-    """The names of all pictures that any command may read, and those of the gallery."""
-    names: list[str] = []
-    try:
-        names, left_out = scan_images(data.images_dir)
-        for kind, others in left_out.items():
-            for name in others:
-                kind = kind.replace(" ", "_")
-                findings.add(data.images_dir, kind, f"{name}: left out", is_error=False)
-        if not names:
-            message = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
-            findings.add(data.images_dir, "no_pictures", message)
-    except DataError as error:
-        findings.add(data.images_dir, "no_pictures", error)
-    if not data.gallery_file:
-        return names, names
-    try:
-        content = read_json(data.gallery_file)
-    except DataError as error:
-        findings.add(data.gallery_file, "unreadable", error)
-        return names, names
-    if not isinstance(content, list) or not content:
-        findings.add(data.gallery_file, "not_a_list", "must be a non-empty JSON list of paths")
-        return names, names
-    gallery: dict[str, int] = {}
-    for index, entry in enumerate(content):
-        try:
-            name = image_name(entry)
-        except DataError as error:
-            findings.add(data.gallery_file, "image_path", f"entry {index}: {error}")
-            continue
-        if gallery.setdefault(name, index) != index:
-            message = f"entries {gallery[name]} and {index} are the same image {name!r}"
-            findings.add(data.gallery_file, "named_twice", message)
-    near_misses = NearMisses(names)
-    safe = SafeFolder(data.images_dir)
-    for name in _beside(names, gallery):
-        # A link that leaves the folder is there, and found among the pictures.
-        if not os.path.lexists(safe.folder / name):
-            message = f"{name}: no such file in images/{near_misses.hint(name)}"
-            findings.add(data.gallery_file, "missing_image", message)
-    return names, list(gallery)
-
-
-def _beside(names: Sequence[str], gallery: Sequence[str]) -> list[str]:
-    """Those of a gallery that were not found among the pictures."""
-    known = set(names)
-    return [name for name in gallery if name not in known]
-
-
-def _lint_split(
-    data: DataFolder, split: str, gallery: Sequence[str], findings: _Findings
-) -> tuple[list[Dialogue], list[Dialogue]]:
-    """The dialogues as far as they can be read, and sound rewrites of them.
-
-    A dialogue that cannot be read has no place in it.
-    """
-    path, rewrites = data.dialogue_file(split), data.rewrites_file(split)
-    for problem in lint_dialogues(path, gallery=gallery):
-        is_error = problem.kind != "duplicate_target"
-        findings.add(path, problem.kind, problem, is_error=is_error)
-    dialogues, fitting = _readable(path), []
-    for oddity in odd_rounds(dialogues, are_captions=False):
-        findings.add(path, oddity.kind, oddity, is_error=False)
-    if not rewrites.exists():
-        try:
-            recognise_convention(dialogues)
-        except DataError as error:
-            findings.add(path, "unknown_text_convention", error, is_error=False)
-    else:
-        for problem in lint_dialogues(rewrites, allow_duplicate_targets=True):
-            findings.add(rewrites, problem.kind, problem)
-        refined = _readable(rewrites)
+    def _look_at_rewrites(
+        self, raw: Path, path: Path, dialogues: Sequence[Dialogue]
+    ) -> tuple[list[Dialogue], list[Dialogue]]:
+        """All rewrites that have text, and again, if they are sound and of these dialogues."""
+        refined, problems = lint_dialogues(path, allow_duplicate_targets=True)
+        for problem in problems:
+            self.error(path, problem.kind, problem)
         for oddity in odd_rounds(refined, are_captions=True):
-            findings.add(rewrites, oddity.kind, oddity, is_error=False)
+            self.warn(path, oddity.kind, oddity)
+        others = []
         if len(refined) != len(dialogues):
-            message = f"{len(refined):,} dialogues, but {path.name} has {len(dialogues):,}"
-            findings.add(rewrites, "other_dialogues", message)
+            others.append(f"{len(refined):,} dialogues, but {raw.name} has {len(dialogues):,}")
         for number, (ours, theirs) in enumerate(zip(dialogues, refined, strict=False)):
             if (ours.image, len(ours.rounds)) != (theirs.image, len(theirs.rounds)):
-                message = (
+                others.append(
                     f"dialogue {number}: {len(theirs.rounds)} rounds about {theirs.image}, but "
-                    f"{path.name} has {len(ours.rounds)} about {ours.image}"
+                    f"{raw.name} has {len(ours.rounds)} about {ours.image}"
                 )
-                findings.add(rewrites, "other_dialogues", message)
+        self.error(path, "other_dialogues", *others)
         try:
-            refined = with_sources(rewrites, refined)
-            if not findings.keys() & {(str(rewrites), "other_dialogues")}:
-                fitting = refined_from(rewrites, refined, path, dialogues)
+            traced = with_sources(path, refined)
+            return refined, [] if others else refined_from(path, traced, raw, dialogues)
         except DataError as error:
-            findings.add(rewrites, "refined_from_other_words", error)
-    return dialogues, fitting
+            self.error(path, "refined_from_other_words", error)
+            return refined, []
 
-
-def _lint_lengths(
-    data: DataFolder,
-    split: str,
-    dialogues: Sequence[Dialogue],
-    encoder: Encoder,
-    findings: _Findings,
-) -> int:
-    """How many rounds of a split are cut, of its rewrites where it has some."""
-    path, convention = data.rewrites_file(split), "current_rewrite"
-    if path.exists():
-        dialogues = _readable(path)
-    else:
-        path = data.dialogue_file(split)
+    def _look_at_views(
+        self, folder: Path, dialogues: Sequence[Dialogue], refined: Sequence[Dialogue]
+    ) -> int:
+        """How many views a folder holds."""
+        listed = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
+        self.warn(folder, "missing_view", *(f"{i}_{t}: no view" for i, t in listed.missing()))
+        for path in listed.strays:
+            self.warn(folder, "stray_file", f"{path.name}: no view of these dialogues")
+        for first, second in listed.doubles:
+            message = f"{first.name} and {second.name} are one view"
+            self.error(folder, "one_view_twice", message)
         try:
-            convention, _ = recognise_convention(dialogues)
-        except DataError:  # told already
-            convention = "raw_dialogue"
-    cut = list(cut_rounds(dialogues, encoder, convention=convention))
-    for oddity in cut:
-        findings.add(path, oddity.kind, oddity, is_error=False)
-    return len(cut)
+            faults = view_faults(
+                folder, dialogues, listed.views, also=refined, decode=self.decode
+            )
+            self.error(folder, "view_of_another_text", *faults)
+        except DataError as error:
+            self.error(folder, "unreadable", error)
+        files = [path for rounds in listed.views for views in rounds for path in views]
+        safe = SafeFolder(folder)
+        for path in files:
+            self._digest(safe, path.name)
+        return len(files)
 
-
-def _readable(path: Path) -> list[Dialogue]:
-    """Every dialogue with rounds of text, wherever its picture is."""
-    try:
-        content = read_json(path)
-    except DataError:
-        return []
-    dialogues = []
-    for entry in content if isinstance(content, list) else []:
-        rounds = entry.get("dialog") if isinstance(entry, dict) else None
-        if isinstance(rounds, list) and rounds and all(isinstance(r, str) for r in rounds):
-            image = entry.get("img")
-            try:
-                dialogues.append(Dialogue(image_name(image), tuple(rounds)))
-            except DataError:
-                dialogues.append(Dialogue(str(image), tuple(rounds)))
-    return dialogues
-
-
-def _lint_views(
-    folder: Path,
-    dialogues: Sequence[Dialogue],
-    refined: Sequence[Dialogue],
-    findings: _Findings,
-    decode: bool,
-) -> int:
-    found = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
-    for dialogue, t in found.missing():
-        findings.add(folder, "missing_view", f"{dialogue}_{t}: no view", is_error=False)
-    for path in found.strays:
-        message = f"{path.name}: no view of these dialogues"
-        findings.add(folder, "stray_file", message, is_error=False)
-    for first, second in found.doubles:
-        findings.add(folder, "one_view_twice", f"{first.name} and {second.name} are one view")
-    try:
-        for fault in view_faults(folder, dialogues, found.views, also=refined, decode=decode):
-            findings.add(folder, "view_of_another_text", fault)
-    except DataError as error:
-        findings.add(folder, "unreadable", error)
-    files = [path for rounds in found.views for views in rounds for path in views]
-    safe = SafeFolder(folder)
-    for path in files:
-        if _lint_file(safe, path.name, findings) and decode:
-            _decode(path, folder, findings)
-    return len(files)
-
-
-def _lint_names(
-    data: DataFolder, gallery: Sequence[str], targets: dict[str, str], findings: _Findings
-) -> None:
-    """Names that are likely one picture: a twin ties with its picture, to the ranks' harm."""
-    coco: dict[str, list[str]] = {}
-    forms: dict[str, list[str]] = {}
-    for name in gallery:
-        if match := _NUMBERED.fullmatch(name):
-            coco.setdefault(match[1], []).append(name)
-        if not name.isascii():
-            forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-    for first, *others in coco.values():
-        if others and any(_OF_COCO.fullmatch(name) for name in (first, *others)):
+    def _look_for_twins_by_name(self) -> None:
+        """Names that are likely one picture: a twin ties with its picture, to the ranks' harm."""
+        coco: dict[str, list[str]] = {}
+        forms: dict[str, list[str]] = {}
+        for name in self.gallery:
+            if match := _NUMBERED.fullmatch(name):
+                coco.setdefault(match[1], []).append(name)
+            if not name.isascii():
+                forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        for first, *others in coco.values():
+            if any(_OF_COCO.fullmatch(name) for name in (first, *others)):
+                for name in others:
+                    self._add_twins("equal_numbers", "one picture of COCO", first, name)
+        for first, *others in forms.values():
             for name in others:
-                _add_twins(data, "equal_numbers", "one picture of COCO", first, name, targets,
-                           findings)  # fmt: skip
-    for first, *others in forms.values():
-        for name in others:
-            message = f"{ascii(first)} and {ascii(name)} differ in their Unicode form only"
-            findings.add(data.images_dir, "equal_but_for_unicode", message, is_error=False)
+                message = f"{ascii(first)} and {ascii(name)} differ in their Unicode form only"
+                self.warn(self.data.images_dir, "equal_but_for_unicode", message)
 
+    def _add_twins(self, kind: str, what: str, first: str, second: str) -> None:
+        wanted = [name for name in (first, second) if name in self.targets]
+        hint = f"; {wanted[0]} is the target of a dialogue" if wanted else ""
+        self.warn(self.data.images_dir, kind, f"{first} and {second} are {what}{hint}")
 
-def _add_twins(
-    data: DataFolder, kind: str, what: str, first: str, second: str, targets: dict[str, str],
-    findings: _Findings,
-) -> None:  # fmt: skip
-    wanted = [name for name in (first, second) if name in targets]
-    told = f"; {wanted[0]} is the target of a dialogue" if wanted else ""
-    message = f"{first} and {second} are {what}{told}"
-    findings.add(data.images_dir, kind, message, is_error=False)
+    def _look_at_pictures(self, progress: bool) -> None:
+        safe = SafeFolder(self.data.images_dir)
+        first_with: dict[bytes, str] = {}
+        names, is_quiet = [*self.names, *self._beside()], not progress or not self.decode
+        for name in tqdm(names, desc="decoding", unit="picture", disable=is_quiet):
+            if digest := self._digest(safe, name):
+                earlier = first_with.setdefault(digest, name)
+                if earlier != name:
+                    self._add_twins("equal_pictures", "the same picture", earlier, name)
 
-
-def _lint_pictures(
-    data: DataFolder,
-    names: Sequence[str],
-    targets: dict[str, str],
-    findings: _Findings,
-    decode: bool,
-    progress: bool,
-) -> None:
-    safe = SafeFolder(data.images_dir)
-    first_with: dict[bytes, str] = {}
-    bar = tqdm(names, desc="decoding", unit="picture", disable=not progress or not decode)
-    for name in bar:
-        if not _lint_file(safe, name, findings) or not decode:
-            continue
-        if digest := _decode(safe.folder / name, safe.folder, findings):
-            earlier = first_with.setdefault(digest, name)
-            if earlier != name:
-                _add_twins(data, "equal_pictures", "the same picture", earlier, name, targets,
-                           findings)  # fmt: skip
-
-
-def _lint_file(safe: SafeFolder, name: str, findings: _Findings) -> bool:
-    """Whether a picture is a file in its folder, which is found without reading it."""
-    try:
-        path = safe.join(name)
-    except DataError as error:
-        findings.add(safe.folder, "link_outside", error)
-        return False
-    if not path.is_file():
-        if os.path.lexists(path):  # else it is missing, and told where it was named
-            message = f"{name}: a folder, a pipe, a device or a link to nothing, and no picture"
-            findings.add(safe.folder, "no_file", message)
-        return False
-    return True
-
-
-def _decode(path: Path, folder: Path, findings: _Findings) -> bytes | None:
-    """A hash of the pixels, None where they cannot be read."""
-    try:
-        image = read_image(path)
-        animated = is_animated(path)
-    except DataError as error:
-        findings.add(folder, "unreadable_image", error)
-        return None
-    if animated:
-        message = f"{path}: animated or of several pages, of which the first is taken"
-        findings.add(folder, "animated", message, is_error=False)
-    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()
+    def _digest(self, safe: SafeFolder, name: str) -> bytes | None:
+        """A hash of a picture's pixels; None where it cannot be read, or is only looked for."""
+        try:
+            path = safe.join(name)
+        except DataError as error:
+            self.error(safe.folder, "link_outside", error)
+            return None
+        if not path.is_file():
+            if os.path.lexists(path):  # else it is missing, and told where it was named
+                message = f"{name}: a folder, a pipe, a device or a link to nothing, and no picture"
+                self.error(safe.folder, "no_file", message)
+            return None
+        if not self.decode:
+            return None
+        try:
+            image, animated = read_image(path), is_animated(path)
+        except DataError as error:
+            self.error(safe.folder, "unreadable_image", error)
+            return None
+        if animated:
+            message = f"{path}: animated or of several pages, of which the first is taken"
+            self.warn(safe.folder, "animated", message)
+        digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+        digest.update(image.tobytes())
+        return digest.digest()

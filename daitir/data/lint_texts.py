@@ -83,12 +83,12 @@ def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator
 def _odd_words(text: str, *, is_caption: bool) -> Iterator[tuple[str, str]]:
     if LOST in text:
         yield "lost_character", f"holds {LOST!r}, lost in an encoding: {text!r}"
-    if found := _MISREAD.search(text):
-        yield "wrong_encoding", f"holds {found[0]!r}, UTF-8 read in another encoding: {text!r}"
-    if found := _CONTROL.search(text):
-        yield "control_character", f"holds {found[0]!r}, which is no character to read: {text!r}"
-    if found := _LEFTOVER.search(text):
-        yield "leftover", f"holds {found[0]!r}: {text!r}"
+    if match := _MISREAD.search(text):
+        yield "wrong_encoding", f"holds {match[0]!r}, UTF-8 read in another encoding: {text!r}"
+    if match := _CONTROL.search(text):
+        yield "control_character", f"holds {match[0]!r}, which is no character to read: {text!r}"
+    if match := _LEFTOVER.search(text):
+        yield "leftover", f"holds {match[0]!r}: {text!r}"
     if is_caption and (fault := fault_of(text)):
         kind = "loop" if fault == "loop" else "fragment"
         yield kind, f"is a {kind}, no caption: {text!r}"

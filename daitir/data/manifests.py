@@ -14,74 +14,52 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import Dialogue, read_json
+from daitir.common.files import atomic_write, read_json
+
+if TYPE_CHECKING:
+    from daitir.data.dialogues import Dialogue
 
 MANIFEST = "manifest.json"
-VIEWS_FORMAT = "daitir.models.views/1"
+VIEWS_FORMAT = "daitir.views/1"
 REWRITES_FORMAT = "daitir.rewrites/1"
 
 
 class View(NamedTuple):
-    """One view of a manifest.
-
-    Attributes:
-        dialogue, round, index: which view of which round, from 0.
-        file: its name in the folder.
-        source: the digest of the round that its text is of.
-        raw_source: that of the round that this text was refined from; None where it was not, or
-            nobody knows.
-        prompt, negative_prompt, seed: what it was drawn from; None where there was no such thing.
-    """
+    """One view of a manifest; numbers count from 0."""
 
     dialogue: int
     round: int
-    file: str
-    source: str
-    index: int = 0
-    raw_source: str | None = None
-    prompt: str | None = None
+    file: str  # its name in the folder
+    source: str  # the digest of the round that its text is of
+    index: int = 0  # among the views of the round
+    raw_source: str | None = None  # of the round that the text was refined from, where it was
+    prompt: str | None = None  # what it was drawn from, as the two below
     negative_prompt: str = ""
     seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Views:
-    """The manifest of a folder of views.
+    """The manifest of a folder of views."""
 
-    Attributes:
-        settings: all that decides what a view looks like beside its prompt and seed.
-        source: `file`, the name of the file of dialogues, and `text`, the convention.
-        views: by the name of the file.
-    """
-
-    settings: Mapping[str, Any]
-    source: Mapping[str, Any]
-    views: Mapping[str, View]
+    settings: Mapping[str, Any]  # all that decides what a view looks like beside prompt and seed
+    source: Mapping[str, Any]  # `file`, the name of the file of dialogues; `text`, the convention
+    views: Mapping[str, View]  # by the name of the file
 
 
 @dataclass(frozen=True)
 class Rewrites:
-    """The manifest of a file of rewrites.
+    """The manifest of a file of rewrites."""
 
-    Attributes:
-        settings: the model, its prompt, and how it writes.
-        source: `file`, the name of the file of raw dialogues.
-        captions: the digest of the dialogues that were written (`content_digest`).
-        rounds: `rounds[dialogue][round]`, the digests of the raw rounds.
-        counts: of rounds, of outputs that were asked for again, of faults, of cut inputs.
-        faults: (dialogue, round, kind) where the model's output was of no use.
-    """
-
-    settings: Mapping[str, Any]
-    source: Mapping[str, Any]
-    captions: str
-    rounds: Sequence[Sequence[str]]
-    counts: Mapping[str, int] = field(default_factory=dict)
-    faults: Sequence[Sequence] = ()
+    settings: Mapping[str, Any]  # the model, its prompt, and how it writes
+    source: Mapping[str, Any]  # `file`, the name of the file of raw dialogues
+    captions: str  # the digest of the dialogues that were written (`content_digest`)
+    rounds: Sequence[Sequence[str]]  # `rounds[dialogue][round]`, the digests of the raw rounds
+    counts: Mapping[str, int] = field(default_factory=dict)  # rounds, retried, faults, truncated
+    faults: Sequence[Sequence] = ()  # (dialogue, round, kind) of outputs of no use
 
 
 def round_digests(dialogue: Dialogue) -> list[str]:
@@ -89,19 +67,14 @@ def round_digests(dialogue: Dialogue) -> list[str]:
 
     Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
     the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
-
-    >>> import hashlib
-    >>> first = round_digests(Dialogue("a.png", ("a dog", "is it big? no")))[0]
-    >>> first == hashlib.sha256(b"5:a.png,5:a dog,").hexdigest()[:32]
-    True
     """
     digest = hashlib.sha256()
-    found = []
+    digests = []
     for text in (dialogue.image, *dialogue.rounds):
         content = text.encode("utf-8", "surrogatepass")
         digest.update(b"%d:%b," % (len(content), content))
-        found.append(digest.hexdigest()[:32])
-    return found[1:]
+        digests.append(digest.hexdigest()[:32])
+    return digests[1:]
 
 
 def content_digest(dialogues: Sequence[Dialogue]) -> str:
@@ -156,10 +129,10 @@ def read_rewrites(path: Path) -> Rewrites | None:
     if content is None:
         return None
     try:
-        found = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
-        if not all(isinstance(row, list) and row for row in found.rounds):
+        manifest = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
+        if not all(isinstance(row, list) and row for row in manifest.rounds):
             raise TypeError("rounds without digests")
-        return found
+        return manifest
     except TypeError as error:
         raise DataError(f"{place}: a damaged manifest ({error}); remove it") from error
 
@@ -189,12 +162,12 @@ def _read(path: Path, format: str) -> dict | None:
     if not path.is_file():
         return None
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
+    told = content.get("format") if isinstance(content, dict) else None
     kind = format.partition("/")[0]
-    if not isinstance(found, str) or not found.startswith(f"{kind}/"):
+    if not isinstance(told, str) or not told.startswith(f"{kind}/"):
         return None
-    if found != format:
-        raise DataError(f"{path}: of the format {found}, which this version does not know")
+    if told != format:
+        raise DataError(f"{path}: of the format {told}, which this version does not know")
     return content
 
 

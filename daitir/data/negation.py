@@ -151,21 +151,21 @@ def without_negation(text: str) -> Prompt:
     Prompt(positive='a bedroom, is the photo in colour? yes', negative='cat', num_dropped=1, is_negation=False)
     """  # noqa: E501
     masked, words = _mask(text)
-    kept: list[str] = []
+    positive: list[str] = []
     absent: list[str] = []
     dropped = 0
     waiting = _CLAUSE.split(masked)
     while waiting:
         clause = waiting.pop(0)
         question, mark, answer = clause.rpartition("?")
-        found = _NEGATION.search(answer)
-        if not found:
-            kept.append(clause)
+        no = _NEGATION.search(answer)
+        if not no:
+            positive.append(clause)
             continue
         dropped += 1
-        about, *rest = _NEXT.split(answer[found.end() :], maxsplit=1)
+        about, *rest = _NEXT.split(answer[no.end() :], maxsplit=1)
         waiting[:0] = rest
-        if mark and found.start() == len(answer) - len(answer.lstrip()):
+        if mark and no.start() == len(answer) - len(answer.lstrip()):
             # "are there people? no": the question names what is absent, unless it asks what is,
             # or what something is like: "is the dog big? no" says that there is a dog.
             asked = _QUESTION.sub("", question.strip())
@@ -175,31 +175,31 @@ def without_negation(text: str) -> Prompt:
             if _ANSWER.match(about):  # "no it is red"
                 waiting.insert(0, about)
             continue
-        nobody = found[0].lower() in ("no one", "no-one", "nobody")
+        nobody = no[0].lower() in ("no one", "no-one", "nobody")
         absent += ["people"] if nobody else _things(about)
         if not mark:
-            before = answer[: found.start()].rstrip()
+            before = answer[: no.start()].rstrip()
             while match := _BEFORE.search(before):
                 before = before[: match.start()]
             if before.strip():
-                kept.append(before)
+                positive.append(before)
     if not dropped:
         return Prompt(text, "", 0)
-    clauses = [clause.strip().rstrip(",.;!").strip() for clause in kept]
+    clauses = [clause.strip().rstrip(",.;!").strip() for clause in positive]
     clauses = [re.sub(r"^(?:but|and)\s+", "", clause) for clause in clauses if clause]
     if not clauses:
         return Prompt(text, "", 0, True)
-    positive, negative = ", ".join(clauses), ", ".join(dict.fromkeys(absent))
-    return Prompt(positive.translate(words), negative.translate(words), dropped)
+    negative = ", ".join(dict.fromkeys(absent))
+    return Prompt(", ".join(clauses).translate(words), negative.translate(words), dropped)
 
 
 def _mask(text: str) -> tuple[str, dict[int, str]]:
     """A text with a sign in place of whatever is no negation, and what each sign stands for."""
-    spans = [found.span() for found in _QUOTED.finditer(text) if found[0] != text.strip()]
+    spans = [quoted.span() for quoted in _QUOTED.finditer(text) if quoted[0] != text.strip()]
     spans += _titles(text)
     for said in _SAID.finditer(text):
         spans += [no.span() for no in _NEGATION.finditer(text, *said.span())]
-    spans += [found.span(1) for pattern in _NAMED for found in pattern.finditer(text)]
+    spans += [named.span(1) for pattern in _NAMED for named in pattern.finditer(text)]
     free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in text)
     masked, end, words = "", 0, {}
     for begin, stop in sorted(spans, key=lambda span: (span[0], -span[1])):
@@ -213,7 +213,7 @@ def _mask(text: str) -> tuple[str, dict[int, str]]:
 
 def _titles(text: str) -> list[tuple[int, int]]:
     """Where words with capitals and a negation are a name, in a text that is not all capitals."""
-    found = []
+    spans = []
     for title in _TITLE.finditer(text):
         others = re.findall(r"[^\W\d_]+", text[: title.start()] + " " + text[title.end() :])
         begins = re.search(r"(?:^|[.?!,;\n])\s*$", text[: title.start()])
@@ -222,8 +222,8 @@ def _titles(text: str) -> list[tuple[int, int]]:
         is_name = not begins or len(names) > 2 or re.match(rf"no {_FORBIDDEN}", title[0], re.I)
         is_name = is_name and others and _NEGATION.search(title[0])
         if is_name and 2 * sum(word[0].isupper() for word in others) <= len(others):
-            found.append(title.span())
-    return found
+            spans.append(title.span())
+    return spans
 
 
 def _things(phrase: str) -> list[str]:

@@ -8,13 +8,12 @@ A shard is a safetensors file, `pictures-*.safetensors` or `texts-*.safetensors`
 | tensor `stamps` | (rows, 4) int64, what the pictures' files were like; (rows, 0) of texts |
 | metadata `names` | JSON list, what each row is of: a file's path, or the SHA-256 of a text |
 | metadata `spec`, `digest` | the encoder's spec, and its digest, which names all of it |
-| metadata `format` | `FORMAT` |
+| metadata `format` | `SHARD_FORMAT` |
 | metadata `checksum` | CRC-32 of `names` (UTF-8), stamps and features, one after the other |
 
-A stamp is a file's size in bytes, the times of its last change of content (mtime) and of anything
-(ctime) in nanoseconds, and `daitir.models.features.sample`. Nothing but the shard says what it
-holds, so that a folder may lose shards or get those of another run, and no row is taken for
-another's.
+A stamp is a file's size in bytes, its mtime and ctime in nanoseconds, and a checksum of some of its
+bytes. Nothing but the shard says what it holds, so that a folder may lose shards or get those of
+another run, and no row is taken for another's.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import json
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,26 +35,15 @@ from torch import Tensor
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 
-FORMAT = "daitir-features-2"
+SHARD_FORMAT = "daitir-features-2"
 PICTURES, TEXTS = "pictures", "texts"
 STAMP_SIZES = {PICTURES: 4, TEXTS: 0}
 KEEP_SECONDS = 30.0  # of work that a run which is killed may lose; a shard is written in far less
-OLD_MANIFEST = "manifest.json"  # before each shard said what it holds
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one file of features holds (see the module's description).
-
-    Attributes:
-        path: the file.
-        spec: of the model.
-        digest: of the model.
-        names: what each row is of.
-        stamps: (rows, 4) of pictures, (rows, 0) of texts.
-        dim: length of the features.
-        features: (rows, dim), None where they were not asked for.
-    """
+    """What a file of features holds; `features` are None where they were not asked for."""
 
     path: Path
     spec: str
@@ -77,7 +65,7 @@ def write_shard(
 ) -> None:
     """Write a shard, whole or not at all. Raises DataError where the disk is full."""
     text, stamps = json.dumps(names), np.ascontiguousarray(stamps, dtype=np.int64)
-    metadata = {"format": FORMAT, "spec": spec, "digest": digest, "names": text}
+    metadata = {"format": SHARD_FORMAT, "spec": spec, "digest": digest, "names": text}
     metadata["checksum"] = _checksum(text, stamps, features)
     tensors = {"features": features.contiguous(), "stamps": torch.from_numpy(stamps)}
     with atomic_write(path) as temporary:
@@ -95,7 +83,7 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
             raise ValueError("no file")
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            if about.get("format") != FORMAT:
+            if about.get("format") != SHARD_FORMAT:
                 raise DataError(f"{path}: no features as this version keeps them; {advice}")
             names, (rows, dim) = json.loads(about["names"]), file.get_slice("features").get_shape()
             stamps = file.get_tensor("stamps").numpy()
@@ -114,28 +102,6 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
         raise DataError(f"{path}: damaged ({line}); {advice}") from error
 
 
-def read_shards(folder: Path, kind: str) -> Iterator[Shard]:
-    """The shards of a folder in the order of their names, without features.
-
-    Raises DataError where one is damaged or of another model than the first, and for a folder that
-    an older version wrote.
-    """
-    if (folder / OLD_MANIFEST).is_file():
-        raise DataError(f"{folder}: features of an older daitir; remove the folder")
-    first = None
-    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-        shard = read_shard(path, whole=False)
-        first = first or shard
-        if (shard.digest, shard.dim) != (first.digest, first.dim):
-            raise DataError(
-                f"{path}: holds features of another model ({shard.spec}) than {first.path.name}; "
-                "remove it"
-            )
-        if shard.stamps.shape[1:] != (STAMP_SIZES[kind],):
-            raise DataError(f"{path}: holds no features of {kind}; remove it")
-        yield shard
-
-
 class KeptFeatures:
     """The features of one kind that a folder keeps, all of one model.
 
@@ -149,16 +115,29 @@ class KeptFeatures:
     """
 
     def __init__(self, folder: Path, kind: str):
-        """`kind` is PICTURES or TEXTS. Raises DataError as `read_shards` does."""
+        """`kind` is PICTURES or TEXTS. Raises DataError as `refresh` does."""
         self.folder, self.kind = folder, kind
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now. Raises DataError as `read_shards` does."""
+        """Look what the folder holds now.
+
+        Raises DataError where a shard is damaged, of another kind, or of another model than the
+        first.
+        """
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
-        for shard in read_shards(self.folder, self.kind):
+        for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
+            shard = read_shard(path, whole=False)
+            first = self.shards[0] if self.shards else shard
+            if (shard.digest, shard.dim) != (first.digest, first.dim):
+                raise DataError(
+                    f"{path}: holds features of another model ({shard.spec}) than "
+                    f"{first.path.name}; remove it"
+                )
+            if shard.stamps.shape[1:] != (STAMP_SIZES[self.kind],):
+                raise DataError(f"{path}: holds no features of {self.kind}; remove it")
             hashes.append(_hashes(shard.names))
             stamps.append(shard.stamps)
             sizes.append(len(shard.names))
@@ -191,8 +170,8 @@ class KeptFeatures:
         return rows
 
     def _is_of(self, row: int, stamp: list[int], i: int, check: Callable[[int], int]) -> bool:
-        *kept, sample = self._stamps[row].tolist()
-        return kept == stamp or (kept[:2] == stamp[:2] and sample == check(i))
+        *before, sample = self._stamps[row].tolist()
+        return before == stamp or (before[:2] == stamp[:2] and sample == check(i))
 
     def load(self, rows: np.ndarray) -> Tensor:
         """(n, dim) the features of rows. Raises DataError where a shard is damaged or changed."""
@@ -203,12 +182,12 @@ class KeptFeatures:
             ours = order[ends[number] : ends[number + 1]]
             if not len(ours):
                 continue
-            found = read_shard(shard.path)
+            read = read_shard(shard.path)
             known = self._hashes[self.starts[number] : self.starts[number + 1]]
-            is_known = np.array_equal(_hashes(found.names[: len(known)]), known)
-            if not is_known or found.digest != shard.digest:  # it may have become longer
+            is_known = np.array_equal(_hashes(read.names[: len(known)]), known)
+            if not is_known or read.digest != shard.digest:  # it may have become longer
                 raise DataError(f"{shard.path}: was changed meanwhile; run the command again")
-            features[torch.from_numpy(ours)] = found.features[rows[ours] - self.starts[number]]
+            features[torch.from_numpy(ours)] = read.features[rows[ours] - self.starts[number]]
         return features
 
     def keep(
@@ -230,8 +209,7 @@ class KeptFeatures:
             names: what the rows are of.
             stamps: of the rows, at least of those that have come; None for texts.
             batches: (batch, dim) features of the rows, in order.
-            spec: of the model.
-            digest: of the model.
+            spec, digest: of the model.
             done: told the length of each batch.
 
         Raises DataError for features that are not finite, and where the disk is full.
@@ -242,9 +220,11 @@ class KeptFeatures:
 
         def write() -> None:
             nonlocal written, began
-            some = [()] * (end - first) if stamps is None else stamps[first:end]
-            some = np.array(some, np.int64)
-            write_shard(path, names[first:end], some, torch.cat(waiting), spec=spec, digest=digest)
+            rows = [()] * (end - first) if stamps is None else stamps[first:end]
+            write_shard(
+                path, names[first:end], np.array(rows, np.int64), torch.cat(waiting),
+                spec=spec, digest=digest,
+            )  # fmt: skip
             written, began = end, time.monotonic()
 
         try:
@@ -276,5 +256,5 @@ def _hashes(names: Sequence[str]) -> np.ndarray:
 
 
 def _checksum(names: str, stamps: np.ndarray, features: Tensor) -> str:
-    found = zlib.crc32(np.ascontiguousarray(stamps), zlib.crc32(names.encode()))
-    return f"{zlib.crc32(features.contiguous().numpy(), found):08x}"
+    checksum = zlib.crc32(np.ascontiguousarray(stamps), zlib.crc32(names.encode()))
+    return f"{zlib.crc32(features.contiguous().numpy(), checksum):08x}"

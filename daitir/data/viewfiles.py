@@ -1,34 +1,40 @@
-"""The files of views: which file is which view of which round of which dialogue."""
+"""Folders of views: which file is which view, and whether it is of the dialogue that it goes with.
+
+A view is named `{dialogue}_{round}` (DAR's released folder) or, where a round has several,
+`{dialogue}_{round}_{k}`, all numbers from 0, with the suffix of a picture; a name without k is
+view 0.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import LOCK, check_folder
-from daitir.data.gallery import IMAGE_SUFFIXES, examples
-from daitir.data.manifests import MANIFEST
+from daitir.common.files import LOCK, check_is_folder
+from daitir.data.dialogues import Dialogue
+from daitir.data.gallery import IMAGE_SUFFIXES, examples, open_image
+from daitir.data.manifests import MANIFEST, View, Views, read_views, round_digests, write_views
+from daitir.data.rewrites import first_change
 
 logger = logging.getLogger(__name__)
 
+IMAGE_DESCRIPTION = 0x010E  # the tag of EXIF that holds what a view was drawn from
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
 
 class ViewFiles(NamedTuple):
-    """What a folder holds.
+    """What a folder holds."""
 
-    `views[dialogue][round]` are the files of a round's views, in the order of their numbers;
-    `strays` are files that are no view of these dialogues, `doubles` pairs of files with one name
-    but for the suffix or leading zeros, the second left out of `views`.
-    """
-
-    views: list[list[list[Path]]]
-    strays: list[Path]
-    doubles: list[tuple[Path, Path]]
+    views: list[list[list[Path]]]  # `views[dialogue][round]`, in the order of their numbers
+    strays: list[Path]  # files that are no view of these dialogues
+    doubles: list[tuple[Path, Path]]  # pairs that are one view, the second left out of `views`
 
     def missing(self) -> list[tuple[int, int]]:
         """The rounds without a view, as (dialogue, round)."""
@@ -40,87 +46,243 @@ class ViewFiles(NamedTuple):
         ]
 
 
-def is_view_name(path: Path) -> bool:
-    """Whether a file has the name of a view, of whatever dialogue."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and bool(_VIEW_NAME.fullmatch(path.stem))
-
-
 def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     """What a folder of views holds for dialogues of `lengths` rounds.
 
-    A view is named `{dialogue}_{round}` (DAR's released folder) or, where a round has several,
-    `{dialogue}_{round}_{k}`, all numbers from 0, with the suffix of a picture
-    (`daitir.data.gallery.IMAGE_SUFFIXES`); a name without k is view 0. Raises DataError when the
-    folder does not exist.
+    Raises DataError when the folder does not exist.
     """
     folder = Path(folder)
-    check_folder(folder, "views")
+    check_is_folder(folder, "views")
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
         if path.name in (MANIFEST, LOCK):
             continue
-        match = _VIEW_NAME.fullmatch(path.stem)
-        key = (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
-        if (
-            key is None
-            or path.suffix.lower() not in IMAGE_SUFFIXES
-            or key[0] >= len(lengths)
-            or key[1] >= lengths[key[0]]
-        ):
+        place = _place(path)
+        if place is None or place[0] >= len(lengths) or place[1] >= lengths[place[0]]:
             strays.append(path)
-        elif key in files:
-            doubles.append((files[key], path))
+        elif place in files:
+            doubles.append((files[place], path))
         else:
-            files[key] = path
+            files[place] = path
     views: list[list[list[Path]]] = [[[] for _ in range(length)] for length in lengths]
     for dialogue, t, k in sorted(files):
         views[dialogue][t].append(files[dialogue, t, k])
     return ViewFiles(views, strays, doubles)
 
 
+def _place(path: Path) -> tuple[int, int, int] | None:
+    """Dialogue, round and number of a view by its name, None of other files."""
+    match = _VIEW_NAME.fullmatch(path.stem)
+    if not match or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return int(match[1]), int(match[2]), int(match[3] or 0)
+
+
 def find_views(
-    folder: str | Path, lengths: Sequence[int], *, missing: str = "error"
+    folder: str | Path, dialogues: Sequence[Dialogue], *, missing: str = "error"
 ) -> list[list[list[Path]] | None]:
-    """The files of the views of every round, as `views[dialogue][round]`, named as in `list_views`.
+    """The files of the views of every round, as `views[dialogue][round]`.
 
-    `lengths` has the number of rounds of each dialogue; rounds may have different numbers of
-    views. Files of other names, and views beyond `lengths`, are counted in the log.
+    Rounds may have different numbers of views. Files that are no view of these dialogues are
+    counted in the log.
 
-    Where a round has no view: with `missing="error"` raises DataError with the number of such
-    rounds and the first of them; with `missing="exclude"` the dialogue's entry is None and a
-    warning counts those dialogues; with `missing="text"` the round's list is empty, for the caller
-    to do with text alone, and a warning counts those rounds (never a stand-in view). Raises
-    DataError too when the folder does not exist, when two files are one view, or when nothing is
-    left: no dialogue with all its views, with `missing="text"` no view at all.
+    Args:
+        missing: where a round has no view, `"error"` refuses; with `"exclude"` the dialogue's entry
+            is None, with `"text"` the round's list is empty. A warning counts them.
+
+    Raises DataError when the folder does not exist, when two files are one view, when nothing is
+    left, and as `check_views` does.
     """
     if missing not in ("error", "exclude", "text"):
         raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
-    found = list_views(folder, lengths)
-    if found.doubles:
-        first, second = found.doubles[0]
-        dialogue, t = first.stem.split("_")[:2]
+    lengths = [len(dialogue.rounds) for dialogue in dialogues]
+    listed = list_views(folder, lengths)
+    if listed.doubles:
+        first, second = listed.doubles[0]
+        dialogue, t, _ = _place(first)
         raise DataError(
-            f"{folder}: {first.name} and {second.name} are both the view of dialogue "
-            f"{int(dialogue)}, round {int(t)}; keep one"
+            f"{folder}: {first.name} and {second.name} are both the view of dialogue {dialogue}, "
+            f"round {t}; keep one"
         )
-    if found.strays:
-        number = len(found.strays)
+    if number := len(listed.strays):
         logger.info("%s: %d files are no view of these dialogues, left out", folder, number)
-    absent = found.missing()
+    absent = listed.missing()
     gaps = {dialogue for dialogue, _ in absent}
     if absent:
         summary = (
             f"{len(absent):,} of {sum(lengths):,} views are missing, in {len(gaps):,} of "
             f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
         )
-        nothing_left = len(absent) == sum(lengths) or (
-            missing == "exclude" and len(gaps) == len(lengths)
-        )
-        if missing == "error" or nothing_left:
+        is_empty = len(absent) == sum(lengths)
+        if missing == "error" or is_empty or (missing == "exclude" and len(gaps) == len(lengths)):
             raise DataError(f"{folder}: {summary}")
         if missing == "text":
             logger.warning("%s: text alone stands for them, %s", folder, summary)
-            return list(found.views)
-        logger.warning("%s: those dialogues are excluded, %s", folder, summary)
-    return [None if d in gaps else rounds for d, rounds in enumerate(found.views)]
+            gaps = set()
+        else:
+            logger.warning("%s: those dialogues are excluded, %s", folder, summary)
+    left = [None if d in gaps else rounds for d, rounds in enumerate(listed.views)]
+    check_views(folder, dialogues, left)
+    return left
+
+
+def check_views(
+    folder: str | Path,
+    dialogues: Sequence[Dialogue],
+    views: Sequence[Sequence[Sequence[Path]] | None],
+    *,
+    also: Sequence[Dialogue] = (),
+) -> None:
+    """Raises DataError, naming the first mismatch, where views are of other dialogues.
+
+    Views in a folder without a manifest are taken as they are numbered; a warning counts them.
+
+    Args:
+        views: `views[dialogue][round]`, their files; None for a dialogue that is left out.
+        also: other texts of the same dialogues that the views may be of, such as rewrites.
+    """
+    for fault in view_faults(folder, dialogues, views, also=also):
+        raise DataError(
+            f"{folder}: {fault}; draw them again (`daitir generate --overwrite`), or name the "
+            "dialogues that they are of"
+        )
+    number = sum(len(files) for rounds in views for files in rounds or ())
+    if not (Path(folder) / MANIFEST).is_file():
+        logger.warning(
+            "%s: no manifest says what its %s views are of; they are taken as they are numbered",
+            folder, f"{number:,}",
+        )  # fmt: skip
+
+
+def view_faults(
+    folder: str | Path,
+    dialogues: Sequence[Dialogue],
+    views: Sequence[Sequence[Sequence[Path]] | None],
+    *,
+    also: Sequence[Dialogue] = (),
+    decode: bool = False,
+) -> Iterator[str]:
+    """What tells that a view is not of the dialogue and round that its name says.
+
+    A view may be of the round itself, of its rewrite while the raw dialogue is searched for, or of
+    the raw round while its rewrite is. With `decode` what a file says of itself is compared with
+    the manifest as well; the other arguments are those of `check_views`.
+    """
+    manifest = read_views(Path(folder))
+    for i, rounds in enumerate(views if manifest else ()):
+        texts = [[*zip_longest(round_digests(talk), talk.refined_from or ())]
+                 for talk in (dialogues[i], *also[i : i + 1])]  # fmt: skip
+        for t, path in ((t, path) for t, files in enumerate(rounds or ()) for path in files):
+            view = manifest.views.get(path.name)
+            if view is None:
+                yield f"{path.name} is not in its {MANIFEST}"
+            elif (view.dialogue, view.round) != (i, t):
+                where = f"dialogue {view.dialogue}, round {view.round}"
+                yield f"{path.name} is of {where} by its {MANIFEST}"
+            elif not any(_fits(view, *text[t]) for text in texts if t < len(text)):
+                yield f"{path.name} is of another text or picture than dialogue {i}, round {t}"
+            elif decode and not _is_as_told(path, view, manifest.settings):
+                yield f"{path.name} is another drawing than its {MANIFEST} says"
+
+
+def _fits(view: View, digest: str, raw_digest: str | None) -> bool:
+    if digest == view.source:
+        return None in (raw_digest, view.raw_source) or raw_digest == view.raw_source
+    return digest == view.raw_source or raw_digest == view.source
+
+
+def _is_as_told(path: Path, view: View, settings: Mapping) -> bool:
+    """Whether a view that daitir drew says of itself, in its metadata, what its manifest says."""
+    try:
+        with open_image(path) as image:  # a pipe among the views would never end
+            facts = {"negative_prompt": ""} | json.loads(image.getexif()[IMAGE_DESCRIPTION])
+    except Exception:  # somebody else's view, or a damaged file, which raises nearly anything
+        facts = {}
+    if not {"prompt", "digest"} <= facts.keys():
+        return "model" not in settings or view.prompt is None
+    expected = {
+        "prompt": view.prompt, "seed": view.seed, "negative_prompt": view.negative_prompt,
+        "steps": settings.get("steps"), "guidance": settings.get("guidance"),
+        "digest": settings.get("model"),
+    }  # fmt: skip
+    return all(facts.get(name) == value for name, value in expected.items())
+
+
+def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[str, View]:
+    """The entries of a manifest, one view a round.
+
+    Args:
+        facts: the other attributes of `View` for every round, dialogue after dialogue.
+    """
+    views, rows = {}, iter(facts)
+    for i, dialogue in enumerate(dialogues):
+        raw = dialogue.refined_from or [None] * len(dialogue.rounds)
+        for t, (source, raw_source) in enumerate(zip(round_digests(dialogue), raw, strict=True)):
+            view = View(i, t, source=source, raw_source=raw_source, **next(rows))
+            views[view.file] = view
+    return views
+
+
+def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
+    """Raises DataError unless views may be drawn into a folder.
+
+    They may where it holds none, where those that it holds were drawn with the same settings from
+    the same rounds, so that a run goes on or is extended, and, with `overwrite`, where daitir drew
+    them.
+    """
+    kept = read_views(folder)
+    others = [path.name for path in _drawn(folder) if not kept or path.name not in kept.views]
+    if others:
+        raise DataError(
+            f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
+        )
+    if kept and not overwrite and (change := _first_difference(kept, manifest)):
+        raise DataError(
+            f"{folder}: {change}; --overwrite removes the views there, or name another --out"
+        )
+
+
+def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
+    """Make a folder ready for views that `check_redraw` allowed: the manifest comes first.
+
+    With `overwrite` the views that are there are removed before, so that none of them is ever
+    listed as one of the new ones.
+    """
+    if overwrite:
+        remove_views(folder)
+    kept = read_views(folder)
+    if kept is not None:
+        manifest = replace(manifest, views={**kept.views, **manifest.views})
+    write_views(folder, manifest)
+
+
+def remove_views(folder: Path) -> None:
+    """Remove the views of a folder's manifest, and then the manifest."""
+    kept = read_views(folder)
+    for path in _drawn(folder):
+        if kept and path.name in kept.views:
+            path.unlink()
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _drawn(folder: Path) -> list[Path]:
+    """The files that have the name of a view, of whatever dialogue."""
+    return [path for path in sorted(folder.glob("*")) if _place(path)]
+
+
+def _first_difference(kept: Views, new: Views) -> str:
+    """The first setting or view that two manifests tell otherwise; empty where none is."""
+    if change := first_change(kept.settings, new.settings):
+        return change
+    for name, view in new.views.items():
+        there = kept.views.get(name, view)
+        for what in ("source", "prompt", "negative_prompt", "seed"):
+            if getattr(there, what) != getattr(view, what):
+                text = {"text": new.source.get("text")}
+                what = "text or picture" if what == "source" else what
+                return first_change(kept.source, text) or (
+                    f"{name} is there with another {what} of dialogue {view.dialogue}, round "
+                    f"{view.round}"
+                )
+    return ""

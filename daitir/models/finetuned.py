@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import read_json
+from daitir.common.files import atomic_write, read_json
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.identity import identity
 

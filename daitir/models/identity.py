@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.data.dialogues import read_json
+from daitir.common.files import read_json
 
 # What libraries read of a folder beside the weights. Other files may come and go.
 TOKENIZER_FILES = (

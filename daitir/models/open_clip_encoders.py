@@ -18,7 +18,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 from daitir.common.errors import DataError
-from daitir.data.dialogues import read_json
+from daitir.common.files import read_json
 from daitir.models.encoders import (
     CONFIG_NAME,
     MINI_FOLDER,

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import weights_digest
-from daitir.data.dialogues import read_json
+from daitir.common.files import read_json, weights_digest
 from daitir.models import ASSETS
 from daitir.models.encoders import as_image, listed
 from daitir.models.identity import identity

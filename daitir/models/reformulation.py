@@ -31,10 +31,9 @@ from transformers import (
 )
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, weights_digest
+from daitir.common.files import atomic_write, read_json, weights_digest
 from daitir.data.captions import fault_of as fault_of
 from daitir.data.captions import read_caption
-from daitir.data.dialogues import read_json
 from daitir.models import ASSETS
 from daitir.models.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
 from daitir.models.identity import identity, model_files

@@ -19,11 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, write_json
 from daitir.models.encoders import OWN_ARCHITECTURES, TOKENIZER_FOLDER, shortened_context
 from daitir.models.hub import NO_CODE
 from daitir.objectives import info_nce
-from daitir.recipes.run import Options, Run, count_parameters, half_weights, write_json
+from daitir.recipes.run import Options, Run, count_parameters, half_weights
 from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import sample_scenes, short_caption
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from daitir.common.errors import DataError
-from daitir.data.dialogues import read_json
+from daitir.common.files import read_json
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, length_read, load_encoder, shortened_context
 from daitir.models.finetuned import CONFIG_NAME, load_finetuned, save_finetuned

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import read_json
+from daitir.common.files import atomic_write, read_json, write_json
 from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
-from daitir.recipes.run import half_weights, write_json
+from daitir.recipes.run import half_weights
 from daitir.recipes.selection import BEST_NAME, keep_best, load_best
 from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks

@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.data.dialogues import read_json
+from daitir.common.files import read_json, write_json
 from daitir.models.encoders import Encoder
 from daitir.recipes.loop import LOG_NAME
-from daitir.recipes.run import write_json
 
 logger = logging.getLogger(__name__)
 ORIGIN_NAME = "origin.json"

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from daitir.common.errors import DataError
 from daitir.data.datafolder import DataFolder
-from daitir.data.derived import check_views, read_source
 from daitir.data.dialogues import query_texts
 from daitir.data.gallery import check_images
+from daitir.data.rewrites import read_source
 from daitir.data.viewfiles import find_views
 from daitir.evaluation import check_features
 from daitir.models.encoders import Encoder
@@ -65,8 +65,7 @@ def read_split(
                 f"{folder}: no such folder; views of the split {split!r} are needed, "
                 f"`daitir generate --data {data.root} --split {split}` draws some"
             )
-        found = find_views(folder, lengths, missing=missing_views)
-        check_views(folder, talks, found)
+        found = find_views(folder, talks, missing=missing_views)
         check_images(folder, [path.name for rounds in found for files in rounds for path in files])
         views = [[files or [None] for files in rounds] for rounds in found]
     targets = [talk.image for talk in talks]

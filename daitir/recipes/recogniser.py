@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, write_json
 from daitir.models.recogniser import (
     CONFIG_NAME,
     IMAGE_SIZE,
@@ -23,7 +23,7 @@ from daitir.models.recogniser import (
     to_pixels,
     to_values,
 )
-from daitir.recipes.run import Options, Run, count_parameters, half_weights, write_json
+from daitir.recipes.run import Options, Run, count_parameters, half_weights
 from daitir.recipes.settings import RecogniserRecipe
 from daitir.scenes import Scene, SceneObject, sample_scenes, split_of, world
 

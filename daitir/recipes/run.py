@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daitir.common.files import atomic_write
+from daitir.common.files import write_json
 from daitir.recipes.loop import LoopConfig, train
 from daitir.scenes import Scene, render_scenes
 
@@ -109,8 +108,3 @@ def half_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in weights.items()
     }
-
-
-def write_json(path: Path, content: object) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

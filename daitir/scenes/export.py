@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.derived import remove_views, views_of
-from daitir.data.dialogues import Dialogue, read_json, write_dialogues
+from daitir.common.files import atomic_write, read_json, write_json
+from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.manifests import (
     Rewrites,
     Views,
@@ -23,6 +21,7 @@ from daitir.data.manifests import (
     write_rewrites,
     write_views,
 )
+from daitir.data.viewfiles import remove_views, views_of
 from daitir.scenes.controlled import controlled_view
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
@@ -70,7 +69,7 @@ def export_scenes(
     rewrites_manifest(folder / "rewrites.json").unlink(missing_ok=True)
     if _drew(folder / "views"):
         remove_views(folder / "views")
-    _write_json(folder / SCENES_FILE, {"format": SCENES_FORMAT, "settings": settings})
+    write_json(folder / SCENES_FILE, {"format": SCENES_FORMAT, "settings": settings}, indent=None)
     scenes = sample_scenes(seed, split, num_gallery)
     names = [f"{index:06d}.png" for index in range(num_gallery)]
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
@@ -95,7 +94,7 @@ def export_scenes(
                 view = controlled_view(facts, broken_share=broken_share, seed=f"{index}/{number}")
                 _save(folder / "views" / file, render(view.scene, size).image)
     digests = list(map(round_digests, raw))
-    _write_json(folder / "gallery.json", names)
+    write_json(folder / "gallery.json", names, indent=None)
     write_rewrites(
         folder / "rewrites.json", Rewrites(settings, said, content_digest(refined), digests)
     )
@@ -103,7 +102,7 @@ def export_scenes(
     write_dialogues(folder / "dialogues.json", raw)
     files = {name: _digest_of(folder / name) for name in WRITTEN}
     about = {"format": SCENES_FORMAT, "settings": settings, "files": files}
-    _write_json(folder / SCENES_FILE, about)
+    write_json(folder / SCENES_FILE, about, indent=None)
 
 
 def check_folder(folder: Path, *, with_views: bool) -> None:
@@ -137,11 +136,6 @@ def _drew(folder: Path) -> bool:
 
 def _digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_json(path: Path, content: object) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _save(path: Path, image) -> None:

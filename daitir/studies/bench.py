@@ -328,7 +328,6 @@ class Bench:
 
     # Ranks.
 
-    @torch.no_grad()
     def ranks(self, condition: Condition) -> np.ndarray:
         """(num_queries, num_rounds) 0-based ranks of the targets under a condition."""
         text, gallery = self.text_features(condition), self.gallery_features(condition)
@@ -343,7 +342,8 @@ class Bench:
         if isinstance(condition.fusion, Trained):
             model = self.fusion(condition.fusion, condition)
             fuse = model if view.ndim == text.ndim else partial(fuse_views, model)
-            query = fuse(text, view)[0]
+            with torch.no_grad():
+                query = fuse(text, view)[0]
         elif condition.fusion in RANKINGS:
             return RANKINGS[condition.fusion](text, view, gallery, targets, rounds).numpy()
         else:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import read_json
+from daitir.common.files import atomic_write, read_json
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.dialogues import Dialogue, read_dialogues, read_json, write_dialogues
+from daitir.common.files import atomic_write, read_json, write_json
+from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import (
@@ -34,7 +34,6 @@ from daitir.models.recogniser import (
 )
 from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator, view_seed
-from daitir.recipes.run import write_json
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.studies.profiles import Profile
 

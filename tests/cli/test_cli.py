@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from daitir import evaluation
-from daitir.cli import commands
 from daitir.cli import main as cli
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
@@ -118,7 +117,7 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
 
 def test_fusion_choices_are_those_of_the_evaluation():
     parser = cli.build_parser()
-    for fusion in evaluation.FUSIONS:
+    for fusion in evaluation.UNTRAINED_FUSIONS:
         parser.parse_args(_arguments(Path("x"), "mini", fusion=fusion))
 
 
@@ -193,7 +192,7 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_first_dialogues", interrupted)
+    monkeypatch.setattr("daitir.data.datafolder.SearchFiles.read", interrupted)
     assert cli.main(_arguments(folder, "mini")) == 130
     assert capsys.readouterr().err == "daitir: interrupted\n"
 

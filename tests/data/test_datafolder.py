@@ -187,8 +187,8 @@ def test_features_that_cannot_be_kept_end_the_command_before_a_picture_is_embedd
 def test_linting_loads_no_torch(tmp_path):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1, views=True)
     code = (
-        "import sys; from daitir import cli\n"
-        f"assert cli.main(['lint', {str(tmp_path)!r}]) == 0\n"
+        "import sys; from daitir.cli.main import main\n"
+        f"assert main(['lint', {str(tmp_path)!r}]) == 0\n"
         "print({'torch', 'pandas', 'open_clip', 'transformers'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -13,19 +13,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daitir.common.errors import DataError
-from daitir.common.files import SafeFolder
+from daitir.common.files import MAX_BYTES
+from daitir.common.safe_folder import SafeFolder
 from daitir.data.dialogues import (
-    MAX_BYTES,
-    MAX_ROUNDS,
     TEXT_CONVENTIONS,
     Dialogue,
-    image_name,
     lint_dialogues,
     query_texts,
     read_dialogues,
     recognise_convention,
     write_dialogues,
 )
+from daitir.data.names import image_name
 from daitir.scenes import SOURCES, dialogue, rewrites, sample_scenes
 
 VISDIAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
@@ -66,7 +65,7 @@ def test_accepts_a_byte_order_mark(tmp_path):
         (b"[" * 200_000, "nested too deeply"),
         (b'[{"img": "a.png", "dialog": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
          "nested too deeply"),
-        ([_entry(dialog=["a"] * (MAX_ROUNDS + 1))], "dialogue 0: 501 rounds, more than 500"),
+        ([_entry(dialog=["a"] * 501)], "dialogue 0: 501 rounds, more than 500"),
         (b"[" + b"9" * 10_000 + b"]", "cannot be read"),
         ({}, "must be a JSON list of dialogues, found an object of 0"),
         (None, "must be a JSON list"),
@@ -97,7 +96,7 @@ def test_refuses_with_one_line_that_names_the_file(tmp_path, content, message):
         read_dialogues(path, gallery=["a.png", "b.png"])
     text = str(caught.value)
     assert message in text and text.startswith(str(path)) and "\n" not in text
-    assert lint_dialogues(path, gallery=["a.png", "b.png"])
+    assert lint_dialogues(path, gallery=["a.png", "b.png"])[1]
 
 
 def test_refuses_what_is_no_file(tmp_path):
@@ -109,7 +108,7 @@ def test_refuses_what_is_no_file(tmp_path):
 def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
     content = [_entry(), _entry("../b.png", ["x", "", 1]), 5, _entry(), _entry("c.png")]
     path = _file(tmp_path, content)
-    problems = lint_dialogues(path, gallery=["a.png"])
+    _, problems = lint_dialogues(path, gallery=["a.png"])
     assert Counter(p.kind for p in problems) == {
         "blank_round": 1, "round_not_text": 1, "image_path": 1, "not_a_dialogue": 1,
         "duplicate_target": 1, "not_in_gallery": 1,
@@ -117,14 +116,14 @@ def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
     assert [p.dialogue for p in problems] == [1, 1, 1, 2, 3, 4]
     with pytest.raises(DataError, match=r"dialogue 1: round 1 is blank \(6 problems in all\)"):
         read_dialogues(path, gallery=["a.png"])
-    assert lint_dialogues(_file(tmp_path, [_entry()])) == []
+    assert lint_dialogues(_file(tmp_path, [_entry()]))[1] == []
 
 
 def test_duplicate_targets_are_counted_when_they_are_allowed(tmp_path, caplog):
     path = _file(tmp_path, [_entry(), _entry(), _entry()])
     assert len(read_dialogues(path, allow_duplicate_targets=True)) == 3
     assert "2 of 3 dialogues share the target" in caplog.text
-    assert lint_dialogues(path, allow_duplicate_targets=True) == []
+    assert lint_dialogues(path, allow_duplicate_targets=True)[1] == []
 
 
 def _memory_of(path):
@@ -165,7 +164,7 @@ def test_rounds_of_a_file_are_limited(tmp_path, monkeypatch):
     path = _file(tmp_path, [_entry(), _entry("b.png"), 5])
     with pytest.raises(DataError, match=r"dialogues\.json: 4 rounds, more than 3; split the file"):
         read_dialogues(path)
-    assert [p.kind for p in lint_dialogues(path)] == ["too_many_rounds"]
+    assert [p.kind for p in lint_dialogues(path)[1]] == ["too_many_rounds"]
 
 
 def test_joined_texts_are_limited_before_they_are_joined(monkeypatch):
@@ -215,7 +214,7 @@ def test_any_bytes_give_dialogues_or_a_data_error(tmp_path, content):
 
 
 def _dialogues_or_data_error(path):
-    problems = lint_dialogues(path)
+    _, problems = lint_dialogues(path)
     try:
         dialogues = read_dialogues(path)
     except DataError as error:

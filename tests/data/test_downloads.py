@@ -19,11 +19,12 @@ from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data import datasets, downloads
 from daitir.data.datafolder import find_data
-from daitir.data.datasets import DATASETS, HELD_OUT, is_held_out, visdial_dialogues
+from daitir.data.datasets import DATASETS
 from daitir.data.dialogues import read_dialogues
 from daitir.data.downloads import SUMS, RemoteFile, check_space, fetch
 from daitir.data.gallery import check_images, list_images
 from daitir.data.lint import lint_data
+from daitir.data.visdial import HELD_OUT, is_held_out, visdial_dialogues
 
 REAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
 CONTENT = random.Random(0).randbytes(300_000)
@@ -47,8 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         if name not in server.files:
             return self.send_error(404)
         content, start = server.files[name], 0
-        etag = '"' + hashlib.md5(content).hexdigest() + '"'
-        if asked and server.has_ranges and self.headers.get("If-Range", etag) == etag:
+        if asked and server.has_ranges:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
         if start and start >= len(content):
             self.send_response(416)
@@ -59,7 +59,6 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", etag)
         self.end_headers()
         if self.command == "GET":
             rest = content[start:]
@@ -135,13 +134,6 @@ def test_a_server_that_ignores_ranges_sends_the_whole_again(server, file, tmp_pa
     server.breaks, server.has_ranges = 2, False
     assert fetch(file, tmp_path).read_bytes() == CONTENT
     assert len(server.asked) == 3
-
-
-def test_a_file_that_changed_meanwhile_comes_from_its_beginning(server, file, tmp_path):
-    (tmp_path / "a.bin.part").write_bytes(b"of the older file")
-    (tmp_path / ".a.bin.part.etag").write_text('"older"')
-    assert fetch(replace(file, size=None), tmp_path).read_bytes() == CONTENT
-    assert server.asked == ["bytes=17-"] and names(tmp_path) == [SUMS, "a.bin"]
 
 
 @pytest.mark.parametrize(("surplus", "requests"), [(b"", 1), (b"more", 2)])
@@ -383,7 +375,7 @@ def test_a_folder_that_one_has_is_used_in_place(published, tmp_path, capsys):
     [
         (b"PK half a file", "no sound zip file"),
         (zipfile.ZipFile, "holds 0 JSON files"),
-        ("[1, 2", "cannot be read as JSON"),
+        ("[1, 2", ": not JSON (line 1"),
         ('{"data": {"dialogs": [{"image_id": 3}]}}', "not VisDial's format"),
         (f'{{"data": {"[" * 100_000}{"]" * 100_000}}}', "nested too deeply"),
     ],

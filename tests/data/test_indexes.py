@@ -2,13 +2,10 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from daitir.common.errors import DataError
 from daitir.data.indexes import (
-    FeatureShards,
     Flat,
     Hnsw,
     IvfPq,
@@ -20,7 +17,6 @@ from daitir.data.indexes import (
     search_index,
     set_effort,
 )
-from daitir.data.shards import write_shard
 
 NUMBER, DIM = 10_200, 32
 
@@ -194,52 +190,3 @@ def test_twins_in_an_index_of_codes_and_equal_queries(gallery, queries):
     pairs = of_picture[:, :300], of_picture[:, -301:-1]
     both = ~(pairs[0].isnan() | pairs[1].isnan())
     assert both.any() and pairs[0][both].equal(pairs[1][both])
-
-
-# --- features of a folder ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three shards; picture b was changed and embedded again."""
-    one, two = torch.arange(6.0).view(3, 2), 10 + torch.arange(4.0).view(2, 2)
-    for number, names, features, times in (
-        (1, ["a", "b", "c"], one, [5, 5, 5]),
-        (2, ["d", "b"], two, [5, 9]),
-        (3, ["b", "d"], two + 100, [4, 5]),  # an older b, and the same d once more
-    ):
-        stamps = np.array([[1, time, 5, 0] for time in times])
-        path = tmp_path / f"pictures-{number}.safetensors"
-        write_shard(path, names, stamps, features, spec="x", digest="y")
-    return tmp_path
-
-
-def test_features_are_read_in_order_and_a_changed_picture_counts_once(folder):
-    shards = FeatureShards(folder)
-    assert shards.names == ["a", "c", "b", "d"] and len(shards) == 4
-    assert torch.cat(list(shards)).tolist() == [[0, 1], [4, 5], [12, 13], [112, 113]]
-    assert torch.cat(list(shards)).equal(torch.cat(list(shards))), "read twice"
-    numbers = torch.tensor([3, 0, 1, 0])
-    assert shards.rows(numbers).equal(torch.cat(list(shards))[numbers])
-    with pytest.raises(IndexError, match="between 0 and 3"):
-        shards.rows(torch.tensor([4]))
-    index = build_index(Flat(), shards, num_images=len(shards), dim=shards.dim)
-    assert search_index(index, torch.tensor([[0.0, 1.0]]), k=1)[1].item() == 3
-
-
-def test_damaged_folders_are_refused(folder):
-    shards = FeatureShards(folder)
-    (folder / "pictures-1.safetensors").unlink()
-    with pytest.raises(DataError, match="pictures-1.safetensors: damaged"):
-        shards.rows(torch.tensor([0]))
-    write_shard(
-        folder / "pictures-4.safetensors", ["z"], np.zeros((1, 4)), torch.ones(1, 2),
-        spec="other", digest="z",
-    )  # fmt: skip
-    with pytest.raises(DataError, match="pictures-4.safetensors: holds features of another model"):
-        FeatureShards(folder)
-    (folder / "pictures-2.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DataError, match="pictures-2.safetensors: damaged"):
-        FeatureShards(folder)
-    with pytest.raises(DataError, match="missing: holds no features of pictures"):
-        FeatureShards(folder / "missing")

@@ -3,7 +3,12 @@
 import pytest
 
 from daitir.common.errors import DataError
-from daitir.data.viewfiles import find_views
+from daitir.data.dialogues import Dialogue
+from daitir.data.viewfiles import find_views as found_views
+
+
+def find_views(folder, lengths, **options):
+    return found_views(folder, [Dialogue("a.png", ("a",) * n) for n in lengths], **options)
 
 
 def _touch(folder, *names):

@@ -89,7 +89,7 @@ def test_the_command_draws_what_evaluate_reads(folder, tmp_path, capsys):
     command += ["--text", "current_rewrite", "--out"]
     assert main([*command, str(tmp_path / "views")]) == 0
     assert "3 views of 2 dialogues" in capsys.readouterr().out
-    found = find_views(tmp_path / "views", [2, 1])
+    found = find_views(tmp_path / "views", dialogues)
     assert [len(rounds) for rounds in found] == [2, 1]
     with pytest.raises(DataError, match="steps is 1 to 1000"):
         load_view_generator(str(folder), steps=0)
