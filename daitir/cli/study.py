@@ -58,7 +58,7 @@ def study(arguments: argparse.Namespace) -> None:
         return
     profile = inputs.chosen_profile(arguments.profile)
     if name == "tables":
-        from daitir.studies.engine import study_tables
+        from daitir.studies.engine.run import study_tables
 
         say(*(f"written to {path}" for path in study_tables(profile.name, results)))
         return
@@ -69,8 +69,8 @@ def study(arguments: argparse.Namespace) -> None:
     check_output(arguments.cache / "view.webp")
     inputs.check_device(arguments.device)
     check_models(profile, "lm", "diffusion", "clip")
-    from daitir.studies.conditions import Study
-    from daitir.studies.engine import run_instrument, run_study
+    from daitir.studies.engine.conditions import Study
+    from daitir.studies.engine.run import run_instrument, run_study
 
     options = {
         "work_dir": work,

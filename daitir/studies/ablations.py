@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import NUM_QUESTIONS
-from daitir.studies.conditions import Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
 
 if TYPE_CHECKING:
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 NUM_SEEDS = 3
 WITHOUT_VIEW = "without_view"

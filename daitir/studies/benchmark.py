@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from daitir.scenes import SOURCES
-from daitir.studies.conditions import Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from daitir.studies.bench import Bench
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 BENCHMARKS = (*SOURCES, "heldout")
 ALONE = ("hits_at_10", "recall_at_10", "recall_at_1", "mrr", "bri")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from daitir.studies.conditions import (
+from daitir.studies.encoders import COMPARED, gains_over, trained
+from daitir.studies.engine.conditions import (
     ZERO_SHOT,
     Condition,
     Contrast,
@@ -19,15 +20,14 @@ from daitir.studies.conditions import (
     Trained,
     gain,
 )
-from daitir.studies.encoders import COMPARED, gains_over, trained
 
 if TYPE_CHECKING:
     import numpy as np
 
     from daitir.scenes import Scene
-    from daitir.studies.bench import Bench
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 BENCHMARK, ROUNDS = "human_val", (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)

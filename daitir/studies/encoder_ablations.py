@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from daitir.objectives import DMCL_TERMS
 from daitir.recipes.settings import EncoderRecipe
-from daitir.studies.conditions import ZERO_SHOT, Condition, Key, Shown, Study, gain
 from daitir.studies.encoders import read_by
+from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Key, Shown, Study, gain
 
 if TYPE_CHECKING:
-    from daitir.studies.bench import Bench
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 BENCHMARK, NUM_SEEDS, WHOLE = "human_val", 3, "whole"
 QUERIES = {"text": "drawn", "view": "drawn", "dar": "drawn", "placebo": "placebo:drawn"}

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.conditions import Condition, Key, Shown, Study, Trained, gain
 from daitir.studies.encoders import COMPARED, gains_over, trained
+from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
 from daitir.studies.memory import ENCODER_DECAYS, remembered
 
 if TYPE_CHECKING:
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 QUERY = "adafuse_memory"
 

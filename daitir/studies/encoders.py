@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.conditions import (
+from daitir.studies.engine.conditions import (
     ZERO_SHOT,
     Condition,
     Contrast,
@@ -20,8 +20,8 @@ from daitir.studies.memory import ENCODER_DECAYS, remembered
 
 if TYPE_CHECKING:
     from daitir.recipes.settings import EncoderRecipe
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 SHORT_CAPTION = "short_caption"
 PEERS = {"dar": "zero_shot+dar", "adafuse": "zero_shot+adafuse",

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.conditions import Condition, Contrast, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.conditions import Condition, Contrast, Key, Shown, Study, Trained, gain
 
 if TYPE_CHECKING:
-    from daitir.studies.bench import Bench
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 DECAYS = (0.0, 0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions
 VAL = "human_val"
@@ -31,7 +31,7 @@ def remembered(decay: float, views: str = "kept") -> str:
 
 def chosen(ranks: Ranks) -> dict[str, float]:
     """The decay that is best on validation, of DAR and of ADaFuSE."""
-    from daitir.studies.tables import MEASURES
+    from daitir.studies.engine.tables import MEASURES
 
     recall = MEASURES["mean_recall_at_10"]
     means = {

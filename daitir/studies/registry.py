@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from daitir.common.errors import DataError
-from daitir.studies.conditions import Instrument, Study
+from daitir.studies.engine.conditions import Instrument, Study
 
 STUDIES = {
     "benchmark": "daitir.studies.benchmark:STUDY",
@@ -18,8 +18,8 @@ STUDIES = {
     "ablations": "daitir.studies.ablations:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",
     "memory": "daitir.studies.memory:MEMORY",
-    "geometry": "daitir.studies.cue_geometry:INSTRUMENT",
-    "attention": "daitir.studies.cue_attention:INSTRUMENT",
+    "geometry": "daitir.studies.cues.geometry:INSTRUMENT",
+    "attention": "daitir.studies.cues.attention:INSTRUMENT",
 }
 """`module:name` of each, imported when it is asked for."""
 

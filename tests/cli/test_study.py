@@ -6,7 +6,7 @@ import pytest
 
 from daitir.cli.main import build_parser, main
 from daitir.studies import engine
-from daitir.studies.conditions import Instrument
+from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import PROFILES
 from daitir.studies.registry import STUDIES, get_study
 

@@ -14,8 +14,9 @@ from daitir.models.views import load_view_generator
 from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
 from daitir.studies import ablations, encoder_ablations, queries
-from daitir.studies.bench import RANKINGS, SHUFFLED
 from daitir.studies.choices import false_cue_shares
+from daitir.studies.engine.encoders import SHUFFLED
+from daitir.studies.engine.fusions import RANKINGS
 from daitir.studies.profiles import PROFILES
 
 

@@ -18,17 +18,18 @@ from daitir.models.encoders import load_encoder
 from daitir.models.finetuned import CONFIG_NAME
 from daitir.models.views import load_view_generator
 from daitir.scenes import Fact, Scene, SceneObject, render, render_scenes, sample_scenes
-from daitir.studies import cue_attention, cue_geometry
-from daitir.studies.cue_attention import object_masks, occluded
-from daitir.studies.cue_samples import CueSample, cue_slopes, sample_cues
-from daitir.studies.cue_tables import (
+from daitir.studies.cues import attention as cue_attention
+from daitir.studies.cues import geometry as cue_geometry
+from daitir.studies.cues.attention import object_masks, occluded
+from daitir.studies.cues.samples import CueSample, cue_slopes, sample_cues
+from daitir.studies.cues.tables import (
     COLUMNS,
     CueTable,
     Rows,
     compared_encoders,
     difference_of_means,
 )
-from daitir.studies.engine import run_instrument
+from daitir.studies.engine.run import run_instrument
 from daitir.studies.profiles import PROFILES
 
 DOG = SceneObject("dog", None, "small", "left", "back")

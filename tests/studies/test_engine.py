@@ -19,7 +19,6 @@ from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies import (
     ablations,
-    bench,
     benchmark,
     choices,
     encoder_ablations,
@@ -27,8 +26,10 @@ from daitir.studies import (
     encoders,
     memory,
 )
-from daitir.studies.conditions import Condition, Shown, Study
-from daitir.studies.engine import run_study, study_tables
+from daitir.studies.engine.bench import Bench
+from daitir.studies.engine.conditions import Condition, Shown, Study
+from daitir.studies.engine.ranks import read_ranks
+from daitir.studies.engine.run import run_study, study_tables
 from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
     MANIFEST_NAME,
@@ -39,12 +40,11 @@ from daitir.studies.queries import (
     manifest_of,
     save_query_set,
 )
-from daitir.studies.ranks import read_ranks
 from daitir.studies.registry import STUDIES, get_study
 
 pytestmark = pytest.mark.slow
 RANKED = [name for name in STUDIES if isinstance(get_study(name), Study)]
-NUMBER = 4  # dialogues of each query set
+NUMBER, OTHERS = 4, 3  # dialogues of the query sets
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def folder(tmp_path_factory):
     for name in SETS:
         whole = load_query_set(name, encoder, QUERIES_FOLDER)
         parts = (whole.captions, whole.rounds, whole.view_features, whole.readings)
-        first = QuerySet(*(part[:NUMBER] for part in parts))
+        number = OTHERS if SETS[name].size == "num_other_dialogues" else NUMBER
+        first = QuerySet(*(part[:number] for part in parts))
         save_query_set(first, folder / "queries", name)
     return folder
 
@@ -75,7 +76,7 @@ def small(folder, monkeypatch):
     monkeypatch.setattr(choices, "SETTINGS", ("guidance_1", "steps_2"))
     changed = {f"num_{name}_dialogues": NUMBER for name in ("train", "val", "test")}
     return dataclasses.replace(
-        PROFILES["classroom"], name="small", num_other_dialogues=3, num_gallery=12, **changed,
+        PROFILES["classroom"], name="small", num_other_dialogues=OTHERS, num_gallery=12, **changed,
         queries=str(folder / "queries"), trained_fusions=str(folder / "none"),
         trained_encoders=str(folder / "none"), num_fusion_seeds=2, num_encoder_seeds=1,
         broken_shares=(0.15,), fusions={"adafuse": dataclasses.replace(FUSION_RECIPE, steps=2)},
@@ -119,7 +120,7 @@ def test_a_study_has_the_rows_of_its_conditions_and_goes_on(name, small, folder,
     def nothing_again(*arguments):
         raise AssertionError("what is done must not be done again")
 
-    monkeypatch.setattr(bench.Bench, "ranks", nothing_again)
+    monkeypatch.setattr(Bench, "ranks", nothing_again)
     if study.values is None:
         assert run_study(study, small, **options(folder)).read_bytes() == first
     path.unlink()
@@ -135,7 +136,7 @@ def test_the_benchmark_ranks_as_a_loop_does(small, folder):
     gallery = encoder.encode_images(pictures)
     text = torch.stack([encoder.encode_texts(row) for row in queries.captions])
     views = queries.view_features
-    rounds, targets = torch.arange(11), torch.arange(NUMBER)
+    rounds, targets = torch.arange(11), torch.arange(OTHERS)
     for method, query in (
         ("text", text),
         ("view", views),

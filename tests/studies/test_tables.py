@@ -9,9 +9,9 @@ import pytest
 from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.evaluation import result_rows
-from daitir.studies.conditions import Contrast, Key, Shown, Study, gain
-from daitir.studies.ranks import Ranks, read_ranks, write_ranks
-from daitir.studies.tables import study_table
+from daitir.studies.engine.conditions import Contrast, Key, Shown, Study, gain
+from daitir.studies.engine.ranks import Ranks, read_ranks, write_ranks
+from daitir.studies.engine.tables import study_table
 
 TEXT, DAR = Key("human", "text"), Key("human", "dar")
 

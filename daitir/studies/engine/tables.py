@@ -16,8 +16,8 @@ import pandas as pd
 
 from daitir import metrics
 from daitir.evaluation import RESULT_COLUMNS
-from daitir.studies.conditions import Contrast, Key, Shown, Study
-from daitir.studies.ranks import Ranks
+from daitir.studies.engine.conditions import Contrast, Key, Shown, Study
+from daitir.studies.engine.ranks import Ranks
 
 
 def _over_rounds(measure: Callable, ranks: np.ndarray) -> np.ndarray:

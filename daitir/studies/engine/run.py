@@ -22,13 +22,13 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.common.versions import versions
 from daitir.evaluation import write_results
-from daitir.studies.bench import Bench
-from daitir.studies.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
+from daitir.studies.engine.bench import Bench
+from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
+from daitir.studies.engine.ranks import Ranks, read_ranks, write_ranks
+from daitir.studies.engine.tables import study_table
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
-from daitir.studies.ranks import Ranks, read_ranks, write_ranks
 from daitir.studies.registry import STUDIES, get_study
-from daitir.studies.tables import study_table
 
 logger = logging.getLogger(__name__)
 

@@ -33,10 +33,10 @@ from daitir.data.gallery import read_image
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.scenes import Scene, parse, render, sample_scenes
-from daitir.studies.conditions import Instrument
-from daitir.studies.cue_samples import NUM_CUE_VIEWS as NUM_VIEWS
-from daitir.studies.cue_samples import VIEW_ROUNDS as ROUNDS
-from daitir.studies.cue_tables import Rows, changes, compared_encoders, kept_tensors
+from daitir.studies.cues.samples import NUM_CUE_VIEWS as NUM_VIEWS
+from daitir.studies.cues.samples import VIEW_ROUNDS as ROUNDS
+from daitir.studies.cues.tables import Rows, changes, compared_encoders, kept_tensors
+from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS, load_query_set, queries_folder
 

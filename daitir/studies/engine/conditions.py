@@ -1,8 +1,8 @@
 """What a study is made of: conditions that give ranks, and what its table says of them.
 
 A study is data. It names its conditions, each a way to ask a query set, and for every method the
-metrics and the rivals that its table shows. `daitir.studies.bench` turns conditions into ranks and
-`daitir.studies.tables` turns ranks into rows; neither knows any study.
+metrics and the rivals that its table shows. The bench turns conditions into ranks, tables turn
+ranks into rows; neither knows any study.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from daitir.recipes.settings import EncoderRecipe, FusionRecipe
-    from daitir.studies.bench import Bench
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
-    from daitir.studies.ranks import Ranks
 
 ZERO_SHOT = "zero_shot"  # the encoder before any training of ours
 
@@ -54,15 +54,14 @@ class Condition:
         method: its label in the table.
         seed: of the training of fusion and encoder, where they are trained.
         queries: the query set, one of `daitir.studies.queries.SETS`.
-        words: what is read, one of `daitir.studies.bench.WORDS`.
+        words: what is read, one of `words.WORDS`.
         text: how a query is made of the words of the rounds so far, one of
             `daitir.data.dialogues.TEXT_CONVENTIONS`.
-        views: what stands in the place of the view, one of `daitir.studies.bench.VIEWS`, with a
-            number where it takes one (`guidance_4`); stand-ins name what they are made from after
-            a colon (`placebo:kept`).
-        encoder: `zero_shot`, one of `daitir.studies.bench.ENCODERS`, or a trained one of the study
-            or of the profile.
-        fusion: one of `daitir.studies.bench.FUSIONS`, or a trained one.
+        views: what stands in the place of the view, one of `views.VIEWS`, with a number where it
+            takes one (`guidance_4`); stand-ins name what they are made from after a colon
+            (`placebo:kept`).
+        encoder: one of `encoders.ENCODERS`, or a trained one of the study or of the profile.
+        fusion: one of `fusions.FUSIONS` or `fusions.RANKINGS`, or a trained one.
         rounds: which are asked; None for those that the query set has drawn.
         number: the first dialogues that are asked; None for all.
     """
@@ -104,7 +103,7 @@ class Shown:
     """What a table shows of a method.
 
     Attributes:
-        metrics: by the name in the table, one of `daitir.studies.tables.MEASURES` each.
+        metrics: by the name in the table, one of `tables.MEASURES` each.
         baseline: whose ranks a degraded one is worse than; metrics of degradation need it.
         contrasts: by the suffix of the metric's name, for example `gain_over_dar`.
         round: the label of metrics over all rounds; None for the last round.

@@ -17,7 +17,7 @@ import numpy as np
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
-from daitir.studies.conditions import Key
+from daitir.studies.engine.conditions import Key
 
 
 @dataclass

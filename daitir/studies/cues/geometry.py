@@ -24,15 +24,14 @@ from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.conditions import Instrument
-from daitir.studies.cue_samples import (
+from daitir.studies.cues.samples import (
     CueFeatures,
     CueSample,
     cue_slopes,
     encode_cues,
     sample_cues,
 )
-from daitir.studies.cue_tables import (
+from daitir.studies.cues.tables import (
     CueTable,
     changes,
     compared_encoders,
@@ -41,6 +40,7 @@ from daitir.studies.cue_tables import (
     kept_tensors,
     seeds_together,
 )
+from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import fusion_folder

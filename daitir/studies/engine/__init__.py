@@ -1,0 +1,1 @@
+"""The engine of all studies: conditions become ranks, and ranks become tables."""

@@ -1,0 +1,345 @@
+"""The bench of a study: turns conditions into ranks.
+
+Words, views, encoders and fusions are found by name, each in one mapping; a study that needs
+another adds an entry. What is computed once for an encoder is kept until another is asked for, so
+conditions come encoder by encoder (`daitir.studies.engine.run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daitir.common.errors import DataError
+from daitir.data.dialogues import Dialogue, query_texts
+from daitir.fusion import (
+    fuse_views,
+)
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.recogniser import Recogniser, load_recogniser
+from daitir.models.reformulation import Reformulator, load_reformulator
+from daitir.models.views import ViewGenerator, load_view_generator, view_seed
+from daitir.recipes.fusion import (
+    FUSION_CONFIG,
+    FusionData,
+    load_fusion,
+    train_fusion,
+)
+from daitir.recipes.triples import FinetuneData
+from daitir.retrieval import target_ranks
+from daitir.scenes import (
+    Scene,
+    Turn,
+    render_scenes,
+    sample_scenes,
+)
+from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained
+from daitir.studies.engine.encoders import ENCODERS, finetuned
+from daitir.studies.engine.fusions import FUSIONS, RANKINGS
+from daitir.studies.engine.names import named, split_name
+from daitir.studies.engine.views import VIEWS
+from daitir.studies.engine.words import WORDS
+from daitir.studies.profiles import Profile
+from daitir.studies.queries import (
+    SEED,
+    SETS,
+    QuerySet,
+    load_query_set,
+    queries_folder,
+    set_dialogues,
+)
+from daitir.studies.training_sets import (
+    fusion_folder,
+    profile_data,
+)
+
+T = TypeVar("T")
+
+
+@dataclass
+class Bench:
+    """What the conditions of a study are measured with; models are loaded when they are asked for.
+
+    Attributes:
+        profile: sizes and models.
+        study: names the recipes that are trained beside those of the profile.
+        work_dir: keeps what is trained.
+        cache: keeps the views that are drawn.
+        device: on which models run.
+        num_workers: processes that draw scenes.
+        progress: whether bars are shown.
+    """
+
+    profile: Profile
+    study: Study
+    work_dir: Path
+    cache: Path
+    device: str = "cpu"
+    num_workers: int = 1
+    progress: bool = False
+    _made: dict[tuple, Any] = field(default_factory=dict)  # once, for every encoder
+    _features: dict[tuple, Tensor] = field(default_factory=dict)  # of the encoder
+    _encoder: tuple[tuple[str, int], Encoder] | None = None
+
+    @cached_property
+    def base(self) -> Encoder:
+        """The encoder of the profile, before any training of ours."""
+        return load_encoder(self.profile.encoder, device=self.device)
+
+    @cached_property
+    def reformulator(self) -> Reformulator:
+        """The language model of the profile."""
+        return load_reformulator(self.profile.reformulator, device=self.device)
+
+    @cached_property
+    def generator(self) -> ViewGenerator:
+        """The pipeline of the profile."""
+        return load_view_generator(self.profile.generator, device=self.device)
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        """What reads the embedded world."""
+        return load_recogniser(device=self.device)
+
+    @cached_property
+    def recipes(self) -> Mapping:
+        """Recipes of fusions and encoders, by name; the study's own before the profile's."""
+        return {
+            **self.profile.fusions, **self.profile.encoders,
+            **self.study.fusions(self.profile), **self.study.encoders(self.profile),
+        }  # fmt: skip
+
+    # Query sets, dialogues, pictures.
+
+    def query_set(self, name: str) -> QuerySet:
+        """A query set of the profile. Raises DataError where it has another size."""
+
+        def load() -> QuerySet:
+            folder = queries_folder(self.profile)
+            queries = load_query_set(name, self.base, folder)
+            number = getattr(self.profile, SETS[name].size)
+            if len(queries.captions) != number:
+                raise DataError(
+                    f"{folder}: the query set {name} has {len(queries.captions):,} dialogues, the "
+                    f"profile {number:,}; make it again with `daitir queries`"
+                )
+            return queries
+
+        return _once(self._made, ("queries", name), load)
+
+    def targets(self, condition: Condition) -> list[Scene]:
+        """The scenes that the dialogues of a condition are about."""
+        return self._dialogues(condition.queries)[0][: condition.number]
+
+    def talks(self, condition: Condition) -> list[list[Turn]]:
+        """The dialogues of a condition, turn by turn."""
+        return self._dialogues(condition.queries)[1][: condition.number]
+
+    def _dialogues(self, queries: str) -> tuple[list[Scene], list[list[Turn]]]:
+        return _once(
+            self._made, ("dialogues", queries), partial(set_dialogues, self.profile, queries)
+        )
+
+    def rounds(self, condition: Condition) -> list[list[int]]:
+        """`rounds[dialogue]`: which rounds are asked."""
+        if condition.rounds is not None:
+            return [list(condition.rounds)] * len(self.words(condition))
+        return self.query_set(condition.queries).rounds[: condition.number].tolist()
+
+    def words(self, condition: Condition) -> list[list[str]]:
+        """`words[dialogue][round]`: what is read."""
+        name, argument = split_name(condition.words)
+        say = partial(named(WORDS, name, "words"), self, condition, argument)
+        return _once(
+            self._made, ("words", condition.queries, condition.words, condition.number), say
+        )
+
+    def prompts(self, condition: Condition) -> list[str]:
+        """What is drawn, flat: the captions of the rounds that are asked."""
+        if condition.words in ("said", "exact"):
+            condition = replace(condition, words="refined")
+        pairs = zip(self.words(condition), self.rounds(condition), strict=True)
+        return [row[t] for row, rounds in pairs for t in rounds]
+
+    def gallery(self, queries: str) -> np.ndarray:
+        """The pictures that a query set searches, its targets first; of `train` those alone."""
+        train = queries == "train"
+        number = self.profile.num_train_dialogues if train else self.profile.num_gallery
+        return self.draw_scenes(sample_scenes(SEED, SETS[queries].split, number))
+
+    def draw_scenes(self, scenes: Sequence[Scene]) -> np.ndarray:
+        """(num_scenes, size, size, 3) uint8 pictures of scenes."""
+        return render_scenes(
+            scenes, size=self.profile.image_size, num_workers=self.num_workers,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
+        """What stands in the place of the views: files or pictures in a row, or features."""
+        name, argument = split_name(condition.views)
+        return named(VIEWS, name, "views")(self, condition, argument)
+
+    def draw(
+        self,
+        condition: Condition,
+        *,
+        seed: int | None = None,
+        generator: ViewGenerator | None = None,
+    ) -> list[Path]:
+        """The views of a condition's captions, dialogue by dialogue, from the noise of `seed`."""
+        recipe = SETS[condition.queries]
+        seed = recipe.seed if seed is None else seed
+        seeds = [
+            view_seed(seed, index, None if recipe.fixed_noise else t)
+            for index, rounds in enumerate(self.rounds(condition))
+            for t in rounds
+        ]
+        generator = generator or self.generator
+        return generator.generate(
+            self.prompts(condition), seeds, self.cache, progress=self.progress
+        )
+
+    def texts(self, condition: Condition) -> list[str]:
+        """The texts that are asked, dialogue after dialogue."""
+        words = [Dialogue("", tuple(row)) for row in self.words(condition)]
+        texts = query_texts(words, convention=condition.text)
+        pairs = zip(texts, self.rounds(condition), strict=True)
+        return [row[t] for row, rounds in pairs for t in rounds]
+
+    # Models that are trained, each kept where it is found again.
+
+    def encoder(self, name: str, seed: int) -> Encoder:
+        """An encoder by its name; one that lies nowhere yet is trained."""
+        seed = 0 if name == ZERO_SHOT or name in ENCODERS else seed
+        if self._encoder is None or self._encoder[0] != (name, seed):
+            self._features.clear()
+            make = ENCODERS.get(name, partial(finetuned, name=name, seed=seed))
+            self._encoder = (name, seed), make(self)
+        return self._encoder[1]
+
+    def finetune_data(self, name: str) -> FinetuneData:
+        """A query set with the pictures of its views and of its gallery."""
+        make = partial(
+            profile_data, self.profile, name, self.generator, self.base, self.cache,
+            num_workers=self.num_workers, progress=self.progress,
+        )  # fmt: skip
+        return _once(self._made, ("finetuning", name), make)
+
+    def fusion(self, trained: Trained, condition: Condition) -> nn.Module:
+        """A trained fusion with the seed of a condition; one that lies nowhere yet is trained."""
+        recipe, seed = self.recipes[trained.recipe], condition.seed
+        encoder = trained.encoder or condition.encoder
+        folder = self.work_dir / "fusions" / encoder / trained.recipe
+        if trained.views != "kept":
+            folder = folder / trained.views.replace(":", "_of_")
+        folder = folder / str(seed)
+        if encoder == ZERO_SHOT and trained.views == "kept":
+            shipped = fusion_folder(self.profile, trained.recipe, seed)
+            folder = shipped if (shipped / FUSION_CONFIG).is_file() else folder
+        if not (folder / FUSION_CONFIG).is_file():
+            if encoder != condition.encoder:
+                raise DataError(
+                    f"{folder}: no fusion trained on {encoder}; measure that encoder first"
+                )
+            words = "said" if condition.text == "raw_dialogue" else "refined"
+            asked = replace(condition, words=words, views=trained.views, rounds=None, number=None)
+            train, val = (
+                self.fusion_data(replace(asked, queries=name)) for name in ("train", "val")
+            )
+            return train_fusion(
+                train, val, recipe, folder, seed=seed, device=self.device, progress=self.progress
+            ).cpu()
+        return load_fusion(folder, dim=self.base.dim, seed=seed, recipe=recipe)
+
+    # Features, kept until another encoder is asked for.
+
+    def text_features(self, condition: Condition) -> Tensor:
+        """(num_queries, num_rounds, dim) of the texts that are asked."""
+
+        def encode() -> Tensor:
+            texts, number = self.texts(condition), len(self.rounds(condition))
+            features = self.encoder_of(condition).encode_texts(texts, progress=self.progress)
+            return features.view(number, -1, features.shape[-1])
+
+        return self._kept("text", condition, encode, condition.words, condition.text)
+
+    def view_features(self, condition: Condition) -> Tensor:
+        """(num_queries, num_rounds, dim), or with an axis of views before the last."""
+
+        def encode() -> Tensor:
+            views = self.pictures(condition)
+            if isinstance(views, Tensor):
+                return views
+            features = self.encoder_of(condition).encode_images(views, progress=self.progress)
+            return features.view(len(self.rounds(condition)), -1, features.shape[-1])
+
+        words = ("said", "exact", "refined")
+        drawn_from = "" if condition.words in words else condition.words
+        return self._kept("view", condition, encode, condition.views, drawn_from)
+
+    def gallery_features(self, condition: Condition) -> Tensor:
+        """(num_images, dim) of the pictures that a condition searches."""
+        encoder, split = self.encoder_of(condition), SETS[condition.queries].split
+
+        def encode() -> Tensor:
+            pictures = self.gallery(condition.queries)
+            return encoder.encode_images(pictures, progress=self.progress)
+
+        return _once(self._features, ("gallery", split), encode)
+
+    def encoder_of(self, condition: Condition) -> Encoder:
+        """The encoder of a condition."""
+        return self.encoder(condition.encoder, condition.seed)
+
+    def fusion_data(self, condition: Condition) -> FusionData:
+        """All features of a condition."""
+        return FusionData(
+            self.text_features(condition),
+            self.view_features(condition),
+            self.gallery_features(condition),
+        )
+
+    def _kept(self, kind: str, condition: Condition, encode: Callable, *names: str) -> Tensor:
+        self.encoder_of(condition)  # forgets the features of another
+        key = (kind, condition.queries, condition.rounds, condition.number, *names)
+        return _once(self._features, key, encode)
+
+    # Ranks.
+
+    def ranks(self, condition: Condition) -> np.ndarray:
+        """(num_queries, num_rounds) 0-based ranks of the targets under a condition."""
+        text, gallery = self.text_features(condition), self.gallery_features(condition)
+        rounds = torch.tensor(self.rounds(condition))
+        targets = torch.arange(len(text))
+        if condition.fusion == "text":
+            return target_ranks(text, gallery, targets).numpy()
+        view = self.view_features(condition)
+        missing = view.isnan().any(dim=-1, keepdim=True)
+        if missing.any():  # a round without a view is asked by its text alone
+            view = torch.where(missing, text, view)
+        if isinstance(condition.fusion, Trained):
+            model = self.fusion(condition.fusion, condition)
+            fuse = model if view.ndim == text.ndim else partial(fuse_views, model)
+            with torch.no_grad():
+                query = fuse(text, view)[0]
+        elif condition.fusion in RANKINGS:
+            return RANKINGS[condition.fusion](text, view, gallery, targets, rounds).numpy()
+        else:
+            query = named(FUSIONS, condition.fusion, "fusion")(self, text, view, rounds)
+        if missing.any():
+            query = torch.where(missing, text, query)
+        return target_ranks(query, gallery, targets).numpy()
+
+
+def _once(kept: dict, key: tuple, make: Callable[[], T]) -> T:
+    """What is kept under a key; where nothing is yet, it is made."""
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
