@@ -36,7 +36,8 @@ from daitir.analysis.geometry import (
 )
 from daitir.analysis.geometry.nullspace import jacobian_along
 from daitir.common.errors import DataError
-from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.encoders import load_encoder
+from daitir.models.open_clip_encoders import OpenClipEncoder
 from daitir.retrieval import target_ranks
 from daitir.scenes import counterfactual, render_scenes, sample_scenes
 from daitir.scenes.scene import Fact
@@ -226,7 +227,7 @@ def linear_encoder(weight):
     model.visual = nn.Sequential(nn.Flatten(), nn.Linear(DIM, weight.shape[1], bias=False))
     model.visual[1].weight = nn.Parameter(weight.T.contiguous())
     model.encode_image = model.visual
-    encoder = object.__new__(Encoder)
+    encoder = object.__new__(OpenClipEncoder)
     vars(encoder).update(spec="linear", model=model, image_size=2, dim=weight.shape[1],
                          device=torch.device("cpu"))  # fmt: skip
     return encoder
