@@ -8,6 +8,7 @@ view, and nothing more is drawn for it. DAR can use it as it is; ADaFuSE is trai
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from daitir.scenes import NUM_QUESTIONS
@@ -33,16 +34,11 @@ def chosen(ranks: Ranks) -> dict[str, float]:
     """The decay that is best on validation, of DAR and of ADaFuSE."""
     from daitir.studies.engine.tables import MEASURES
 
-    recall = MEASURES["mean_recall_at_10"]
-    means = {
-        (method, decay): float(recall(ranks.of(Key(VAL, f"{method}_decay_{decay:g}"))).mean())
-        for method in ("dar", "adafuse")
-        for decay in DECAYS
-    }
-    return {
-        method: max(DECAYS, key=lambda decay, method=method: means[method, decay])
-        for method in ("dar", "adafuse")
-    }
+    def mean(method: str, decay: float) -> float:
+        of_seeds = ranks.of(Key(VAL, f"{method}_decay_{decay:g}"))
+        return sum(float(MEASURES["mean_recall_at_10"](one).mean()) for one in of_seeds)
+
+    return {name: max(DECAYS, key=partial(mean, name)) for name in ("dar", "adafuse")}
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:

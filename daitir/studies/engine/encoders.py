@@ -32,24 +32,18 @@ def _turn(bench: Bench) -> Tensor:
     return torch.linalg.qr(noise).Q
 
 
-class Rotated(Encoder):
-    """The same space in other coordinates: the same to DAR, another to a trained fusion."""
+class Rotated:
+    """An encoder in other coordinates: the same to DAR, another space to a trained fusion."""
 
     def __init__(self, encoder: Encoder, turn: Tensor):
         self.encoder, self.turn = encoder, turn
         self.spec, self.digest = f"rotated:{encoder.spec}", encoder.digest
-
-    dim = property(lambda self: self.encoder.dim)
-    image_size = property(lambda self: self.encoder.image_size)
 
     def encode_texts(self, texts, **options) -> Tensor:
         return self.encoder.encode_texts(texts, **options) @ self.turn
 
     def encode_images(self, images, **options) -> Tensor:
         return self.encoder.encode_images(images, **options) @ self.turn
-
-    def count_truncated(self, texts) -> int:
-        return self.encoder.count_truncated(texts)
 
 
 def _other_clip(bench: Bench) -> Encoder:
