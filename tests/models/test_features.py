@@ -178,6 +178,7 @@ def _edit(path, change, *, checksum=False):
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=about)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
