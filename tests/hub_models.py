@@ -41,7 +41,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
 
 PROMPTS = ["a dog", "a red car at the beach", "un château la nuit", "🐶🏖️"]
 SEEDS = [1, 2, 3, 4]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from daitir.common.terminal import printable
 from daitir.data.dialogues import TEXT_CONVENTIONS
+from daitir.models.registry import encoder_forms
 from daitir.studies.profiles import PROFILES
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -59,8 +60,7 @@ class Parser(argparse.ArgumentParser):
         """The encoder by its spec."""
         self.option(
             "--encoder SPEC",
-            "mini, lit, open_clip:NAME[@PRETRAINED-or-file], hf:NAME-or-folder (CLIP, SigLIP, "
-            "SigLIP 2 or BLIP of transformers), or finetuned:DIR",
+            encoder_forms(),
             required=required,
         )
 

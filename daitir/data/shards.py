@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -102,6 +103,14 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
         raise DataError(f"{path}: damaged ({line}); {advice}") from error
 
 
+class Model(Protocol):
+    """What features are of: an encoder, as `daitir.models.encoders.Encoder` describes it."""
+
+    spec: str
+    digest: str
+    dim: int
+
+
 class KeptFeatures:
     """The features of one kind that a folder keeps, all of one model.
 
@@ -114,16 +123,15 @@ class KeptFeatures:
         starts: (num_shards + 1,) the number of each shard's first row, and of all rows.
     """
 
-    def __init__(self, folder: Path, kind: str):
-        """`kind` is PICTURES or TEXTS. Raises DataError as `refresh` does."""
-        self.folder, self.kind = folder, kind
+    def __init__(self, folder: Path, kind: str, model: Model | None = None):
+        """`kind` is PICTURES or TEXTS; `model` is needed to keep more. Raises as `refresh`."""
+        self.folder, self.kind, self.model = folder, kind, model
         self.refresh()
 
     def refresh(self) -> None:
         """Look what the folder holds now.
 
-        Raises DataError where a shard is damaged, of another kind, or of another model than the
-        first.
+        Raises DataError where a shard is damaged, of another kind, or of another model.
         """
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
@@ -142,6 +150,14 @@ class KeptFeatures:
             stamps.append(shard.stamps)
             sizes.append(len(shard.names))
             self.shards.append(replace(shard, names=[], stamps=stamps[0]))
+        if self.shards and self.model is not None:
+            shard, model = self.shards[0], self.model
+            if (shard.digest, shard.dim) != (model.digest, model.dim):
+                raise DataError(
+                    f"{self.folder}: {shard.path.name} holds features of another model "
+                    f"({shard.spec}), not of {model.spec} as it is now; name another folder or "
+                    "remove this one"
+                )
         self.starts = np.cumsum(sizes)
         self._hashes, self._stamps = np.concatenate(hashes), np.concatenate(stamps)
         self._order = np.argsort(self._hashes, kind="stable")
@@ -197,11 +213,9 @@ class KeptFeatures:
         batches: Iterable[Tensor],
         *,
         size: int,
-        spec: str,
-        digest: str,
-        done: Callable[[int], object] = lambda number: None,
+        done: Callable[[int], object],
     ) -> None:
-        """Write features as they come to shards of at least `size` rows.
+        """Write features of the model, as they come, to shards of at least `size` rows.
 
         The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
 
@@ -209,11 +223,11 @@ class KeptFeatures:
             names: what the rows are of.
             stamps: of the rows, at least of those that have come; None for texts.
             batches: (batch, dim) features of the rows, in order.
-            spec, digest: of the model.
             done: told the length of each batch.
 
         Raises DataError for features that are not finite, and where the disk is full.
         """
+        spec, digest = self.model.spec, self.model.digest
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []
         path, began = self._new_path(), time.monotonic()
@@ -246,6 +260,7 @@ class KeptFeatures:
         finally:
             if end > written:
                 write()
+        self.refresh()
 
     def _new_path(self) -> Path:
         return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"

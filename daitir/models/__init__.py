@@ -4,3 +4,6 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 """Where what comes with the package lies: trained models and the query sets that they made."""
+
+TOKENIZER_FOLDER = ASSETS / "tokenizer"
+"""The tokeniser that all models that come with the package share."""

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from daitir.common.errors import DataError
 from daitir.data.shards import PICTURES, TEXTS, KeptFeatures
-from daitir.models.encoders import Encoder, listed
+from daitir.models.encoder import Encoder, listed
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -62,10 +62,8 @@ class CachedEncoder:
         self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
         self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
         self.num_embedded = 0
-        self._pictures, self._texts = (
-            KeptFeatures(self.folder, kind) for kind in (PICTURES, TEXTS)
-        )
-        self._check(self._pictures, self._texts)  # refused before work begins
+        self._pictures = KeptFeatures(self.folder, PICTURES, encoder)
+        self._texts = KeptFeatures(self.folder, TEXTS, encoder)
 
     def __getattr__(self, name: str):
         return getattr(self.encoder, name)
@@ -83,8 +81,7 @@ class CachedEncoder:
         unique = sorted(dict.fromkeys(texts), key=len)
         names = [_text_name(text) for text in unique]
         stamps = np.empty((len(names), 0), np.int64)
-        rows = self._texts.find(names, stamps)
-        absent = np.flatnonzero(rows < 0).tolist()
+        absent = np.flatnonzero(self._texts.find(names, stamps) < 0).tolist()
         if len(self._texts) + len(absent) > MAX_TEXTS:
             logger.warning(
                 "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time",
@@ -92,18 +89,19 @@ class CachedEncoder:
             )  # fmt: skip
             return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
         if absent:
-            parts = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
             batches = (
-                self.encoder.encode_texts([unique[i] for i in part], batch_size=batch_size)
-                for part in parts
+                self.encoder.encode_texts(
+                    [unique[i] for i in absent[start : start + batch_size]], batch_size=batch_size
+                )
+                for start in range(0, len(absent), batch_size)
             )
-            bar = tqdm(total=len(absent), desc="encoding texts", unit="item", disable=not progress)
-            with bar:
-                kept = [names[i] for i in absent]
-                self._keep(self._texts, kept, None, batches, size=len(kept), bar=bar)
-            rows = self._texts.find(names, stamps)
-        place = dict(zip(unique, rows.tolist(), strict=True))
-        return self._texts.load(np.array([place[text] for text in texts]))
+            new = [names[i] for i in absent]
+            with tqdm(
+                total=len(new), desc="encoding texts", unit="item", disable=not progress
+            ) as bar:
+                self._texts.keep(new, None, batches, size=len(new), done=bar.update)
+        rows = dict(zip(unique, self._texts.find(names, stamps).tolist(), strict=True))
+        return self._texts.load(np.array([rows[text] for text in texts]))
 
     def encode_images(
         self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
@@ -114,114 +112,72 @@ class CachedEncoder:
         """
         images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
         files = self._files(images)
+        batch_size = batch_size or self.batch_size
         if files is None:
-            return self.encoder.encode_images(
-                images, batch_size=batch_size or self.batch_size, progress=progress
-            )
-        self._embed(files, batch_size=batch_size, progress=progress)
+            return self.encoder.encode_images(images, batch_size=batch_size, progress=progress)
+        self._embed(files, batch_size, None, progress=progress)
         return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
 
     def embed(
-        self,
-        paths: Iterable[Path],
-        *,
-        batch_size: int | None = None,
-        group: PartialState | None = None,
-        progress: bool = False,
+        self, paths: Iterable[Path], *, group: PartialState | None = None, progress: bool = False
     ) -> int:
         """Embed the picture files below `root` that are new or changed; how many those were.
 
         Args:
+            paths: the picture files.
             group: processes that call this alike; each embeds its share of the shards, and waits
                 for the others. What is kept is what one process would keep.
             progress: show a bar, of the main process alone.
 
-        Raises DataError as `encode_images` does, and for a path that is not below `root`.
+        Raises:
+            DataError: as `encode_images`, and for a path that is not below `root`.
         """
         files = self._files(paths)
         if files is None:
             raise DataError(f"{self.root}: features are kept of the pictures below it alone")
-        return self._embed(files, batch_size=batch_size, group=group, progress=progress)
+        return self._embed(files, self.batch_size, group, progress=progress)
 
     def _embed(
-        self,
-        files: _Files,
-        *,
-        batch_size: int | None = None,
-        group: PartialState | None = None,
-        progress: bool = False,
+        self, files: _Files, batch_size: int, group: PartialState | None, *, progress: bool
     ) -> int:
-        batch_size = batch_size or self.batch_size
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
-        self._refresh(self._pictures)
+        self._pictures.refresh()
         rows = self._pictures.find(files.names, files.stamps, files.sample)
         # A picture that is asked for twice is embedded once.
         absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
-        num_there = len(set(files.names)) - len(absent) if progress else 0
         # Shards of whole batches: whoever embeds one sees the same batches.
         size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
         size = -(-size // batch_size) * batch_size
         shards = [absent[start : start + size] for start in range(0, len(absent), size)]
         share = [i for shard in shards[index::number] for i in shard]
+        num_there = len(set(files.names)) - len(absent) if number == 1 else 0
         if group:  # nobody adds a shard before all have seen what is absent
             group.wait_for_everyone()
-        bar = tqdm(
-            total=len(share) + (num_there if number == 1 else 0),
-            initial=num_there if number == 1 else 0,
-            desc="embedding", unit="picture", disable=not progress or index > 0,
-        )  # fmt: skip
-        with bar:
-            if share:
-                stamps: list[tuple[int, ...]] = []
-                batches = self.encoder.image_batches(
-                    self._stamping(files, share, stamps),
-                    batch_size=batch_size,
-                    workers=self.workers,
-                )
-                names = [files.names[i] for i in share]
-                self._keep(self._pictures, names, stamps, batches, size=size, bar=bar)
-        if group:
-            group.wait_for_everyone()
-            self._refresh(self._pictures)
-        return len(absent)
+        stamps: list[tuple[int, ...]] = []
 
-    def _stamping(self, files: _Files, share: list[int], stamps: list) -> Iterator[Path]:
-        """The paths of a share; each one's stamp is noted before it is read."""
-        for i in share:
-            stamps.append((*files.stamps[i].tolist(), files.sample(i)))
-            yield self.root / files.names[i]
+        def stamped() -> Iterator[Path]:
+            for i in share:  # a file's stamp is noted before the file is read
+                stamps.append((*files.stamps[i].tolist(), files.sample(i)))
+                yield self.root / files.names[i]
 
-    def _keep(
-        self,
-        kept: KeptFeatures,
-        names: list[str],
-        stamps: list | None,
-        batches: Iterable[Tensor],
-        *,
-        size: int,
-        bar: tqdm,
-    ) -> None:
         def count(number: int) -> None:
             bar.update(number)
-            self.num_embedded += number if kept is self._pictures else 0
+            self.num_embedded += number
 
-        model = {"spec": self.encoder.spec, "digest": self.encoder.digest}
-        kept.keep(names, stamps, batches, size=size, done=count, **model)
-        self._refresh(kept)
-
-    def _refresh(self, kept: KeptFeatures) -> None:
-        kept.refresh()
-        self._check(kept)
-
-    def _check(self, *parts: KeptFeatures) -> None:
-        """Raises DataError where features are of another model."""
-        for shard in (shard for kept in parts for shard in kept.shards):
-            if (shard.digest, shard.dim) != (self.encoder.digest, self.encoder.dim):
-                raise DataError(
-                    f"{self.folder}: {shard.path.name} holds features of another model "
-                    f"({shard.spec}), not of {self.encoder.spec} as it is now; name another "
-                    "folder or remove this one"
+        with tqdm(
+            total=len(share) + num_there, initial=num_there, desc="embedding", unit="picture",
+            disable=not progress or index > 0,
+        ) as bar:  # fmt: skip
+            if share:
+                batches = self.encoder.image_batches(
+                    stamped(), batch_size=batch_size, workers=self.workers
                 )
+                names = [files.names[i] for i in share]
+                self._pictures.keep(names, stamps, batches, size=size, done=count)
+        if group:
+            group.wait_for_everyone()
+            self._pictures.refresh()
+        return len(absent)
 
     def _files(self, paths: Iterable) -> _Files | None:
         """The picture files of paths, None where one is no path, or not below `root`."""
@@ -249,10 +205,10 @@ class _Files:
         numbers, self._samples = array("q"), {}
         for name in names:
             try:
-                found = os.stat(root + name)
+                status = os.stat(root + name)
             except (OSError, ValueError) as error:
                 raise DataError(f"{root}{name}: no such image file") from error
-            numbers.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         self.stamps = np.frombuffer(numbers, np.int64).reshape(-1, 3)
 
     def sample(self, i: int) -> int:
@@ -262,12 +218,12 @@ class _Files:
         that turn a picture by its EXIF orientation do. 0 where the file cannot be read.
         """
         if i not in self._samples:
-            size, found = int(self.stamps[i, 0]), 0
+            size, checksum = int(self.stamps[i, 0]), 0
             with suppress(OSError), open(self.root + self.names[i], "rb") as file:
                 for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
                     file.seek(max(0, start))
-                    found = zlib.crc32(file.read(SAMPLE_BYTES), found)
-            self._samples[i] = found
+                    checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
+            self._samples[i] = checksum
         return self._samples[i]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json
-from daitir.models.encoders import Encoder, load_encoder
-from daitir.models.identity import identity
+from daitir.models.encoder import Encoder
+from daitir.models.identity import CONFIG_NAME, identity
 
-DIFFERENCE_NAME, CONFIG_NAME = "difference.safetensors", "config.json"
+DIFFERENCE_NAME = "difference.safetensors"
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -65,41 +65,44 @@ def save_finetuned(
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> Encoder:
+def load_finetuned(
+    folder: str | Path, *, device: str | torch.device, load_base: Callable[..., Encoder]
+) -> Encoder:
     """The encoder of a folder that `save_finetuned` wrote; its `spec` is `finetuned:FOLDER`.
 
-    Raises DataError, naming the file, where one is missing or damaged, or of another base.
+    `load_base` loads the encoder that it was fine-tuned from, by its spec. Raises DataError,
+    naming the file, where one is missing or damaged, or of another base.
     """
-    for path in (folder / CONFIG_NAME, folder / DIFFERENCE_NAME):
+    folder = Path(folder)
+    config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
+    for path in (config, difference):
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir train dmcl` writes it")
     try:
-        settings = read_json(folder / CONFIG_NAME)
+        settings = read_json(config)
         spec, digest = settings["base"], settings["base_digest"]
-        tensors = {n: t.float() for n, t in load_file(folder / DIFFERENCE_NAME).items()}
+        tensors = {name: tensor.float() for name, tensor in load_file(difference).items()}
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fine-tuned encoder ({line}); train it again") from error
     try:
-        encoder = load_encoder(spec, device=device)
+        encoder = load_base(spec, device=device)
     except RecursionError as error:
-        raise DataError(f"{folder / CONFIG_NAME}: names itself as its base; train again") from error
+        raise DataError(f"{config}: names itself as its base; train again") from error
     if encoder.digest != digest:
         raise DataError(f"{folder}: was fine-tuned from another {spec}; train it again")
-    weights = encoder.model.state_dict()
     try:
-        for name, tensor in weights.items():
+        for name, weights in encoder.model.state_dict().items():
             if name in tensors:
-                difference = tensors[name]
+                change = tensors[name]
             else:
-                difference = tensors[f"{name}.left"] @ tensors[f"{name}.right"]
+                change = tensors[f"{name}.left"] @ tensors[f"{name}.right"]
             # In single precision on the CPU, so that it is the same on every device.
-            tensor.copy_((tensor.cpu().float() + difference.view(tensor.shape)).to(tensor))
+            weights.copy_((weights.cpu().float() + change.view(weights.shape)).to(weights))
     except (KeyError, RuntimeError) as error:
         raise DataError(
-            f"{folder / DIFFERENCE_NAME}: of another architecture than {spec}; train it again"
+            f"{difference}: of another architecture than {spec}; train it again"
         ) from error
     encoder.spec, encoder.folder = f"finetuned:{folder}", folder
-    difference = folder / DIFFERENCE_NAME
     encoder.came_from(identity(library="finetuned", base=digest, difference=difference))
     return encoder

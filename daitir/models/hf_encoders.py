@@ -10,17 +10,16 @@ from pathlib import Path
 import torch
 import transformers
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import is_sentencepiece_available
 
 from daitir.common.errors import DataError
-from daitir.models.encoders import Encoder
-from daitir.models.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
+from daitir.models.encoder import Encoder
+from daitir.models.hub import NO_CODE, check_source, reading
 from daitir.models.identity import identity, model_files
 
-MODELS = {
+HF_MODELS = {
     "clip": "CLIPModel",
     "siglip": "SiglipModel",
     "siglip2": "Siglip2Model",
@@ -32,23 +31,28 @@ MODELS = {
 class HfEncoder(Encoder):
     """A dual encoder of transformers, with its library's own preprocessing and tokeniser."""
 
-    def __init__(
-        self, spec, model, image_processor, tokenizer, device, *, folder=None, origin=None
-    ):
+    def __init__(self, spec: str, model, image_processor, tokenizer, device, **options):
         self.image_processor = image_processor
+        text, vision = model.config.text_config, model.config.vision_config
         self._is_siglip = model.config.model_type.startswith("siglip")
+        self._is_blip = model.config.model_type == "blip"
         # SigLIP 2 was trained on small letters, which Gemma's own tokeniser does not make.
         told = getattr(tokenizer, "init_kwargs", {})
         names = f"{type(tokenizer).__name__} {told.get('tokenizer_class')}"
         self._lowers = self._is_siglip and told.get("do_lower_case", "Gemma" in names)
+        if hasattr(vision, "num_patches"):  # SigLIP 2 keeps the picture's shape, not its size
+            image_size = int(vision.num_patches**0.5) * vision.patch_size
+        else:
+            image_size = vision.image_size
         super().__init__(
-            spec, model, self._pixels, tokenizer, device, folder=folder, origin=origin
-        )
+            spec, model, self._pixels, tokenizer, device, image_size=image_size,
+            context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,
+        )  # fmt: skip
 
     @property
     def logit_scale(self) -> float:
         """As in `Encoder`. Raises DataError for BLIP, whose released models do not keep it."""
-        if self.model.config.model_type == "blip":
+        if self._is_blip:
             raise DataError(f"{self.spec}: a BLIP model keeps no logit scale")
         return super().logit_scale
 
@@ -56,14 +60,7 @@ class HfEncoder(Encoder):
         inputs = self.image_processor(images=[image], return_tensors="pt")
         return {name: values[0] for name, values in inputs.items()}
 
-    def _sizes(self) -> tuple[int, int]:
-        text, vision = self.model.config.text_config, self.model.config.vision_config
-        tokens = min(self.tokenizer.model_max_length, text.max_position_embeddings)
-        if hasattr(vision, "num_patches"):  # SigLIP 2 keeps the picture's shape, not its size
-            return tokens, int(vision.num_patches**0.5) * vision.patch_size
-        return tokens, vision.image_size
-
-    def _settings(self) -> str:
+    def _preprocessing(self) -> str:
         return str(self.image_processor.to_dict())
 
     def _cleaned(self, texts: list[str]) -> list[str]:
@@ -85,13 +82,13 @@ class HfEncoder(Encoder):
         ).to(self.device)
         names = ("input_ids",) if self._is_siglip else ("input_ids", "attention_mask")
         tokens = {name: tokens[name] for name in names if name in tokens}
-        if self.model.config.model_type == "blip":
+        if self._is_blip:
             return self.model.text_proj(self.model.text_encoder(**tokens).last_hidden_state[:, 0])
         return _pooled(self.model.get_text_features(**tokens))
 
     def _image_features(self, batch: dict[str, Tensor]) -> Tensor:
         inputs = {name: values.to(self.device) for name, values in batch.items()}
-        if self.model.config.model_type == "blip":
+        if self._is_blip:
             return self.model.vision_proj(self.model.vision_model(**inputs).last_hidden_state[:, 0])
         return _pooled(self.model.get_image_features(**inputs))
 
@@ -114,46 +111,34 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
     It computes in single precision. Raises DataError for a missing or damaged part, another kind
     of model, weights that are missing or a pickle, and a hub that cannot be reached.
     """
-    spec, folder = f"hf:{name}", Path(name)
-    if folder.is_dir():
-        source, options = str(folder), {}
-        if not (folder / "config.json").is_file():
-            raise DataError(f"{folder}: no config.json; hf: reads folders of transformers models")
-    else:
+    spec, folder = f"hf:{name}", Path(name) if Path(name).is_dir() else None
+    source, revision = name, None
+    if folder is None:
         source, _, revision = name.partition("@")
-        options = {"revision": revision} if revision else {}
-    check_source(source, options.get("revision"))
-    options |= NO_CODE
-    try:
-        with offline_if_unreachable(wanted=not folder.is_dir()):
-            kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
-            if kind not in MODELS:
-                known = ", ".join(MODELS)
-                raise DataError(f"{spec}: a model of type {kind!r}; use one of {known}")
-            model, report = getattr(transformers, MODELS[kind]).from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-                **options,
-            )  # fmt: skip
-            processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
-            _check_tokenizer(spec, source, options)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
-        raise load_fault(
-            spec, "dual encoder", error, name=None if folder.is_dir() else name,
-            advice="; it reads safetensors, not pickles",
-        ) from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise DataError(
-            f"{spec}: its weights do not fill a {MODELS[kind]}, {wrong[0]} is missing or misshapen"
+    elif not (folder / "config.json").is_file():
+        raise DataError(f"{folder}: no config.json; hf: reads folders of transformers models")
+    options = NO_CODE | ({"revision": revision} if revision else {})
+    check_source(source, revision or None)
+    with reading(
+        spec, "dual encoder", local=None if folder else "hf:FOLDER",
+        advice="; it reads safetensors, not pickles",
+    ):  # fmt: skip
+        kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
+        if kind not in HF_MODELS:
+            known = ", ".join(HF_MODELS)
+            raise DataError(f"{spec}: a model of type {kind!r}; use one of {known}")
+        model, report = getattr(transformers, HF_MODELS[kind]).from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    read = check_source(source, options.get("revision"))
-    origin = None
-    if read is not None:
-        origin = identity(library="transformers", kind=kind, files=model_files(read))
-    return HfEncoder(
-        spec, model, processor, tokenizer, device,
-        folder=folder if folder.is_dir() else None, origin=origin,
-    )  # fmt: skip
+        processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
+        _check_tokenizer(spec, source, options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise DataError(
+            f"{spec}: its weights do not fill a {HF_MODELS[kind]}, {wrong[0]} is missing or "
+            "misshapen"
+        )
+    files = check_source(source, revision or None)
+    origin = files and identity(library="transformers", kind=kind, files=model_files(files))
+    return HfEncoder(spec, model, processor, tokenizer, device, folder=folder, origin=origin)

@@ -6,9 +6,11 @@ import json
 import logging
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -18,7 +20,7 @@ from daitir.common.errors import DataError
 from daitir.models.identity import PIPELINE_INDEX
 
 logger = logging.getLogger(__name__)
-TIMEOUT = 5.0  # seconds
+HUB_TIMEOUT = 5.0  # seconds
 NO_CODE = {"trust_remote_code": False}
 """What every loader of transformers and diffusers is told."""
 
@@ -58,6 +60,39 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
     return folder
 
 
+def find_source(
+    spec: str, shipped: Path, needs: Mapping[str, Sequence[str]], *, kind: str, recipe: str
+) -> tuple[str, str | None]:
+    """Where the model of a spec lies, `mini`, a folder or a hub's name, after `check_source`.
+
+    Args:
+        spec: the model, as it was named.
+        shipped: the folder of `mini`.
+        needs: what a folder must have, and by which files, one of which is enough.
+        kind: what the folder should be of, such as "a diffusers pipeline".
+        recipe: what `daitir pretrain` calls the recipe that writes such a folder.
+
+    Returns:
+        The folder or the hub's name, and `local` for `reading`.
+
+    Raises:
+        DataError: the folder lacks a part, or asks for code to be run.
+    """
+    folder = shipped if spec == "mini" else Path(spec)
+    if spec != "mini" and not folder.is_dir():
+        check_source(spec)
+        return spec, "FOLDER"
+    for part, files in needs.items():
+        if not any((folder / file).is_file() for file in files):
+            is_ours = spec == "mini" or (folder / "log.csv").is_file()
+            told = f"`daitir pretrain {recipe} --out {folder}` writes it"
+            told = told if is_ours else f"name the folder of {kind}"
+            which = f" ({', '.join(files[:-1])} or {files[-1]})" if len(files) > 1 else ""
+            raise DataError(f"{folder}: has no {part}{which}; {told}")
+    check_source(folder)
+    return str(folder), None
+
+
 def _asks_for_code(settings: object) -> str | None:
     """The key that asks for code to be run, at any depth."""
     if isinstance(settings, dict):
@@ -94,51 +129,15 @@ def _foreign_class(folder: Path, index: dict) -> str | None:
 def _snapshot(name: str, revision: str | None) -> Path | None:
     for file in (PIPELINE_INDEX, "config.json", "tokenizer_config.json", "tokenizer.json"):
         try:
-            found = try_to_load_from_cache(name, file, revision=revision)
+            path = try_to_load_from_cache(name, file, revision=revision)
         except ValueError:  # no name of the hub's form
             return None
-        if isinstance(found, str):
-            return Path(found).parent
+        if isinstance(path, str):
+            return Path(path).parent
     return None
 
 
-@contextmanager
-def offline_if_unreachable(*, wanted: bool = True) -> Iterator[None]:
-    """Within it, where the hub cannot be reached, only its cache is read; a warning tells.
-
-    The libraries would ask five times for each file, for half a minute and more. With `wanted`
-    false, for what lies in a folder, nothing is tried.
-    """
-    before = constants.HF_HUB_OFFLINE
-    if wanted and not before and not _is_reachable(constants.ENDPOINT):
-        logger.warning("%s cannot be reached: only what was fetched before is used",
-                       constants.ENDPOINT)  # fmt: skip
-        constants.HF_HUB_OFFLINE = True
-    try:
-        with warnings.catch_warnings():  # about options that one library gives another
-            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
-            yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-@contextmanager
-def no_questions() -> Iterator[None]:
-    """Within it transformers refuses to run code that comes with a model, and asks nobody.
-
-    For libraries that call it without telling it so.
-    """
-    from transformers import dynamic_module_utils  # late: it takes seconds to load
-
-    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds that an answer is waited for
-    try:
-        yield
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
-
-
-REASONS = (
+_REASONS = (
     (errors.HFValidationError, "nor can a model of the hub be named so"),
     (errors.GatedRepoError, "and the hub gives it to those alone whom its owner admits"),
     (errors.RepositoryNotFoundError, "and the hub has no model of this name"),
@@ -149,53 +148,91 @@ REASONS = (
 """Why a model cannot be had, by the errors of the hub's library: the first that fits."""
 
 
-def load_fault(
-    spec: str, what: str, error: Exception, *, name: str | None = None, advice: str = ""
-) -> DataError:
-    """The one line for a model that could not be loaded; a log of level INFO has the library's.
+@contextmanager
+def reading(
+    spec: object, what: str, *, local: str | None = None, advice: str = ""
+) -> Iterator[None]:
+    """Within it a model is read: whatever fails is one line, no code runs and no absent hub stalls.
 
     Args:
-        what: the model is not, such as "language model".
-        error: what the library raised.
-        name: the hub's name that was asked for; None where `spec` names a folder.
-        advice: for an error that has nothing to do with the hub.
+        spec: the model, as it was named.
+        what: the model is, such as "language model".
+        local: for what the hub has, the form of a spec that names files here, such as
+            `hf:FOLDER`; None where all lies here, and the hub is not asked.
+        advice: follows the reason of a failure that has nothing to do with the hub.
+
+    Raises:
+        DataError: the model could not be loaded; a log of level INFO has what the library raised.
     """
-    logger.info("%s: %s", spec, error)
-    reason = why_missing(error) if name else None
-    if reason:
-        prefix = spec.removesuffix(name)
-        told = f", {prefix}FOLDER" if prefix else ""
-        return DataError(
-            f"{spec}: no {what}: there is no such folder, {reason}; without a network download "
-            f"the model elsewhere and name its folder{told}"
-        )
-    return DataError(f"{spec}: no {what}: could not be loaded ({first_line(error)}){advice}")
+    from transformers import dynamic_module_utils  # late: it takes seconds to load
+
+    is_offline = constants.HF_HUB_OFFLINE or (local is not None and not _hub_answers())
+    try:
+        with (
+            _set_to(constants, "HF_HUB_OFFLINE", is_offline),
+            # Seconds that an answer is waited for by transformers, which else asks whether code
+            # may be run; open_clip calls it without saying so.
+            _set_to(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0),
+            warnings.catch_warnings(),  # about options that one library gives another
+        ):
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
+        logger.info("%s: %s", spec, error)
+        reason = _why_missing(error) if local else None
+        if reason:
+            place = "file" if local.endswith("FILE") else "folder"
+            raise DataError(
+                f"{spec}: no {what}: there is no such {place}, {reason}; without a network "
+                f"download the model elsewhere and name its {place}, {local}"
+            ) from error
+        if isinstance(error, UnpicklingError):
+            advice = (
+                "; the file is damaged, or a pickle of more than plain tensors, which could run "
+                "any code; save the weights as safetensors"
+            )
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{spec}: no {what}: could not be loaded ({line}){advice}") from error
 
 
-def why_missing(error: BaseException | None) -> str | None:
+def _why_missing(error: BaseException | None) -> str | None:
     """Why the hub did not give a model, in our words; None where the error is another."""
     causes = []
     while error is not None and error not in causes:
         causes.append(error)
         error = error.__cause__ or error.__context__
-    for kinds, reason in REASONS:
+    for kinds, reason in _REASONS:
         if any(isinstance(cause, kinds) for cause in causes):
             return reason
     return None
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+@contextmanager
+def _set_to(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
-def _is_reachable(address: str) -> bool:
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; if not, a warning tells.
+
+    The libraries would ask five times for each file, for half a minute and more.
+    """
     if getproxies():  # only the proxy can tell
         return True
-    parts = urlsplit(address)
+    parts = urlsplit(constants.ENDPOINT)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection((parts.hostname, port), timeout=TIMEOUT):
+        with socket.create_connection((parts.hostname, port), timeout=HUB_TIMEOUT):
             return True
     except OSError:
+        logger.warning(
+            "%s cannot be reached: only what was fetched before is used", constants.ENDPOINT
+        )
         return False

@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "emoji.json", "byte_maps.json", "word_*.json", "tekken.json", "chat_template*",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
-MODEL_FILES = (
+_FOLDER_FILES = (
     *TOKENIZER_FILES, "config.*.json", "generation_config.json", "preprocessor_config.json",
     "processor_config.json", "scheduler_config.json",
     *(f"{stem}{rest}"
@@ -30,7 +30,7 @@ MODEL_FILES = (
       for rest in (".safetensors", ".safetensors.index.json")),
     "adapter_config.json",
 )  # fmt: skip
-PIPELINE_INDEX = "model_index.json"
+CONFIG_NAME, PIPELINE_INDEX = "config.json", "model_index.json"
 
 
 def identity(**facts: object) -> str:
@@ -45,21 +45,25 @@ def identity(**facts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_files(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> dict[str, Path]:
+def model_files(folder: Path, patterns: Sequence[str] = _FOLDER_FILES) -> dict[str, Path]:
     """The files of a folder that make a model, and the weights that they name, by their names."""
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     for end in ("config.json", ".safetensors.index.json"):  # the first may name the second
-        for path in [path for path in found if path.name.endswith(end)]:
+        for path in [path for path in paths if path.name.endswith(end)]:
             named = (folder / name for name in _named_weights(path))
-            found.update(path for path in named if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+            paths.update(path for path in named if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
     """The files of a diffusers pipeline's folder: its index and those of every component."""
     index = folder / PIPELINE_INDEX
-    parts = [name for name, value in _settings(index).items() if isinstance(value, list)]
-    files = {f"{part}/{n}": p for part in parts for n, p in model_files(folder / part).items()}
+    components = [name for name, value in _settings(index).items() if isinstance(value, list)]
+    files = {
+        f"{component}/{name}": path
+        for component in components
+        for name, path in model_files(folder / component).items()
+    }
     return files | {PIPELINE_INDEX: index}
 
 

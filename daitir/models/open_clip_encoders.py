@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import open_clip
 import torch
+from open_clip.constants import HF_CONFIG_NAME as OPEN_CLIP_CONFIG
 from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
 from open_clip.pretrained import download_pretrained
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from torch import Tensor
 
 from daitir.common.errors import DataError
 from daitir.common.files import read_json
-from daitir.models.encoders import (
-    CONFIG_NAME,
-    MINI_FOLDER,
-    OWN_ARCHITECTURES,
-    TOKENIZER_FOLDER,
-    Encoder,
-)
-from daitir.models.hub import (
-    NO_CODE,
-    check_source,
-    first_line,
-    no_questions,
-    offline_if_unreachable,
-    why_missing,
-)
+from daitir.models import ASSETS, TOKENIZER_FOLDER
+from daitir.models.encoder import Encoder
+from daitir.models.hub import NO_CODE, check_source, reading
 from daitir.models.identity import TOKENIZER_FILES, identity, model_files
 
 logger = logging.getLogger(__name__)
+
+CLIP_FOLDER = ASSETS / "clip"
+ARCHITECTURES = Path(__file__).parent / "configs"
+OWN_ARCHITECTURES = tuple(sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
+open_clip.add_model_config(ARCHITECTURES)
 
 _CHECKOUT = Path(__file__).parents[2]
 _WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -50,116 +44,198 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
-def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> Encoder:
-    """The encoder of what follows `open_clip:` in a spec: NAME, NAME@PRETRAINED or FOLDER.
+class OpenClipEncoder(Encoder):
+    """A dual encoder of open_clip, with its library's own preprocessing and tokeniser."""
+
+    def __init__(self, spec: str, model, preprocess, tokenizer, device, **options):
+        size = model.visual.image_size
+        super().__init__(
+            spec, model, preprocess, tokenizer, device, context_length=tokenizer.context_length,
+            image_size=size[0] if isinstance(size, tuple) else size, **options,
+        )  # fmt: skip
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(texts)
+        length = length_read(self.model, tokens)
+        with shortened_context(self.model, length):
+            return self.model.encode_text(tokens[:, :length].to(self.device))
+
+    def _token_counts(self, texts: list[str]) -> list[int]:
+        if hasattr(self.tokenizer, "tokenizer"):  # open_clip's wrapper of a Hugging Face tokeniser
+            cleaned = [self.tokenizer.clean_fn(text) for text in texts]
+            return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
+        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+
+
+def length_read(model, tokens: Tensor) -> int:
+    """How many of the tokens (num_texts, context) of an open_clip model decide its features.
+
+    In a causal tower that reads its features off one token, as open_clip's separate text towers
+    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere it is all.
+    """
+    tower = _shortenable(model)
+    if tower is None:
+        return tokens.shape[1]
+    ends = tokens if tower.pool_type == "argmax" else (tokens == tower.eos_id).int()
+    return int(ends.argmax(dim=1).max()) + 1
+
+
+@contextmanager
+def shortened_context(model, length: int) -> Iterator[None]:
+    """Let a text tower read texts of `length` tokens, as `length_read` tells; else leave it."""
+    tower = _shortenable(model)
+    if tower is None:
+        yield
+        return
+    mask = tower.attn_mask
+    tower.attn_mask = mask[:length, :length]
+    try:
+        yield
+    finally:
+        tower.attn_mask = mask
+
+
+def _shortenable(model):
+    """The text tower of a model where it can read fewer tokens than its context has, else None."""
+    tower = getattr(model, "text", None)
+    mask, pooling = (getattr(tower, name, None) for name in ("attn_mask", "pool_type"))
+    causal = isinstance(mask, Tensor) and mask.ndim == 2
+    whole = getattr(tower, "cls_emb", None) is not None  # CoCa reads a token at the very end
+    return tower if causal and not whole and pooling in ("argmax", "eos") else None
+
+
+def load_mini(_: str = "", *, device: str | torch.device = "cpu") -> OpenClipEncoder:
+    """The dual encoder that comes with the package."""
+    return _load_folder("mini", CLIP_FOLDER, device)
+
+
+def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClipEncoder:
+    """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER.
 
     Pictures are prepared as the weights were trained: of a file by the `open_clip_config.json`
     beside it, else as all tags of the name say; where neither tells, a warning names what is
-    assumed. Raises DataError as `load_encoder` does.
+    assumed. A folder is relative to the working directory or to the checkout. Raises DataError as
+    `load_encoder` does.
     """
     spec = f"open_clip:{name}"
-    name, _, pretrained = name.partition("@")
+    name, at, weights = name.partition("@")
     if name not in open_clip.list_models():
         for folder in (Path(name), _CHECKOUT / name):
-            if folder.is_dir() and not pretrained:
-                return load_folder(spec, folder, device=device)
+            if folder.is_dir() and not weights:
+                return _load_folder(spec, folder, device)
         raise DataError(
             f"unknown encoder {spec!r}: {name} is neither a folder (`daitir pretrain clip` makes "
             "one) nor an open_clip architecture (open_clip.list_models() lists those)"
         )
-    if spec.endswith("@"):
+    if at and not weights:
         raise DataError(f"unknown encoder {spec!r}: name a tag or a file of weights after the @")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    file = Path(pretrained) if pretrained and Path(pretrained).is_file() else None
-    if pretrained and pretrained not in tags and file is None:
-        raise DataError(
-            f"unknown weights {pretrained!r} for {name}: neither a file nor one of its tags "
-            f"({', '.join(tags) or 'it has none'})"
-        )
-    if pretrained in tags:  # open_clip takes the tag where a file has its name
-        file = None
-    beside = _settings(file.with_name(CONFIG_NAME)) if file is not None else {}
-    if file is not None and beside:
+    file = _named_file(name, weights)
+    is_tag = bool(weights) and file is None
+    beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file is not None else {}
+    if beside:
         check_source(file.parent)
-    _check_architecture(name, pretrained, beside)
+        _check_architecture(name, file, beside)
+    if is_tag:
+        _check_activation(name, weights)
     config = open_clip.get_model_config(name)
-    text, own = config["text_cfg"], name in OWN_ARCHITECTURES
-    parts = [] if own else [text[key] for key in ("hf_model_name", "hf_tokenizer_name")
-                            if text.get(key)]  # fmt: skip
-    for part in parts:
-        check_source(part)
-    prepared = _prepared(name, pretrained, beside)
-    from_hub = bool(pretrained) and file is None
-    advice = ""
-    if from_hub:
-        advice = f"; without a network download the weights elsewhere, open_clip:{name}@FILE"
-    with offline_if_unreachable(wanted=from_hub or bool(parts)), _one_line(spec, advice):
+    text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
+    hub_names = [text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
+    hub_names = [hub_name for hub_name in hub_names if hub_name and not is_own]
+    for hub_name in hub_names:
+        check_source(hub_name)
+    preparation = _preparation(name, weights, beside)
+    local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
+    # A tag's weights may lie elsewhere than in the hub, whose errors tell themselves.
+    advice = f"; without a network download the weights elsewhere, {local}" if is_tag else ""
+    with reading(spec, "dual encoder", local=local, advice=advice):
         model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=str(file.absolute()) if file is not None else pretrained or None
+            name, pretrained=str(file.absolute()) if file is not None else weights or None
         )
-        if prepared is not None and not from_hub:
-            preprocess = _prepare(model, prepared)
-        if own:
+        if is_own:
             length = text["context_length"]
             tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=length, **NO_CODE)
         else:
             tokenizer = open_clip.get_tokenizer(name, **_no_code(text))
-        if from_hub:
-            file = Path(download_pretrained(open_clip.get_pretrained_cfg(name, pretrained)))
-    origin = None
+        if is_tag:
+            file = Path(download_pretrained(open_clip.get_pretrained_cfg(name, weights)))
+        elif preparation is not None:
+            preprocess = _prepare(model, preparation)
     if file is None:
         logger.warning("%s: no weights named, the encoder is random", spec)
+        origin = None
     else:
-        sources = [TOKENIZER_FOLDER] if own else [check_source(part) for part in parts]
-        origin = _origin(config, prepared, file, sources)
-    return Encoder(spec, model, preprocess, tokenizer, device, origin=origin)
+        sources = [TOKENIZER_FOLDER] if is_own else map(check_source, hub_names)
+        origin = _origin(config, preparation, file, sources)
+    return OpenClipEncoder(spec, model, preprocess, tokenizer, device, origin=origin)
 
 
-def load_folder(spec: str, folder: Path, *, device: str | torch.device = "cpu") -> Encoder:
+def _named_file(name: str, weights: str) -> Path | None:
+    """The file of what follows the @ in a spec; None for nothing and for a tag.
+
+    Raises DataError for what is neither.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not weights or weights in tags:  # open_clip takes the tag where a file has its name
+        return None
+    if not Path(weights).is_file():
+        raise DataError(
+            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
+            f"({', '.join(tags) or 'it has none'})"
+        )
+    return Path(weights)
+
+
+def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenClipEncoder:
     """The encoder of a folder with configuration, weights and tokeniser.
 
     Raises DataError where one is missing or damaged, and where the folder asks for code to be run.
     """
-    if not (folder / CONFIG_NAME).is_file():
-        raise DataError(f"{folder}: no {CONFIG_NAME}; `daitir pretrain clip` writes one")
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
+        raise DataError(f"{folder}: no {OPEN_CLIP_CONFIG}; `daitir pretrain clip` writes one")
     check_source(folder)
-    settings = _settings(folder / CONFIG_NAME)
+    settings = _read_settings(folder / OPEN_CLIP_CONFIG)
     config = settings.get("model_cfg")
     if not isinstance(config, dict) or not isinstance(config.get("text_cfg"), dict):
-        raise DataError(f"{folder / CONFIG_NAME}: could not be loaded (it holds no model_cfg)")
+        raise DataError(f"{folder / OPEN_CLIP_CONFIG}: could not be loaded (it holds no model_cfg)")
     text = config["text_cfg"]
     tower = text.get("hf_model_name")
     if tower:
         check_source(tower)
-    with _one_line(folder):
-        weights = _find_checkpoint_in_dir(folder)
+    with reading(folder, "dual encoder", local="open_clip:FOLDER" if tower else None):
+        weights = _find_weights(folder)
+        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **_no_code(text))
+    sources = [folder] if text.get("hf_tokenizer_name") else []
+    sources += [check_source(tower)] if tower else []
+    origin = _origin(config, settings.get("preprocess_cfg"), weights, sources)
+    return OpenClipEncoder(
+        spec, model, preprocess, tokenizer, device, folder=folder, origin=origin
+    )
+
+
+def _find_weights(folder: Path) -> Path:
+    """The file of weights that open_clip reads. Raises DataError for none, or which is unclear."""
+    weights = _find_checkpoint_in_dir(folder)
     if weights is None:
         raise DataError(
             f"{folder}: no weights in it (open_clip_model.safetensors); an architecture with "
             "random weights is open_clip:NAME"
         )
-    known = "model" in Path(weights).stem
-    if not known and sum(len(list(folder.glob(f"*{s}"))) for s in _WEIGHTS_SUFFIXES) > 1:
+    is_known = "model" in Path(weights).stem
+    if not is_known and sum(len(list(folder.glob(f"*{s}"))) for s in _WEIGHTS_SUFFIXES) > 1:
         raise DataError(
             f"{folder}: holds several files of weights, none of a known name; name the one meant "
             "open_clip_model.safetensors"
         )
-    name = f"local-dir:{folder}"
-    with offline_if_unreachable(wanted=bool(tower)), _one_line(folder):
-        model, _, preprocess = open_clip.create_model_and_transforms(name)
-        tokenizer = open_clip.get_tokenizer(name, **_no_code(text))
-    sources = [folder] if text.get("hf_tokenizer_name") else []
-    sources += [check_source(tower)] if tower else []
-    origin = _origin(config, settings.get("preprocess_cfg"), Path(weights), sources)
-    return Encoder(spec, model, preprocess, tokenizer, device, folder=folder, origin=origin)
+    return Path(weights)
 
 
 def _origin(
-    config: dict, prepared: dict | None, weights: Path, sources: list[Path | None]
+    config: dict, preparation: dict | None, weights: Path, sources: Iterable[Path | None]
 ) -> str:
     files = [model_files(source, TOKENIZER_FILES) for source in sources if source is not None]
     return identity(
-        library="open_clip", model=config, preprocessing=prepared, weights=weights, text=files
+        library="open_clip", model=config, preprocessing=preparation, weights=weights, text=files
     )
 
 
@@ -168,52 +244,37 @@ def _no_code(text: dict) -> dict:
     return NO_CODE if text.get("hf_tokenizer_name") else {}
 
 
-@contextmanager
-def _one_line(spec: object, advice: str = "") -> Iterator[None]:
-    """What fails within it is a DataError of one line."""
-    try:
-        with no_questions():
-            yield
-    except UnpicklingError as error:
-        raise DataError(
-            f"{spec}: could not be loaded; the file is damaged, or a pickle of more than plain "
-            "tensors, which could run any code; save the weights as safetensors"
-        ) from error
-    except Exception as error:  # a damaged file raises nearly anything, deep in the libraries
-        reason = (why_missing(error) if advice else None) or first_line(error)
-        raise DataError(f"{spec}: could not be loaded ({reason}){advice}") from error
-
-
-def _settings(path: Path) -> dict:
+def _read_settings(path: Path) -> dict:
     """What an `open_clip_config.json` says, nothing where there is none."""
     content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
-def _prepared(name: str, pretrained: str, beside: dict) -> dict | None:
+def _preparation(name: str, weights: str, beside: dict) -> dict | None:
     """How the weights of a tag or a file want pictures prepared; None where nothing is known."""
+
+    def of_tag(tag: str) -> dict:
+        settings = open_clip.get_pretrained_cfg(name, tag)
+        return {key: settings[key] for key in _PREPARATION if settings.get(key) is not None}
+
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained in tags:
-        return _preparation(open_clip.get_pretrained_cfg(name, pretrained))
+    if weights in tags:
+        return of_tag(weights)
     if isinstance(beside.get("preprocess_cfg"), dict):
         return beside["preprocess_cfg"]
-    if not pretrained:
+    if not weights:
         return None
     if name in OWN_ARCHITECTURES:  # `daitir pretrain clip` prepares all alike
-        return _settings(MINI_FOLDER / CONFIG_NAME)["preprocess_cfg"]
-    known = [_preparation(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
+        return _read_settings(CLIP_FOLDER / OPEN_CLIP_CONFIG)["preprocess_cfg"]
+    known = [of_tag(tag) for tag in tags]
     if known and all(one == known[0] for one in known):
         return known[0]
     logger.warning(
         "open_clip:%s@%s: does not tell how its pictures were prepared, and the tags of %s %s; "
         "CLIP's mean, deviation and crop are assumed; put the %s of the weights beside the file",
-        name, pretrained, name, "differ" if known else "are none", CONFIG_NAME,
+        name, weights, name, "differ" if known else "are none", OPEN_CLIP_CONFIG,
     )  # fmt: skip
     return None
-
-
-def _preparation(settings: dict) -> dict:
-    return {key: settings[key] for key in _PREPARATION if settings.get(key) is not None}
 
 
 def _prepare(model, settings: dict):
@@ -224,46 +285,50 @@ def _prepare(model, settings: dict):
     return image_transform_v2(PreprocessCfg(**merged), is_train=False)
 
 
-def _check_architecture(name: str, pretrained: str, beside: dict) -> None:
-    """Raises DataError where weights are known to expect another architecture than the name has.
+def _check_activation(name: str, tag: str) -> None:
+    """Raises DataError where the weights of a tag want QuickGELU and the name has GELU.
 
-    The shapes may fit, so open_clip loads them, at best with a warning, and all features are wrong.
+    The shapes fit, so open_clip loads them, at best with a warning, and all features are wrong.
     """
-    has = open_clip.get_model_config(name)
-    settings = beside.get("model_cfg")
-    if isinstance(settings, dict):  # a hub's folder tells of its weights
-        wants, spec = settings, Path(pretrained).parent
-        ours, theirs = _with_effect(has), _with_effect(wants)
-        differing = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-    elif pretrained in open_clip.list_pretrained_tags_by_model(name):
-        # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
-        quick = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu")
-        differing = ["quick_gelu"] if quick and not has.get("quick_gelu") else []
-        spec = f"{name}-quickgelu@{pretrained}"
-    else:
+    # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
+    is_quick = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")
+    if is_quick and not open_clip.get_model_config(name).get("quick_gelu"):
+        raise _mismatch(name, tag, "quick_gelu", f"{name}-quickgelu@{tag}")
+
+
+def _check_architecture(name: str, file: Path, beside: dict) -> None:
+    """Raises DataError where the settings beside a file are of another architecture than a name's.
+
+    The shapes may fit all the same, as in `_check_activation`.
+    """
+    if not isinstance(beside.get("model_cfg"), dict):
         return
-    if differing:
-        computes = "QuickGELU" if has.get("quick_gelu") else "GELU"
-        what = differing[0]
-        if what == "quick_gelu":
-            what = f"activation than {name}'s, which is {computes}"
-        else:
-            what = f"{what} than {name}'s"
-        raise DataError(
-            f"open_clip:{name}@{pretrained}: these weights were trained with another {what}; use "
-            f"open_clip:{spec}"
-        )
+    ours, theirs = map(_with_effect, (open_clip.get_model_config(name), beside["model_cfg"]))
+    for key in ours | theirs:
+        if ours.get(key) != theirs.get(key):
+            raise _mismatch(name, file, key, file.parent)
+
+
+def _mismatch(name: str, weights: object, setting: str, instead: object) -> DataError:
+    what = f"{setting} than {name}'s"
+    if setting == "quick_gelu":
+        has_quick = open_clip.get_model_config(name).get("quick_gelu")
+        what = f"activation than {name}'s, which is {'QuickGELU' if has_quick else 'GELU'}"
+    return DataError(
+        f"open_clip:{name}@{weights}: these weights were trained with another {what}; use "
+        f"open_clip:{instead}"
+    )
 
 
 def _with_effect(config: dict) -> dict[str, object]:
     """The settings of a `model_cfg` that change features, by their names, with open_clip's own."""
     defaults = {"vision_cfg": CLIPVisionCfg(), "text_cfg": CLIPTextCfg()}
-    found = {"quick_gelu": False}
+    settings = {"quick_gelu": False}
     for key, value in config.items():
         if key in defaults and isinstance(value, dict):
             whole = dataclasses.asdict(defaults[key]) | value
             counted = [name for name in whole if name not in _WITHOUT_EFFECT]
-            found |= {f"{key}.{name}": whole[name] for name in counted}
+            settings |= {f"{key}.{name}": whole[name] for name in counted}
         elif key not in _WITHOUT_EFFECT:
-            found[key] = value
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
+            settings[key] = value
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

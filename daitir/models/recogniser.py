@@ -8,8 +8,7 @@ package, or the folder that `daitir pretrain recogniser` wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,39 +24,24 @@ from tqdm import tqdm
 from daitir.common.errors import DataError
 from daitir.common.files import read_json, weights_digest
 from daitir.models import ASSETS
-from daitir.models.encoders import as_image, listed
-from daitir.models.identity import identity
+from daitir.models.encoder import Pictures, as_image, listed
+from daitir.models.identity import CONFIG_NAME, identity
 from daitir.scenes import Scene, SceneObject, world
 
 RECOGNISER_FOLDER = ASSETS / "recogniser"
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "recogniser.safetensors"
+RECOGNISER_WEIGHTS = "recogniser.safetensors"
 IMAGE_SIZE = 64
 
-CATEGORIES = (None, *world.CATEGORIES)
 VALUES = {
     "place": world.PLACES,
     "time": world.TIMES,
     "weather": world.WEATHERS,
-    "category": CATEGORIES,
+    "category": (None, *world.CATEGORIES),  # None where a cell is empty
     "colour": world.COLOURS,
     "size": world.SIZES,
 }
 SCENE_ATTRIBUTES, CELL_ATTRIBUTES = ("place", "time", "weather"), ("category", "colour", "size")
 NO_VALUE = 255  # no number of a value, and it fits a byte
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read off one picture.
-
-    `scene` holds the likeliest value of everything; a drawn view may show a category twice, and
-    so may the scene. `confidence` maps `("scene", attribute)` and `((column, row), attribute)` to
-    the probability of the value read; attribute is `category` (None where the cell is empty),
-    `colour` or `size`.
-    """
-
-    scene: Scene
-    confidence: dict[tuple[str | tuple[str, str], str], float]
 
 
 class RecogniserNet(nn.Module):
@@ -164,53 +148,42 @@ class Recogniser:
 
     @torch.no_grad()
     def read(
-        self,
-        images: Iterable[Image.Image | Path | np.ndarray],
-        *,
-        batch_size: int = 256,
-        progress: bool = False,
-    ) -> list[Reading]:
-        """What each picture shows.
+        self, images: Pictures, *, batch_size: int = 256, progress: bool = False
+    ) -> list[Scene]:
+        """What each picture shows: the likeliest value of everything, a category twice included.
 
         Args:
             images: pictures, paths of pictures, or uint8 arrays (height, width, 3), of any size;
                 or one of these.
+            batch_size: images that the network sees together.
+            progress: show a bar.
 
-        Raises DataError where a path is no readable image or an array is of another form.
+        Raises:
+            DataError: a path is no readable image, or an array is of another form.
         """
         images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
-        iterator, readings = enumerate(images), []
+        numbered, scenes = enumerate(images), []
         with tqdm(total=total, desc="reading", unit="image", disable=not progress) as bar:
-            while batch := list(islice(iterator, batch_size)):
-                arrays = np.stack([_as_array(image, index) for index, image in batch])
+            while batch := list(islice(numbered, batch_size)):
+                arrays = np.stack([_as_array(as_image(*picture)) for picture in batch])
                 logits = self.model(to_pixels(torch.from_numpy(arrays).to(self.device)))
-                readings += decode(logits)
+                scenes += to_scenes({name: rows.argmax(dim=-1) for name, rows in logits.items()})
                 bar.update(len(batch))
-        return readings
+        return scenes
+
+
+def _as_array(image: Image.Image) -> np.ndarray:
+    """A picture as the network reads it, (IMAGE_SIZE, IMAGE_SIZE, 3) uint8."""
+    image = image.convert("RGB")
+    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
+    return np.asarray(image)
 
 
 def to_pixels(images: Tensor) -> Tensor:
     """Images (batch, size, size, 3) uint8 to pixels (batch, 3, size, size) in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def decode(logits: Mapping[str, Tensor]) -> list[Reading]:
-    """The likeliest scene of each row of logits, as `RecogniserNet` gives them."""
-    best = {name: values.softmax(dim=-1).max(dim=-1) for name, values in logits.items()}
-    chances = {name: found.values.tolist() for name, found in best.items()}
-    scenes = to_scenes({name: found.indices for name, found in best.items()})
-    readings = []
-    for index, scene in enumerate(scenes):
-        confidence = {("scene", name): chances[name][index] for name in SCENE_ATTRIBUTES}
-        for number, cell in enumerate(world.CELLS):
-            confidence[cell, "category"] = chances["category"][index][number]
-        for item in scene.objects:
-            cell = item.column, item.row
-            for name in ("size",) if item.colour is None else ("colour", "size"):
-                confidence[cell, name] = chances[name][index][world.CELLS.index(cell)]
-        readings.append(Reading(scene, confidence))
-    return readings
 
 
 def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
@@ -224,7 +197,7 @@ def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
         whole = {name: VALUES[name][columns[name][index]] for name in SCENE_ATTRIBUTES}
         objects = []
         for number, cell in enumerate(world.CELLS):
-            category = CATEGORIES[columns["category"][index][number]]
+            category = VALUES["category"][columns["category"][index][number]]
             if category is None:
                 continue
             coloured = world.CATEGORIES[category].has_colour
@@ -240,19 +213,19 @@ def to_values(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
     What an empty cell or an object without colour cannot have is `NO_VALUE`.
     """
-    found = {
+    numbers = {
         name: torch.tensor([VALUES[name].index(getattr(scene, name)) for scene in scenes])
         for name in SCENE_ATTRIBUTES
     }
-    found |= {name: torch.full((len(scenes), 6), NO_VALUE) for name in CELL_ATTRIBUTES}
-    found["category"].fill_(CATEGORIES.index(None))
+    numbers |= {name: torch.full((len(scenes), 6), NO_VALUE) for name in CELL_ATTRIBUTES}
+    numbers["category"].fill_(VALUES["category"].index(None))
     for index, scene in enumerate(scenes):
         for item in scene.objects:
             cell = world.CELLS.index((item.column, item.row))
             for name in CELL_ATTRIBUTES:
                 if getattr(item, name) is not None:
-                    found[name][index, cell] = VALUES[name].index(getattr(item, name))
-    return found
+                    numbers[name][index, cell] = VALUES[name].index(getattr(item, name))
+    return numbers
 
 
 def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -> Recogniser:
@@ -261,7 +234,7 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
     Raises DataError, naming the file, where one is missing or damaged or of another world.
     """
     folder = RECOGNISER_FOLDER if spec == "mini" else Path(spec)
-    config, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    config, weights = folder / CONFIG_NAME, folder / RECOGNISER_WEIGHTS
     for path in (config, weights):
         if not path.is_file():
             raise DataError(
@@ -279,18 +252,3 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
         raise DataError(f"{config}: made for other places, categories or colours; train it again")
     digest = identity(library="recogniser", settings=config, weights=weights)
     return Recogniser(spec, model, device, digest=digest)
-
-
-def _as_array(image: Image.Image | Path | np.ndarray, index: int) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise DataError(
-                f"image {index}: an array of uint8 (height, width, 3) is wanted, not "
-                f"{image.dtype} {image.shape}"
-            )
-        if image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
-            return image
-    image = as_image(image).convert("RGB")
-    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-    return np.asarray(image)

@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -32,34 +32,26 @@ from transformers import (
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json, weights_digest
-from daitir.data.captions import fault_of as fault_of
 from daitir.data.captions import read_caption
 from daitir.models import ASSETS
-from daitir.models.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
-from daitir.models.identity import identity, model_files
+from daitir.models.hub import NO_CODE, check_source, find_source, reading
+from daitir.models.identity import CONFIG_NAME, identity, model_files
+from daitir.models.prompts import PROMPT, prompt_tokens, round_tokens
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 logger = logging.getLogger(__name__)
 
-MINI_FOLDER = ASSETS / "lm"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
-    "vocab.txt",
-)  # fmt: skip
-WINDOW_ROUNDS = 3
+LM_FOLDER = ASSETS / "lm"
+_PARTS = {
+    CONFIG_NAME: [CONFIG_NAME],
+    "tokeniser": ["tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+                  "vocab.json", "vocab.txt"],
+}  # fmt: skip
 MAX_NEW_TOKENS = 96
 # How a model that wrote something of no use is asked again: another way of search, no chance.
 RETRY = {"num_beams": 4, "repetition_penalty": 1.1}
-PROMPT = """Below is a dialogue about one picture: a caption, then questions with their answers.
-Write one caption of the picture that states everything that the dialogue tells of it, and nothing
-else. Where answers disagree, the last one counts. Reply with the caption alone.
-
-Dialogue:
-{dialogue}
-
-Caption:"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,14 @@ class Refinement:
     def fault_kinds(self) -> str:
         """How often each kind of fault occurs, the most frequent first: `"2 loop, 1 empty"`."""
         return ", ".join(f"{n:,} {kind}" for kind, n in Counter(self.faults.values()).most_common())
+
+
+class _Output(NamedTuple):
+    """What the model wrote for a round: its caption, and what was wrong with it or None."""
+
+    caption: str
+    fault: str | None
+    was_retried: bool = False
 
 
 class Reformulator:
@@ -162,95 +162,72 @@ class Reformulator:
         Args:
             dialogues: what was said in each round of each dialogue, of any number of rounds.
             batch_size: dialogues that are refined together; it does not change the captions.
+            progress: show a bar.
 
-        Raises DataError where there is no dialogue, or one without rounds.
+        Raises:
+            DataError: there is no dialogue, or one without rounds.
         """
         if not dialogues:
             raise DataError("no dialogues to refine; give at least one")
         for index, said in enumerate(dialogues):
             if isinstance(said, str) or not said or not all(isinstance(s, str) for s in said):
                 raise DataError(f"dialogue {index}: must be one or more strings, a round each")
-        captions: list[list[str]] = [[] for _ in dialogues]
-        faults: dict[tuple[int, int], str] = {}
-        num_truncated = num_retried = 0
-        lengths = [len(said) for said in dialogues]
-        with tqdm(
-            total=sum(lengths), desc="refining", unit="caption", disable=not progress
-        ) as bar:
-            for t in range(max(lengths)):
+        outputs: list[list[_Output]] = [[] for _ in dialogues]
+        num_truncated, total = 0, sum(map(len, dialogues))
+        with tqdm(total=total, desc="refining", unit="caption", disable=not progress) as bar:
+            for t in range(max(map(len, dialogues))):
                 inputs = {
-                    index: self._input(dialogues[index], captions[index], faults, index, t)
-                    for index, length in enumerate(lengths)
-                    if t < length
+                    index: self._input(said[: t + 1], outputs[index])
+                    for index, said in enumerate(dialogues)
+                    if t < len(said)
                 }
+                num_truncated += sum(len(ids) > self._max_input for ids in inputs.values())
                 # Inputs of like length go together, so that little is computed on padding.
                 order = sorted(inputs, key=lambda index: len(inputs[index]))
                 for begin in range(0, len(order), batch_size):
                     batch = order[begin : begin + batch_size]
-                    cut = [self._cut(inputs[index]) for index in batch]
-                    num_truncated += sum(len(inputs[i]) > self._max_input for i in batch)
-                    outputs, retried = self._outputs(cut)
-                    num_retried += retried
-                    for index, (text, fault) in zip(batch, outputs, strict=True):
-                        if fault:
-                            faults[index, t] = fault
-                            text = ", ".join(dialogues[index][: t + 1])
-                        captions[index].append(text)
+                    written = self._outputs([self._cut(inputs[index]) for index in batch])
+                    for index, output in zip(batch, written, strict=True):
+                        outputs[index].append(output)
                     bar.update(len(batch))
-        found = Refinement(captions, dict(sorted(faults.items())), num_truncated, num_retried)
-        if faults:
+        refinement = Refinement(
+            [[o.caption if o.fault is None else ", ".join(said[: t + 1]) for t, o in enumerate(row)]
+             for said, row in zip(dialogues, outputs, strict=True)],
+            {(index, t): o.fault for index, row in enumerate(outputs) for t, o in enumerate(row)
+             if o.fault is not None},
+            num_truncated,
+            sum(o.was_retried for row in outputs for o in row),
+        )  # fmt: skip
+        if refinement.faults:
             logger.warning(
                 "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec, len(faults), sum(lengths), found.fault_kinds,
+                self.spec, len(refinement.faults), total, refinement.fault_kinds,
             )
         if num_truncated:
             logger.warning(
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
-                self.spec, num_truncated, sum(lengths), self._max_input,
+                self.spec, num_truncated, total, self._max_input,
             )
-        return found
+        return refinement
 
-    def _outputs(self, inputs: list[list[int]]) -> tuple[list[tuple[str, str | None]], int]:
-        """What the model writes with its fault, and how many outputs were asked for again."""
-
-        def judged(outputs: list[tuple[str, bool]]) -> list[tuple[str, str | None]]:
-            return [read_caption(text, ended=ended) for text, ended in outputs]
-
-        outputs = judged(self._generate(inputs))
-        again = [i for i, (_, fault) in enumerate(outputs) if fault]
-        if self.round_by_round or not again:
-            return outputs, 0
-        for i, output in zip(
-            again, judged(self._generate([inputs[i] for i in again], **RETRY)), strict=True
-        ):
-            outputs[i] = output
-        return outputs, len(again)
-
-    def _input(
-        self, said: Sequence[str], captions: list[str], faults: dict, index: int, t: int
-    ) -> list[int]:
-        """The tokens that round t's caption is written after."""
+    def _input(self, said: Sequence[str], before: Sequence[_Output]) -> list[int]:
+        """The tokens that the caption of the last of some rounds is written after."""
         if not self.round_by_round:
-            prompt = self.prompt.replace("{dialogue}", "\n".join(said[: t + 1]))
-            if self.tokenizer.chat_template:
-                # `MAX_NEW_TOKENS` leaves no room for reasoning; a template that knows of none
-                # passes over the word.
-                return self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}], add_generation_prompt=True,
-                    tokenize=True, return_dict=False, enable_thinking=False,
-                )  # fmt: skip
-            return self.tokenizer.encode(prompt)
-        # A round whose output was of no use has no caption: its words wait for the next one.
-        rounds: list[tuple[str, str | None]] = []
-        waiting: list[str] = []
-        for number in range(t):
-            waiting.append(said[number])
-            if (index, number) not in faults:
-                rounds.append((", ".join(waiting), captions[number]))
-                waiting = []
-        rounds.append((", ".join([*waiting, said[t]]), None))
-        earlier, recent = rounds[:-WINDOW_ROUNDS], rounds[-WINDOW_ROUNDS:]
-        return window(self.tokenizer, earlier[-1][1] if earlier else "", recent)[0]
+            return prompt_tokens(self.tokenizer, self.prompt, said)
+        captions = [None if output.fault else output.caption for output in before]
+        return round_tokens(self.tokenizer, said, captions)
+
+    def _outputs(self, inputs: list[list[int]]) -> list[_Output]:
+        """What the model writes after each input; where it is of no use it is asked again."""
+        outputs = [
+            _Output(*read_caption(text, ended=ended)) for text, ended in self._generate(inputs)
+        ]
+        useless = [number for number, output in enumerate(outputs) if output.fault]
+        if useless and not self.round_by_round:
+            again = self._generate([inputs[number] for number in useless], **RETRY)
+            for number, (text, ended) in zip(useless, again, strict=True):
+                outputs[number] = _Output(*read_caption(text, ended=ended), was_retried=True)
+        return outputs
 
     def _cut(self, ids: list[int]) -> list[int]:
         """At most as many tokens as the model can read: the first and the last ones."""
@@ -263,23 +240,27 @@ class Reformulator:
     @torch.no_grad()
     def _generate(self, inputs: list[list[int]], **options) -> list[tuple[str, bool]]:
         """What the model writes after each input, and whether it came to an end."""
-        longest = max(map(len, inputs))
-        pad, left = self.tokenizer.pad_token_id, not self.model.config.is_encoder_decoder
-        rows, mask = [], []
-        for ids in inputs:
-            gap = longest - len(ids)
-            rows.append([pad] * gap + ids if left else ids + [pad] * gap)
-            mask.append([0] * gap + [1] * len(ids) if left else [1] * len(ids) + [0] * gap)
+        pad, is_causal = self.tokenizer.pad_token_id, not self.model.config.is_encoder_decoder
+        tokens, mask = (
+            pad_sequence(
+                rows, batch_first=True, padding_value=value,
+                padding_side="left" if is_causal else "right",
+            )
+            for rows, value in (
+                ([torch.tensor(ids) for ids in inputs], pad),
+                ([torch.ones(len(ids), dtype=torch.long) for ids in inputs], 0),
+            )
+        )  # fmt: skip
         written = self.model.generate(
-            torch.tensor(rows, device=self.device),
-            attention_mask=torch.tensor(mask, device=self.device),
+            tokens.to(self.device),
+            attention_mask=mask.to(self.device),
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
             pad_token_id=pad,
             **{"num_beams": 1} | options,
         )
-        if left:
-            written = written[:, longest:]
+        if is_causal:
+            written = written[:, tokens.shape[1] :]
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -307,12 +288,11 @@ def refine_resumably(
 
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
-    chunks = [list(dialogues[i : i + batch_size]) for i in range(0, len(dialogues), batch_size)]
+    starts = range(0, len(dialogues), batch_size)
+    chunks = [[list(said) for said in dialogues[start : start + batch_size]] for start in starts]
     model = [reformulator.digest, reformulator.prompt]
-    files = []
-    for chunk in chunks:
-        key = identity(model=model, dialogues=list(map(list, chunk)))
-        files.append(partial / f"{key[:32]}.json")
+    names = [identity(model=model, dialogues=chunk)[:32] for chunk in chunks]
+    files = [partial / f"{name}.json" for name in names]
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)
     # What is known stays in memory: another run of the same may end, and remove the files.
@@ -328,20 +308,21 @@ def refine_resumably(
                 bar.update(len(chunks[k]))
     if group:
         group.wait_for_everyone()
-    parts = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
+    refined = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
     return Refinement(
-        [captions for part in parts for captions in part.captions],
-        {(k * batch_size + i, t): kind
-         for k, part in enumerate(parts) for (i, t), kind in part.faults.items()},
-        sum(part.num_truncated for part in parts),
-        sum(part.num_retried for part in parts),
+        [captions for chunk in refined for captions in chunk.captions],
+        {(start + i, t): kind
+         for start, chunk in zip(starts, refined, strict=True)
+         for (i, t), kind in chunk.faults.items()},
+        sum(chunk.num_truncated for chunk in refined),
+        sum(chunk.num_retried for chunk in refined),
     )  # fmt: skip
 
 
-def _write_refinement(path: Path, found: Refinement) -> None:
-    content = asdict(found) | {"faults": [[*place, kind] for place, kind in found.faults.items()]}
+def _write_refinement(path: Path, refinement: Refinement) -> None:
+    faults = [[*place, kind] for place, kind in refinement.faults.items()]
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(refinement) | {"faults": faults}), encoding="utf-8")
 
 
 def _read_refinement(path: Path) -> Refinement:
@@ -353,79 +334,42 @@ def _read_refinement(path: Path) -> Refinement:
         raise DataError(f"{path}: no captions of a run that was interrupted; remove it") from error
 
 
-def window(
-    tokenizer: PreTrainedTokenizerBase, caption: str, rounds: Sequence[tuple[str, str | None]]
-) -> tuple[list[int], list[bool]]:
-    """Some rounds of a dialogue and of its refinement, as the mini model reads and writes them.
-
-    Every caption stands between `<start>` and `<end>`, the words of a round bare before it:
-    `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on.
-
-    Args:
-        tokenizer: the package's tokeniser.
-        caption: the caption before the first of the rounds; empty where there is none.
-        rounds: what was said, and the caption after it; None for a caption still to be written.
-
-    Returns:
-        Token numbers, and which of them the model has to write.
-    """
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-
-    def encode(text: str) -> list[int]:
-        # Words that spell a special token stay words.
-        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-
-    ids = [start, *encode(caption), end]
-    written = [False] * len(ids)
-    for said, refined in rounds:
-        said_ids = [*encode(said), start]
-        refined_ids = [] if refined is None else [*encode(refined), end]
-        ids += said_ids + refined_ids
-        written += [False] * len(said_ids) + [True] * len(refined_ids)
-    return ids, written
-
-
 def load_reformulator(
     spec: str = "mini", *, device: str | torch.device = "cpu", prompt: str | None = None
 ) -> Reformulator:
-    """The reformulator of a spec (see the module's description).
+    """The reformulator of a spec.
 
-    Weights are read from safetensors only. Raises DataError, naming the folder, where a part is
-    missing or damaged, where the hub cannot be reached, and as `Reformulator` does.
+    Args:
+        spec: `mini`, the one that comes with the package, a folder, or a hub's name.
+        device: where it computes.
+        prompt: the template for a model that is shown whole dialogues, with `{dialogue}` where
+            the dialogue goes; by default `daitir.models.prompts.PROMPT`.
+
+    Returns:
+        The reformulator, its weights read from safetensors only.
+
+    Raises:
+        DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
+            cannot be reached, or as `Reformulator`.
+
+    Example:
+        >>> load_reformulator().refine([["a dog at the beach", "is it night? yes"]]).captions
+        [['a dog at the beach', 'a dog at the beach at night']]
     """
-    folder = MINI_FOLDER if spec == "mini" else Path(spec)
-    if spec == "mini" or folder.is_dir():
-        _check_folder(folder)
-    source = str(folder) if folder.is_dir() else spec
-    check_source(source)
-    try:
-        with offline_if_unreachable(wanted=not folder.is_dir()):
-            config = AutoConfig.from_pretrained(source, **NO_CODE)
-            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            # Half precision is slow on most processors; elsewhere the model's own is kept.
-            dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-            model, report = kind.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        name = None if folder.is_dir() else spec
-        raise load_fault(spec, "language model", error, name=name) from error
+    source, local = find_source(
+        spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"
+    )
+    with reading(spec, "language model", local=local):
+        config = AutoConfig.from_pretrained(source, **NO_CODE)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        # Half precision is slow on most processors; elsewhere the model's own is kept.
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+        model, report = kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     if report["missing_keys"]:
         raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
-    read = check_source(source)
-    origin = None if read is None else identity(files=model_files(read))
+    files = check_source(source)
+    origin = files and identity(files=model_files(files))
     return Reformulator(spec, model, tokenizer, device, prompt=prompt, origin=origin)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises DataError where a folder lacks a file without which no language model is loaded."""
-    is_ours = folder == MINI_FOLDER or (folder / "log.csv").is_file()
-    told = f"; `daitir pretrain lm --out {folder}` writes it" if is_ours else ""
-    if not (folder / "config.json").is_file():
-        told = told or "; name the folder of a transformers model"
-        raise DataError(f"{folder / 'config.json'}: no such file{told}")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        files = f"{', '.join(TOKENIZER_FILES[:-1])} or {TOKENIZER_FILES[-1]}"
-        told = told or "; save the tokeniser beside the model"
-        raise DataError(f"{folder}: has no tokeniser ({files}){told}")

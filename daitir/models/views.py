@@ -1,4 +1,4 @@
-"""Views: generating images from texts, kept in a cache."""
+"""Views: images that a text-to-image pipeline draws from texts, kept in a cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import ExifTags, Image
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, weights_digest
 from daitir.models import ASSETS
-from daitir.models.hub import NO_CODE, check_source, load_fault, offline_if_unreachable
+from daitir.models.hub import NO_CODE, check_source, find_source, reading
 from daitir.models.identity import PIPELINE_INDEX, identity, pipeline_files
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_FOLDER = ASSETS / "diffusion"
 MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
+
+
+class _View(NamedTuple):
+    prompt: str
+    seed: int
+    negative: str = ""
 
 
 class ViewGenerator:
@@ -103,20 +109,55 @@ class ViewGenerator:
         """The files of the images of prompts, one seed each, in their order.
 
         Images that the cache holds are not drawn again, unless they are damaged or another's: such
-        files are drawn anew, counted in a warning. The same prompt with the same seed is drawn
-        once. What is drawn does not depend on what the cache held before. Prompts that the
-        text encoders cut off are counted in a warning. A file tells its prompt, seed, steps,
-        guidance, model and size in its metadata (EXIF, image description).
+        files are drawn anew, counted in a warning. What is drawn does not depend on what the cache
+        held before. A file tells its prompt, seed, steps, guidance, model and size in its metadata
+        (EXIF, image description).
 
         Args:
+            prompts: what is drawn; those that the text encoders cut off are counted in a warning.
+            seeds: of the noise, one for each prompt; the same pair is drawn once.
+            cache: the folder of the files.
             negatives: for each prompt what must not be drawn, empty where there is nothing. A
                 pipeline that takes no negative prompt draws without; a warning tells.
+            batch_size: images that are drawn together; it may change their last bits.
             group: processes that call this alike; each draws its share, and waits for the others.
             progress: show a bar, of the main process alone.
 
-        Raises DataError for an empty prompt, before anything is drawn, where the disk is full, and
-        as `draw` does.
+        Returns:
+            One path for each prompt.
+
+        Raises:
+            DataError: a prompt is empty, before anything is drawn; the disk is full; or as `draw`.
         """
+        views = self._views(prompts, seeds, negatives)
+        # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
+        kinds = [
+            [view for view in dict.fromkeys(views) if bool(view.negative) == with_negative]
+            for with_negative in (False, True)
+        ]
+        files = {view: cache / f"{self._key(view)}.webp" for kind in kinds for view in kind}
+        index, number = (group.process_index, group.num_processes) if group else (0, 1)
+        truncated = 0 if index else self.count_truncated([view.prompt for view in files])
+        if truncated:
+            logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
+        batches = [batch for kind in kinds for batch in _batches(kind, batch_size)][index::number]
+        total, num_damaged = sum(size for _, size in batches), 0
+        with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
+            for batch, size in batches:
+                num_damaged += self._complete(batch, files)
+                bar.update(size)
+        if num_damaged:
+            logger.warning(
+                "%s: %d files were damaged or other views, drawn anew", cache, num_damaged
+            )
+        if group:
+            group.wait_for_everyone()
+        return [files[view] for view in views]
+
+    def _views(
+        self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] | None
+    ) -> list[_View]:
+        """What `generate` is asked for. Raises DataError for an empty prompt."""
         negatives = [""] * len(prompts) if negatives is None else negatives
         if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
@@ -132,52 +173,22 @@ class ViewGenerator:
                 f"{len(empty):,} of {len(prompts):,} prompts are empty, the first is number "
                 f"{empty[0]}; leave those rounds out"
             )
-        wanted = list(zip(prompts, seeds, negatives, strict=True))
-        # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
-        parts = [
-            [view for view in dict.fromkeys(wanted) if bool(view[2]) == with_negative]
-            for with_negative in (False, True)
-        ]
-        files = {view: cache / f"{self._key(*view)}.webp" for part in parts for view in part}
-        index, number = (group.process_index, group.num_processes) if group else (0, 1)
-        truncated = 0 if index else self.count_truncated([prompt for prompt, _, _ in files])
-        if truncated:
-            logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
-        # The last batch wraps around: batches of one shape and the same neighbours round alike.
-        batches = [
-            (
-                [part[i % len(part)] for i in range(start, start + batch_size)],
-                min(batch_size, len(part) - start),
-            )
-            for part in parts
-            for start in range(0, len(part), batch_size)
-        ][index::number]
-        total, num_damaged = sum(size for _, size in batches), 0
-        whole: set[tuple] = set()
-        with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
-            for batch, size in batches:
-                for view in set(batch) - whole:
-                    if files[view].exists() and not self._is_whole(files[view], view):
-                        num_damaged += 1
-                    elif files[view].exists():
-                        whole.add(view)
-                if not whole.issuperset(batch):
-                    images = self.draw(*zip(*batch, strict=True))
-                    for view, image in zip(batch, images, strict=True):
-                        if view not in whole:
-                            # A file that a power cut spoils is found, and drawn anew.
-                            with atomic_write(files[view], sync=False) as temporary:
-                                exif = self._metadata(*view, image.size)
-                                image.save(temporary, quality=90, method=4, exif=exif)
-                            whole.add(view)
-                bar.update(size)
-        if num_damaged:
-            logger.warning(
-                "%s: %d files were damaged or other views, drawn anew", cache, num_damaged
-            )
-        if group:
-            group.wait_for_everyone()
-        return [files[view] for view in wanted]
+        return [_View(*facts) for facts in zip(prompts, seeds, negatives, strict=True)]
+
+    def _complete(self, batch: list[_View], files: Mapping[_View, Path]) -> int:
+        """Draw a batch unless all its files are whole; how many of them were damaged."""
+        absent = {view for view in batch if not self._is_whole(files[view], view)}
+        num_damaged = sum(files[view].exists() for view in absent)
+        if absent:
+            images = self.draw(*zip(*batch, strict=True))
+            for view, image in zip(batch, images, strict=True):
+                if view in absent:
+                    absent.remove(view)
+                    # A file that a power cut spoils is seen, and drawn anew.
+                    with atomic_write(files[view], sync=False) as temporary:
+                        exif = self._metadata(view, image.size)
+                        image.save(temporary, quality=90, method=4, exif=exif)
+        return num_damaged
 
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] = ()
@@ -231,34 +242,43 @@ class ViewGenerator:
                 limit = call["max_sequence_length"].default
             yield tokenizer, limit
 
-    def _is_whole(self, path: Path, view: tuple[str, int, str]) -> bool:
+    def _is_whole(self, path: Path, view: _View) -> bool:
         """Whether a file of the cache can be read, and says that it is this view."""
         if not path.is_file():  # a pipe would be waited for
             return False
         try:
             with Image.open(path, formats=["WEBP"]) as image:
                 image.load()
-                wanted = self._metadata(*view, image.size)
+                wanted = self._metadata(view, image.size)
                 return dict(image.getexif()) == dict(wanted)
         except Exception:  # on damaged files Pillow raises nearly anything
             return False
 
-    def _metadata(
-        self, prompt: str, seed: int, negative: str, size: tuple[int, int]
-    ) -> Image.Exif:
+    def _metadata(self, view: _View, size: tuple[int, int]) -> Image.Exif:
         facts = {
-            "prompt": prompt, "seed": seed, "steps": self.steps, "guidance": self.guidance,
-            "pipeline": self.spec, "digest": self.digest, "size": size,
+            "prompt": view.prompt, "seed": view.seed, "steps": self.steps,
+            "guidance": self.guidance, "pipeline": self.spec, "digest": self.digest, "size": size,
         }  # fmt: skip
-        facts |= {"negative_prompt": negative} if negative else {}
+        facts |= {"negative_prompt": view.negative} if view.negative else {}
         exif = Image.Exif()
         exif[ExifTags.Base.ImageDescription] = json.dumps(facts)
         return exif
 
-    def _key(self, prompt: str, seed: int, negative: str = "") -> str:
-        facts = [self.digest, self.steps, self.guidance, prompt, seed]
-        facts += [negative] if negative else []
+    def _key(self, view: _View) -> str:
+        """The name of a view's file: a hash of all that decides what is drawn."""
+        facts = [self.digest, self.steps, self.guidance, view.prompt, view.seed]
+        facts += [view.negative] if view.negative else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _batches(views: list[_View], batch_size: int) -> Iterator[tuple[list[_View], int]]:
+    """Views in batches, and how many of each are new.
+
+    The last one wraps around: batches of one shape and the same neighbours round alike.
+    """
+    for start in range(0, len(views), batch_size):
+        batch = [views[i % len(views)] for i in range(start, start + batch_size)]
+        yield batch, min(batch_size, len(views) - start)
 
 
 def _values_digest(pipeline: DiffusionPipeline) -> str:
@@ -289,17 +309,28 @@ def load_view_generator(
     dtype: torch.dtype | None = None,
     offload: bool = False,
 ) -> ViewGenerator:
-    """The view generator of a spec: `mini`, a folder of a diffusers pipeline, or a hub's name.
-
-    Weights are read from safetensors only.
+    """The view generator of a spec.
 
     Args:
+        spec: `mini`, the one that comes with the package, a folder of a diffusers pipeline, or a
+            hub's name.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; 1 is none.
+        device: where it computes.
         dtype: the precision of its weights; None is single on a CPU and half elsewhere.
         offload: keep the pipeline's parts in main memory, and each on the device only while it
             computes: slower, in a fraction of the device's memory.
 
-    Raises DataError where a part of the folder is missing or damaged, where the hub cannot be
-    reached, for `offload` to anything but a CUDA device, and as `ViewGenerator` does.
+    Returns:
+        The generator, its weights read from safetensors only.
+
+    Raises:
+        DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
+            cannot be reached, `offload` is to anything but a CUDA device, or as `ViewGenerator`.
+
+    Example:
+        >>> load_view_generator(steps=2).draw(["a dog"], seeds=[0])[0].size
+        (64, 64)
     """
     device = torch.device(device)
     if offload and device.type != "cuda":
@@ -309,32 +340,20 @@ def load_view_generator(
         )
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
-    source = PIPELINE_FOLDER if spec == "mini" else Path(spec)
-    is_folder = spec == "mini" or source.is_dir()
-    if is_folder and not (source / PIPELINE_INDEX).is_file():
-        is_ours = spec == "mini" or (source / "log.csv").is_file()
-        told = (
-            f"`daitir pretrain diffusion --out {source}` writes it" if is_ours
-            else "name the folder of a diffusers pipeline"
-        )  # fmt: skip
-        raise DataError(f"{source}: no model_index.json; {told}")
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    name = source if is_folder else spec
-    check_source(name)
-    try:
-        with offline_if_unreachable(wanted=not is_folder):
-            pipeline = AutoPipelineForText2Image.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, **NO_CODE
-            )
-    except Exception as error:  # a damaged folder raises nearly anything, deep in the library
-        name = None if is_folder else spec
-        raise load_fault(spec, "text-to-image pipeline", error, name=name) from error
-    digest, read = None, check_source(name)
-    if read is not None:
-        digest = identity(
-            kind=type(pipeline).__name__, files=pipeline_files(read), dtype=str(dtype)
+    source, local = find_source(
+        spec, PIPELINE_FOLDER, {PIPELINE_INDEX: [PIPELINE_INDEX]}, kind="a diffusers pipeline",
+        recipe="diffusion",
+    )  # fmt: skip
+    with reading(spec, "text-to-image pipeline", local=local):
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **NO_CODE
         )
+    files = check_source(source)
+    digest = files and identity(
+        kind=type(pipeline).__name__, files=pipeline_files(files), dtype=str(dtype)
+    )
     if offload:
         pipeline.enable_model_cpu_offload(device=device)
     else:

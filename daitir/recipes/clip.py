@@ -20,8 +20,9 @@ from transformers import AutoTokenizer
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
-from daitir.models.encoders import OWN_ARCHITECTURES, TOKENIZER_FOLDER, shortened_context
+from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
+from daitir.models.open_clip_encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.objectives import info_nce
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LoopConfig, train

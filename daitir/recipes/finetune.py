@@ -23,8 +23,9 @@ from daitir.common.errors import DataError
 from daitir.common.files import read_json
 from daitir.fusion import dar_fusion
 from daitir.models import ASSETS
-from daitir.models.encoders import Encoder, length_read, load_encoder, shortened_context
-from daitir.models.finetuned import CONFIG_NAME, load_finetuned, save_finetuned
+from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.finetuned import CONFIG_NAME, save_finetuned
+from daitir.models.open_clip_encoders import length_read, shortened_context
 from daitir.objectives import DMCL_WEIGHTS, DMCLLoss
 from daitir.recipes.card import write_card
 from daitir.recipes.clip import MAX_LOGIT_SCALE, augment, mixed_precision
@@ -259,7 +260,7 @@ def finetune(
         write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
         save_finetuned(encoder, base, folder, rank=recipe.rank, facts=_facts(recipe, seed))
     group.wait_for_everyone()
-    return load_finetuned(folder, device=encoder.device)
+    return load_encoder(f"finetuned:{folder}", device=encoder.device)
 
 
 def encoder_folder(profile: Profile, name: str, seed: int) -> Path:
@@ -308,7 +309,7 @@ def load_trained(
     folder: Path, recipe: EncoderRecipe, *, seed: int = 0, device: str | torch.device = "cpu"
 ) -> Encoder:
     """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
-    encoder = load_finetuned(folder, device=device)
+    encoder = load_encoder(f"finetuned:{folder}", device=device)
     settings = read_json(folder / CONFIG_NAME)
     differing = [n for n, value in _facts(recipe, seed).items() if settings.get(n) != value]
     if differing:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from daitir.common.files import atomic_write
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
-from daitir.models.reformulation import WINDOW_ROUNDS, window
+from daitir.models.prompts import WINDOW_ROUNDS, window
 from daitir.recipes.card import write_card
 from daitir.recipes.loop import LOG_NAME, LoopConfig, train
 from daitir.recipes.recogniser import any_object, any_stage

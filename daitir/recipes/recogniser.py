@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.files import atomic_write
+from daitir.models.identity import CONFIG_NAME
 from daitir.models.recogniser import (
-    CONFIG_NAME,
     IMAGE_SIZE,
     NO_VALUE,
+    RECOGNISER_WEIGHTS,
     VALUES,
-    WEIGHTS_NAME,
     RecogniserNet,
     to_pixels,
     to_values,
@@ -89,7 +89,7 @@ def train_recogniser(
     weights = {n: t.detach().cpu() for n, t in model.state_dict().items()}
     weights = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in
                weights.items()}  # fmt: skip
-    with atomic_write(folder / WEIGHTS_NAME) as temporary:
+    with atomic_write(folder / RECOGNISER_WEIGHTS) as temporary:
         save_file(weights, temporary)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
     with atomic_write(folder / CONFIG_NAME) as temporary:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from daitir.models.encoders import MINI_FOLDER, TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
+from daitir.models.open_clip_encoders import CLIP_FOLDER
 from daitir.models.recogniser import CELL_ATTRIBUTES, NO_VALUE, SCENE_ATTRIBUTES, VALUES, to_values
 from daitir.recipes.loop import LoopConfig, train
 from daitir.scenes import (
@@ -60,7 +61,7 @@ def clip_text_model(weights: Path | None = None) -> CLIPTextModel:
     tower = {
         name.removeprefix("text."): tensor.float()
         for name, tensor in load_file(
-            weights or MINI_FOLDER / "open_clip_model.safetensors"
+            weights or CLIP_FOLDER / "open_clip_model.safetensors"
         ).items()
         if name.startswith("text.")
     }

@@ -15,7 +15,8 @@ from torch import Tensor
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
 from daitir.data.gallery import read_image
-from daitir.models.encoders import Encoder, in_order
+from daitir.models.encoder import in_order
+from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator
 from daitir.scenes import controlled_view, parse, render_scenes, sample_scenes
 from daitir.studies.profiles import EncoderRecipe, Profile

@@ -82,7 +82,7 @@ def false_cues(views: Mapping[str, str]) -> Callable:
         for method, name in views.items():
             condition = Condition(BENCHMARK, method, views=name, **_asked(bench.profile))
             paths = bench.pictures(condition)
-            readings = [reading.scene for reading in bench.recogniser.read(paths)]
+            readings = bench.recogniser.read(paths)
             targets = [scene for scene in bench.targets(condition) for _ in ROUNDS]
             flat = false_cue_shares(bench.prompts(condition), readings, targets)
             columns = np.reshape(flat, (-1, len(ROUNDS)))

@@ -124,7 +124,7 @@ def recogniser_quality(
             readings = recogniser.read(changed(images), progress=progress)
             values = {
                 f"{name}{suffix}": [
-                    _share_read(name, scene, reading.scene)
+                    _share_read(name, scene, reading)
                     for scene, reading in zip(scenes, readings, strict=True)
                 ]
                 for name in ("place", "time", "weather", "category", "colour", "size")
@@ -189,7 +189,7 @@ def drawing_quality(
     cell): share of the stated values that hold, an absent object's not; `invented`: share of the
     objects seen whose category was not asked for.
     """
-    pairs = [(s, r.scene) for s, r in zip(scenes, recogniser.read(images), strict=True)]
+    pairs = list(zip(scenes, recogniser.read(images), strict=True))
     values = {
         name: [float(getattr(scene, name) == getattr(drawn, name)) for scene, drawn in pairs]
         for name in ("place", "time", "weather")

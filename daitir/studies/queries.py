@@ -150,7 +150,7 @@ def make_query_set(
     ]
     paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
-    read = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
+    read = models.recogniser.read(paths, progress=progress)
     return QuerySet(
         captions,
         torch.tensor(rounds),

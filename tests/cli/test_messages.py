@@ -7,7 +7,7 @@ from own_data import make_own_data
 
 from daitir import __version__
 from daitir.cli.main import RENAMED, build_parser, main
-from daitir.models.reformulation import MINI_FOLDER
+from daitir.models.reformulation import LM_FOLDER
 from daitir.studies.profiles import PROFILES
 
 OUT = ["--out", "{}/out"]
@@ -130,7 +130,7 @@ def test_the_librarys_own_words_are_in_the_log(data, capsys, monkeypatch, caplog
 @pytest.mark.parametrize("is_ours", [False, True])
 def test_only_our_own_language_model_is_told_to_be_trained(is_ours, data, tmp_path, capsys):
     folder = tmp_path / "lm"
-    shutil.copytree(MINI_FOLDER, folder)
+    shutil.copytree(LM_FOLDER, folder)
     (folder / "tokenizer.json").unlink()
     if not is_ours:
         (folder / "log.csv").unlink()

@@ -14,7 +14,7 @@ from daitir.common.errors import DataError
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.data.lint import lint_data
-from daitir.models import encoders
+from daitir.models.encoders import Encoder
 from daitir.scenes.export import export_scenes
 
 
@@ -176,7 +176,7 @@ def test_features_that_cannot_be_kept_end_the_command_before_a_picture_is_embedd
     tmp_path, capsys, monkeypatch
 ):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
-    monkeypatch.setattr(encoders.Encoder, "image_batches", None)
+    monkeypatch.setattr(Encoder, "image_batches", None)
     features = str(tmp_path / "dialogues.json")
     for command in ("embed", "search"):
         options = [command, str(tmp_path), "--encoder", "mini", "--features", features]

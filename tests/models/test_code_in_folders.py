@@ -12,9 +12,10 @@ from own_data import make_own_data
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.models import lit_encoder
-from daitir.models.encoders import MINI_FOLDER, load_encoder
+from daitir.models.encoders import load_encoder
 from daitir.models.finetuned import CONFIG_NAME, save_finetuned
 from daitir.models.hub import check_source
+from daitir.models.open_clip_encoders import CLIP_FOLDER
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import PIPELINE_FOLDER, load_view_generator
 
@@ -36,7 +37,7 @@ def _change(path, **settings):
 
 
 def _open_clip(folder):
-    shutil.copytree(MINI_FOLDER, folder)
+    shutil.copytree(CLIP_FOLDER, folder)
     return folder
 
 
@@ -221,7 +222,7 @@ def test_weights_that_are_no_plain_tensors_are_one_line(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "mark"), "w"))
 
-    whole = (MINI_FOLDER / "open_clip_model.safetensors").read_bytes()
+    whole = (CLIP_FOLDER / "open_clip_model.safetensors").read_bytes()
     for name, content in {
         "open_clip_pytorch_model.bin": None, "pytorch_model.pth": None,
         "open_clip_model.safetensors": whole[: len(whole) // 2], "model.safetensors": b"",

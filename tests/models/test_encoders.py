@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from daitir.common.errors import DataError
-from daitir.models.encoders import MINI_FOLDER, OWN_ARCHITECTURES, load_encoder, shortened_context
+from daitir.models.encoders import load_encoder
+from daitir.models.open_clip_encoders import CLIP_FOLDER, OWN_ARCHITECTURES, shortened_context
 from daitir.scenes import render, sample_scenes
 
 TEXTS = ["a red car at the beach", "a dog", "没有人 🙂", "", "word " * 300]
@@ -37,9 +38,9 @@ def test_features_are_unit_vectors_and_those_of_open_clip(mini, pictures):
     assert image_features.shape == (len(pictures), mini.dim)
     for features in (text_features, image_features):
         assert torch.allclose(features.norm(dim=-1), torch.ones(len(features)), atol=1e-5)
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{MINI_FOLDER}")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{CLIP_FOLDER}")
     model.eval()
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP_FOLDER}")
     with torch.no_grad():
         text = model.encode_text(tokenizer(TEXTS), normalize=True)
         pixels = torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures])
@@ -150,10 +151,10 @@ def test_a_classic_clip_architecture_works_too():
 
 @pytest.mark.slow
 def test_a_weights_file_can_be_named(mini):
-    weights = MINI_FOLDER / "open_clip_model.safetensors"
+    weights = CLIP_FOLDER / "open_clip_model.safetensors"
     other = load_encoder(f"open_clip:daitir-mini@{weights}")
     assert torch.allclose(other.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
-    folder = load_encoder(f"open_clip:{MINI_FOLDER}")
+    folder = load_encoder(f"open_clip:{CLIP_FOLDER}")
     assert torch.allclose(folder.encode_texts(TEXTS), mini.encode_texts(TEXTS), atol=1e-6)
 
 
@@ -178,7 +179,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     (tmp_path / "junk.pt").write_bytes(b"junk")
     for path in tmp_path.iterdir():
-        with pytest.raises(DataError, match=f"{path.name}: could not be loaded"):
+        with pytest.raises(DataError, match=f"{path.name}: no dual encoder: could not be"):
             load_encoder(f"open_clip:daitir-mini@{path}")
 
 
@@ -232,9 +233,9 @@ def test_weights_of_another_activation_are_refused_before_anything_is_fetched(mo
 
 
 def test_a_file_beside_a_configuration_with_another_activation_is_refused(tmp_path):
-    config = json.loads((MINI_FOLDER / "open_clip_config.json").read_text())
+    config = json.loads((CLIP_FOLDER / "open_clip_config.json").read_text())
     config["model_cfg"]["quick_gelu"] = True
-    for path in MINI_FOLDER.iterdir():
+    for path in CLIP_FOLDER.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "open_clip_model.safetensors"
     spec = f"open_clip:daitir-mini@{weights}"
@@ -255,7 +256,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
-    weights = MINI_FOLDER / "open_clip_model.safetensors"
+    weights = CLIP_FOLDER / "open_clip_model.safetensors"
     with pytest.raises(DataError, match="another embed_dim than daitir-wide's; use open_clip:"):
         load_encoder(f"open_clip:daitir-wide@{weights}")  # its configuration lies beside it
     alone = shutil.copy(weights, tmp_path)

@@ -16,7 +16,8 @@ from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data import shards
 from daitir.data.shards import PICTURES, TEXTS, KeptFeatures, read_shard
-from daitir.models import encoders, features
+from daitir.models import encoder as encoder_module
+from daitir.models import features
 from daitir.models.encoders import load_encoder
 from daitir.models.features import CachedEncoder, users_features_folder
 
@@ -64,7 +65,9 @@ def test_features_are_those_of_the_encoder_in_the_order_asked(mini, paths):
 def test_what_is_there_is_not_embedded_again(mini, paths, monkeypatch):
     first = _cached(mini, paths).encode_images(paths[:8])
     monkeypatch.setattr(
-        encoders, "read_image", lambda path: pytest.fail("read") if path in paths[:8] else _black()
+        encoder_module,
+        "read_image",
+        lambda path: pytest.fail("read") if path in paths[:8] else _black(),
     )
     again = _cached(mini, paths)
     assert torch.equal(again.encode_images(paths)[:8], first) and again.num_embedded == 3
@@ -108,7 +111,7 @@ def test_another_model_is_refused(mini, paths, damage):
 
 
 def test_a_killed_run_goes_on(mini, paths, monkeypatch):
-    read, seen = encoders.read_image, []
+    read, seen = encoder_module.read_image, []
 
     def dies(path):
         seen.append(path)
@@ -116,7 +119,7 @@ def test_a_killed_run_goes_on(mini, paths, monkeypatch):
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(encoders, "read_image", dies)
+    monkeypatch.setattr(encoder_module, "read_image", dies)
     with pytest.raises(KeyboardInterrupt):
         _cached(mini, paths, shard_size=3, batch_size=3).encode_images(paths)
     monkeypatch.undo()
@@ -377,8 +380,8 @@ def test_evaluating_again_encodes_nothing(tmp_path, monkeypatch, capsys):
     make_own_data(tmp_path, num_pictures=12, splits={"test": 3}, views=True)
     command = ["evaluate", "--data", str(tmp_path), "--encoder", "mini", "--fusion", "dar"]
     assert main([*command, "--out", str(tmp_path / "1.csv")]) == 0
-    monkeypatch.setattr(encoders.Encoder, "encode_texts", None)
-    monkeypatch.setattr(encoders.Encoder, "image_batches", None)
+    monkeypatch.setattr(encoder_module.Encoder, "encode_texts", None)
+    monkeypatch.setattr(encoder_module.Encoder, "image_batches", None)
     assert main([*command, "--out", str(tmp_path / "2.csv")]) == 0
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
 
@@ -400,7 +403,7 @@ def test_the_command_embeds_what_evaluate_reads(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "12 pictures and 25 views, 37 embedded now" in printed
     assert str(tmp_path / "features" / "mini-") in printed
-    monkeypatch.setattr(encoders, "read_image", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(encoder_module, "read_image", lambda path: pytest.fail("read again"))
     command = ["evaluate", "--data", str(tmp_path), "--encoder", "mini", "--fusion", "dar"]
     assert main([*command, "--out", str(tmp_path / "dar.csv")]) == 0
     assert main(["embed", str(tmp_path), "--encoder", "mini"]) == 0

@@ -19,12 +19,12 @@ from transformers import (
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
-from daitir.models.hf_encoders import MODELS
+from daitir.models.hf_encoders import HF_MODELS
 
 TEXTS = ["a dog", "a red car at the beach", *SAYINGS[:4], "word " * 30]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=HF_MODELS)
 def kind(request):
     return request.param
 

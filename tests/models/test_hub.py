@@ -9,7 +9,7 @@ from huggingface_hub import constants, errors
 from daitir.common.errors import DataError
 from daitir.models import hub
 from daitir.models.encoders import load_encoder
-from daitir.models.hub import offline_if_unreachable
+from daitir.models.hub import reading
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 
@@ -33,22 +33,22 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-        with offline_if_unreachable():
+        with reading("a/b", "model", local="FOLDER"):
             assert not constants.HF_HUB_OFFLINE
 
 
 def test_without_a_hub_only_the_cache_is_read(no_hub, caplog):
-    with caplog.at_level(logging.WARNING), offline_if_unreachable():
+    with caplog.at_level(logging.WARNING), reading("a/b", "model", local="FOLDER"):
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
     assert "127.0.0.1" in caplog.text and "cannot be reached" in caplog.text
-    with offline_if_unreachable(wanted=False):
+    with reading("a/b", "model"):
         assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_proxy_is_left_to_the_libraries(no_hub, monkeypatch):
     monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
-    with offline_if_unreachable():
+    with reading("a/b", "model", local="FOLDER"):
         assert not constants.HF_HUB_OFFLINE
 
 
@@ -79,17 +79,28 @@ def test_loaders_ask_a_missing_hub_once(no_hub, caplog, load, spec):
     ],
 )
 def test_what_the_hub_did_not_give_is_said_in_our_words(kind, words, caplog):
-    cause = getattr(errors, kind).__new__(getattr(errors, kind))
     error = OSError("We couldn't connect to the hub\nMore words")
-    error.__cause__ = cause
-    with caplog.at_level("INFO", logger="daitir"):
-        told = str(hub.load_fault("hf:a/b", "dual encoder", error, name="a/b"))
+    error.__cause__ = getattr(errors, kind).__new__(getattr(errors, kind))
+    with caplog.at_level("INFO", logger="daitir"), pytest.raises(DataError) as caught:
+        _fails(error, local="hf:FOLDER")
+    told = str(caught.value)
     assert told.startswith("hf:a/b: no dual encoder: there is no such folder, ") and words in told
     assert told.endswith("name its folder, hf:FOLDER") and "connect" not in told
     assert "More words" in caplog.text
 
 
+def _fails(error, **options):
+    with reading("hf:a/b", "dual encoder", **options):
+        raise error
+
+
 def test_an_error_that_is_not_the_hubs_keeps_its_first_line():
-    told = hub.load_fault("a/b", "model", ValueError("no safetensors\nmore"), name="a/b")
-    assert str(told) == "a/b: no model: could not be loaded (no safetensors)"
-    assert hub.why_missing(None) is None and hub.first_line(KeyError()) == "KeyError"
+    for error, words in ((ValueError("no safetensors\nmore"), "no safetensors"),
+                         (KeyError(), "KeyError")):  # fmt: skip
+        for options in ({}, {"local": "hf:FOLDER"}):
+            with pytest.raises(DataError) as caught:
+                _fails(error, **options)
+            told = f"hf:a/b: no dual encoder: could not be loaded ({words})"
+            assert str(caught.value) == told
+    with pytest.raises(DataError, match="^one line$"):
+        _fails(DataError("one line"))

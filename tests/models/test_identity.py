@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from daitir.common.errors import DataError
-from daitir.models.encoders import MINI_FOLDER, load_encoder
+from daitir.models.encoders import load_encoder
 from daitir.models.features import CachedEncoder, features_folder
 from daitir.models.finetuned import save_finetuned
 from daitir.models.identity import TOKENIZER_FILES, identity, model_files, pipeline_files
 from daitir.models.lit_encoder import LIT_FOLDER
+from daitir.models.open_clip_encoders import CLIP_FOLDER
 from daitir.models.recogniser import RECOGNISER_FOLDER, load_recogniser
-from daitir.models.reformulation import MINI_FOLDER as LM_FOLDER
-from daitir.models.reformulation import load_reformulator
+from daitir.models.reformulation import LM_FOLDER, load_reformulator
 from daitir.models.views import PIPELINE_FOLDER, load_view_generator
 from daitir.recipes.origin import check_origin, claim
 
@@ -191,7 +191,7 @@ def _tokens(path):
 
 MODELS = {
     "encoder": (
-        lambda folder: shutil.copytree(MINI_FOLDER, folder),
+        lambda folder: shutil.copytree(CLIP_FOLDER, folder),
         lambda folder: load_encoder(f"open_clip:{folder}"),
         {
             "open_clip_config.json": [
@@ -284,7 +284,7 @@ def test_the_shipped_models_have_the_names_that_what_they_made_is_kept_under():
     assert manifest["recogniser"] == load_recogniser().digest
     assert manifest["reformulator"] == load_reformulator().digest
     assert load_recogniser(str(RECOGNISER_FOLDER)).digest == manifest["recogniser"]
-    assert load_encoder(f"open_clip:{MINI_FOLDER}").digest == manifest["encoder"]
+    assert load_encoder(f"open_clip:{CLIP_FOLDER}").digest == manifest["encoder"]
 
 
 def test_lit_has_one_digest_on_any_number_of_threads(tmp_path):
@@ -331,7 +331,7 @@ def test_a_fine_tuned_encoder_is_named_by_its_base_and_its_difference(tmp_path):
 
 @pytest.mark.slow
 def test_a_fusion_is_refused_on_an_encoder_of_another_configuration(tmp_path):
-    folder = shutil.copytree(MINI_FOLDER, tmp_path / "encoder")
+    folder = shutil.copytree(CLIP_FOLDER, tmp_path / "encoder")
     claim(tmp_path / "fusion", load_encoder(f"open_clip:{folder}"), None)
     check_origin(tmp_path / "fusion", load_encoder("mini"))  # the same by another way
     _change("model_cfg", "quick_gelu", value=True)(folder / "open_clip_config.json")
@@ -340,7 +340,7 @@ def test_a_fusion_is_refused_on_an_encoder_of_another_configuration(tmp_path):
 
 
 def test_features_of_a_changed_configuration_are_kept_beside(tmp_path):
-    folder = shutil.copytree(MINI_FOLDER, tmp_path / "encoder")
+    folder = shutil.copytree(CLIP_FOLDER, tmp_path / "encoder")
     first = load_encoder(f"open_clip:{folder}")
     place = features_folder(tmp_path, first.spec, first.digest)
     CachedEncoder(first, tmp_path, place).encode_texts(["a dog"])

@@ -33,7 +33,7 @@ TINY = LitRecipe(
     batch_size=32,
 )  # fmt: skip
 needs_parts = pytest.mark.skipif(
-    not all(map(find_spec, lit_encoder.PARTS)), reason="the extra daitir[lit] is not installed"
+    not all(map(find_spec, lit_encoder.LIT_PARTS)), reason="the extra daitir[lit] is not installed"
 )
 SHIPPED = Path(sklearn.datasets.__file__).parent / "images"
 PHOTOS = {
@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(lit_encoder, "PARTS", (*lit_encoder.PARTS, "no_such_part_of_lit"))
+    monkeypatch.setattr(lit_encoder, "LIT_PARTS", (*lit_encoder.LIT_PARTS, "no_such_part_of_lit"))
     with pytest.raises(DataError, match=r"not installed; pip install 'daitir\[lit\]'"):
         load_encoder("lit")
     picture(0).save(tmp_path / "one.png")

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
-from daitir.models.encoders import MINI_FOLDER, load_encoder
+from daitir.models.encoders import load_encoder
+from daitir.models.open_clip_encoders import CLIP_FOLDER
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
@@ -97,7 +98,7 @@ def _pictures():
 
 @pytest.mark.slow
 def test_pictures_of_a_file_are_prepared_as_its_configuration_says(tmp_path):
-    for path in MINI_FOLDER.iterdir():
+    for path in CLIP_FOLDER.iterdir():
         shutil.copy(path, tmp_path)
     whole = load_encoder(f"open_clip:{tmp_path}")
     file = load_encoder(f"open_clip:daitir-mini@{tmp_path / WEIGHTS}")
@@ -148,7 +149,7 @@ def test_without_a_configuration_the_tags_of_the_name_tell_or_a_warning(
      ("text_cfg", "heads", 8), ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"})],
 )  # fmt: skip
 def test_another_architecture_beside_the_file_is_refused(place, setting, value, tmp_path):
-    for path in MINI_FOLDER.iterdir():
+    for path in CLIP_FOLDER.iterdir():
         shutil.copy(path, tmp_path)
     spec = f"open_clip:daitir-mini@{tmp_path / WEIGHTS}"
     settings = json.loads((tmp_path / CONFIG).read_text())
@@ -164,7 +165,7 @@ def test_another_architecture_beside_the_file_is_refused(place, setting, value, 
 
 
 def test_a_folder_without_weights_of_a_known_name_is_refused(tmp_path, capsys):
-    for path in MINI_FOLDER.iterdir():
+    for path in CLIP_FOLDER.iterdir():
         shutil.copy(path, tmp_path)
     (tmp_path / WEIGHTS).rename(tmp_path / "epoch_32.pt.part")
     with pytest.raises(DataError, match="no weights in it .* is open_clip:NAME$"):
@@ -174,7 +175,7 @@ def test_a_folder_without_weights_of_a_known_name_is_refused(tmp_path, capsys):
     assert main(["search", str(tmp_path / "images"), "--encoder", f"open_clip:{tmp_path}"]) == 2
     assert "no weights in it" in capsys.readouterr().err
     for name in ("a.safetensors", "b.safetensors"):
-        shutil.copy(MINI_FOLDER / WEIGHTS, tmp_path / name)
+        shutil.copy(CLIP_FOLDER / WEIGHTS, tmp_path / name)
     with pytest.raises(DataError, match="several files of weights, none of a known name"):
         load_encoder(f"open_clip:{tmp_path}")
     (tmp_path / "b.safetensors").unlink()

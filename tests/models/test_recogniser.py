@@ -19,7 +19,6 @@ from daitir.models.recogniser import (
     VALUES,
     Recogniser,
     RecogniserNet,
-    decode,
     load_recogniser,
     to_pixels,
     to_scenes,
@@ -93,24 +92,15 @@ def certain(scenes):
 def test_it_reads_rendered_scenes(mini, scenes):
     read = mini.read(render_scenes(scenes))
     right = [
-        np.mean([holds(fact, reading.scene) for fact in scene.facts])
+        np.mean([holds(fact, reading) for fact in scene.facts])
         for scene, reading in zip(scenes, read, strict=True)
     ]
     assert np.mean(right) > 0.95
     whole = [
-        without_jitter(scene) == without_jitter(reading.scene)
+        without_jitter(scene) == without_jitter(reading)
         for scene, reading in zip(scenes, read, strict=True)
     ]
     assert np.mean(whole) > 0.8
-
-
-def test_decoding_gives_back_the_scene_and_its_confidence(scenes):
-    for scene, reading in zip(scenes, decode(certain(scenes)), strict=True):
-        assert without_jitter(reading.scene) == without_jitter(scene)
-        assert set(reading.scene.facts) == set(scene.facts)
-        assert min(reading.confidence.values()) > 0.99
-        coloured = sum(item.colour is not None for item in scene.objects)
-        assert len(reading.confidence) == 3 + 6 + len(scene.objects) + coloured
 
 
 def test_values_are_what_the_logits_of_the_truth_decode_to_and_give_back_the_scene(scenes):
@@ -132,13 +122,13 @@ def test_pictures_of_any_size_and_kind_are_read_alike(mini, tmp_path):
         Image.fromarray(render(scene, 128).image).convert("RGBA"), render(scene, 200).image,
     ]  # fmt: skip
     for reading in mini.read(images, batch_size=2):
-        assert without_jitter(reading.scene) == scene
+        assert without_jitter(reading) == scene
 
 
 def test_two_of_a_kind_are_read_in_their_cells(mini):
     dogs = [SceneObject("dog", None, "large", column, "front") for column in ("left", "right")]
     scene = Scene("park", "day", "clear", tuple(dogs))
-    assert without_jitter(mini.read([render(scene).image])[0].scene) == without_jitter(scene)
+    assert without_jitter(mini.read([render(scene).image])[0]) == without_jitter(scene)
 
 
 def test_crowded_scenes_are_of_the_split_and_fill_every_number_of_cells():
@@ -226,7 +216,7 @@ def test_quality_counts_as_a_plain_loop_does(scenes):
     )["value"]
     assert len(table) == 2 * 2 * 6
     val = sample_scenes(0, "val", 20)
-    read = [reading.scene for reading in recogniser.read(render_scenes(val))]
+    read = recogniser.read(render_scenes(val))
     cells = [
         next((o.category for o in scene.objects if (o.column, o.row) == cell), None)
         for scenes in (val, read) for scene in scenes for cell in world.CELLS

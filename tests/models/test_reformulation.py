@@ -21,13 +21,13 @@ from transformers import (
 from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
+from daitir.models.prompts import window
 from daitir.models.reformulation import (
     MAX_NEW_TOKENS,
     Reformulator,
     load_reformulator,
     refine_resumably,
-    window,
 )
 from daitir.recipes.lm import train_lm
 from daitir.scenes import (

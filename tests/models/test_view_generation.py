@@ -178,5 +178,5 @@ def test_damaged_and_foreign_folders_are_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no model_index\.json"):
         load_view_generator(str(tmp_path))
     monkeypatch.setattr(views, "PIPELINE_FOLDER", tmp_path / "not shipped")
-    with pytest.raises(DataError, match=r"not shipped: no model_index\.json"):
+    with pytest.raises(DataError, match=r"not shipped: has no model_index\.json"):
         load_view_generator("mini")

@@ -13,7 +13,7 @@ from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from daitir.cli.main import main
-from daitir.models.encoders import MINI_FOLDER, shortened_context
+from daitir.models.open_clip_encoders import CLIP_FOLDER, shortened_context
 from daitir.models.recogniser import VALUES, to_pixels
 from daitir.models.views import load_view_generator
 from daitir.recipes import autoencoder, diffusion, text_encoder
@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_text_model_has_the_features_of_open_clips_tower():
-    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{MINI_FOLDER}")
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP_FOLDER}")
     model.eval()
     tokenizer = text_encoder.prompt_tokenizer()
     tokens = text_encoder.tokenize(tokenizer, ["a red car at night", "", "凧 " * 200])

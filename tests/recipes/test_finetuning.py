@@ -17,7 +17,6 @@ from daitir.models.encoders import load_encoder
 from daitir.models.finetuned import (
     CONFIG_NAME,
     DIFFERENCE_NAME,
-    load_finetuned,
     low_rank,
     save_finetuned,
 )
@@ -161,7 +160,7 @@ def _in_two_processes(data, folder):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     multiprocessing.spawn(_process, (port, data, folder), nprocs=2)
-    return load_finetuned(folder)
+    return load_encoder(f"finetuned:{folder}")
 
 
 def test_two_processes_agree_with_one(trained, data, tmp_path):
@@ -186,7 +185,7 @@ def test_text_alone_trains_without_views(data, tmp_path):
     recipe = replace(RECIPE, terms=("text_target",), query="text", steps=3)
     finetune(load_encoder("mini"), blind, data[1], recipe, tmp_path / "a", progress=False)
     finetune(load_encoder("mini"), data[0], data[1], recipe, tmp_path / "b", progress=False)
-    assert same(load_finetuned(tmp_path / "a"), load_finetuned(tmp_path / "b"))
+    assert same(*(load_encoder(f"finetuned:{tmp_path / name}") for name in "ab"))
 
 
 def replace_views(data):
@@ -261,7 +260,8 @@ def test_a_low_rank_difference_is_nearer_with_every_rank(trained, tmp_path):
     sizes, distances = [], []
     for rank in (2, 8, 64):
         save_finetuned(encoder, base, tmp_path / str(rank), rank=rank)
-        distances.append(relative_change(load_finetuned(tmp_path / str(rank)), encoder))
+        kept = load_encoder(f"finetuned:{tmp_path / str(rank)}")
+        distances.append(relative_change(kept, encoder))
         sizes.append((tmp_path / str(rank) / DIFFERENCE_NAME).stat().st_size)
     assert distances == sorted(distances, reverse=True) and sizes == sorted(sizes)
     assert sizes[0] < (folder / DIFFERENCE_NAME).stat().st_size / 10
@@ -288,17 +288,17 @@ def test_a_bad_folder_is_refused(trained, tmp_path):
     shutil.copytree(folder, tmp_path / "a")
     (tmp_path / "a" / DIFFERENCE_NAME).write_bytes(b"no weights")
     with pytest.raises(DataError, match="no fine-tuned encoder"):
-        load_finetuned(tmp_path / "a")
+        load_encoder(f"finetuned:{tmp_path / 'a'}")
     shutil.copytree(folder, tmp_path / "b")
     settings = json.loads((folder / CONFIG_NAME).read_text())
     (tmp_path / "b" / CONFIG_NAME).write_text(json.dumps(settings | {"base_digest": "0"}))
     with pytest.raises(DataError, match="from another mini"):
-        load_finetuned(tmp_path / "b")
+        load_encoder(f"finetuned:{tmp_path / 'b'}")
     shutil.copytree(folder, tmp_path / "c")
     save_finetuned(Small(), Small(), tmp_path / "c", facts=None)
     (tmp_path / "c" / CONFIG_NAME).write_text(json.dumps(settings))
     with pytest.raises(DataError, match="another architecture"):
-        load_finetuned(tmp_path / "c")
+        load_encoder(f"finetuned:{tmp_path / 'c'}")
 
 
 class Small:

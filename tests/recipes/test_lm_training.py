@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
-from daitir.models.encoders import TOKENIZER_FOLDER
+from daitir.models import TOKENIZER_FOLDER
 from daitir.models.reformulation import load_reformulator
 from daitir.recipes import lm
 from daitir.recipes.loop import LOG_NAME, LoopConfig

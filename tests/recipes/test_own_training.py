@@ -19,7 +19,6 @@ from daitir.data.dialogues import read_dialogues
 from daitir.data.gallery import read_image
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import load_encoder
-from daitir.models.finetuned import load_finetuned
 from daitir.recipes import triples
 from daitir.recipes.finetune import encode, finetune, recalls
 from daitir.recipes.fusion import build_fusion, recall, recall_values
@@ -280,7 +279,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_another(folder, tmp_path, monkey
     assert "holds a run with other data" in capsys.readouterr().err
     picture(1000).convert("RGB").save(folder / "views/val/0_0.jpg")
     assert _train("dmcl", folder, tmp_path / "parts") == 0
-    states = [load_finetuned(tmp_path / n).model.state_dict() for n in ("whole", "parts")]
+    encoders = [load_encoder(f"finetuned:{tmp_path / name}") for name in ("whole", "parts")]
+    states = [encoder.model.state_dict() for encoder in encoders]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -30,7 +30,7 @@ def test_resampled_views_keep_what_is_stated(data):
     told = [caption for row in CAPTIONS for caption in row]
     for caption, reading in zip(told, read, strict=True):
         subjects = {f.subject for f in parse(caption).facts if f.attribute == "present"}
-        assert all(reading.scene.object(subject) for subject in subjects), caption
+        assert all(reading.object(subject) for subject in subjects), caption
 
 
 def test_the_recipe_says_whether_views_are_resampled(data):

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from daitir.analysis.attention.record import record_attention, text_tower
 from daitir.common.errors import DataError
-from daitir.models.encoders import Encoder, length_read, shortened_context
+from daitir.models.encoders import Encoder
+from daitir.models.open_clip_encoders import length_read, shortened_context
 
 
 class Relevance(NamedTuple):

@@ -1,0 +1,92 @@
+"""What a language model is shown of a dialogue: its latest rounds, or all of it in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+WINDOW_ROUNDS = 3  # that the mini model reads, the new one among them
+PROMPT = """Below is a dialogue about one picture: a caption, then questions with their answers.
+Write one caption of the picture that states everything that the dialogue tells of it, and nothing
+else. Where answers disagree, the last one counts. Reply with the caption alone.
+
+Dialogue:
+{dialogue}
+
+Caption:"""
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, said: Sequence[str]
+) -> list[int]:
+    """The tokens of a prompt with a dialogue in it, in the tokeniser's chat template if it has one.
+
+    Args:
+        tokenizer: the model's own.
+        prompt: holds `{dialogue}` where the dialogue goes.
+        said: the rounds, which become a line each.
+    """
+    text = prompt.replace("{dialogue}", "\n".join(said))
+    if not tokenizer.chat_template:
+        return tokenizer.encode(text)
+    # There is no room for reasoning; a template that knows of none passes over the word.
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True,
+        return_dict=False, enable_thinking=False,
+    )  # fmt: skip
+
+
+def round_tokens(
+    tokenizer: PreTrainedTokenizerBase, said: Sequence[str], captions: Sequence[str | None]
+) -> list[int]:
+    """The tokens that the mini model reads before it writes the caption of the last round.
+
+    Args:
+        tokenizer: the package's.
+        said: what was said in each round.
+        captions: the caption of each round but the last; None where the model wrote nothing of
+            use, and the round's words wait for the next caption.
+    """
+    rounds: list[tuple[str, str | None]] = []
+    waiting: list[str] = []
+    for words, caption in zip(said, [*captions, None], strict=True):
+        waiting.append(words)
+        if caption is not None:
+            rounds.append((", ".join(waiting), caption))
+            waiting = []
+    rounds.append((", ".join(waiting), None))
+    earlier, recent = rounds[:-WINDOW_ROUNDS], rounds[-WINDOW_ROUNDS:]
+    return window(tokenizer, earlier[-1][1] if earlier else "", recent)[0]
+
+
+def window(
+    tokenizer: PreTrainedTokenizerBase, caption: str, rounds: Sequence[tuple[str, str | None]]
+) -> tuple[list[int], list[bool]]:
+    """Some rounds of a dialogue and of its refinement, as the mini model reads and writes them.
+
+    Every caption stands between `<start>` and `<end>`, the words of a round bare before it:
+    `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on.
+
+    Args:
+        tokenizer: the package's.
+        caption: the caption before the first of the rounds; empty where there is none.
+        rounds: what was said, and the caption after it; None for a caption still to be written.
+
+    Returns:
+        Token numbers, and which of them the model has to write.
+    """
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def encode(text: str) -> list[int]:
+        # Words that spell a special token stay words.
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    ids = [start, *encode(caption), end]
+    is_written = [False] * len(ids)
+    for said, refined in rounds:
+        said_ids = [*encode(said), start]
+        refined_ids = [] if refined is None else [*encode(refined), end]
+        ids += said_ids + refined_ids
+        is_written += [False] * len(said_ids) + [True] * len(refined_ids)
+    return ids, is_written
