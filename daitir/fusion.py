@@ -1,11 +1,18 @@
-"""Fuse the text view and the generated view of a round into one query."""
+"""Fuse the text view and the generated view of a round into one query: fixed and trained rules."""
+
+from __future__ import annotations
 
 import math
 import operator
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from daitir.common.errors import DataError
+from daitir.objectives import info_nce
 
 UNIT_TOLERANCE = 1e-2  # half-precision features are this far from unit norm
 
@@ -69,26 +76,19 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
         text_weight = torch.as_tensor(text_weight).to(text_features)[..., None]
         view_weight = torch.as_tensor(view_weight).to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
-    if (fused == 0).all(dim=-1).any():
-        raise ValueError("a text and a view cancel out: their weighted sum has no direction")
-    return F.normalize(fused, dim=-1)
+    return _direction(fused, "a text and a view cancel out: their weighted sum")
 
 
 def average_views(view_features: Tensor) -> Tensor:
-    """One view feature out of several: their mean, scaled to unit norm.
+    """One view feature `(..., dim)` out of several `(..., num_views, dim)`: their mean's direction.
 
-    `view_features` `(..., num_views, dim)` are unit vectors; gives `(..., dim)`. The order of the
-    views makes no difference. Raises ValueError for vectors that are not unit vectors or whose
-    mean has no direction.
+    Raises ValueError for vectors that are not unit vectors or whose mean has no direction.
 
     >>> average_views(torch.eye(2))
     tensor([0.7071, 0.7071])
     """
     _check_unit("view_features", view_features)
-    mean = view_features.mean(dim=-2)
-    if (mean == 0).all(dim=-1).any():
-        raise ValueError("the views of a round cancel out: their mean has no direction")
-    return F.normalize(mean, dim=-1)
+    return _direction(view_features.mean(dim=-2), "the views of a round cancel out: their mean")
 
 
 def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
@@ -109,13 +109,59 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
     sums = [view_features[..., 0, :]]
     for t in range(1, view_features.shape[-2]):
         sums.append(decay * sums[-1] + view_features[..., t, :])
-    total = torch.stack(sums, dim=-2)
-    if (total == 0).all(dim=-1).any():
-        raise ValueError("the views so far cancel out: their mean has no direction")
-    return F.normalize(total, dim=-1)
+    return _direction(torch.stack(sums, dim=-2), "the views so far cancel out: their mean")
 
 
-class ADaFuSE(nn.Module):
+def first_logit_scale() -> nn.Parameter:
+    """The logarithm of the logit scale that every fusion starts with, 50."""
+    return nn.Parameter(torch.tensor(math.log(50.0)))
+
+
+Fused = tuple[Tensor, dict[str, Tensor]]  # fused features, and how they were made, by name
+
+
+class Fusion(nn.Module):
+    """A trained fusion; a new one is a subclass, known by `register_fusion`.
+
+    It is built by the length of the features, `dim`, and those sizes of a recipe that it names as
+    keyword arguments, and has a parameter `logit_scale`, as `first_logit_scale` makes it.
+    """
+
+    logit_scale: nn.Parameter
+
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """The fused query and how it was made.
+
+        Args:
+            text_features, view_features: `(..., dim)`, unit vectors.
+
+        Returns:
+            The fused features `(..., dim)`, of unit norm, and details by name: `gate`, the weight
+            of the text `(..., 1)` or of each dimension `(..., dim)`, where there is one, and
+            `router` `(..., num_experts)`, probabilities.
+
+        Raises ValueError for two shapes, or vectors that are not of unit norm.
+        """
+        raise NotImplementedError
+
+    def training_loss(
+        self, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
+    ) -> Tensor:
+        """InfoNCE of the fused query with its target, and of `more_pairs`; all `(batch, dim)`.
+
+        `labels` are as in `info_nce`.
+        """
+        fused, _ = self(text, view)
+        scale = self.logit_scale.exp()
+        pairs = [(fused, target), *self.more_pairs(text, view, target)]
+        return sum(info_nce(a, b, scale, labels=labels) for a, b in pairs)
+
+    def more_pairs(self, text: Tensor, view: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Pairs that training contrasts beside the fused query and its target."""
+        return []
+
+
+class ADaFuSE(Fusion):
     """Adaptive fusion: a gate weighs text and view, a mixture of experts adds what is missing.
 
     Equation `eq-adafuse` of `book/notation.md`; ADaFuSE (arXiv 2603.21886, released code). Every
@@ -164,18 +210,10 @@ class ADaFuSE(nn.Module):
         )
         self.output = nn.Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused query and how it was made.
-
-        `text_features` and `view_features` `(..., dim)` are unit vectors. Gives the fused features
-        `(..., dim)`, of unit norm, and the details `gate` `(..., 1)`, the weight of the text, and
-        `router` `(..., num_experts)`, probabilities. Raises ValueError for two shapes or vectors
-        that are not unit vectors.
-        """
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """As in `Fusion`, with `gate` `(..., 1)` and `router`."""
         _check_pair(text_features, view_features)
         projected = [self.text_projection(text_features), self.view_projection(view_features)]
         joint = self.dropout(F.gelu(torch.cat(projected, dim=-1)))
@@ -191,7 +229,7 @@ class ADaFuSE(nn.Module):
         return F.normalize(fused, dim=-1), {"gate": gate, "router": router}
 
 
-class NRGR(nn.Module):
+class NRGR(Fusion):
     """The text as anchor plus a gated part of the view that is orthogonal to it.
 
     Equation `eq-nrgr` of `book/notation.md`; NRGR (released code and figure). The gate has one
@@ -212,18 +250,12 @@ class NRGR(nn.Module):
             for _ in range(num_experts)
         )
         self.router = nn.Linear(2 * dim, num_experts)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.logit_scale = first_logit_scale()
         for expert in self.experts:
             nn.init.constant_(expert.get_parameter("2.bias"), -2.0)
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused query and how it was made.
-
-        Shapes and errors as in `ADaFuSE`; the detail `gate` is `(..., dim)`, the share of each
-        dimension of the residual that enters.
-        """
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """As in `Fusion`, with `router` and the share of each dimension that enters, `gate`."""
         _check_pair(text_features, view_features)
         agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
         residual = view_features - agreement * text_features
@@ -234,39 +266,39 @@ class NRGR(nn.Module):
         fused = F.normalize(text_features + gate * residual, dim=-1)
         return fused, {"gate": gate, "router": router}
 
+    def more_pairs(self, text: Tensor, view: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Three, as published."""
+        return [(view, target), (text, target), (view, text)]
 
-class ScalarGate(nn.Module):
+
+class ScalarGate(Fusion):
     """The least that can be learned: one weight of the text, the same for every query."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(()))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused query and its gate `(..., 1)`; shapes and errors as in `ADaFuSE`."""
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """As in `Fusion`, with `gate` `(..., 1)`."""
         _check_pair(text_features, view_features)
         gate = self.logit.sigmoid().expand(*text_features.shape[:-1], 1)
         fused = gate * text_features + (1 - gate) * view_features
         return F.normalize(fused, dim=-1), {"gate": gate}
 
 
-class CosineGate(nn.Module):
+class CosineGate(Fusion):
     """A weight of the text that is a logistic function of the cosine of text and view."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.logistic = nn.Linear(1, 1)
         nn.init.zeros_(self.logistic.weight)  # one half each, as DAR has it
         nn.init.zeros_(self.logistic.bias)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused query and its gate `(..., 1)`; shapes and errors as in `ADaFuSE`."""
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """As in `Fusion`, with `gate` `(..., 1)`."""
         _check_pair(text_features, view_features)
         agreement = (text_features * view_features).sum(dim=-1, keepdim=True)
         gate = self.logistic(agreement).sigmoid()
@@ -274,7 +306,7 @@ class CosineGate(nn.Module):
         return F.normalize(fused, dim=-1), {"gate": gate}
 
 
-class ConcatMLP(nn.Module):
+class ConcatMLP(Fusion):
     """Both features, side by side, through two layers: no gate, no sum.
 
     Args:
@@ -291,20 +323,48 @@ class ConcatMLP(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(hidden_dim, dim),
         )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.logit_scale = first_logit_scale()
 
-    def forward(
-        self, text_features: Tensor, view_features: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused query, without details; shapes and errors as in `ADaFuSE`."""
+    def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
+        """As in `Fusion`, without details."""
         _check_pair(text_features, view_features)
         fused = self.layers(torch.cat([text_features, view_features], dim=-1))
         return F.normalize(fused, dim=-1), {}
 
 
-def fuse_views(
-    fusion: nn.Module, text_features: Tensor, view_features: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+TRAINED_FUSIONS: dict[str, type[Fusion]] = {
+    "scalar_gate": ScalarGate,
+    "cosine_gate": CosineGate,
+    "concat_mlp": ConcatMLP,
+    "nrgr": NRGR,
+    "adafuse": ADaFuSE,
+}
+"""The trained fusion of each name; `daitir train NAME` trains it."""
+
+
+def register_fusion(name: str, fusion: type[Fusion]) -> None:
+    """Let recipes, `daitir train` and `--fusion` name a fusion."""
+    TRAINED_FUSIONS[name] = fusion
+
+
+def build_fusion(dim: int, recipe: Any) -> Fusion:
+    """An untrained fusion of features of length `dim`.
+
+    Args:
+        recipe: `recipe.kind` names one of `TRAINED_FUSIONS`, which gets those of the other
+            attributes that its arguments name (`daitir.recipes.settings.FusionRecipe`).
+
+    Raises DataError for an unknown fusion.
+    """
+    if recipe.kind not in TRAINED_FUSIONS:
+        known = ", ".join(TRAINED_FUSIONS)
+        raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {known}")
+    kind = TRAINED_FUSIONS[recipe.kind]
+    sizes = {n: getattr(recipe, n) for n in signature(kind).parameters if hasattr(recipe, n)}
+    return kind(dim, **sizes)
+
+
+def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> Fused:
     """A text with several views: each is fused by itself, with its own gate, and then averaged.
 
     `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors. Gives
@@ -314,6 +374,13 @@ def fuse_views(
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
     return average_views(fused), details
+
+
+def _direction(sums: Tensor, what: str) -> Tensor:
+    """Sums of unit vectors scaled to unit norm; `what` they are, where one is 0."""
+    if (sums == 0).all(dim=-1).any():
+        raise ValueError(f"{what} has no direction")
+    return F.normalize(sums, dim=-1)
 
 
 def _check_pair(text_features: Tensor, view_features: Tensor) -> None:

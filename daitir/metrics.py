@@ -102,17 +102,15 @@ def best_log_rank_integral_values(ranks: Any, *, lengths: Any = None) -> np.ndar
     return np.where(num_areas > 0, areas.sum(axis=1) / np.maximum(num_areas, 1), log_best[:, 0])
 
 
-def mean_reciprocal_rank(ranks: Any, *, lengths: Any = None) -> np.ndarray:
-    """Mean of 1 / (rank + 1) over the dialogues with a round t (MRR); else as `recall_at_k`.
-
-    >>> mean_reciprocal_rank([[3, 1, 9], [0, 4, 1]])
-    array([0.625, 0.35 , 0.3  ])
-    """
-    return _mean(reciprocal_rank_values(ranks, lengths=lengths))
-
-
 def reciprocal_rank_values(ranks: Any, *, lengths: Any = None) -> np.ndarray:
-    """1 / (rank + 1): `(num_queries, num_rounds)`; see `mean_reciprocal_rank`."""
+    """1 / (rank + 1), whose mean is MRR: `(num_queries, num_rounds)`, NaN after a dialogue's end.
+
+    `book/notation.md`, Metrics. Raises as `recall_at_k` does.
+
+    >>> reciprocal_rank_values([[3, 1], [0, 4]])
+    array([[0.25, 0.5 ],
+           [1.  , 0.2 ]])
+    """
     ranks, present = _checked_ranks(ranks, lengths)
     return np.where(present, 1.0 / (ranks + 1), np.nan)
 

@@ -1,12 +1,17 @@
-"""Training objectives."""
+"""Training objectives, and the registry of those that fine-tuning can be told."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from daitir.common.errors import DataError
 
 DMCL_WEIGHTS = MappingProxyType(
     {
@@ -18,6 +23,7 @@ DMCL_WEIGHTS = MappingProxyType(
     }
 )
 """The weights of DMCL's terms (released code)."""
+DMCL_TERMS = tuple(DMCL_WEIGHTS)
 
 HARD_WEIGHT, HARD_K, HARD_MARGIN, HARD_TEMPERATURE = 0.1, 4, 0.1, 0.1
 
@@ -124,7 +130,47 @@ def jensen_shannon(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     return (divergences[0] + divergences[1]) / 2
 
 
-class DMCLLoss(nn.Module):
+class Objective(nn.Module):
+    """What fine-tuning minimises; a new one is a subclass, known by `register_objective`.
+
+    Attributes:
+        terms: names of what the loss is made of, each a column of the training's log.
+        needs_views: whether the loss looks at views.
+    """
+
+    terms: tuple[str, ...]
+    needs_views = True
+
+    def forward(
+        self,
+        text_features: Tensor,
+        view_features: Tensor | None,
+        target_features: Tensor,
+        logit_scale: Tensor | float,
+        *,
+        labels: Tensor | None = None,
+        view_rows: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and its terms by name.
+
+        Args:
+            text_features: `(batch, dim)`, unit vectors.
+            view_features: `(batch, dim)`, unit vectors; None where no view is needed.
+            target_features: `(batch, dim)`, unit vectors.
+            logit_scale: a factor, not its logarithm.
+            labels: `(batch,)`, ids of the targets; rows with the same are no negatives of each
+                other.
+            view_rows: `(num_views,)`, where only these rows have a view: `view_features` are then
+                `(num_views, dim)`.
+        """
+        raise NotImplementedError
+
+    def logged(self) -> dict[str, Tensor]:
+        """What the log gets beside the loss and its terms."""
+        return {}
+
+
+class DMCLLoss(Objective):
     """DMCL's objective: text, view and their sum find the target, and the two views agree.
 
     Equation `eq-dmcl` of `book/notation.md`; DMCL (arXiv 2601.20391, released code).
@@ -152,21 +198,40 @@ class DMCLLoss(nn.Module):
         super().__init__()
         unknown = sorted(set(weights) - set(DMCL_WEIGHTS))
         if unknown:
-            raise ValueError(f"unknown terms {unknown}; choose among {', '.join(DMCL_WEIGHTS)}")
-        chosen = torch.tensor([float(weights.get(name, 0.0)) for name in DMCL_WEIGHTS])
+            raise ValueError(f"unknown terms {unknown}; choose among {', '.join(DMCL_TERMS)}")
+        chosen = torch.tensor([float(weights.get(name, 0.0)) for name in DMCL_TERMS])
         if (chosen < 0).any() or not chosen.any():
             raise ValueError("the weights must not be negative, nor all 0")
         self.hard_negatives, self.learnable_weights = hard_negatives, learnable_weights
+        self.needs_views = learnable_weights or bool(chosen[1:].any())
+        self.terms = DMCL_TERMS if self.needs_views else DMCL_TERMS[:1]
         if learnable_weights:
             # The inverse of softplus, so that training starts at the given weights.
             self.raw_weights = nn.Parameter(torch.log(torch.expm1(chosen.clamp(min=1e-6))))
         else:
             self.register_buffer("fixed_weights", chosen)
 
+    @classmethod
+    def of(cls, settings: Any) -> DMCLLoss:
+        """The objective of a recipe: its `terms`, None for all, with their published weights."""
+        terms = DMCL_TERMS if settings.terms is None else settings.terms
+        return cls(
+            weights={name: DMCL_WEIGHTS.get(name, 0.0) for name in terms},
+            hard_negatives=settings.hard_negatives,
+            learnable_weights=settings.learnable_weights,
+        )
+
     @property
     def weights(self) -> Tensor:
-        """The weights in force, `(num_terms,)`, in the order of `DMCL_WEIGHTS`."""
+        """The weights in force, `(num_terms,)`, in the order of `DMCL_TERMS`."""
         return F.softplus(self.raw_weights) if self.learnable_weights else self.fixed_weights
+
+    def logged(self) -> dict[str, Tensor]:
+        """The share of each weight, where they are trained."""
+        if not self.learnable_weights:
+            return {}
+        shares = self.weights / self.weights.sum()
+        return {f"weight_{name}": share for name, share in zip(DMCL_TERMS, shares, strict=True)}
 
     def forward(
         self,
@@ -178,27 +243,19 @@ class DMCLLoss(nn.Module):
         labels: Tensor | None = None,
         view_rows: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted mean of the terms, and each term by name.
+        """The weighted mean of the terms, and each term by name; arguments as in `Objective`.
 
-        The features `(batch, dim)` are unit vectors, `logit_scale` is a factor; rows with the same
-        integer in `labels` `(batch,)`, the ids of their targets, are no negatives of each other.
-        `view_features` may be None where only `text_target` has a weight; the other terms are then
-        missing. Where only some rows have a view, `view_rows` `(num_views,)` are their indices and
-        `view_features` `(num_views, dim)` theirs: `text_target` is over the whole batch, each other
-        term over those rows, and where there are none `text_target` is the loss. Raises ValueError
-        for views that are needed, and as `info_nce` does.
+        Without views, for which `text_target` alone must have a weight, the other terms are
+        missing. With `view_rows`, `text_target` is over the whole batch and each other term over
+        those rows; where there are none, `text_target` is the loss. Raises ValueError for views
+        that are needed, and as `info_nce` does.
         """
-        if view_features is None and view_rows is None:
-            if (
-                self.learnable_weights
-                or self.fixed_weights.count_nonzero() > 1
-                or not self.fixed_weights[0]
-            ):
-                raise ValueError("the views are missing; only text_target alone needs none")
-            loss = self._to_target(text_features, target_features, logit_scale, labels)
-            return loss, {"text_target": loss}
         text_target = self._to_target(text_features, target_features, logit_scale, labels)
         terms = {"text_target": text_target}
+        if view_features is None and view_rows is None:
+            if self.needs_views:
+                raise ValueError("the views are missing; only text_target alone needs none")
+            return text_target, terms
         if view_rows is not None:
             if len(view_rows) == 0:
                 return text_target * (self.weights[0] > 0), terms
@@ -207,15 +264,14 @@ class DMCLLoss(nn.Module):
         if view_features is None:
             raise ValueError("view_rows tells which rows have a view; their features are missing")
         fused_features = F.normalize(text_features + view_features, dim=-1)
-        for name, query in (("view", view_features), ("fused", fused_features)):
-            found = self._to_target(query, target_features, logit_scale, labels)
-            terms[f"{name}_target"] = found
+        for name, query in (("view_target", view_features), ("fused_target", fused_features)):
+            terms[name] = self._to_target(query, target_features, logit_scale, labels)
         terms["text_view"] = info_nce(text_features, view_features, logit_scale, labels=labels)
         terms["agreement"] = jensen_shannon(
             logit_scale * text_features @ target_features.T,
             logit_scale * view_features @ target_features.T,
         )
-        values = torch.stack([terms[name] for name in DMCL_WEIGHTS])
+        values = torch.stack([terms[name] for name in DMCL_TERMS])
         weights = self.weights.to(values)
         return (weights * values).sum() / weights.sum(), terms
 
@@ -232,3 +288,26 @@ class DMCLLoss(nn.Module):
             similarity = query_features @ target_features.T
             loss = loss + HARD_WEIGHT * hard_negative_loss(similarity, labels=labels)
         return loss
+
+
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {"dmcl": DMCLLoss.of}
+"""The objective of each name that a recipe can give, built from that recipe."""
+
+
+def register_objective(name: str, build: Callable[[Any], Objective]) -> None:
+    """Let recipes name an objective; `build` makes it from the `EncoderRecipe` that names it."""
+    OBJECTIVES[name] = build
+
+
+def build_objective(recipe: Any) -> Objective:
+    """The objective that a recipe names.
+
+    Raises DataError for an unknown objective, and for terms or settings that it refuses.
+    """
+    if recipe.objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise DataError(f"unknown objective {recipe.objective!r}; choose one of {known}")
+    try:
+        return OBJECTIVES[recipe.objective](recipe)
+    except ValueError as error:
+        raise DataError(f"objective {recipe.objective}: {error}") from error

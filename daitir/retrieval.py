@@ -1,15 +1,13 @@
-"""Rank targets in a gallery, and search it, by the inner product of features."""
+"""Rank targets in a gallery by the inner product of features."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # scores held at once
 MIN_CHUNK_ROWS = 16  # thinner products round otherwise, and a query alone as among others
-SEARCHED_SHARE = 0.1  # of the lists of an approximate index
 ROUNDED = 1 - 2**-50  # two sums of two fractions in double precision that differ by less are equal
 MAX_GALLERY = 2**24  # counts are summed in float32, which is exact up to here
 
@@ -47,7 +45,7 @@ def target_ranks(
     >>> target_ranks(torch.tensor([[0.8, 0.6], [0.0, 1.0]]), gallery, torch.tensor([0, 2]))
     tensor([1, 0])
     """
-    _check_features(query_features, gallery_features, query_ndims=(2, 3))
+    _check_features(query_features, gallery_features)
     targets = _checked_targets(target_indices, len(query_features), len(gallery_features))
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
@@ -99,8 +97,8 @@ def reciprocal_rank_fusion(
         raise ValueError(
             f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
         )
-    _check_features(text_features, gallery_features, query_ndims=(2, 3))
-    _check_features(view_features, gallery_features, query_ndims=(2, 3))
+    _check_features(text_features, gallery_features)
+    _check_features(view_features, gallery_features)
     num_images = len(gallery_features)
     targets = _checked_targets(target_indices, len(text_features), num_images)
 
@@ -191,52 +189,6 @@ def chunk_rows(
     return max(math.ceil(num_queries / num_chunks), min(limit, MIN_CHUNK_ROWS))
 
 
-@torch.no_grad()
-def search(
-    query_features: Tensor, gallery_features: Tensor, *, k: int, approximate: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The k best gallery images of each query, best first, by faiss.
-
-    `query_features` `(num_queries, dim)` and `gallery_features` `(num_images, dim)` give float32
-    scores and int64 indices, `(num_queries, k)` both. Equal images score alike, and equal scores
-    are ordered by index; which of the images that tie for the last place are listed is not defined.
-    With `approximate` only the part of the gallery around the query is looked at (an inverted file,
-    `SEARCHED_SHARE` of its lists): for galleries of a million images, and a few of the best are
-    missed. Raises ValueError or TypeError as `target_ranks` does, and for k outside 1 to
-    num_images.
-
-    >>> gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-    >>> search(torch.tensor([[0.0, 1.0]]), gallery, k=2)
-    (tensor([[1.0000, 0.8000]]), tensor([[2, 1]]))
-    """
-    _check_features(query_features, gallery_features, query_ndims=(2,))
-    num_images, dim = gallery_features.shape
-    if not 1 <= k <= num_images:
-        raise ValueError(f"k must lie between 1 and {num_images} images, not {k}")
-    import faiss  # here, since it takes long to load and only searching needs it
-
-    gallery = gallery_features.float().cpu().contiguous()
-    queries = query_features.float().cpu()
-    asked, inverse = first_equal(queries).unique(return_inverse=True)
-    queries = queries[asked]  # distinct and contiguous
-    index: Any = faiss.IndexFlatIP(dim)  # the kinds of index share no type
-    if approximate:
-        # faiss asks for at least 39 images a list to place the lists well.
-        num_lists = max(1, min(int(4 * math.sqrt(num_images)), num_images // 39))
-        coarse = index  # kept alive: the new index only refers to it
-        index = faiss.IndexIVFFlat(coarse, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = math.ceil(SEARCHED_SHARE * num_lists)
-        index.train(gallery.numpy())
-    index.add(gallery.numpy())
-    indices = torch.from_numpy(index.search(queries.numpy(), k)[1])
-    while (indices < 0).any():  # the lists that were searched hold fewer than k images
-        index.nprobe = min(2 * index.nprobe, index.nlist)
-        indices = torch.from_numpy(index.search(queries.numpy(), k)[1])
-    scores, indices = best_first(pair_scores(queries, gallery, indices), indices)
-    device = query_features.device
-    return scores[inverse].to(device), indices[inverse].to(device)
-
-
 def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Tensor:
     """Inner products of each query with rows of its own, float32 and the same for equal rows.
 
@@ -263,9 +215,7 @@ def best_first(scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return scores, indices.gather(1, places)
 
 
-def _check_features(
-    query_features: Tensor, gallery_features: Tensor, *, query_ndims: tuple[int, ...]
-) -> None:
+def _check_features(query_features: Tensor, gallery_features: Tensor) -> None:
     named = {"query_features": query_features, "gallery_features": gallery_features}
     for name, features in named.items():
         if not isinstance(features, Tensor) or not features.is_floating_point():
@@ -273,11 +223,11 @@ def _check_features(
             raise TypeError(f"{name} must be a floating-point tensor, not {kind}")
         if features.numel() == 0:
             raise ValueError(f"{name} are empty: {tuple(features.shape)}")
-    if query_features.ndim not in query_ndims or gallery_features.ndim != 2:
+    if query_features.ndim not in (2, 3) or gallery_features.ndim != 2:
         raise ValueError(
-            f"query_features {tuple(query_features.shape)} must be (num_queries, dim)"
-            f"{' or (num_queries, num_rounds, dim)' if 3 in query_ndims else ''}, and "
-            f"gallery_features {tuple(gallery_features.shape)} (num_images, dim)"
+            f"query_features {tuple(query_features.shape)} must be (num_queries, dim) or "
+            f"(num_queries, num_rounds, dim), and gallery_features "
+            f"{tuple(gallery_features.shape)} (num_images, dim)"
         )
     if query_features.shape[-1] != gallery_features.shape[-1]:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from daitir.studies.profiles import PROFILES, EncoderRecipe, FusionRecipe
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe
+from daitir.studies.profiles import PROFILES
 
 FUSION_RECIPE = FusionRecipe(
     "adafuse",

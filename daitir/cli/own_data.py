@@ -19,7 +19,6 @@ from daitir.common.files import begins_with, check_output, has_notes
 from daitir.common.terminal import say
 from daitir.data.dialogues import read_dialogues
 from daitir.data.names import is_utf8
-from daitir.studies.profiles import SMALL_FUSIONS
 
 UNTRAINED = ("text", "view", "dar")
 # With fewer a percentile bootstrap covers the mean clearly less often than it says: its variance is
@@ -187,8 +186,12 @@ def add_evaluate(commands) -> None:
 
 def _fusion(text: str) -> str:
     kind, _, folder = text.partition(":")
-    if text not in UNTRAINED and (kind not in SMALL_FUSIONS or not folder):
-        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in SMALL_FUSIONS)))
+    if text in UNTRAINED:
+        return text
+    from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
+
+    if kind not in TRAINED_FUSIONS or not folder:
+        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in TRAINED_FUSIONS)))
         raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
     return text
 

@@ -14,15 +14,8 @@ from daitir.cli.options import EMBEDDED_AT_ONCE, add_command, named
 from daitir.common.errors import DataError, naming
 from daitir.common.files import check_output, claimed
 from daitir.common.terminal import say
-from daitir.studies.profiles import (
-    ENCODERS,
-    SMALL_FUSIONS,
-    EncoderRecipe,
-    FusionRecipe,
-    Profile,
-    check_models,
-    with_settings,
-)
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe, with_settings
+from daitir.studies.profiles import Profile, check_models, get_profile
 
 FOR_DATA = ("encoder", "text", "features", "missing_views", "val_images")
 
@@ -34,11 +27,11 @@ def add_train(commands) -> None:
         "daitir train adafuse --out runs/adafuse",
         "daitir train adafuse --data my_pictures/ --encoder hf:models/siglip --out runs/a",
     )
-    option = parser.option
+    option, recipes = parser.option, get_profile("classroom")
     option(
         "method METHOD",
-        f"a fusion of the frozen encoder ({', '.join(SMALL_FUSIONS)}) or an encoder "
-        f"({', '.join(ENCODERS)})",
+        f"a fusion of the frozen encoder ({', '.join(recipes.fusions)}, or another that is "
+        f"registered) or an encoder ({', '.join(recipes.encoders)})",
     )
     parser.folder(
         "folder of own data with dialogues/train.json and val.json, and views/train and val, "
@@ -80,12 +73,9 @@ def add_train(commands) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train a fusion, or fine-tune an encoder."""
     profile, method = inputs.chosen_profile(arguments.profile), arguments.method
-    recipes = profile.fusions | profile.encoders
-    if method not in recipes:
-        known = ", ".join(recipes)
-        raise DataError(f"unknown method {method!r}; the profile {profile.name} has {known}")
+    recipe = _recipe(profile, method)
     with naming("--set"):
-        recipe = with_settings(recipes[method], dict(arguments.set or ()))
+        recipe = with_settings(recipe, dict(arguments.set or ()))
     inputs.check_run_folder(arguments.out)
     inputs.check_device(arguments.device)
     if arguments.data is not None:
@@ -105,6 +95,19 @@ def train(arguments: argparse.Namespace) -> None:
         _train_on_profile(arguments, profile, recipe)
 
 
+def _recipe(profile: Profile, method: str) -> FusionRecipe | EncoderRecipe:
+    """The profile's recipe of a method; a fusion from outside has the usual settings."""
+    recipes = {**profile.fusions, **profile.encoders}
+    if method in recipes:
+        return recipes[method]
+    from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
+
+    if method not in TRAINED_FUSIONS:
+        known = ", ".join(recipes)
+        raise DataError(f"unknown method {method!r}; the profile {profile.name} has {known}")
+    return FusionRecipe(method)
+
+
 def _train_on_profile(
     arguments: argparse.Namespace, profile: Profile, recipe: FusionRecipe | EncoderRecipe
 ) -> None:
@@ -120,7 +123,7 @@ def _train_on_profile(
     if is_encoder:
         from daitir.models.views import load_view_generator
         from daitir.recipes.finetune import finetune, recalls
-        from daitir.recipes.triples import as_read, profile_data, training_data
+        from daitir.studies.training_sets import as_read, profile_data, training_data
 
         generator = load_view_generator(profile.generator, device=arguments.device)
         train_part, val_part = (
@@ -134,7 +137,8 @@ def _train_on_profile(
         tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
         reached = recalls(tuned, data[1])[recipe.query]
     else:
-        from daitir.recipes.fusion import encode_queries, recall, train_fusion
+        from daitir.recipes.fusion import recall, train_fusion
+        from daitir.studies.training_sets import encode_queries
 
         data = [
             encode_queries(profile, split, encoder, cache=arguments.cache, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.models.recogniser import (
-    NO_VALUE,
     SCENE_ATTRIBUTES,
     VALUES,
     RecogniserNet,
@@ -21,11 +19,11 @@ from daitir.models.recogniser import (
     to_pixels,
     to_values,
 )
-from daitir.recipes.loop import LoopConfig, train
-from daitir.recipes.recogniser import crowded_scene
+from daitir.recipes.recogniser import crowded_scene, reading_losses
+from daitir.recipes.run import Run
+from daitir.recipes.settings import DiffusionRecipe
 from daitir.scenes import Scene, render_scenes, sample_scenes
 from daitir.scenes.render import background
-from daitir.studies.profiles import DiffusionRecipe
 
 SQUARED, PERCEPTUAL, READING, SPELLING, KL = 2.0, 0.1, 0.005, 0.01, 1e-4
 OBJECT_WEIGHT = 5.0
@@ -85,15 +83,7 @@ class LatentReader(nn.Module):
         }
 
 
-def train_autoencoder(
-    recipe: DiffusionRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> tuple[AutoencoderKL, float]:
+def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL, float]:
     """Train an autoencoder whose latents have mean 0 and deviation 1; it, and the seconds.
 
     The loss is the absolute and squared error of pixels, objects first, plus, after a while, that
@@ -101,63 +91,56 @@ def train_autoencoder(
     that what a fact depends on is kept; the cross-entropy of what `LatentReader` reads off the
     latents; and a little Kullback–Leibler divergence, which keeps the latents smooth.
 
-    Args:
-        recipe: architecture, data and optimiser.
-        folder: gets checkpoint and log. A run that was interrupted continues.
-
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig.of(
+    torch.manual_seed(run.seed)
+    model = build_autoencoder(recipe).to(run.device, memory_format=torch.channels_last)
+    both = nn.ModuleDict({"coder": model, "reader": LatentReader(recipe.latent_channels)})
+    both.to(run.device)
+    recogniser = load_recogniser("mini", device=run.device).model
+    recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
+    # Backgrounds are learned soon, objects are not: most pictures hold many.
+    number = recipe.autoencoder_scenes
+    scenes = sample_scenes(run.seed, "train", number // 4)
+    scenes += [crowded_scene(run.seed, i, fewest=4) for i in range(number - len(scenes))]
+    truth = to_values(scenes)
+
+    @cache
+    def images() -> np.ndarray:  # a finished run that is started again needs none
+        return run.render(scenes, recipe.image_size)
+
+    def stage(scene: Scene) -> np.ndarray:
+        return background(scene.place, scene.time, scene.weather, recipe.image_size)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen = run.batch(step, len(scenes), recipe.autoencoder_batch_size)
+        pixels = to_pixels(torch.from_numpy(images()[chosen]).to(run.device))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        posterior = model.encode(pixels).latent_dist
+        latents = posterior.sample()
+        decoded = model.decode(latents).sample
+        facts = {name: values[chosen].to(run.device) for name, values in truth.items()}
+        stages = np.stack([stage(scenes[i]) for i in chosen])
+        in_front = torch.from_numpy((images()[chosen] != stages).any(axis=-1)).to(run.device)
+        losses = autoencoder_loss(
+            pixels, decoded, posterior, recogniser, facts,
+            in_front=in_front, ramp=min(1.0, step / RAMP_STEPS),
+        )  # fmt: skip
+        spelling = sum(reading_losses(both["reader"](latents), facts).values())
+        return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
+
+    seconds = run.train(
+        both,
+        step_loss,
         recipe,
-        seed=seed,
+        stage="autoencoder",
         steps=recipe.autoencoder_steps,
         learning_rate=recipe.autoencoder_learning_rate,
         weight_decay=0.0,
         clip_norm=1.0,
     )
-    torch.manual_seed(seed)
-    model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)
-    both = nn.ModuleDict({"coder": model, "reader": LatentReader(recipe.latent_channels)})
-    both.to(device)
-    recogniser = load_recogniser("mini", device=device).model
-    recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
-    # Backgrounds are learned soon, objects are not: most pictures hold many.
-    number = recipe.autoencoder_scenes
-    scenes = sample_scenes(seed, "train", number // 4)
-    scenes += [crowded_scene(seed, i, fewest=4) for i in range(number - len(scenes))]
-    truth = to_values(scenes)
-
-    @cache
-    def images() -> np.ndarray:  # a finished run that is started again needs none
-        return render_scenes(
-            scenes, size=recipe.image_size, num_workers=num_workers, progress=progress
-        )
-
-    def key(scene: Scene) -> tuple[str, str, str, int]:
-        return scene.place, scene.time, scene.weather, recipe.image_size
-
-    def step_loss(step: int) -> dict[str, Tensor]:
-        chosen = np.random.default_rng([seed, step]).choice(
-            len(scenes), recipe.autoencoder_batch_size, replace=False
-        )
-        pixels = to_pixels(torch.from_numpy(images()[chosen]).to(device))
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        posterior = model.encode(pixels).latent_dist
-        latents = posterior.sample()
-        decoded = model.decode(latents).sample
-        facts = {name: values[chosen].to(device) for name, values in truth.items()}
-        ramp = min(1.0, step / RAMP_STEPS)
-        stages = [background(*key(scenes[i])) for i in chosen]
-        in_front = torch.from_numpy((images()[chosen] != np.stack(stages)).any(axis=-1)).to(device)
-        losses = autoencoder_loss(
-            pixels, decoded, posterior, recogniser, facts, in_front=in_front, ramp=ramp
-        )
-        spelling = cross_entropy(both["reader"](latents), facts)
-        return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
-
-    seconds = train(both, step_loss, config, folder, progress=progress)
     few = render_scenes(scenes[:NUM_SCALING], size=recipe.image_size)
-    latents = encode(model, few, device)
+    latents = encode(model, few, run.device)
     _fold_scale(model, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
     return model, seconds
 
@@ -188,7 +171,7 @@ def autoencoder_loss(
     perceptual = sum(
         (a - b).abs().mean() / b.abs().mean() for a, b in zip(maps, wanted_maps, strict=True)
     )
-    reading = cross_entropy(recogniser.read_maps(maps), facts)
+    reading = sum(reading_losses(recogniser.read_maps(maps), facts).values())
     weights = (1 + (OBJECT_WEIGHT - 1) * in_front.float())[:, None]
     errors = (decoded - pixels) * weights / weights.mean()
     absolute, squared = errors.abs().mean(), (errors * (decoded - pixels)).mean()
@@ -201,23 +184,15 @@ def autoencoder_loss(
     }  # fmt: skip
 
 
-def cross_entropy(logits: dict[str, Tensor], facts: dict[str, Tensor]) -> Tensor:
-    """The sum over attributes of the cross-entropy of logits and `targets`."""
-    return sum(
-        F.cross_entropy(values.flatten(0, -2), facts[name].flatten(), ignore_index=NO_VALUE)
-        for name, values in logits.items()
-    )
-
-
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: np.ndarray, device: str, batch_size: int = 128) -> Tensor:
     """The latents (num_images, channels, height, width) of uint8 images, on the CPU."""
-    found = []
+    batches = []
     for start in range(0, len(images), batch_size):
         pixels = to_pixels(torch.from_numpy(images[start : start + batch_size]).to(device))
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        found.append(model.encode(pixels).latent_dist.mode().contiguous().cpu())
-    return torch.cat(found)
+        batches.append(model.encode(pixels).latent_dist.mode().contiguous().cpu())
+    return torch.cat(batches)
 
 
 @torch.no_grad()
@@ -226,8 +201,7 @@ def _fold_scale(model: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
 
     Pipelines know one scaling factor for all channels; this way each has its own.
     """
-    mean = mean.to(model.device)
-    deviation = deviation.to(model.device)
+    mean, deviation = mean.to(model.device), deviation.to(model.device)
     inner, outer = model.quant_conv, model.post_quant_conv
     means, logvars = inner.weight.chunk(2)[0], inner.bias.chunk(2)[1]
     outer.bias.add_(outer.weight[:, :, 0, 0] @ mean)

@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, write_json
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.objectives import info_nce
-from daitir.recipes.card import write_card
-from daitir.recipes.loop import LoopConfig, train
-from daitir.scenes import render_scenes, sample_scenes, short_caption
-from daitir.studies.profiles import ClipRecipe
+from daitir.recipes.run import Options, Run, count_parameters, half_weights
+from daitir.recipes.settings import ClipRecipe
+from daitir.scenes import sample_scenes, short_caption
 
 MAX_LOGIT_SCALE = 100.0
 MEAN = STD = 0.5
 
 
-def train_clip(
-    recipe: ClipRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> None:
-    """Train a dual encoder from scratch and write it as an open_clip folder.
+def train_clip(recipe: ClipRecipe, folder: Path, **options: Unpack[Options]) -> None:
+    """Train a dual encoder from scratch; `load_encoder("open_clip:FOLDER")` reads it.
 
     The pictures are `recipe.num_scenes` training scenes, rendered once; each step takes a random
     batch of them with captions written anew, so that a scene is seldom described twice alike.
-
-    Args:
-        recipe: architecture, data and optimiser.
-        folder: gets checkpoint and log, and at the end the model folder that
-            `load_encoder("open_clip:FOLDER")` reads. A run that was interrupted continues.
-        seed: of weights, data and captions.
-        device: where to train.
-        num_workers: processes that render the scenes.
 
     Raises DataError for an unknown architecture or a checkpoint of another run.
     """
@@ -62,45 +45,43 @@ def train_clip(
         raise DataError(
             f"{recipe.model!r} has no config in daitir/models/configs; choose one of {known}"
         )
-    config = LoopConfig.of(recipe, seed=seed)
-    architecture = open_clip.get_model_config(recipe.model)
+    run = Run(folder, **options)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
-    torch.manual_seed(seed)
-    model = open_clip.create_model(recipe.model).to(device)
-    scenes = sample_scenes(seed, "train", recipe.num_scenes)
-    size = model.visual.image_size[0]
-    images = render_scenes(scenes, size=size, num_workers=num_workers, progress=progress)
+    torch.manual_seed(run.seed)
+    model = open_clip.create_model(recipe.model).to(run.device)
+    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
+    images = run.render(scenes, model.visual.image_size[0])
 
     def step_loss(step: int) -> dict[str, Tensor]:
-        chosen = np.random.default_rng([seed, step]).choice(
-            len(scenes), recipe.batch_size, replace=False
-        )
+        chosen = run.batch(step, len(scenes), recipe.batch_size)
         captions = [
-            short_caption(scenes[i], random.Random(f"caption/{seed}/{step}/{i}")) for i in chosen
+            short_caption(scenes[i], random.Random(f"caption/{run.seed}/{step}/{i}"))
+            for i in chosen
         ]
-        pixels = augment(torch.from_numpy(images[chosen]).to(device))
-        tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"].to(device)
-        with shortened_context(model, tokens.shape[1]), mixed_precision(device):
+        pixels = augment(torch.from_numpy(images[chosen]).to(run.device))
+        tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"]
+        tokens = tokens.to(run.device)
+        with shortened_context(model, tokens.shape[1]), mixed_precision(run.device):
             image_features, text_features, logit_scale = model(pixels, tokens)
         loss = info_nce(image_features.float(), text_features.float(), logit_scale)
         return {"loss": loss, "logit_scale": logit_scale}
 
-    def clamp_logit_scale() -> None:
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
-
-    seconds = train(
-        model, step_loss, config, folder, after_step=clamp_logit_scale, progress=progress
-    )
-    export(model, architecture, folder)
+    seconds = run.train(model, step_loss, recipe, after_step=lambda: clamp_logit_scale(model))
+    export(model, open_clip.get_model_config(recipe.model), folder)
     facts = {
         "model": recipe.model,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "training_scenes": recipe.num_scenes,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
     }
-    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+    run.write_card(facts, seconds)
+
+
+@torch.no_grad()
+def clamp_logit_scale(model: nn.Module) -> None:
+    """Keep the logit scale of an open_clip model at 100 or below, as CLIP does."""
+    model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
 
 
 @contextmanager
@@ -127,10 +108,9 @@ def augment(
 ) -> Tensor:
     """Pixels (batch, size, size, 3) uint8 to a normalised (batch, 3, size, size) float batch.
 
-    `mean` and `std` are those of the encoder, one number or one a channel.
-
-    Brightness and contrast vary by a tenth, half of the batches are blurred by scaling down and
-    up, and a little noise is added, so that the encoder also reads pictures that are not crisp.
+    `mean` and `std` are those of the encoder, one number or one a channel. Brightness and
+    contrast vary by a tenth, half of the batches are blurred by scaling down and up, and a little
+    noise is added, so that the encoder also reads pictures that are not crisp.
     """
     pixels = images.permute(0, 3, 1, 2).float() / 255
     shape = (len(pixels), 1, 1, 1)
@@ -149,20 +129,12 @@ def augment(
 
 def export(model, architecture: dict, folder: Path) -> None:
     """Write a model as the folder that open_clip reads, weights in half precision."""
-    settings = {
-        "model_cfg": architecture,
-        "preprocess_cfg": {
-            "mean": [MEAN] * 3,
-            "std": [STD] * 3,
-            "interpolation": "bicubic",
-            "resize_mode": "squash",
-        },
-    }
-    weights = {n: t.detach().cpu().half().contiguous() for n, t in model.state_dict().items()}
+    preprocessing = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic",
+                     "resize_mode": "squash"}  # fmt: skip
+    settings = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
     with atomic_write(folder / "open_clip_model.safetensors") as temporary:
-        save_file(weights, temporary)
+        save_file(half_weights(model.state_dict()), temporary)
     for path in TOKENIZER_FOLDER.glob("*.json"):
         with atomic_write(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
-    with atomic_write(folder / "open_clip_config.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "open_clip_config.json", settings)

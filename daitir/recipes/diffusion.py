@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -26,16 +28,11 @@ from transformers import CLIPTextModel
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors, weights_digest
 from daitir.recipes.autoencoder import encode, train_autoencoder
-from daitir.recipes.card import write_card
-from daitir.recipes.loop import LOG_NAME, LoopConfig, train
-from daitir.recipes.text_encoder import (
-    prompt_tokenizer,
-    tokenize,
-    train_text_encoder,
-    write_prompt,
-)
-from daitir.scenes import Scene, render_scenes, sample_scenes
-from daitir.studies.profiles import DiffusionRecipe
+from daitir.recipes.loop import LOG_NAME
+from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.settings import DiffusionRecipe
+from daitir.recipes.text_encoder import prompt_tokenizer, tokenize, train_text_encoder, write_prompt
+from daitir.scenes import Scene, sample_scenes
 
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0
@@ -43,58 +40,35 @@ PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
 LATENTS_NAME = "latents.safetensors"
 
 
-def train_diffusion(
-    recipe: DiffusionRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> None:
+def train_diffusion(recipe: DiffusionRecipe, folder: Path, **options: Unpack[Options]) -> None:
     """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
 
-    Args:
-        recipe: architecture, data and optimiser of the three parts.
-        folder: gets `work/` with the checkpoints and logs of the three parts, and at the end the
-            pipeline. A run that was interrupted continues.
-        seed: of weights, data, prompts and noise.
-        device: where to train.
-        num_workers: processes that render the scenes.
+    `folder/work` gets the checkpoints and logs of the three parts.
 
     Raises DataError for a checkpoint of another run.
     """
-    work, options = folder / "work", {"seed": seed, "device": device, "progress": progress}
-    autoencoder, autoencoder_seconds = train_autoencoder(
-        recipe, work / "autoencoder", num_workers=num_workers, **options
-    )
+    run = Run(folder, **options)
+    work = replace(run, folder=folder / "work")
+    autoencoder, autoencoder_seconds = train_autoencoder(recipe, work)
     autoencoder.requires_grad_(False)
-    text_encoder, text_seconds = train_text_encoder(recipe, work / "text_encoder", **options)
-    scenes = sample_scenes(seed, "train", recipe.num_scenes)
-    latents = cached_latents(
-        work / LATENTS_NAME, recipe, autoencoder, scenes, device, num_workers, progress
-    )
-    denoiser, seconds = train_unet(
-        recipe, work / "unet", latents, scenes, text_encoder, **options
-    )
+    text_encoder, text_seconds = train_text_encoder(recipe, work)
+    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
+    latents = cached_latents(work.folder / LATENTS_NAME, recipe, autoencoder, scenes, work)
+    denoiser, seconds = train_unet(recipe, work, latents, scenes, text_encoder, stage="unet")
     export(folder, autoencoder, text_encoder, denoiser.average)
     with atomic_write(folder / LOG_NAME) as temporary:
-        temporary.write_bytes((work / "unet" / LOG_NAME).read_bytes())
+        shutil.copyfile(work.folder / "unet" / LOG_NAME, temporary)
+    parts = {"autoencoder": autoencoder, "text_encoder": text_encoder, "unet": denoiser.unet}
     facts = {
         "model": "daitir-diffusion",
-        "parameters": {
-            "autoencoder": _count(autoencoder),
-            "text_encoder": _count(text_encoder),
-            "unet": _count(denoiser.unet),
-        },
+        "parameters": {name: count_parameters(part) for name, part in parts.items()},
         "training_scenes": recipe.num_scenes,
         "autoencoder_steps": recipe.autoencoder_steps,
         "text_steps": recipe.text_steps,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
     }
-    seconds += autoencoder_seconds + text_seconds
-    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+    run.write_card(facts, autoencoder_seconds + text_seconds + seconds)
 
 
 def retrain_unet(
@@ -103,40 +77,32 @@ def retrain_unet(
     folder: Path,
     *,
     latents: Path,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
+    **options: Unpack[Options],
 ) -> None:
     """Train only the U-Net anew and write a pipeline folder: for example with fewer steps.
 
     Args:
-        recipe: architecture, data and optimiser of the U-Net.
         pipeline: whose autoencoder, text encoder and prompts the new one shares.
-        folder: gets `work/` with the checkpoint and log, and at the end the pipeline. A run that
-            was interrupted continues.
         latents: file that keeps the latents of the training scenes for further runs.
 
     Raises DataError for a checkpoint of another run, and for a pipeline of other parts than those
     of the recipe.
     """
-    found = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
-    if found != (recipe.latent_channels, PROMPT_WIDTH):
+    sizes = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
+    if sizes != (recipe.latent_channels, PROMPT_WIDTH):
         raise DataError(
-            f"latents of {found[0]} channels and prompts of {found[1]} numbers do not fit the "
+            f"latents of {sizes[0]} channels and prompts of {sizes[1]} numbers do not fit the "
             f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
             "`daitir pretrain diffusion`"
         )
+    run = Run(folder / "work", **options)
     autoencoder, text_encoder = (
-        copy.deepcopy(part).float().to(device).requires_grad_(False)
+        copy.deepcopy(part).float().to(run.device).requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder)
     )
-    scenes = sample_scenes(seed, "train", recipe.num_scenes)
-    clean = cached_latents(latents, recipe, autoencoder, scenes, device, num_workers, progress)
-    denoiser, _ = train_unet(
-        recipe, folder / "work", clean, scenes, text_encoder, seed=seed, device=device,
-        progress=progress,
-    )  # fmt: skip
+    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
+    clean = cached_latents(latents, recipe, autoencoder, scenes, run)
+    denoiser, _ = train_unet(recipe, run, clean, scenes, text_encoder)
     export(folder, autoencoder, text_encoder, denoiser.average)
 
 
@@ -186,72 +152,69 @@ def noise_schedule() -> DDPMScheduler:
 
 def train_unet(
     recipe: DiffusionRecipe,
-    folder: Path,
+    run: Run,
     latents: Tensor,
     scenes: list[Scene],
     text_encoder: CLIPTextModel,
     *,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: bool = True,
+    stage: str = "",
 ) -> tuple[Denoiser, float]:
     """Train the U-Net on latents (num_scenes, channels, height, width); it, and the seconds.
 
     Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
     pipeline can be guided away from what it would draw without a prompt.
     """
-    config = LoopConfig.of(recipe, seed=seed, clip_norm=1.0, betas=(0.9, 0.99))
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     model = Denoiser(build_unet(recipe), recipe.ema_decay)
-    model.to(device, memory_format=torch.channels_last)
-    text_encoder = text_encoder.to(device).eval()
-    kind = torch.device(device).type
+    model.to(run.device, memory_format=torch.channels_last)
+    text_encoder = text_encoder.to(run.device).eval()
+    kind = torch.device(run.device).type
     tokenizer, schedule = prompt_tokenizer(), noise_schedule()
     num_levels = schedule.config.num_train_timesteps
     signal_to_noise = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     # What a picture shows is settled where noise is strong, so weak noise weighs less.
     weights = (signal_to_noise.clamp(max=MAX_SNR) + 1) / (signal_to_noise + 1)
 
+    def prompt(step: int, index: int) -> str:
+        rng = random.Random(f"prompt/{run.seed}/{step}/{index}")
+        return "" if rng.random() < DROPPED_PROMPTS else write_prompt(scenes[index], rng)
+
     def step_loss(step: int) -> dict[str, Tensor]:
-        number = recipe.batch_size // recipe.num_noises
-        chosen = np.random.default_rng([seed, step]).choice(len(scenes), number, replace=False)
-        prompts = []
-        for index in chosen:
-            rng = random.Random(f"prompt/{seed}/{step}/{index}")
-            dropped = rng.random() < DROPPED_PROMPTS
-            prompts.append("" if dropped else write_prompt(scenes[index], rng))
+        chosen = run.batch(step, len(scenes), recipe.batch_size // recipe.num_noises)
+        tokens = tokenize(tokenizer, [prompt(step, index) for index in chosen])
         with torch.no_grad():
-            states = text_encoder(tokenize(tokenizer, prompts).to(device)).last_hidden_state
+            states = text_encoder(tokens.to(run.device)).last_hidden_state
         states = states.repeat(recipe.num_noises, 1, 1)
-        clean = latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(device)
+        clean = latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(run.device)
         noise = torch.randn_like(clean)
         # One level from each of equal slices of the schedule: the loss varies less.
         slices = torch.randperm(len(clean)) + torch.rand(len(clean))
         levels = (slices * (num_levels / len(clean))).long().clamp(max=num_levels - 1)
-        noisy = schedule.add_noise(clean, noise, levels.to(device))
+        there = levels.to(run.device)
+        noisy = schedule.add_noise(clean, noise, there)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        velocity = schedule.get_velocity(clean, noise, levels.to(device))
+        velocity = schedule.get_velocity(clean, noise, there)
         # On a CPU bfloat16 is emulated, a hundred times slower.
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-            predicted = model.unet(noisy, levels.to(device), encoder_hidden_states=states).sample
+            predicted = model.unet(noisy, there, encoder_hidden_states=states).sample
         errors = F.mse_loss(predicted.float(), velocity, reduction="none").mean(dim=(1, 2, 3))
-        loss = (errors * weights[levels].to(device)).mean() / weights.mean()
-        return {"loss": loss, "noisy": errors[levels.to(device) > 0.7 * num_levels].mean()}
+        loss = (errors * weights[levels].to(run.device)).mean() / weights.mean()
+        return {"loss": loss, "noisy": errors[there > 0.7 * num_levels].mean()}
 
-    seconds = train(
-        model, step_loss, config, folder, after_step=model.update_average, progress=progress
+    seconds = run.train(
+        model,
+        step_loss,
+        recipe,
+        stage=stage,
+        after_step=model.update_average,
+        clip_norm=1.0,
+        betas=(0.9, 0.99),
     )
     return model, seconds
 
 
 def cached_latents(
-    path: Path,
-    recipe: DiffusionRecipe,
-    autoencoder: AutoencoderKL,
-    scenes: list[Scene],
-    device: str,
-    num_workers: int,
-    progress: bool,
+    path: Path, recipe: DiffusionRecipe, autoencoder: AutoencoderKL, scenes: list[Scene], run: Run
 ) -> Tensor:
     """The latents of all scenes in half precision, encoded once and kept in a file.
 
@@ -263,14 +226,9 @@ def cached_latents(
         if about == maker:
             return tensors["latents"]
     parts = []
-    for start in range(0, len(scenes), 10_000):
-        images = render_scenes(
-            scenes[start : start + 10_000],
-            size=recipe.image_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
-        parts.append(encode(autoencoder, images, device).half())
+    for start in range(0, len(scenes), 10_000):  # so many pictures are in memory at a time
+        images = run.render(scenes[start : start + 10_000], recipe.image_size)
+        parts.append(encode(autoencoder, images, run.device).half())
     latents = torch.cat(parts)
     with atomic_write(path) as temporary:
         save_file({"latents": latents}, temporary, metadata=maker)
@@ -284,14 +242,16 @@ def export(
     unet: UNet2DConditionModel,
 ) -> None:
     """Write the parts as a pipeline folder, weights in half precision."""
-    parts = [copy.deepcopy(p).cpu().half() for p in (autoencoder, text_encoder, unet)]
+    vae, text, denoiser = (
+        copy.deepcopy(part).cpu().half() for part in (autoencoder, text_encoder, unet)
+    )
     scheduler = DPMSolverMultistepScheduler.from_config(
         noise_schedule().config, timestep_spacing="trailing", steps_offset=1
     )
     pipeline = StableDiffusionPipeline(
-        vae=parts[0],
-        text_encoder=parts[1],
-        unet=parts[2],
+        vae=vae,
+        text_encoder=text,
+        unet=denoiser,
         tokenizer=prompt_tokenizer(),
         scheduler=scheduler,
         safety_checker=None,
@@ -299,7 +259,3 @@ def export(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

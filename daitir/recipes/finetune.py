@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 import torch.distributed as dist
@@ -22,21 +22,18 @@ from torch.utils.checkpoint import checkpoint
 from daitir.common.errors import DataError
 from daitir.common.files import read_json
 from daitir.fusion import dar_fusion
-from daitir.models import ASSETS
 from daitir.models.encoders import Encoder, load_encoder
-from daitir.models.finetuned import CONFIG_NAME, save_finetuned
+from daitir.models.finetuned import save_finetuned
+from daitir.models.identity import CONFIG_NAME
 from daitir.models.open_clip_encoders import length_read, shortened_context
-from daitir.objectives import DMCL_WEIGHTS, DMCLLoss
-from daitir.recipes.card import write_card
-from daitir.recipes.clip import MAX_LOGIT_SCALE, augment, mixed_precision
+from daitir.objectives import build_objective
+from daitir.recipes.clip import augment, clamp_logit_scale, mixed_precision
 from daitir.recipes.loop import LoopConfig, draw_views, train
-from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.run import Run
+from daitir.recipes.selection import BEST_NAME, keep_best, load_best
+from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import EncoderRecipe, Profile
-
-ENCODERS_FOLDER = ASSETS / "encoders"
-BEST_NAME = "best.safetensors"
 
 
 @torch.no_grad()
@@ -54,19 +51,15 @@ def encode(
     that is missing has the features of its text. `gallery_features` are given where the gallery
     was encoded before. `workers` threads decode files. The model is in eval mode meanwhile.
     """
-    options = {"workers": workers, "progress": progress}
     was_training = encoder.model.training
     encoder.model.eval()
     texts = encoder.encode_texts([text for row in data.texts for text in row], progress=progress)
     pictures = [view for row in data.views for view in row]
     there = torch.tensor([view is not None for view in pictures])
     views = texts.clone()
-    views[there] = encoder.encode_images(
-        [view for view in pictures if view is not None], **options
-    )
-    gallery = gallery_features
-    if gallery is None:
-        gallery = encoder.encode_images(data.gallery, **options)
+    embed = partial(encoder.encode_images, workers=workers, progress=progress)
+    views[there] = embed([view for view in pictures if view is not None])
+    gallery = embed(data.gallery) if gallery_features is None else gallery_features
     encoder.model.train(was_training)
     if isinstance(data.rounds, Tensor):
         shape = (*data.rounds.shape, encoder.dim)
@@ -81,8 +74,8 @@ def recalls(
 
     For a round without a view all three are the text.
     """
-    found = encode(encoder, data, workers=workers)
-    texts, views, gallery = (features.reshape(-1, encoder.dim) for features in found)
+    encoded = encode(encoder, data, workers=workers)
+    texts, views, gallery = (features.reshape(-1, encoder.dim) for features in encoded)
     rounds = torch.tensor([int(t) for row in data.rounds for t in row])
     queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=rounds)}
     targets = data.target_indices.repeat_interleave(data.counts)
@@ -90,6 +83,11 @@ def recalls(
         name: (target_ranks(features, gallery, targets) < k).double().mean().item()
         for name, features in queries.items()
     }
+
+
+def needs_views(recipe: EncoderRecipe) -> bool:
+    """Whether training or its selection looks at views."""
+    return build_objective(recipe).needs_views or recipe.query != "text"
 
 
 def check_trainable(encoder: Encoder) -> None:
@@ -122,12 +120,11 @@ def finetune(
     Each step takes a batch of dialogues and one drawn round of each. Started by `accelerate
     launch` on several devices, each process encodes its share of every batch, and the objective
     sees the features of all of them, so that the result is that of one process up to rounding.
-    Drawn rounds without a view take part in `text_target` alone; `without_view` in the log counts
-    them in the batch.
+    Rounds without a view take part in the terms of the text alone; `without_view` in the log
+    counts them in the batch.
 
     Args:
         encoder: the start, on the device where it is to be trained. Its weights change.
-        recipe: the objective and its optimisation.
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end a card and the files
             of `save_finetuned`. A run that was interrupted continues; one that is done is read.
         workers: threads that decode pictures that are files.
@@ -144,104 +141,25 @@ def finetune(
     size = min(recipe.batch_size, len(train_data.texts))
     _check(recipe, size, group.num_processes)
     torch.manual_seed(seed)
-    model = encoder.model
-    objective = DMCLLoss(
-        weights={name: DMCL_WEIGHTS[name] for name in recipe.terms},
-        hard_negatives=recipe.hard_negatives,
-        learnable_weights=recipe.learnable_weights,
-    ).to(encoder.device)
-    learner = nn.ModuleDict({"model": model, "objective": objective})
-    model.logit_scale.requires_grad_(recipe.learnable_scale)
-    has_views = recipe.terms != ("text_target",)
-    settings = get_model_preprocess_cfg(model)
-    jitter = partial(augment, mean=settings["mean"], std=settings["std"])
-    share = slice(group.process_index, None, group.num_processes)
-    counts, places = train_data.counts, train_data.target_indices
-    lacks_views = has_views and train_data.num_without_view > 0
-    seen = partial(seen_pixels, encoder, workers=workers)
-
-    def features_of(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Unit features of the whole batch, of which this process computes its share."""
-        number = len(inputs)
-        if number % group.num_processes:  # shares are of one size; some rows are computed twice
-            inputs = inputs[torch.arange(number + -number % group.num_processes) % number]
-        parts = inputs[share].to(encoder.device).split(recipe.micro_batch_size)
-        if len(parts) == 1:
-            found = function(parts[0])
-        else:
-            # Gradient caching: each part is computed once more when its gradient is due.
-            found = torch.cat([checkpoint(function, part, use_reentrant=False) for part in parts])
-        found = F.normalize(found.float(), dim=-1)
-        if group.num_processes == 1:
-            return found
-        gathered = torch.stack(all_gather(found), dim=1).flatten(0, 1)  # in the batch's order
-        return gathered[:number]
-
-    def step_loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = torch.randperm(len(train_data.texts), generator=generator)[:size]
-        drawn = draw_views(counts[chosen], generator)
-        pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
-        labels = places[chosen]
-        tokens = encoder.tokenizer([train_data.texts[i][k] for i, k in pairs])
-        used = length_read(model, tokens)
-        targets = jitter(seen([train_data.gallery[i] for i in labels.tolist()]))
-        text = features_of(partial(_encode_texts, model, used), tokens)
-        target = features_of(partial(_encode_images, model), targets)
-        view = rows = None
-        if has_views:
-            views = [train_data.views[i][k] for i, k in pairs]
-            if lacks_views:
-                rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
-                views = [v for v in views if v is not None]
-                rows = rows if len(labels[rows].unique()) > 1 else rows[:0]  # nothing to contrast
-            if rows is None or len(rows):
-                view = features_of(partial(_encode_images, model), jitter(seen(views)))
-        loss, terms = objective(
-            text,
-            view,
-            target,
-            model.logit_scale.exp(),
-            labels=None if train_data.targets is None else labels.to(text.device),
-            view_rows=rows,
-        )
-        if lacks_views:  # all columns of the log, whatever the batch
-            absent = torch.tensor(float("nan"))
-            terms = {name: terms.get(name, absent) for name in DMCL_WEIGHTS}
-            terms["without_view"] = torch.tensor(size - len(rows))
-        weights = objective.weights / objective.weights.sum()
-        shares = {f"weight_{name}": w for name, w in zip(DMCL_WEIGHTS, weights, strict=True)}
-        scale = {"logit_scale": model.logit_scale.exp()}
-        return {"loss": loss} | terms | scale | (shares if recipe.learnable_weights else {})
-
-    def average_gradients() -> None:
-        for parameter in learner.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= group.num_processes
-
-    def clamp_logit_scale() -> None:
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
-
-    config = LoopConfig.of(recipe, seed=seed, log_every=10, checkpoint_every=recipe.eval_every)
+    learner = _Learner(encoder, recipe, group)
+    encoder.model.logit_scale.requires_grad_(recipe.learnable_scale)
     best_path = folder / BEST_NAME
     measure = keep_best(
-        model,
+        encoder.model,
         lambda: recalls(encoder, val_data, workers=workers)[recipe.query],
         best_path,
-        steps=config.steps,
+        steps=recipe.steps,
         eval_every=recipe.eval_every,
     )
     try:
         seconds = train(
             learner,
-            step_loss,
-            config,
+            learner.step_loss(train_data, size, seed, workers),
+            LoopConfig.of(recipe, seed=seed, log_every=10, checkpoint_every=recipe.eval_every),
             folder,
             groups=layer_groups(learner, recipe.weight_decay, recipe.layer_decay),
-            after_backward=average_gradients if group.num_processes > 1 else None,
-            after_step=clamp_logit_scale,
+            after_backward=learner.average_gradients if group.num_processes > 1 else None,
+            after_step=lambda: clamp_logit_scale(encoder.model),
             stop_after=measure if group.is_main_process else None,
             is_main=group.is_main_process,
             progress=progress,
@@ -253,20 +171,100 @@ def finetune(
         ) from error
     group.wait_for_everyone()
     if group.is_main_process:
-        load_best(best_path, model)
-        base = load_encoder(encoder.spec)
-        about = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
-        about |= {"validation_images": len(val_data.gallery)}
-        write_card(folder, about, seed=seed, device=str(encoder.device), seconds=seconds)
-        save_finetuned(encoder, base, folder, rank=recipe.rank, facts=_facts(recipe, seed))
+        load_best(best_path, encoder.model)
+        card = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps,
+                "validation_images": len(val_data.gallery)}  # fmt: skip
+        Run(folder, seed=seed, device=str(encoder.device)).write_card(card, seconds)
+        facts = {"recipe": asdict(recipe), "seed": seed}
+        save_finetuned(
+            encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts
+        )
     group.wait_for_everyone()
     return load_encoder(f"finetuned:{folder}", device=encoder.device)
 
 
-def encoder_folder(profile: Profile, name: str, seed: int) -> Path:
-    """Where the fine-tuned encoder of a name and seed of the profile lies, or would lie."""
-    mini = profile.trained_encoders == "mini"
-    return (ENCODERS_FOLDER if mini else Path(profile.trained_encoders)) / name / str(seed)
+class _Learner(nn.Module):
+    """What learns: the model of an encoder and the objective, in one or several processes."""
+
+    def __init__(self, encoder: Encoder, recipe: EncoderRecipe, group: PartialState):
+        super().__init__()
+        self.model, self.objective = encoder.model, build_objective(recipe).to(encoder.device)
+        self.encoder, self.group, self.part_size = encoder, group, recipe.micro_batch_size
+
+    def step_loss(
+        self, data: FinetuneData, size: int, seed: int, workers: int
+    ) -> Callable[[int], dict[str, Tensor]]:
+        """The losses of each step: of `size` dialogues of the data with one drawn round of each."""
+        counts, places = data.counts, data.target_indices
+        lacks_views = self.objective.needs_views and data.num_without_view > 0
+        settings = get_model_preprocess_cfg(self.model)
+
+        def pictures(chosen: Sequence) -> Tensor:
+            pixels = seen_pixels(self.encoder, chosen, workers=workers)
+            return augment(pixels, mean=settings["mean"], std=settings["std"])
+
+        def step_loss(step: int) -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            chosen = torch.randperm(len(data.texts), generator=generator)[:size]
+            drawn = draw_views(counts[chosen], generator)
+            pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
+            labels = places[chosen]
+            tokens = self.encoder.tokenizer([data.texts[i][k] for i, k in pairs])
+            targets = pictures([data.gallery[i] for i in labels.tolist()])
+            encode_texts = partial(_encode_texts, self.model, length_read(self.model, tokens))
+            encode_images = partial(_encode_images, self.model)
+            text = self.features(encode_texts, tokens)
+            target = self.features(encode_images, targets)
+            view = rows = None
+            if self.objective.needs_views:
+                views = [data.views[i][k] for i, k in pairs]
+                if lacks_views:
+                    rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
+                    views = [v for v in views if v is not None]
+                    if len(labels[rows].unique()) < 2:  # nothing to contrast
+                        rows = rows[:0]
+                if rows is None or len(rows):
+                    view = self.features(encode_images, pictures(views))
+            loss, terms = self.objective(
+                text,
+                view,
+                target,
+                self.model.logit_scale.exp(),
+                labels=None if data.targets is None else labels.to(text.device),
+                view_rows=rows,
+            )
+            absent = torch.tensor(float("nan"))  # the log has all columns, whatever the batch
+            columns = {name: terms.get(name, absent) for name in self.objective.terms}
+            if lacks_views:
+                columns["without_view"] = torch.tensor(size - len(rows))
+            columns["logit_scale"] = self.model.logit_scale.exp()
+            return {"loss": loss} | columns | self.objective.logged()
+
+        return step_loss
+
+    def features(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Unit features of the whole batch, of which this process computes its share."""
+        number, num_processes = len(inputs), self.group.num_processes
+        if number % num_processes:  # shares are of one size; some rows are computed twice
+            inputs = inputs[torch.arange(number + -number % num_processes) % number]
+        share = inputs[self.group.process_index :: num_processes].to(self.encoder.device)
+        parts = share.split(self.part_size)
+        if len(parts) == 1:
+            features = function(parts[0])
+        else:
+            # Gradient caching: each part is computed once more when its gradient is due.
+            features = torch.cat([checkpoint(function, p, use_reentrant=False) for p in parts])
+        features = F.normalize(features.float(), dim=-1)
+        if num_processes == 1:
+            return features
+        # In the batch's order, without the rows that were computed twice.
+        return torch.stack(all_gather(features), dim=1).flatten(0, 1)[:number]
+
+    def average_gradients(self) -> None:
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.group.num_processes
 
 
 def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict]:
@@ -301,36 +299,39 @@ _BEFORE_BLOCKS = re.compile(r"embed|conv1|ln_pre|norm_pre|cls_token")
 
 def _place(name: str) -> tuple[str, int]:
     """The tower of a parameter and its block, -1 outside the blocks."""
-    found = _BLOCK.search(name)
-    return "image" if "visual." in name else "text", int(found[1]) if found else -1
+    block = _BLOCK.search(name)
+    return "image" if "visual." in name else "text", int(block[1]) if block else -1
 
 
 def load_trained(
     folder: Path, recipe: EncoderRecipe, *, seed: int = 0, device: str | torch.device = "cpu"
 ) -> Encoder:
     """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
-    encoder = load_encoder(f"finetuned:{folder}", device=device)
-    settings = read_json(folder / CONFIG_NAME)
-    differing = [n for n, value in _facts(recipe, seed).items() if settings.get(n) != value]
-    if differing:
-        raise DataError(
-            f"{folder / CONFIG_NAME}: a run with another {' and '.join(differing)}; "
-            "choose another folder"
-        )
-    return encoder
+    tuned = load_encoder(f"finetuned:{folder}", device=device)
+    path = folder / CONFIG_NAME
+    settings = read_json(path)
+    if settings.get("seed") != seed:
+        raise DataError(f"{path}: a run with another seed; choose another folder")
+    if read_recipe(settings) != recipe:
+        raise DataError(f"{path}: a run with another recipe; choose another folder")
+    return tuned
 
 
-def _facts(recipe: EncoderRecipe, seed: int) -> dict:
-    """What the configuration of a trained encoder tells of its training, in the types of JSON."""
-    return {"recipe": asdict(recipe) | {"terms": list(recipe.terms)}, "seed": seed}
+def read_recipe(settings: Mapping[str, Any]) -> EncoderRecipe | None:
+    """The recipe in the `config.json` of a fine-tuned encoder; None where it names none.
+
+    What an older file lacks has its default.
+    """
+    try:
+        recipe = EncoderRecipe(**settings["recipe"])
+    except (KeyError, TypeError):
+        return None
+    return replace(recipe, terms=None if recipe.terms is None else tuple(recipe.terms))
 
 
 def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
     if recipe.query not in ("text", "view", "dar"):
         raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
-    unknown = sorted(set(recipe.terms) - set(DMCL_WEIGHTS))
-    if unknown or not recipe.terms:
-        raise DataError(f"unknown terms {unknown}; choose among {', '.join(DMCL_WEIGHTS)}")
     if size < 2:
         raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
     if size % num_processes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,21 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json, read_tensors
-from daitir.fusion import NRGR, ADaFuSE, ConcatMLP, CosineGate, ScalarGate
-from daitir.models import ASSETS
-from daitir.models.encoders import Encoder
-from daitir.objectives import info_nce
+from daitir.common.files import atomic_write, read_json, write_json
+from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
-from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.run import half_weights
+from daitir.recipes.selection import BEST_NAME, keep_best, load_best
+from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
-from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.profiles import FusionRecipe, Profile
-from daitir.studies.queries import SEED, SETS, load_query_set, manifest_of, queries_folder
 
-KINDS = ("scalar_gate", "cosine_gate", "concat_mlp", "nrgr", "adafuse")
-FUSIONS_FOLDER = ASSETS / "fusions"
-BEST_NAME, WEIGHTS_NAME, CONFIG_NAME = "best.safetensors", "fusion.safetensors", "config.json"
+FUSION_WEIGHTS, FUSION_CONFIG = "fusion.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -55,91 +48,6 @@ class FusionData:
         """The same data on a device."""
         values = (getattr(self, field.name) for field in fields(self))
         return FusionData(*(None if v is None else v.to(device) for v in values))
-
-
-def encode_queries(
-    profile: Profile,
-    name: str,
-    encoder: Encoder,
-    *,
-    cache: Path | None = None,
-    num_workers: int = 1,
-    progress: bool = False,
-) -> FusionData:
-    """A query set of the profile with its texts and its gallery encoded.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. With
-    `cache`, a folder, the features are kept there and read again.
-    """
-    folder = queries_folder(profile)
-    found = load_query_set(name, encoder, folder)
-    number = len(found.captions) if name == "train" else profile.num_gallery
-    facts = [manifest_of(folder), name, number, profile.image_size]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    path = None if cache is None else cache / f"{name}_{key}.safetensors"
-    if path is not None and path.is_file():
-        kept, _ = read_tensors(path)
-        return FusionData(kept["text"], found.view_features, kept["gallery"])
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    images = render_scenes(
-        scenes, size=profile.image_size, num_workers=num_workers, progress=progress
-    )
-    captions = [caption for row in found.drawn_captions for caption in row]
-    texts = encoder.encode_texts(captions, progress=progress).view_as(found.view_features)
-    gallery = encoder.encode_images(images, progress=progress)
-    if path is not None:
-        with atomic_write(path) as temporary:
-            save_file({"text": texts, "gallery": gallery}, temporary)
-    return FusionData(texts, found.view_features, gallery)
-
-
-def fusion_folder(profile: Profile, name: str, seed: int) -> Path:
-    """Where the trained fusion of a name and seed of the profile lies, or would lie."""
-    mini = profile.trained_fusions == "mini"
-    return (FUSIONS_FOLDER if mini else Path(profile.trained_fusions)) / name / str(seed)
-
-
-def build_fusion(dim: int, recipe: FusionRecipe) -> nn.Module:
-    """An untrained fusion of a kind of `KINDS`: features `(..., dim)` of text and view to a query.
-
-    Raises DataError for an unknown kind.
-    """
-    width, dropout = recipe.hidden_dim, recipe.dropout
-    if recipe.kind == "scalar_gate":
-        return ScalarGate()
-    if recipe.kind == "cosine_gate":
-        return CosineGate()
-    if recipe.kind == "concat_mlp":
-        return ConcatMLP(dim, hidden_dim=width, dropout=dropout)
-    if recipe.kind == "nrgr":
-        return NRGR(dim, hidden_dim=width, num_experts=recipe.num_experts)
-    if recipe.kind == "adafuse":
-        return ADaFuSE(
-            dim,
-            projection_dim=recipe.projection_dim,
-            hidden_dim=width,
-            num_experts=recipe.num_experts,
-            dropout=dropout,
-            use_gate=recipe.use_gate,
-            use_residual=recipe.use_residual,
-        )
-    raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {', '.join(KINDS)}")
-
-
-def fusion_loss(
-    model: nn.Module, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
-) -> Tensor:
-    """InfoNCE of the fused query with its target; NRGR adds three more pairs, as published.
-
-    Rows with the same integer in `labels` `(batch,)` are no negatives of each other.
-    """
-    scale = model.logit_scale.exp()
-    fused, _ = model(text, view)
-    loss = info_nce(fused, target, scale, labels=labels)
-    if isinstance(model, NRGR):
-        for a, b in ((view, target), (text, target), (view, text)):
-            loss = loss + info_nce(a, b, scale, labels=labels)
-    return loss
 
 
 @torch.no_grad()
@@ -171,12 +79,12 @@ def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
     equally good. `rounds` (num_dialogues, num_views) tells which rounds `data` holds.
     """
     text, view = data.text_features, data.view_features
-    found = []
+    recalls = []
     for weight in torch.linspace(0, 1, 21):
         fused = F.normalize((1 - weight) * text + weight * view, dim=-1)
         ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
-        found.append([(ranks < 10)[part].double().mean() for part in (rounds < 2, rounds >= 2)])
-    early, late = torch.tensor(found).argmax(dim=0).tolist()
+        recalls.append([(ranks < 10)[some].double().mean() for some in (rounds < 2, rounds >= 2)])
+    early, late = torch.tensor(recalls).argmax(dim=0).tolist()
     return early / 20, late / 20
 
 
@@ -189,63 +97,61 @@ def train_fusion(
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
-) -> nn.Module:
+) -> Fusion:
     """Train a fusion and keep the weights that are best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
     in a batch; where several dialogues look for one, it is no negative of its own. Every
-    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept; after
-    `recipe.patience` evaluations without a better one training ends.
+    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept.
 
     Args:
-        recipe: the kind of fusion, its sizes and its optimisation.
         folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
             A run that was interrupted continues.
 
     Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
     for a loss that is not finite.
     """
-    torch.manual_seed(seed)
     dim = train_data.view_features.shape[-1]
-    model = build_fusion(dim, recipe).to(device)
-    train_data, val_data = train_data.to(device), val_data.to(device)
-    config = LoopConfig.of(recipe, seed=seed, log_every=recipe.eval_every,
-                           checkpoint_every=recipe.eval_every)  # fmt: skip
-    number, num_views = train_data.view_features.shape[:2]
-    counts = train_data.counts
-    counts = torch.full((number,), num_views) if counts is None else counts.cpu()
-    size = min(recipe.batch_size, number)
-    best_path = folder / BEST_NAME
+    if not (folder / FUSION_CONFIG).is_file():
+        torch.manual_seed(seed)
+        model = build_fusion(dim, recipe).to(device)
+        val_data = val_data.to(device)
+        stop_after = keep_best(
+            model,
+            lambda: recall(model, val_data),
+            folder / BEST_NAME,
+            steps=recipe.steps,
+            eval_every=recipe.eval_every,
+            patience=recipe.patience,
+        )
+        step_loss = _step_loss(model, train_data.to(device), recipe.batch_size, seed)
+        every = {"log_every": recipe.eval_every, "checkpoint_every": recipe.eval_every}
+        config = LoopConfig.of(recipe, seed=seed, **every)
+        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
+        with atomic_write(folder / FUSION_WEIGHTS) as temporary:
+            save_file(half_weights(load_best(folder / BEST_NAME, model)), temporary)
+        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
+        write_json(folder / FUSION_CONFIG, settings)
+    return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
+
+
+def _step_loss(
+    model: Fusion, data: FusionData, batch_size: int, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """The loss of each step: on a batch of dialogues with one drawn round of each."""
+    number, num_views = data.view_features.shape[:2]
+    counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
 
     def step_loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = torch.randperm(number, generator=generator)[:size]
+        chosen = torch.randperm(number, generator=generator)[:batch_size]
         rounds = draw_views(counts[chosen], generator)
-        text, view = (
-            features[chosen, rounds]
-            for features in (train_data.text_features, train_data.view_features)
-        )
-        labels = None if train_data.targets is None else train_data.targets[chosen]
-        target = train_data.gallery_features[chosen if labels is None else labels]
-        return {"loss": fusion_loss(model, text, view, target, labels=labels)}
+        labels = None if data.targets is None else data.targets[chosen]
+        target = data.gallery_features[chosen if labels is None else labels]
+        text, view = data.text_features[chosen, rounds], data.view_features[chosen, rounds]
+        return {"loss": model.training_loss(text, view, target, labels=labels)}
 
-    stop_after = keep_best(
-        model,
-        lambda: recall(model, val_data),
-        best_path,
-        steps=config.steps,
-        eval_every=recipe.eval_every,
-        patience=recipe.patience,
-    )
-    if not (folder / CONFIG_NAME).is_file():
-        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
-        weights = {name: tensor.half() for name, tensor in load_best(best_path, model).items()}
-        with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            save_file(weights, temporary)
-        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
-        with atomic_write(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
+    return step_loss
 
 
 def load_fusion(
@@ -255,29 +161,39 @@ def load_fusion(
     seed: int | None = None,
     recipe: FusionRecipe | None = None,
     kind: str | None = None,
-) -> nn.Module:
-    """A fusion that `train_fusion` wrote, in eval mode.
+) -> Fusion:
+    """A fusion that `train_fusion` wrote.
 
-    Raises DataError, naming the file, where one is missing or damaged, or where the fusion is of
-    another dimension, seed, recipe or kind than is asked for.
+    Args:
+        folder: where it was written.
+        dim: the length of features that it must be of.
+        seed: that it must have been trained with.
+        recipe: that it must have been trained by.
+        kind: of `daitir.fusion.TRAINED_FUSIONS`, that it must be of.
+
+    Returns:
+        The fusion, in eval mode, on the CPU.
+
+    Raises:
+        DataError: a file is missing or damaged, or the fusion is another one than is asked for.
     """
-    for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
+    for path in (folder / FUSION_CONFIG, folder / FUSION_WEIGHTS):
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir train` writes it")
     try:
-        settings = read_json(folder / CONFIG_NAME)
-        found = settings | {"recipe": FusionRecipe(**settings["recipe"])}
-        found["kind"] = found["recipe"].kind
-        model = build_fusion(settings["dim"], found["recipe"])
-        weights = load_file(folder / WEIGHTS_NAME)
+        settings = read_json(folder / FUSION_CONFIG)
+        trained = FusionRecipe(**settings["recipe"])
+        facts = settings | {"recipe": trained, "kind": trained.kind}
+        model = build_fusion(settings["dim"], trained)
+        weights = load_file(folder / FUSION_WEIGHTS)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{folder}: no fusion ({line}); train it again") from error
     asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
     for name, wanted in asked.items():
-        if wanted is not None and found[name] != wanted:
+        if wanted is not None and facts[name] != wanted:
             raise DataError(
-                f"{folder / CONFIG_NAME}: a fusion of another {name}; choose another folder"
+                f"{folder / FUSION_CONFIG}: a fusion of another {name}; choose another folder"
             )
     return model.eval()

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from open_clip import IMAGENET_CLASSNAMES
@@ -22,9 +23,9 @@ from tqdm import tqdm
 
 from daitir.metrics import bootstrap_interval
 from daitir.models.lit_encoder import LitEncoder, build_lit, class_directions, save_head
-from daitir.recipes.card import write_card
+from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.settings import LitRecipe
 from daitir.retrieval import target_ranks
-from daitir.studies.profiles import LitRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ VAL_SENTENCES = (
 )
 """Sentences for held-out classes only, so that these are new in name and in wording."""
 
-QUERIES = ("name", "sentence", "definition")
+QUERY_KINDS = ("name", "sentence", "definition")
 DECIDING = "R@10, sentence"
 SCALES = tuple(range(5, 55, 5))
 
@@ -98,7 +99,7 @@ def training_texts(recipe: LitRecipe, *, seed: int) -> Texts:
 
 
 def held_out_texts(classes: list[int], *, seed: int) -> dict[str, Texts]:
-    """For each kind of `QUERIES` one text of each class."""
+    """For each kind of `QUERY_KINDS` one text of each class."""
     draw = random.Random(f"lit/held-out/{seed}")
     names, defined = class_names(), definitions()
     return {
@@ -122,9 +123,7 @@ def split_classes(recipe: LitRecipe, *, seed: int) -> tuple[list[int], list[int]
 def fit_ridge(inputs: Tensor, targets: Tensor, *, penalty: float) -> nn.Linear:
     """The linear map of least squares with an L2 penalty on its weights, in double precision.
 
-    Args:
-        inputs: (num_texts, in_dim).
-        targets: (num_texts, out_dim).
+    It is from `inputs` (num_texts, in_dim) to `targets` (num_texts, out_dim).
     """
     inputs, targets = inputs.double(), targets.double()
     centre, level = inputs.mean(dim=0), targets.mean(dim=0)
@@ -173,42 +172,29 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def embed(encoder: LitEncoder, texts: Texts, *, progress: bool = False) -> tuple[Tensor, Tensor]:
     """MiniLM's embeddings (num_texts, 384) of texts, and their classes (num_texts,)."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]))
-    found = torch.empty(len(texts), encoder.model.head.in_features)
+    embeddings = torch.empty(len(texts), encoder.model.head.in_features)
     for begin in tqdm(range(0, len(order), 256), desc="embedding names", disable=not progress):
         batch = order[begin : begin + 256]
         tokens = encoder.tokens([texts[index][0] for index in batch])
-        found[batch] = encoder.model.sentence_embeddings(**tokens).cpu()
-    return found, torch.tensor([index for _, index in texts])
+        embeddings[batch] = encoder.model.sentence_embeddings(**tokens).cpu()
+    return embeddings, torch.tensor([index for _, index in texts])
 
 
-def train_lit(
-    recipe: LitRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> None:
+def train_lit(recipe: LitRecipe, folder: Path, **options: Unpack[Options]) -> None:
     """Choose a head on validation classes, measure it on test classes, and train it on all.
 
     Nothing said of a held-out class is in training, its direction neither; it stands in the gallery
-    by its direction beside the others of its split. A run that was interrupted begins anew.
-
-    Args:
-        recipe: the joint space, the texts and the candidates.
-        folder: gets the head that `load_lit` reads, and the card with what was measured.
-        seed: of texts, split and batches.
-        device: where the parts run.
-        num_workers: not used.
+    by its direction beside the others of its split. `folder` gets the head that `load_lit` reads,
+    and a card with what was measured. A run that was interrupted begins anew.
 
     Raises DataError where the packages of the parts are missing.
     """
-    begin = time.monotonic()
-    encoder = build_lit(recipe.dim, device=device)
+    run, begin = Run(folder, **options), time.monotonic()
+    seed = run.seed
+    encoder = build_lit(recipe.dim, device=run.device)
     directions = class_directions(encoder.model).cpu()
     train_classes, val_classes, test_classes = split_classes(recipe, seed=seed)
-    inputs, classes = embed(encoder, training_texts(recipe, seed=seed), progress=progress)
+    inputs, classes = embed(encoder, training_texts(recipe, seed=seed), progress=run.progress)
 
     candidates: dict[str, Callable[[Tensor, Tensor], nn.Linear]] = {
         f"ridge, penalty {penalty:g}": lambda x, y, penalty=penalty: fit_ridge(
@@ -240,7 +226,7 @@ def train_lit(
     save_head(encoder.model, folder)
     facts = {
         "model": "daitir-lit",
-        "parameters_of_the_head": sum(p.numel() for p in encoder.model.head.parameters()),
+        "parameters_of_the_head": count_parameters(encoder.model.head),
         "dim": recipe.dim,
         "classes": recipe.num_classes,
         "texts": len(inputs),
@@ -252,7 +238,7 @@ def train_lit(
         "chance_R@10": round(10 / len(test_classes), 4),
         "logit_scale": scale,
     }
-    write_card(folder, facts, seed=seed, device=device, seconds=time.monotonic() - begin)
+    run.write_card(facts, time.monotonic() - begin)
 
 
 def _recalls(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import torch
 import transformers
@@ -16,11 +18,11 @@ from daitir.common.files import atomic_write
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.prompts import WINDOW_ROUNDS, window
-from daitir.recipes.card import write_card
-from daitir.recipes.loop import LOG_NAME, LoopConfig, train
+from daitir.recipes.loop import LOG_NAME
 from daitir.recipes.recogniser import any_object, any_stage
+from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
 from daitir.scenes import (
-    SOURCES,
     Question,
     Scene,
     Turn,
@@ -28,17 +30,19 @@ from daitir.scenes import (
     describe,
     dialogue,
     merge_facts,
+    phrase,
     sample_scene,
     split_of,
     world,
 )
-from daitir.scenes.dialogues import phrase
 from daitir.scenes.language import mention
-from daitir.studies.profiles import LmRecipe
 
 CONTEXT_LENGTH = 512
 IGNORED = -100
-_NUM_CHUNKS = 4
+NUM_CHUNKS = 4
+
+Window = tuple[list[int], list[bool]]
+"""Tokens, and which of them the model has to write."""
 
 
 def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -60,46 +64,32 @@ def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     )
 
 
-def train_lm(
-    recipe: LmRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> None:
-    """Train a language model from scratch and write the folder that `load_reformulator` reads.
+def train_lm(recipe: LmRecipe, folder: Path, **options: Unpack[Options]) -> None:
+    """Train a language model from scratch; `load_reformulator` reads its folder.
 
-    Args:
-        recipe: size of the model, data and optimiser.
-        folder: gets `work/` with the checkpoints and logs of both stages, and at the end weights,
-            config, tokeniser, log and card. A run that was interrupted continues.
-        seed: of weights and data.
-        device: where to train.
-        num_workers: not used; dialogues are written as they are needed.
+    `folder/work` gets the checkpoints and logs of both stages.
 
     Raises DataError for a checkpoint of another run.
     """
-    work = folder / "work"
+    run = Run(folder, **options)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
-    torch.manual_seed(seed)
-    model = build_lm(recipe, tokenizer).to(device)
+    torch.manual_seed(run.seed)
+    model = build_lm(recipe, tokenizer).to(run.device)
 
     def loss_with(single: Callable, number: int, step: int) -> dict[str, Tensor]:
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
-            windows += training_windows(tokenizer, seed, index)
+            windows += training_windows(tokenizer, run.seed, index)
         for index in range(step * number, (step + 1) * number):
-            windows.append(single(tokenizer, seed, index))
+            windows.append(single(tokenizer, run.seed, index))
         # Windows of like length go together, so that little is computed on padding.
         windows.sort(key=lambda pair: len(pair[0]))
-        size = -(-len(windows) // _NUM_CHUNKS)
-        chunks = [windows[begin : begin + size] for begin in range(0, len(windows), size)]
-        return losses_of(
-            model,
-            [[part.to(device) for part in _pad(c, tokenizer.pad_token_id)] for c in chunks],
-        )
+        size = -(-len(windows) // NUM_CHUNKS)
+        chunks = [
+            _pad(windows[begin : begin + size], tokenizer.pad_token_id)
+            for begin in range(0, len(windows), size)
+        ]
+        return losses_of(model, [[part.to(run.device) for part in chunk] for chunk in chunks])
 
     def first_loss(step: int) -> dict[str, Tensor]:
         return loss_with(caption_window, recipe.num_captions, step)
@@ -108,15 +98,15 @@ def train_lm(
         return loss_with(answer_window, recipe.num_answers, recipe.steps + step)
 
     # The head is the embedding's matrix once more: a checkpoint holds it once.
-    first = LoopConfig.of(recipe, seed=seed)
-    seconds = train(model.model, first_loss, first, work / "captions", progress=progress)
-    second = LoopConfig.of(recipe, seed=seed, steps=recipe.answer_steps)
-    seconds += train(model.model, second_loss, second, work / "answers", progress=progress)
-    parameters = sum(p.numel() for p in model.parameters())
+    seconds = run.train(model.model, first_loss, recipe, stage="work/captions")
+    seconds += run.train(
+        model.model, second_loss, recipe, stage="work/answers", steps=recipe.answer_steps
+    )
+    parameters = count_parameters(model)
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with atomic_write(folder / LOG_NAME) as temporary:
-        temporary.write_bytes((work / "answers" / LOG_NAME).read_bytes())
+        shutil.copyfile(folder / "work" / "answers" / LOG_NAME, temporary)
     facts = {
         "model": "daitir-lm",
         "parameters": parameters,
@@ -128,7 +118,7 @@ def train_lm(
         "num_answers": recipe.num_answers,
         "transformers": transformers.__version__,
     }
-    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+    run.write_card(facts, seconds)
 
 
 def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
@@ -151,14 +141,14 @@ def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> di
 
 def training_windows(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> list[tuple[list[int], list[bool]]]:
+) -> list[Window]:
     """Dialogue number `index` of a training run with the plainest true refinement, in windows.
 
     The sources take turns. Every second scene is an unlikely one. The first window is of one to
     `WINDOW_ROUNDS` rounds, so that later ones begin at any round.
     """
     scene = unlikely_scene(seed, index) if index % 2 else sample_scene(seed, "train", index)
-    turns = dialogue(SOURCES[index % len(SOURCES)], scene, seed=seed)
+    turns = dialogue(TRAINING_SOURCES[index % len(TRAINING_SOURCES)], scene, seed=seed)
     captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
     rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
     first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)
@@ -171,7 +161,7 @@ def training_windows(
 
 def caption_window(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> tuple[list[int], list[bool]]:
+) -> Window:
     """A caption of an unlikely scene and its plainest wording: many nouns in few tokens."""
     rng = random.Random(f"caption/{seed}/{index}")
     facts = mention(
@@ -189,7 +179,7 @@ def caption_window(
 
 def answer_window(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> tuple[list[int], list[bool]]:
+) -> Window:
     """A caption of several objects, and answers about what one of them is like.
 
     Whose colour it is has to be found out by comparing names. In dialogues few rounds ask for it,
@@ -215,8 +205,8 @@ def answer_window(
         # The place of an object is the hardest to learn, so it is asked for more often.
         asked = ["position", "position", "size"] + ["colour"] * world.CATEGORIES[name].has_colour
         question = Question(name, rng.choice(asked))
-        found = answer(question, scene, merge_facts(turns))
-        turns.append(Turn(phrase(question, found, style, rng), found))
+        facts_told = answer(question, scene, merge_facts(turns))
+        turns.append(Turn(phrase(question, facts_told, style, rng), facts_told))
         rounds.append((turns[-1].text, describe(merge_facts(turns))))
     return window(tokenizer, describe(facts), rounds)
 
@@ -230,23 +220,21 @@ def unlikely_scene(seed: int, index: int) -> Scene:
     rng = random.Random(f"unlikely/{seed}/{index}")
     while True:
         number = rng.randint(1, world.MAX_OBJECTS)
-        categories, cells = (
-            rng.sample(list(world.CATEGORIES), number),
-            rng.sample(world.CELLS, number),
-        )
+        categories = rng.sample(list(world.CATEGORIES), number)
+        cells = rng.sample(world.CELLS, number)
         objects = [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
         scene = Scene(*any_stage(rng), tuple(objects))
         if split_of(scene) == "train":
             return scene
 
 
-def _pad(windows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[Tensor, Tensor]:
+def _pad(windows: list[Window], pad: int) -> tuple[Tensor, Tensor]:
     """Tokens and labels (num_windows, longest); `IGNORED` where the model writes nothing."""
     longest = max(len(ids) for ids, _ in windows)
     tokens = torch.full((len(windows), longest), pad)
     labels = torch.full((len(windows), longest), IGNORED)
     for row, (ids, written) in enumerate(windows):
         tokens[row, : len(ids)] = torch.tensor(ids)
-        labels[row, : len(ids)] = torch.where(torch.tensor(written), tokens[row, : len(ids)],
-                                              IGNORED)  # fmt: skip
+        places = torch.tensor(written).nonzero()[:, 0]
+        labels[row, places] = tokens[row, places]
     return tokens, labels

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
@@ -81,10 +82,10 @@ def draw_views(counts: Tensor, generator: torch.Generator) -> Tensor:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Weight decay for matrices only: not for gains, biases and the logit scale."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
 
 
@@ -107,7 +108,6 @@ def train(
         model: what is trained; it stays on its device.
         step_loss: maps a step number to named scalar losses; `"loss"` is minimised. Its data must
             depend on the step number alone.
-        config: the optimisation.
         folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
         groups: parameter groups of the optimiser, by default those of `parameter_groups`; a
             group's learning rate is the schedule's times its `"scale"`, where it has one.
@@ -115,7 +115,6 @@ def train(
         after_step: called after each update, for example to clamp a logit scale.
         stop_after: told how many steps are done, after each; true ends the training early.
         is_main: whether this process writes; of several that train together only one does.
-        progress: show a progress bar on stderr.
 
     Returns:
         The seconds that all steps took, those before an interruption included.
@@ -126,15 +125,14 @@ def train(
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
     """
     with claimed(folder):
-        optimizer = torch.optim.AdamW(
+        optimizer = AdamW(
             groups or parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
             betas=config.betas,
         )
         checkpoint, log = folder / CHECKPOINT_NAME, folder / LOG_NAME
         start = load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.is_file() else 0
-        seconds_before = _trim_log(log, start) if is_main else 0.0
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        began = time.perf_counter() - (_trim_log(log, start) if is_main else 0.0)
         model.train()
         bar = tqdm(
             range(start, config.steps),
@@ -144,46 +142,54 @@ def train(
             unit="step",
             disable=not (progress and is_main),
         )
-        began = time.perf_counter() - seconds_before
         for step in bar:
             rate = learning_rate_at(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("scale", 1.0)
             torch.manual_seed(config.seed * 1_000_003 + step)
             losses = step_loss(step)
-            loss = losses["loss"]
-            if not torch.isfinite(loss):
+            if not torch.isfinite(losses["loss"]):
                 raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}; the last good checkpoint is "
-                    f"{checkpoint}: lower the learning rate or raise the warm-up"
+                    f"the loss is {losses['loss'].item()} at step {step}; the last good checkpoint "
+                    f"is {checkpoint}: lower the learning rate or raise the warm-up"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if after_backward is not None:
-                after_backward()
-            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
+            norm = _update(optimizer, losses["loss"], config.clip_norm, after_backward)
             if after_step is not None:
                 after_step()
             done = step + 1
-            stopped = stop_after is not None and stop_after(done)
-            last = stopped or done == config.steps
-            if is_main and (done % config.log_every == 0 or last):
-                row = {"step": done, "learning_rate": rate, "gradient_norm": norm.item()}
+            is_last = (stop_after is not None and stop_after(done)) or done == config.steps
+            if is_main and (done % config.log_every == 0 or is_last):
+                row = {"step": done, "learning_rate": rate, "gradient_norm": norm}
                 row |= {name: value.item() for name, value in losses.items()}
-                row["seconds"] = time.perf_counter() - began
-                _append_row(log, row)
+                _append_row(log, row | {"seconds": time.perf_counter() - began})
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
-            if is_main and (done % config.checkpoint_every == 0 or last):
+            if is_main and (done % config.checkpoint_every == 0 or is_last):
                 save_checkpoint(checkpoint, model, optimizer, config, done)
-            if last:
+            if is_last:
                 break
         model.eval()
         return time.perf_counter() - began
 
 
+def _update(
+    optimizer: AdamW, loss: Tensor, clip_norm: float, after_backward: Callable[[], None] | None
+) -> float:
+    """One step of the optimiser; the norm of the gradient before it was clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if after_backward is not None:
+        after_backward()
+    norm = nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
+    optimizer.step()
+    return norm.item()
+
+
+def _parameters(optimizer: AdamW) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, step: int
+    path: Path, model: nn.Module, optimizer: AdamW, config: LoopConfig, step: int
 ) -> None:
     """Weights, AdamW state and step number in one safetensors file, written atomically."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -195,9 +201,7 @@ def save_checkpoint(
         save_file(tensors, temporary, metadata=metadata)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
-) -> int:
+def load_checkpoint(path: Path, model: nn.Module, optimizer: AdamW, config: LoopConfig) -> int:
     """Restore model and optimiser in place; returns the number of steps done.
 
     Raises DataError where the file is damaged, or of another model or configuration.
@@ -208,9 +212,9 @@ def load_checkpoint(
         if step < 0:
             raise ValueError(f"step {step}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        line = f"no {error}" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{path}: not a readable checkpoint ({line}); remove it, and training begins anew"
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); remove it, and "
+            "training begins anew"
         ) from error
     wanted = json.loads(json.dumps(asdict(config)))
     differing = [name for name in wanted if saved.get(name) != wanted[name]]
@@ -219,40 +223,25 @@ def load_checkpoint(
             f"{path}: written with another {', '.join(differing)}; choose another folder"
         )
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    parameters, state = _parameters(optimizer), {}
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DataError(f"{path}: the checkpoint is of another model; choose another folder") from (
-            error
-        )
-    optimizer.load_state_dict(
-        {
-            "state": _optimizer_state(path, tensors, optimizer),
-            "param_groups": optimizer.state_dict()["param_groups"],
-        }
-    )
-    logger.info("%s: continuing after step %d", path, step)
-    return step
-
-
-def _optimizer_state(
-    path: Path, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[int, dict[str, Tensor]]:
-    """AdamW's state of each parameter by its number, from the tensors of a checkpoint."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    try:
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensor
                 if tensor.ndim and tensor.shape != parameters[int(index)].shape:
                     raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
-    except (ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: the optimiser's state is of another model ({error}); choose another folder"
+            f"{path}: the checkpoint or its optimiser's state is of another model ({line}); "
+            "choose another folder"
         ) from error
-    return state
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    logger.info("%s: continuing after step %d", path, step)
+    return step
 
 
 def _trim_log(path: Path, step: int) -> float:
@@ -268,15 +257,14 @@ def _trim_log(path: Path, step: int) -> float:
     num_torn = len(rows) - len(whole) + bool(lines[-1])
     if num_torn:
         logger.warning("%s: %d damaged rows are dropped", path, num_torn)
-    kept = [row for row in whole if float(row["step"]) <= step]
-    if not kept:
+    before = [row for row in whole if float(row["step"]) <= step]
+    if not before:
         path.unlink()
-    elif num_torn or len(kept) < len(rows):
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=header)
-            writer.writeheader()
-            writer.writerows(kept)
-    return float(kept[-1]["seconds"]) if kept else 0.0
+    elif num_torn or len(before) < len(rows):
+        with atomic_write(path) as temporary:
+            for row in before:
+                _append_row(temporary, row)
+    return float(before[-1]["seconds"]) if before else 0.0
 
 
 def _is_whole(header: list[str], row: list[str]) -> bool:
@@ -291,10 +279,10 @@ def _is_whole(header: list[str], row: list[str]) -> bool:
 
 
 def _append_row(path: Path, row: dict) -> None:
-    new = not path.is_file()
+    is_new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
+        if is_new:
             writer.writeheader()
         writer.writerow(
             {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()}

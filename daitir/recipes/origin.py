@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.files import read_json, write_json
 from daitir.models.encoders import Encoder
 from daitir.recipes.loop import LOG_NAME
 
@@ -21,21 +20,20 @@ def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
     `data` is their `data_digest`, None for the query sets of a profile. Raises DataError where the
     folder holds a run of another encoder or of other data.
     """
-    facts = {"encoder": {"spec": encoder.spec, "digest": encoder.digest}, "data": data}
     path = folder / ORIGIN_NAME
     if path.is_file():
-        kept = read_json(path)
-        differing = ["another encoder"] if _digest_of(path, kept) != encoder.digest else []
-        differing += ["other data"] if kept.get("data") != data else []
+        _, digest, data_before = _read(path)
+        differing = ["another encoder"] * (digest != encoder.digest)
+        differing += ["other data"] * (data_before != data)
     else:
         # A run that began before there was such a file is of a profile.
-        differing = ["other data"] if data is not None and (folder / LOG_NAME).is_file() else []
+        differing = ["other data"] * (data is not None and (folder / LOG_NAME).is_file())
     if differing:
         raise DataError(
             f"{folder}: holds a run with {' and '.join(differing)}; choose another folder"
         )
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    facts = {"encoder": {"spec": encoder.spec, "digest": encoder.digest}, "data": data}
+    write_json(path, facts)
 
 
 def check_origin(folder: Path, encoder: Encoder) -> None:
@@ -49,16 +47,18 @@ def check_origin(folder: Path, encoder: Encoder) -> None:
     if not path.is_file():
         logger.warning("%s: does not say which encoder it was trained on", folder)
         return
-    kept = read_json(path)
-    if _digest_of(path, kept) != encoder.digest:
+    spec, digest, _ = _read(path)
+    if digest != encoder.digest:
         raise DataError(
-            f"{folder}: was trained on another encoder ({kept['encoder'].get('spec')}) than "
-            f"{encoder.spec} as it is now; name that encoder, or train the fusion on this one"
+            f"{folder}: was trained on another encoder ({spec}) than {encoder.spec} as it is now; "
+            "name that encoder, or train the fusion on this one"
         )
 
 
-def _digest_of(path: Path, kept: object) -> str:
+def _read(path: Path) -> tuple[str | None, str, str | None]:
+    """The spec and the digest of the encoder, and the digest of the data."""
+    facts = read_json(path)
     try:
-        return kept["encoder"]["digest"]
-    except (KeyError, TypeError) as error:
+        return facts["encoder"].get("spec"), facts["encoder"]["digest"], facts.get("data")
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: names no encoder; train again in another folder") from error

@@ -20,7 +20,7 @@ from daitir.recipes.own_data import (
     sample_gallery,
     with_views,
 )
-from daitir.studies.profiles import EncoderRecipe, FusionRecipe
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 
 VAL_IMAGES = 2000
 Texts = dict[str, tuple[Path, str, str]]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, write_json
 from daitir.models.identity import CONFIG_NAME
 from daitir.models.recogniser import (
     IMAGE_SIZE,
@@ -23,85 +23,58 @@ from daitir.models.recogniser import (
     to_pixels,
     to_values,
 )
-from daitir.recipes.card import write_card
-from daitir.recipes.loop import LoopConfig, train
-from daitir.scenes import (
-    Scene,
-    SceneObject,
-    render_scenes,
-    sample_scenes,
-    split_of,
-    world,
-)
-from daitir.studies.profiles import RecogniserRecipe
+from daitir.recipes.run import Options, Run, count_parameters, half_weights
+from daitir.recipes.settings import RecogniserRecipe
+from daitir.scenes import Scene, SceneObject, sample_scenes, split_of, world
 
 
-def train_recogniser(
-    recipe: RecogniserRecipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = True,
-) -> None:
-    """Train a recogniser from scratch and write the folder that `load_recogniser` reads.
+def train_recogniser(recipe: RecogniserRecipe, folder: Path, **options: Unpack[Options]) -> None:
+    """Train a recogniser from scratch; `load_recogniser` reads its folder.
 
     Half of the pictures are training scenes as the world has them; the other half is crowded:
     any category anywhere, up to six objects, also twice the same, so that what is read is what
     is seen and not what is usual. No picture shows a held-out combination.
 
-    Args:
-        recipe: width, data and optimiser.
-        folder: gets checkpoint and log, and at the end weights, config and card. A run that was
-            interrupted continues.
-        seed: of weights, data and degradations.
-        device: where to train.
-        num_workers: processes that render the scenes.
-
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig.of(recipe, seed=seed)
-    torch.manual_seed(seed)
-    model = RecogniserNet(recipe.width).to(device, memory_format=torch.channels_last)
-    scenes = sample_scenes(seed, "train", recipe.num_scenes // 2)
-    scenes += [crowded_scene(seed, index) for index in range(recipe.num_scenes - len(scenes))]
-    images = render_scenes(scenes, size=IMAGE_SIZE, num_workers=num_workers, progress=progress)
+    run = Run(folder, **options)
+    torch.manual_seed(run.seed)
+    model = RecogniserNet(recipe.width).to(run.device, memory_format=torch.channels_last)
+    scenes = sample_scenes(run.seed, "train", recipe.num_scenes // 2)
+    scenes += [crowded_scene(run.seed, index) for index in range(recipe.num_scenes - len(scenes))]
+    images = run.render(scenes, IMAGE_SIZE)
     truth = to_values(scenes)
 
     def step_loss(step: int) -> dict[str, Tensor]:
-        chosen = np.random.default_rng([seed, step]).choice(
-            len(scenes), recipe.batch_size, replace=False
-        )
-        pixels = degrade(to_pixels(torch.from_numpy(images[chosen]).to(device)))
+        chosen = run.batch(step, len(scenes), recipe.batch_size)
+        pixels = degrade(to_pixels(torch.from_numpy(images[chosen]).to(run.device)))
         logits = model(pixels.contiguous(memory_format=torch.channels_last))
-        losses = {
-            name: F.cross_entropy(
-                values.flatten(0, -2),
-                truth[name][chosen].flatten().to(device),
-                ignore_index=NO_VALUE,
-            )
-            for name, values in logits.items()
-        }
+        losses = reading_losses(logits, {name: truth[name][chosen] for name in logits})
         return {"loss": sum(losses.values()), **losses}
 
-    seconds = train(model, step_loss, config, folder, progress=progress)
-    weights = {n: t.detach().cpu() for n, t in model.state_dict().items()}
-    weights = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in
-               weights.items()}  # fmt: skip
+    seconds = run.train(model, step_loss, recipe)
     with atomic_write(folder / RECOGNISER_WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        save_file(half_weights(model.state_dict()), temporary)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
-    with atomic_write(folder / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG_NAME, settings)
     facts = {
         "model": "daitir-recogniser",
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "training_scenes": recipe.num_scenes,
         "steps": recipe.steps,
         "batch_size": recipe.batch_size,
     }
-    write_card(folder, facts, seed=seed, device=device, seconds=seconds)
+    run.write_card(facts, seconds)
+
+
+def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For each attribute the cross-entropy of its logits (..., num_values) with values (...)."""
+    return {
+        name: F.cross_entropy(
+            values.flatten(0, -2), truth[name].flatten().to(values.device), ignore_index=NO_VALUE
+        )
+        for name, values in logits.items()
+    }
 
 
 def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 0) -> Scene:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 
+BEST_NAME = "best.safetensors"
+
 
 def keep_best(
     model: nn.Module,
@@ -38,11 +40,11 @@ def keep_best(
         if done % eval_every and done != steps:
             return False
         best_step, best = read_best(path)
-        found = measure()
-        if found > best:
-            metadata = {"step": str(done), "measure": repr(found)}
+        value = measure()
+        if value > best:
             with atomic_write(path) as temporary:
-                save_file(model.state_dict(), temporary, metadata)
+                about = {"step": str(done), "measure": repr(value)}
+                save_file(model.state_dict(), temporary, about)
             return False
         return patience is not None and done - best_step >= patience * eval_every
 
@@ -57,8 +59,7 @@ def read_best(path: Path) -> tuple[int, float]:
     if not path.is_file():
         return 0, -1.0
     with _reading(path), safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        step, measure = int(metadata["step"]), float(metadata["measure"])
+        step, measure = int(file.metadata()["step"]), float(file.metadata()["measure"])
         if not math.isfinite(measure):
             raise ValueError(f"measure {measure}")
         return step, measure

@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import CLIP_FOLDER
-from daitir.models.recogniser import CELL_ATTRIBUTES, NO_VALUE, SCENE_ATTRIBUTES, VALUES, to_values
-from daitir.recipes.loop import LoopConfig, train
+from daitir.models.recogniser import CELL_ATTRIBUTES, SCENE_ATTRIBUTES, VALUES, to_values
+from daitir.recipes.recogniser import reading_losses
+from daitir.recipes.run import Run
+from daitir.recipes.settings import DiffusionRecipe
 from daitir.scenes import (
     Scene,
     describe,
@@ -31,7 +32,6 @@ from daitir.scenes import (
     short_caption,
     world,
 )
-from daitir.studies.profiles import DiffusionRecipe
 
 PROMPT_LENGTH = 80
 FULLY_STATED = 0.75  # what is not said cannot be learned
@@ -131,47 +131,36 @@ class Speller(nn.Module):
         return logits | {"number": places[..., :NUM_PLACES]}
 
 
-def train_text_encoder(
-    recipe: DiffusionRecipe, folder: Path, *, seed: int = 0, device: str = "cpu",
-    progress: bool = True,
-) -> tuple[CLIPTextModel, float]:  # fmt: skip
+def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel, float]:
     """The mini dual encoder's text tower, taught to spell; it, and the seconds.
-
-    Args:
-        recipe: steps, batch size and learning rate.
-        folder: gets checkpoint and log. A run that was interrupted continues.
 
     Raises DataError for a checkpoint of another run.
     """
-    config = LoopConfig.of(
-        recipe,
-        seed=seed,
-        steps=recipe.text_steps,
-        learning_rate=recipe.text_learning_rate,
-        clip_norm=1.0,
-    )
-    torch.manual_seed(seed)
-    model = Speller(clip_text_model()).to(device)
+    torch.manual_seed(run.seed)
+    model = Speller(clip_text_model()).to(run.device)
     tokenizer = prompt_tokenizer()
 
     def step_loss(step: int) -> dict[str, Tensor]:
         size = recipe.text_batch_size
-        scenes = sample_scenes(seed, "train", size, start=step * size)
+        scenes = sample_scenes(run.seed, "train", size, start=step * size)
         prompts = [
-            write_prompt(scene, random.Random(f"spell/{seed}/{step}/{i}"))
+            write_prompt(scene, random.Random(f"spell/{run.seed}/{step}/{i}"))
             for i, scene in enumerate(scenes)
         ]
-        logits = model(tokenize(tokenizer, prompts).to(device))
-        truths = to_values(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
-        losses = {
-            name: F.cross_entropy(
-                logits[name].flatten(0, -2), truth.flatten().to(device), ignore_index=NO_VALUE
-            )
-            for name, truth in truths.items()
-        }
+        logits = model(tokenize(tokenizer, prompts).to(run.device))
+        truth = to_values(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
+        losses = reading_losses({name: logits[name] for name in truth}, truth)
         return {"loss": sum(losses.values()), **losses}
 
-    seconds = train(model, step_loss, config, folder, progress=progress)
+    seconds = run.train(
+        model,
+        step_loss,
+        recipe,
+        stage="text_encoder",
+        steps=recipe.text_steps,
+        learning_rate=recipe.text_learning_rate,
+        clip_norm=1.0,
+    )
     return model.encoder.requires_grad_(False), seconds
 
 

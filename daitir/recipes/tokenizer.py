@@ -19,7 +19,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from daitir.scenes import SOURCES, dialogue, sample_scenes, short_caption
+from daitir.recipes.settings import TRAINING_SOURCES
+from daitir.scenes import dialogue, sample_scenes, short_caption
 
 VOCAB_SIZE = 1024
 
@@ -35,7 +36,7 @@ def train_tokenizer(
     texts = []
     for index, scene in enumerate(sample_scenes(0, "train", num_scenes)):
         texts.append(short_caption(scene, random.Random(f"tokenizer/{index}")))
-        source = SOURCES[index % len(SOURCES)]
+        source = TRAINING_SOURCES[index % len(TRAINING_SOURCES)]
         texts += [turn.text for turn in dialogue(source, scene)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -2,24 +2,22 @@
 
 from daitir.scenes import world
 from daitir.scenes.controlled import ControlledView, controlled_view
-from daitir.scenes.datasets import render_scenes, sample_scenes
 from daitir.scenes.dialogues import (
     NUM_QUESTIONS,
     SOURCES,
-    Question,
     Turn,
     answer,
-    ask,
     best_question,
     dialogue,
     merge_facts,
-    reply,
+    register_source,
     rewrites,
+    talk,
 )
 from daitir.scenes.language import Parsed, describe, implied, parse, short_caption
-from daitir.scenes.render import Rendered, render
+from daitir.scenes.render import Rendered, render, render_scenes
 from daitir.scenes.scene import (
-    SPLITS,
+    SCENE_SPLITS,
     Fact,
     Scene,
     SceneObject,
@@ -27,13 +25,15 @@ from daitir.scenes.scene import (
     counterfactual,
     holds,
     sample_scene,
+    sample_scenes,
     split_of,
 )
+from daitir.scenes.speech import Question, ask, phrase, reply
 
 __all__ = [
     "NUM_QUESTIONS",
     "SOURCES",
-    "SPLITS",
+    "SCENE_SPLITS",
     "ControlledView",
     "Fact",
     "Parsed",
@@ -54,6 +54,8 @@ __all__ = [
     "implied",
     "merge_facts",
     "parse",
+    "phrase",
+    "register_source",
     "render",
     "render_scenes",
     "reply",
@@ -62,5 +64,6 @@ __all__ = [
     "sample_scenes",
     "short_caption",
     "split_of",
+    "talk",
     "world",
 ]

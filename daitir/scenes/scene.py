@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from daitir.scenes import world
 
-SPLITS = ("train", "val", "test", "heldout")
+SCENE_SPLITS = ("train", "val", "test", "heldout")
 _SPLIT_SHARES = {"train": 60, "val": 20, "test": 20}
 
 
@@ -141,8 +141,8 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
 
     Raises ValueError for an unknown split or a negative index.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if split not in SCENE_SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SCENE_SPLITS)}")
     if index < 0:
         raise ValueError(f"a scene's index is 0 or more, not {index}")
     rng = random.Random(f"scene/{seed}/{split}/{index}")
@@ -150,6 +150,11 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
         scene = complete((), rng, allow_held_out=split == "heldout")
         if split_of(scene) == split:
             return scene
+
+
+def sample_scenes(seed: int, split: str, num_scenes: int, *, start: int = 0) -> list[Scene]:
+    """Scenes `start` to `start + num_scenes - 1` of a split."""
+    return [sample_scene(seed, split, start + index) for index in range(num_scenes)]
 
 
 def choose(rng: random.Random, options: Sequence, weights: Sequence[float]):
@@ -297,16 +302,7 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
     subject, attribute, value = fact
     if holds(fact, scene):
         raise ValueError(f"{fact} holds in the scene already")
-    options = {
-        "place": world.PLACES,
-        "time": world.TIMES,
-        "weather": world.WEATHERS,
-        "colour": world.COLOURS,
-        "size": world.SIZES,
-        "column": world.COLUMNS,
-        "row": world.ROWS,
-        "present": (True, False),
-    }
+    options = {**world.OPTIONS, "present": (True, False)}
     if value not in options.get(attribute, ()):
         raise ValueError(f"{fact} is no change that one object or the background can make")
     if subject == "scene":

@@ -16,6 +16,11 @@ SIZES = ("small", "large")
 COLUMNS = ("left", "middle", "right")
 ROWS = ("front", "back")
 CELLS = tuple(product(COLUMNS, ROWS))
+OPTIONS = {
+    "place": PLACES, "time": TIMES, "weather": WEATHERS, "colour": COLOURS, "size": SIZES,
+    "column": COLUMNS, "row": ROWS,
+}  # fmt: skip
+"""The values that each attribute of the scene or of an object can have."""
 RELATIONS = ("left of", "right of", "in front of")
 GROUPS = ("people", "animals", "vehicles", "plants", "things")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.conditions import Condition, Key, Shown, Study, Trained, gain
-from daitir.studies.profiles import FusionRecipe
 
 if TYPE_CHECKING:
     from daitir.studies.profiles import Profile

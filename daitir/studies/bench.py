@@ -37,16 +37,15 @@ from daitir.models.reformulation import Reformulator, load_reformulator
 from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.recipes.clip import train_clip
 from daitir.recipes.diffusion import retrain_unet
-from daitir.recipes.finetune import encoder_folder, finetune, load_trained
+from daitir.recipes.finetune import finetune, load_trained
 from daitir.recipes.fusion import (
-    CONFIG_NAME,
+    FUSION_CONFIG,
     FusionData,
-    fusion_folder,
     load_fusion,
     train_fusion,
     tuned_weights,
 )
-from daitir.recipes.triples import FinetuneData, as_read, profile_data, training_data
+from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import first_equal, reciprocal_rank_fusion, target_ranks
 from daitir.scenes import (
     NUM_QUESTIONS,
@@ -75,6 +74,13 @@ from daitir.studies.queries import (
     load_query_set,
     queries_folder,
     set_dialogues,
+)
+from daitir.studies.training_sets import (
+    as_read,
+    encoder_folder,
+    fusion_folder,
+    profile_data,
+    training_data,
 )
 
 T = TypeVar("T")
@@ -251,8 +257,8 @@ class Bench:
         folder = folder / str(seed)
         if encoder == ZERO_SHOT and trained.views == "kept":
             shipped = fusion_folder(self.profile, trained.recipe, seed)
-            folder = shipped if (shipped / CONFIG_NAME).is_file() else folder
-        if not (folder / CONFIG_NAME).is_file():
+            folder = shipped if (shipped / FUSION_CONFIG).is_file() else folder
+        if not (folder / FUSION_CONFIG).is_file():
             if encoder != condition.encoder:
                 raise DataError(
                     f"{folder}: no fusion trained on {encoder}; measure that encoder first"

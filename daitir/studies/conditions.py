@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from daitir.recipes.settings import EncoderRecipe, FusionRecipe
     from daitir.studies.bench import Bench
-    from daitir.studies.profiles import EncoderRecipe, FusionRecipe, Profile
+    from daitir.studies.profiles import Profile
     from daitir.studies.ranks import Ranks
 
 ZERO_SHOT = "zero_shot"  # the encoder before any training of ours

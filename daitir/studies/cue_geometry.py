@@ -22,7 +22,7 @@ from daitir.analysis.geometry.pairs import CUES
 from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
-from daitir.recipes.fusion import fusion_folder, load_fusion
+from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies.conditions import Instrument
 from daitir.studies.cue_samples import (
@@ -43,6 +43,7 @@ from daitir.studies.cue_tables import (
 )
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED
+from daitir.studies.training_sets import fusion_folder
 
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
 NUM_GALLERY = 2000

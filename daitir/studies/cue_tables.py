@@ -24,9 +24,9 @@ from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
 from daitir.models.finetuned import CONFIG_NAME
-from daitir.recipes.finetune import encoder_folder
 from daitir.studies.cue_samples import CueSample
 from daitir.studies.profiles import Profile
+from daitir.studies.training_sets import encoder_folder
 
 COLUMNS = (
     "measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from daitir.objectives import DMCL_TERMS
+from daitir.recipes.settings import EncoderRecipe
 from daitir.studies.conditions import ZERO_SHOT, Condition, Key, Shown, Study, gain
 from daitir.studies.encoders import read_by
-from daitir.studies.profiles import DMCL_TERMS, EncoderRecipe
 
 if TYPE_CHECKING:
     from daitir.studies.bench import Bench

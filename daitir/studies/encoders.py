@@ -19,7 +19,8 @@ from daitir.studies.conditions import (
 from daitir.studies.memory import ENCODER_DECAYS, remembered
 
 if TYPE_CHECKING:
-    from daitir.studies.profiles import EncoderRecipe, Profile
+    from daitir.recipes.settings import EncoderRecipe
+    from daitir.studies.profiles import Profile
     from daitir.studies.ranks import Ranks
 
 SHORT_CAPTION = "short_caption"

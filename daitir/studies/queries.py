@@ -8,7 +8,6 @@ the recogniser reads off them, beside one `manifest.json` that names the models.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.files import atomic_write, read_json, write_json
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
@@ -55,15 +54,11 @@ class Models:
 
 @dataclass(frozen=True)
 class SetRecipe:
-    """What a query set is made of.
+    """What a query set is made of: dialogues of a source about scenes of a split.
 
-    Attributes:
-        source: of the dialogues.
-        split: of the scenes.
-        size: the field of a profile that says how many dialogues.
-        partly_drawn: whether only some rounds of each dialogue are drawn, at random.
-        seed: of the noise that drawing starts from.
-        fixed_noise: whether all rounds of a dialogue start from the same noise.
+    `size` is the field of a profile that says how many. With `partly_drawn` only some rounds of
+    each dialogue are drawn, at random. `seed` is that of the noise that drawing starts from; with
+    `fixed_noise` all rounds of a dialogue start from the same.
     """
 
     source: str
@@ -134,9 +129,7 @@ def make_query_set(
     """Refine dialogues, draw views of their captions, encode and read the views.
 
     Args:
-        recipe: which rounds are drawn and from which noise.
         talks: dialogues of `NUM_QUESTIONS` + 1 rounds.
-        models: what refines, draws, encodes and reads.
         cache: keeps the views; see `ViewGenerator`.
         views_per_dialogue: how many rounds of each dialogue are drawn where not all.
     """
@@ -150,12 +143,12 @@ def make_query_set(
     ]
     paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
-    read = models.recogniser.read(paths, progress=progress)
+    scenes = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
     return QuerySet(
         captions,
         torch.tensor(rounds),
         features.view(len(captions), number, models.encoder.dim),
-        [read[start : start + number] for start in range(0, len(read), number)],
+        [scenes[start : start + number] for start in range(0, len(scenes), number)],
     )
 
 
@@ -174,7 +167,7 @@ def view_files(
     DataError for another generator than the one that drew it, and as `load_query_set` does.
     """
     folder = queries_folder(profile)
-    found = load_query_set(name, encoder, folder)
+    queries = load_query_set(name, encoder, folder)
     manifest = manifest_of(folder)
     settings = [generator.digest, generator.steps, generator.guidance]
     if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
@@ -182,8 +175,8 @@ def view_files(
             f"{folder}: its views were drawn by another pipeline or with other settings than "
             f"{generator.spec}; make the query sets again with `daitir queries`"
         )
-    rounds = found.rounds.tolist()
-    paths = _draw(SETS[name], found.captions, rounds, generator, cache, progress)
+    rounds = queries.rounds.tolist()
+    paths = _draw(SETS[name], queries.captions, rounds, generator, cache, progress)
     width = len(rounds[0])
     return [paths[start : start + width] for start in range(0, len(paths), width)]
 
@@ -198,12 +191,9 @@ def _draw(
 ) -> list[Path]:
     """The files of the views of some rounds of each dialogue, one after the other."""
     drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
-    return generator.generate(
-        [captions[index][t] for index, t in drawn],
-        [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn],
-        cache,
-        progress=progress,
-    )
+    prompts = [captions[index][t] for index, t in drawn]
+    seeds = [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn]
+    return generator.generate(prompts, seeds, cache, progress=progress)
 
 
 def manifest_of(folder: Path) -> dict:
@@ -225,8 +215,11 @@ def make_query_sets(
 ) -> None:
     """Make every set of `SETS` in a folder; those that it has already stay.
 
-    Raises DataError where the folder's sets are of other models or sizes.
+    Raises DataError where one of these is of other models or another size.
     """
+    path = folder / MANIFEST_NAME
+    before = manifest_of(folder) if path.is_file() else {}
+    sizes = {name: getattr(profile, recipe.size) for name, recipe in SETS.items()}
     manifest = {
         "encoder": models.encoder.digest,
         "recogniser": models.recogniser.digest,
@@ -235,43 +228,35 @@ def make_query_sets(
         "steps": models.generator.steps,
         "guidance": models.generator.guidance,
         "seed": SEED,
-        "num_dialogues": {name: getattr(profile, recipe.size) for name, recipe in SETS.items()},
+        "num_dialogues": before.get("num_dialogues", {}) | sizes,  # sets of other sources stay
         "views_per_dialogue": profile.views_per_dialogue,
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    path = folder / MANIFEST_NAME
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    # A set that is new is no difference; one of another size is.
+    if before and manifest != before | {"num_dialogues": sizes | before.get("num_dialogues", {})}:
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_json(path, manifest)
     for name, recipe in SETS.items():
         if (folder / f"{name}.safetensors").is_file():
             continue
         _, talks = set_dialogues(profile, name)
-        found = make_query_set(
-            recipe,
-            talks,
-            models,
-            cache,
-            views_per_dialogue=profile.views_per_dialogue,
-            progress=progress,
-        )
-        save_query_set(found, folder, name)
+        options = {"views_per_dialogue": profile.views_per_dialogue, "progress": progress}
+        queries = make_query_set(recipe, talks, models, cache, **options)
+        save_query_set(queries, folder, name)
 
 
-def save_query_set(found: QuerySet, folder: Path, name: str) -> None:
+def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
     """Write a set's two files, the features last."""
-    names = [f"{index:06d}.png" for index in range(len(found.captions))]
+    names = [f"{index:06d}.png" for index in range(len(queries.captions))]
     write_dialogues(
         folder / f"{name}.json.gz",
-        [Dialogue(n, tuple(row)) for n, row in zip(names, found.captions, strict=True)],
+        [Dialogue(n, tuple(row)) for n, row in zip(names, queries.captions, strict=True)],
     )
-    values = to_values([scene for row in found.readings for scene in row])
-    columns = torch.cat([v.view(found.rounds.numel(), -1) for v in values.values()], dim=1)
+    values = to_values([scene for row in queries.readings for scene in row])
+    columns = torch.cat([v.view(queries.rounds.numel(), -1) for v in values.values()], dim=1)
     tensors = {
-        "rounds": found.rounds.to(torch.uint8),
-        "view_features": found.view_features.half(),
-        "readings": columns.view(*found.rounds.shape, -1).to(torch.uint8),
+        "rounds": queries.rounds.to(torch.uint8),
+        "view_features": queries.view_features.half(),
+        "readings": columns.view(*queries.rounds.shape, -1).to(torch.uint8),
     }
     with atomic_write(folder / f"{name}.safetensors") as temporary:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
@@ -289,9 +274,9 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
         if not path.is_file():
             raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
     try:
-        found = load_file(tensors)
-        rounds, features = found["rounds"].long(), found["view_features"].float()
-        readings = _unpack(found["readings"].long())
+        stored = load_file(tensors)
+        rounds, features = stored["rounds"].long(), stored["view_features"].float()
+        readings = _unpack(stored["readings"].long())
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{tensors}: no query set ({line}); make it again") from error

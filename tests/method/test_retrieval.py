@@ -2,14 +2,19 @@
 
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daitir import retrieval
-from daitir.retrieval import chunk_rows, reciprocal_rank_fusion, search, target_ranks
+from daitir.retrieval import (
+    best_first,
+    chunk_rows,
+    pair_scores,
+    reciprocal_rank_fusion,
+    target_ranks,
+)
 
 
 def naive_ranks(queries, gallery, targets):
@@ -101,9 +106,6 @@ def test_ranks_on_a_gpu():
     ranks = target_ranks(queries.cuda(), gallery.cuda(), targets)
     assert ranks.is_cuda
     assert ranks.cpu().equal(target_ranks(queries, gallery, targets))
-    scores, indices = search(queries.cuda(), gallery.cuda(), k=3)
-    assert scores.is_cuda
-    assert indices.is_cuda
 
 
 GALLERY = torch.eye(3)
@@ -142,60 +144,6 @@ def test_bad_input_is_refused(queries, gallery, targets, error, message):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="chunk_size"):
         target_ranks(GALLERY, GALLERY, torch.arange(3), chunk_size=0)
-    for k in (0, 4):
-        with pytest.raises(ValueError, match="k must lie between 1 and 3"):
-            search(GALLERY, GALLERY, k=k)
-    with pytest.raises(ValueError, match="query_features hold NaN"):
-        search(NAN_ROWS, GALLERY, k=1)
-    with pytest.raises(ValueError, match="must be .num_queries, dim"):
-        search(GALLERY[None], GALLERY, k=1)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 30), st.integers(1, 60), st.integers(0, 99), st.data())
-def test_search_matches_a_sort(num_queries, num_images, seed, data):
-    k = data.draw(st.integers(1, num_images))
-    queries = integer_features(num_queries, 4, seed=seed)
-    gallery = integer_features(num_images, 4, seed=seed + 1)
-    scores, indices = search(queries, gallery, k=k)
-    all_scores = queries @ gallery.T
-    assert scores.shape == indices.shape == (num_queries, k)
-    assert scores.equal(all_scores.sort(dim=1, descending=True).values[:, :k])
-    assert scores.equal(all_scores.gather(1, indices))
-    for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True):
-        pairs = [(-score, index) for score, index in zip(row_scores, row_indices, strict=True)]
-        assert pairs == sorted(set(pairs))  # by score, ties by index, no image twice
-
-
-def test_search_and_ranks_agree():
-    gallery = torch.from_numpy(np.random.default_rng(0).standard_normal((300, 16))).float()
-    queries = gallery[:40] + 0.5 * torch.from_numpy(
-        np.random.default_rng(1).standard_normal((40, 16))
-    ).float()
-    ranks = target_ranks(queries, gallery, torch.arange(40))
-    _, indices = search(queries, gallery, k=10)
-    found = (indices == torch.arange(40)[:, None]).any(dim=1)
-    assert found.equal(ranks < 10)
-
-
-def test_approximate_search_finds_most_of_the_best():
-    torch.manual_seed(0)
-    centres = torch.nn.functional.normalize(torch.randn(60, 32), dim=1)
-    gallery = torch.nn.functional.normalize(centres.repeat(100, 1) + 0.1 * torch.randn(6000, 32))
-    queries = torch.nn.functional.normalize(gallery[::100] + 0.05 * torch.randn(60, 32))
-    scores, exact = search(queries, gallery, k=10)
-    near_scores, near = search(queries, gallery, k=10, approximate=True)
-    shared = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), near.tolist(), strict=True)]
-    assert sum(shared) >= 0.9 * exact.numel()
-    assert (near_scores <= scores + 1e-6).all()
-    assert near_scores.allclose((queries @ gallery.T).gather(1, near), atol=1e-5)
-
-
-@pytest.mark.parametrize("num_images", [1, 30, 100])
-def test_approximate_search_lists_every_image_when_asked_to(num_images):
-    gallery = torch.randn(num_images, 8, generator=torch.Generator().manual_seed(num_images))
-    _, indices = search(gallery[:1], gallery, k=num_images, approximate=True)
-    assert indices.sort().values.equal(torch.arange(num_images)[None])
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (4, 3, 8)])
@@ -299,8 +247,6 @@ def test_equal_queries_rank_a_target_alike(num_images, dtype):
             assert len(ranks.unique()) == 1
         fused = reciprocal_rank_fusion(queries, queries, gallery, torch.zeros(number, dtype=int))
         assert len(fused.unique()) == 1
-        scores, indices = search(queries, gallery, k=num_images)
-        assert (indices == indices[0]).all() and (scores == scores[0]).all()
 
 
 def naive_rank_fusion(texts, views, gallery, targets, constant=60):
@@ -362,17 +308,16 @@ def test_images_that_tie_share_the_last_of_their_places():
     assert reciprocal_rank_fusion(text, view, gallery, torch.tensor([3]), constant=0).item() == 0
 
 
-@pytest.mark.parametrize("num_images", [*range(1, 12), 1024 + 7])
-@pytest.mark.parametrize("approximate", [False, True])
-def test_search_gives_equal_images_one_score(num_images, approximate):
-    gallery = unit(1, 64, seed=num_images).repeat(num_images, 1)
-    scores, indices = search(unit(40, 64, seed=0), gallery, k=num_images, approximate=approximate)
-    assert (scores == scores[:, :1]).all()
-    assert indices.equal(torch.arange(num_images).expand(40, -1))
-
-
-def test_search_splits_its_products(monkeypatch):
-    queries, gallery = unit(9, 16, seed=0), unit(30, 16, seed=1)
-    whole = search(queries, gallery, k=5)
-    monkeypatch.setattr(retrieval, "CHUNK_BYTES", 8 * 5 * 16 * 2)
-    assert all(a.equal(b) for a, b in zip(whole, search(queries, gallery, k=5), strict=True))
+def test_pairs_have_one_score_wherever_they_stand_and_are_ordered(monkeypatch):
+    queries, features = unit(9, 16, seed=0), unit(30, 16, seed=1)
+    features[7] = features[3]
+    indices = torch.randperm(30, generator=torch.Generator().manual_seed(0)).expand(9, 30)
+    whole = pair_scores(queries, features, indices)
+    monkeypatch.setattr(retrieval, "CHUNK_BYTES", 8 * 30 * 16 * 2)
+    assert whole.equal(pair_scores(queries, features, indices))
+    assert whole.allclose((queries @ features.T).gather(1, indices), atol=1e-6)
+    scores, ordered = best_first(whole, indices)
+    for row, numbers in zip(scores.tolist(), ordered.tolist(), strict=True):
+        pairs = [(-score, index) for score, index in zip(row, numbers, strict=True)]
+        assert pairs == sorted(pairs)
+        assert row[numbers.index(3)] == row[numbers.index(7)]

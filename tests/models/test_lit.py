@@ -26,7 +26,7 @@ from daitir.common.errors import DataError
 from daitir.models import lit_encoder
 from daitir.models.encoders import load_encoder
 from daitir.recipes import lit
-from daitir.studies.profiles import LitRecipe
+from daitir.recipes.settings import LitRecipe
 
 TINY = LitRecipe(
     dim=16, num_classes=60, sentences_per_class=1, num_val=20, num_test=20, ridges=(1.0,), steps=5,
@@ -116,7 +116,7 @@ def test_held_out_classes_are_disjoint_and_seeded():
     assert texts == lit.training_texts(recipe, seed=0)
     assert {index for _, index in texts} == set(range(1000))
     assert not set(lit.SENTENCES) & set(lit.VAL_SENTENCES)
-    for kind in lit.QUERIES:
+    for kind in lit.QUERY_KINDS:
         assert [index for _, index in lit.held_out_texts(parts[1], seed=0)[kind]] == parts[1]
 
 
@@ -159,7 +159,7 @@ def test_the_shipped_head_is_small_and_its_card_says_what_it_can():
     assert (card["dim"], card["classes"]) == (recipe.dim, recipe.num_classes)
     candidates = card[f"val, {lit.DECIDING}"]
     assert card["chosen"] == max(candidates, key=lambda name: candidates[name]["value"])
-    for kind in lit.QUERIES:
+    for kind in lit.QUERY_KINDS:
         measured = card["test"][f"R@10, {kind}"]
         assert measured["ci_low"] <= measured["value"] <= measured["ci_high"]
         assert measured["ci_low"] > card["chance_R@10"]

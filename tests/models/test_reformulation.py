@@ -95,8 +95,7 @@ class Scripted(Reformulator):
         return [next(self.outputs) for _ in inputs]
 
 
-@pytest.mark.slow
-@given(st.sampled_from(SOURCES), st.integers(0, 10**5), st.integers(0, 10), st.booleans())
+@given(st.sampled_from(list(SOURCES)), st.integers(0, 10**5), st.integers(0, 10), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_parse_is_the_inverse_of_describe(source, index, t, plain):
     scene = sample_scene(0, "train", index)
@@ -232,7 +231,7 @@ def test_the_window_slides(tokenizer):
 @pytest.mark.slow
 def test_captions_depend_neither_on_the_batch_nor_on_the_neighbours(mini):
     talks = [
-        [turn.text for turn in dialogue(SOURCES[i % 5], scene)][: i + 1]
+        [turn.text for turn in dialogue(list(SOURCES)[i % 5], scene)][: i + 1]
         for i, scene in enumerate(sample_scenes(0, "val", 6))
     ]
     together = mini.refine(talks)

@@ -18,6 +18,7 @@ from daitir.models.recogniser import VALUES, to_pixels
 from daitir.models.views import load_view_generator
 from daitir.recipes import autoencoder, diffusion, text_encoder
 from daitir.recipes.loop import LoopConfig
+from daitir.recipes.run import Run, count_parameters
 from daitir.scenes import describe, render_scenes, sample_scenes
 from daitir.studies import quality
 from daitir.studies.profiles import PROFILES
@@ -164,7 +165,7 @@ def test_the_classroom_recipe_is_small():
         autoencoder.build_autoencoder(recipe), diffusion.build_unet(recipe),
         text_encoder.clip_text_model(),
     )  # fmt: skip
-    assert sum(diffusion._count(part) for part in parts) <= 8_000_000  # 16 MB in half precision
+    assert sum(count_parameters(part) for part in parts) <= 8_000_000  # 16 MB in half precision
 
 
 def test_the_gpu_recipe_has_parts_that_fit_together():
@@ -221,7 +222,7 @@ def test_latents_of_another_autoencoder_are_made_anew(tmp_path):
     def latents(seed):
         torch.manual_seed(seed)
         model = autoencoder.build_autoencoder(TINY).eval()
-        return diffusion.cached_latents(path, TINY, model, scenes, "cpu", 1, False)
+        return diffusion.cached_latents(path, TINY, model, scenes, Run(tmp_path, progress=False))
 
     first = latents(0)
     written = path.stat().st_mtime_ns

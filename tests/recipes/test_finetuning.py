@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import socket
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +20,11 @@ from daitir.models.finetuned import (
     low_rank,
     save_finetuned,
 )
+from daitir.objectives import DMCL_TERMS
 from daitir.recipes import finetune as finetune_module
 from daitir.recipes.clip import mixed_precision
-from daitir.recipes.finetune import encoder_folder, finetune, layer_groups
+from daitir.recipes.finetune import finetune, layer_groups, read_recipe
+from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
 from daitir.scenes import (
     controlled_view,
@@ -32,7 +34,8 @@ from daitir.scenes import (
     rewrites,
     sample_scenes,
 )
-from daitir.studies.profiles import DMCL_TERMS, PROFILES, EncoderRecipe
+from daitir.studies.profiles import PROFILES
+from daitir.studies.training_sets import encoder_folder
 
 pytestmark = pytest.mark.slow
 
@@ -227,7 +230,8 @@ def test_hard_negatives_raise_the_loss(data, tmp_path):
     [
         ({"query": "sum"}, "unknown query"),
         ({"terms": ("text",)}, "unknown terms"),
-        ({"terms": ()}, "unknown terms"),
+        ({"terms": ()}, "nor all 0"),
+        ({"objective": "triplet"}, "unknown objective 'triplet'; choose one of dmcl"),
         ({"batch_size": 1}, "no negatives"),
     ],
 )
@@ -274,8 +278,8 @@ def test_a_low_rank_difference_is_nearer_with_every_rank(trained, tmp_path):
 def test_the_shipped_encoders_are_those_of_the_profile(name):
     profile = PROFILES["classroom"]
     folder = encoder_folder(profile, name, 0)
-    recipe = json.loads((folder / CONFIG_NAME).read_text())["recipe"]
-    assert recipe == asdict(profile.encoders[name]) | {"terms": list(profile.encoders[name].terms)}
+    settings = json.loads((folder / CONFIG_NAME).read_text())
+    assert read_recipe(settings) == profile.encoders[name]
     encoders = (load_encoder(spec) for spec in ("mini", f"finetuned:{folder}"))
     before, after = (encoder.encode_texts(["a red car"]) for encoder in encoders)
     assert 0.5 < float(before @ after.T) < 0.999

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_profiles import FUSION_RECIPE
 
-from daitir.recipes.fusion import build_fusion
+from daitir.fusion import build_fusion
 
 
 @pytest.mark.parametrize(("part", "expected"), [("use_residual", "between"), ("use_gate", "half")])

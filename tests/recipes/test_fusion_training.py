@@ -14,27 +14,24 @@ from torch.nn.functional import normalize
 
 from daitir.cli.main import main
 from daitir.common.errors import DataError
-from daitir.fusion import fuse_views
+from daitir.fusion import TRAINED_FUSIONS, build_fusion, fuse_views
 from daitir.models.encoders import load_encoder
 from daitir.recipes import fusion
 from daitir.recipes.fusion import (
-    BEST_NAME,
-    KINDS,
-    WEIGHTS_NAME,
+    FUSION_WEIGHTS,
     FusionData,
-    build_fusion,
-    fusion_folder,
-    fusion_loss,
     load_fusion,
     recall,
     train_fusion,
     tuned_weights,
 )
 from daitir.recipes.loop import CHECKPOINT_NAME
-from daitir.recipes.selection import read_best
+from daitir.recipes.selection import BEST_NAME, read_best
 from daitir.scenes import sample_scenes
-from daitir.studies.profiles import PROFILES, SMALL_FUSIONS
+from daitir.studies import training_sets
+from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import MANIFEST_NAME, QuerySet, save_query_set
+from daitir.studies.training_sets import fusion_folder
 
 NRGR = dataclasses.replace(RECIPE, kind="nrgr")
 
@@ -72,7 +69,7 @@ def pair_loss(a, b, scale, labels):
     return total / (2 * len(a))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED_FUSIONS)
 @pytest.mark.parametrize("labels", [None, [4, 2, 2, 0, 9, 4]])
 def test_the_loss_is_of_the_query_and_for_nrgr_of_three_more_pairs(kind, labels):
     torch.manual_seed(0)
@@ -83,7 +80,7 @@ def test_the_loss_is_of_the_query_and_for_nrgr_of_three_more_pairs(kind, labels)
         pairs += [(view, target), (text, target), (view, text)]
     expected = sum(pair_loss(*pair, 50.0, labels or list(range(6))) for pair in pairs)
     given = None if labels is None else torch.tensor(labels)
-    found = fusion_loss(model, text, view, target, labels=given)
+    found = model.training_loss(text, view, target, labels=given)
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -101,8 +98,7 @@ def test_weights_are_tuned_by_the_first_ten_before_and_from_round_two():
     assert tuned_weights(fewer, torch.tensor([[1, 2]])) == (0.0, 0.0)  # the tenth by any weight
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED_FUSIONS)
 def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_path):
     recipe = dataclasses.replace(RECIPE, kind=kind)
     torch.manual_seed(0)
@@ -147,7 +143,7 @@ def test_bad_input_is_refused(data, tmp_path):
     with pytest.raises(DataError, match="config.json: no such file"):
         load_fusion(tmp_path)
     train_fusion(*data, NRGR, tmp_path, progress=False)
-    (tmp_path / WEIGHTS_NAME).write_bytes(b"damaged")
+    (tmp_path / FUSION_WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(DataError, match="no fusion"):
         load_fusion(tmp_path)
     with pytest.raises(DataError, match="another model"):
@@ -185,7 +181,7 @@ def test_a_single_dialogue_trains(tmp_path):
 def test_a_round_with_several_views_is_fused_view_by_view():
     torch.manual_seed(0)
     text, views = normalize(torch.randn(3, 16), dim=-1), normalize(torch.randn(3, 4, 16), dim=-1)
-    for kind in KINDS:
+    for kind in TRAINED_FUSIONS:
         model = build_fusion(16, dataclasses.replace(RECIPE, kind=kind)).eval()
         fused, details = fuse_views(model, text, views)
         shuffled, _ = fuse_views(model, text, views[:, [2, 0, 3, 1]])
@@ -198,7 +194,7 @@ def test_a_round_with_several_views_is_fused_view_by_view():
 def test_small_fusions_add_no_more_than_was_published():
     encoder = load_encoder("mini")
     limit = 0.0529 * sum(p.numel() for p in encoder.model.parameters())
-    for recipe in SMALL_FUSIONS.values():
+    for recipe in PROFILES["classroom"].fusions.values():
         size = sum(p.numel() for p in build_fusion(encoder.dim, recipe).parameters())
         assert size <= limit, f"{recipe.kind}: {size:,} parameters, more than {limit:,.0f}"
 
@@ -237,7 +233,7 @@ def test_the_command_trains_once_and_reads_features_again(small, tmp_path, monke
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     assert settings["seed"] == 3 and settings["recipe"]["kind"] == "adafuse"
 
-    monkeypatch.setattr(fusion, "render_scenes", None)  # what was encoded is not encoded again
+    monkeypatch.setattr(training_sets, "render_scenes", None)  # it is not encoded again
     assert main([*command[:-1], str(tmp_path / "again")]) == 0
     a, b = (load_fusion(tmp_path / name).state_dict() for name in ("out", "again"))
     assert all(torch.equal(a[name], b[name]) for name in a)

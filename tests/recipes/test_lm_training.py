@@ -16,9 +16,9 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.reformulation import load_reformulator
 from daitir.recipes import lm
 from daitir.recipes.loop import LOG_NAME, LoopConfig
+from daitir.recipes.settings import TRAINING_SOURCES
 from daitir.scenes import (
     NUM_QUESTIONS,
-    SOURCES,
     describe,
     dialogue,
     merge_facts,
@@ -48,7 +48,7 @@ def tokenizer():
 @pytest.mark.parametrize("index", range(10))
 def test_windows_write_every_rounds_caption_once(tokenizer, index):
     scene = lm.unlikely_scene(0, index) if index % 2 else sample_scene(0, "train", index)
-    turns = dialogue(SOURCES[index % 5], scene)
+    turns = dialogue(TRAINING_SOURCES[index % 5], scene)
     windows = lm.training_windows(tokenizer, 0, index)
     written = [
         [token for token, is_written in zip(ids, flags, strict=True) if is_written]

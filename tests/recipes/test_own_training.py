@@ -17,15 +17,15 @@ from daitir.common.errors import DataError
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import read_dialogues
 from daitir.data.gallery import read_image
-from daitir.fusion import dar_fusion
+from daitir.fusion import build_fusion, dar_fusion
 from daitir.models.encoders import load_encoder
 from daitir.recipes import triples
 from daitir.recipes.finetune import encode, finetune, recalls
-from daitir.recipes.fusion import build_fusion, recall, recall_values
+from daitir.recipes.fusion import recall, recall_values
 from daitir.recipes.loop import draw_views
 from daitir.recipes.own_data import encode_split, read_split, sample_gallery, with_views
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
-from daitir.studies.profiles import EncoderRecipe, FusionRecipe
 
 pytestmark = pytest.mark.slow
 
@@ -343,7 +343,7 @@ def test_text_alone_is_trained_without_views(folder, tmp_path, capsys):
     [
         ("dialogues/val.json", [], "has no dialogues/val.json; training needs the splits"),
         (None, ["--set", "stepz=3"], "no setting 'stepz'; there are hard_negatives"),
-        (None, ["--set", "steps=0"], "steps is a whole number from 1 on, not '0'"),
+        (None, ["--set", "steps=0"], "steps is a whole number from 1 on, not 0"),
         (None, ["--set", "learning_rate=fast"], "learning_rate is a number from 0 on"),
         (None, ["--encoder", "open_clip:daitir-mini"], "random weights cannot be had again"),
         ("views/val/1_1.jpg", [], "val: 1 of 46 views are missing"),

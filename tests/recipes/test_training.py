@@ -17,8 +17,9 @@ from daitir.models.encoders import load_encoder
 from daitir.recipes.clip import train_clip
 from daitir.recipes.loop import CHECKPOINT_NAME, LOG_NAME, LoopConfig, train
 from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.settings import ClipRecipe
 from daitir.recipes.tokenizer import train_tokenizer
-from daitir.studies.profiles import PROFILES, ClipRecipe, get_profile
+from daitir.studies.profiles import PROFILES
 
 CONFIG = LoopConfig(
     steps=40,
@@ -249,12 +250,3 @@ def test_the_tokenizer_is_deterministic_and_byte_level():
     text = "a kite, ein drachen, 凧 🪁"
     assert one.decode(one(text)["input_ids"][1:-1]) == text
     assert one.pad_token_id == 0 and one.eos_token_id == len(one) - 1 == 511
-
-
-def test_profiles(monkeypatch):
-    monkeypatch.delenv("DAITIR_PROFILE", raising=False)
-    assert get_profile().name == "classroom"
-    monkeypatch.setenv("DAITIR_PROFILE", "gpu")
-    assert get_profile() is PROFILES["gpu"]
-    with pytest.raises(DataError, match="unknown profile 'cluster'"):
-        get_profile("cluster")

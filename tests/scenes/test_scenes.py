@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daitir.scenes import (
-    SPLITS,
+    SCENE_SPLITS,
     Fact,
     Scene,
     SceneObject,
@@ -30,7 +30,7 @@ from daitir.scenes import (
 from daitir.scenes.scene import complete
 
 indices = st.integers(0, 10**6)
-splits = st.sampled_from(SPLITS)
+splits = st.sampled_from(SCENE_SPLITS)
 IMAGE_MEAN = 65.76  # of scene 3 of the test split, drawn with the locked versions
 
 
@@ -92,7 +92,7 @@ def test_workers_do_not_change_the_pictures():
 @pytest.mark.slow
 def test_no_facts_stand_in_two_splits():
     seen = {}
-    for split in SPLITS:
+    for split in SCENE_SPLITS:
         for scene in sample_scenes(0, split, 400):
             assert seen.setdefault(plain(scene), split) == split
 
@@ -105,7 +105,7 @@ def test_held_out_combinations_are_only_in_heldout():
             for o in scene.objects
         )
 
-    for split in SPLITS:
+    for split in SCENE_SPLITS:
         found = [held_out(scene) for scene in sample_scenes(2, split, 300)]
         assert all(found) if split == "heldout" else not any(found)
 

@@ -8,8 +8,9 @@ from small_profiles import FUSION_RECIPE
 
 from daitir.common.files import atomic_write
 from daitir.models.encoders import load_encoder
+from daitir.recipes.settings import ClipRecipe
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.profiles import PROFILES, ClipRecipe
+from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
     MANIFEST_NAME,
     QUERIES_FOLDER,

@@ -13,10 +13,10 @@ from daitir.analysis.geometry.nullspace import before_projection
 from daitir.analysis.geometry.pairs import CuePair, cue_pairs
 from daitir.common.errors import DataError
 from daitir.metrics import bootstrap_interval, paired_bootstrap
+from daitir.models import ASSETS
 from daitir.models.encoders import load_encoder
 from daitir.models.finetuned import CONFIG_NAME
 from daitir.models.views import load_view_generator
-from daitir.recipes.finetune import ENCODERS_FOLDER
 from daitir.scenes import Fact, Scene, SceneObject, render, render_scenes, sample_scenes
 from daitir.studies import cue_attention, cue_geometry
 from daitir.studies.cue_attention import object_masks, occluded
@@ -284,7 +284,7 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
         small, load_encoder("mini"), load_view_generator(steps=8), cache=tmp_path / "v", num_views=8
     )
     monkeypatch.setattr(cue_attention, "seen_views", lambda *arguments, **options: views)
-    specs = [f"finetuned:{ENCODERS_FOLDER / name / '0'}" for name in ("text_view", "dmcl")]
+    specs = [f"finetuned:{ASSETS / 'encoders' / name / '0'}" for name in ("text_view", "dmcl")]
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
     path = run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
@@ -297,7 +297,7 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
         assert row == pytest.approx([sum(means) / 2, min(means), max(means)], rel=2e-3, abs=1e-5)
     notes = path.with_suffix(".json").read_text()
     assert list(json.loads(notes)["encoders"]) == ["before/0", "some/0", "some/1"]
-    assert str(ENCODERS_FOLDER) not in notes  # no folder of this machine
+    assert str(ASSETS) not in notes  # no folder of this machine
     monkeypatch.setattr(cue_attention, "curve_values", None)  # what was measured is kept
     assert run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders) == path
 

@@ -14,6 +14,7 @@ from daitir.common.files import atomic_write
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import load_encoder
+from daitir.recipes.settings import ClipRecipe
 from daitir.retrieval import target_ranks
 from daitir.scenes import render_scenes, sample_scenes
 from daitir.studies import (
@@ -28,7 +29,7 @@ from daitir.studies import (
 )
 from daitir.studies.conditions import Condition, Shown, Study
 from daitir.studies.engine import run_study, study_tables
-from daitir.studies.profiles import PROFILES, ClipRecipe
+from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
     MANIFEST_NAME,
     QUERIES_FOLDER,

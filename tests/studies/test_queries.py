@@ -30,6 +30,7 @@ SMALL = dataclasses.replace(
     num_train_dialogues=5,
     views_per_dialogue=2,
 )
+ALL_SETS = queries.SETS
 SETS = {name: queries.SETS[name] for name in ("human", "terse", "train", "human_fixed_noise")}
 
 
@@ -85,6 +86,20 @@ def test_a_run_continues_and_refuses_to_mix(folder, command, capsys, patched):
         assert main(command) == 0
     assert main([*command, "--guidance", "3"]) == 2
     assert "of other models or sizes; delete the folder" in capsys.readouterr().err
+
+
+def test_a_set_of_another_source_leaves_the_others_as_they_are(folder, command, capsys, patched):
+    before = manifest_of(Path(folder))["num_dialogues"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        sets = {name: recipe for name, recipe in SETS.items() if name != "terse"}
+        monkeypatch.setattr(queries, "SETS", sets | {"verbose": ALL_SETS["verbose"]})
+        made = []
+        monkeypatch.setattr(queries, "make_query_set", lambda *a, **k: made.append(a[0].source))
+        monkeypatch.setattr(queries, "save_query_set", lambda *a: None)
+        assert main(command) == 0
+    assert made == ["verbose"]
+    assert manifest_of(Path(folder))["num_dialogues"] == before | {"verbose": 3}
+    assert main(command) == 0
 
 
 @pytest.mark.parametrize("missing", ["manifest.json", "terse.json.gz", "terse.safetensors"])

@@ -1,11 +1,12 @@
-"""What encoders are fine-tuned on: views that are drawn, and rendered counterfactuals of them."""
+"""The training sets of a profile: drawn views, and rendered counterfactuals of them."""
 
 import pytest
 import torch
 
-from daitir.recipes.triples import FinetuneData, training_data, with_resampled_views
+from daitir.recipes.triples import FinetuneData
 from daitir.scenes import parse, render_scenes, sample_scenes
 from daitir.studies.profiles import PROFILES
+from daitir.studies.training_sets import training_data, with_resampled_views
 
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 
