@@ -7,6 +7,9 @@ from hypothesis import settings
 settings.register_profile("daitir", deadline=None)
 settings.load_profile("daitir")
 
+# Examples are looked for in all modules, and of modules of one name only one can be imported.
+collect_ignore_glob = ["*/conftest.py"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):

@@ -57,6 +57,7 @@ def test_type_checkers_learn_that_the_package_is_typed():
     assert (Path(daitir.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_name_and_its_example_runs(capsys):
     page = (Path(daitir.__file__).parents[1] / "book" / "api.md").read_text("utf-8")
     shown = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.M)

@@ -58,11 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def encoder(self, *, required: bool = True) -> None:
         """The encoder by its spec."""
-        self.option(
-            "--encoder SPEC",
-            encoder_forms(),
-            required=required,
-        )
+        self.option("--encoder SPEC", encoder_forms(), required=required)
 
     def embedding(self) -> None:
         """How the pictures of a folder of own data are embedded, and where features are kept."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from daitir.common.errors import DataError
 from daitir.data.datafolder import DataFolder
 from daitir.models.features import CachedEncoder
-from daitir.recipes.finetune import check_trainable, finetune, recalls
+from daitir.recipes.finetune import check_trainable, finetune, needs_views, recalls
 from daitir.recipes.fusion import recall, train_fusion
 from daitir.recipes.origin import claim
 from daitir.recipes.own_data import (
@@ -90,7 +90,7 @@ def train_on_data(
             split,
             path,
             convention=convention,
-            needs_views=not is_encoder or recipe.needs_views,
+            needs_views=not is_encoder or needs_views(recipe),
             missing_views=missing_views,
         )
         for split, (path, convention, _) in texts.items()

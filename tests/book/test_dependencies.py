@@ -119,6 +119,7 @@ def test_modules_count_with_the_tables_that_they_name(named, world):
     assert named("from daitir import thing") == {"other.py", "results/quality.csv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
 )

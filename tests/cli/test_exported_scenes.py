@@ -10,6 +10,8 @@ from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.data.gallery import read_gallery
 from daitir.scenes.export import export_scenes
 
+pytestmark = pytest.mark.slow
+
 VISDIAL = Path(__file__).parents[3] / "shared" / "data" / "chatir" / "VisDial_v1.0_queries_val.json"
 
 

@@ -346,6 +346,7 @@ def test_a_collapsed_encoder_ranks_last(world):
     assert (found.ranks["text"][found.ranks["text"] >= 0] == NUM_IMAGES - 1).all()
 
 
+@pytest.mark.slow
 def test_one_call_on_a_folder_does_what_the_command_does(tmp_path):
     make_own_data(tmp_path / "set", num_pictures=20, num_dialogues=6, views=True)
     options = ["--encoder", "mini", "--fusion", "dar", "--out", str(tmp_path / "t.csv")]

@@ -181,6 +181,7 @@ def _edit(path, change, *, checksum=False):
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=about)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -294,6 +295,7 @@ def test_a_killed_run_loses_the_last_seconds_alone(many, monkeypatch):
     assert _cached(_Counting(), many).embed(many) == 1000 - len(kept)
 
 
+@pytest.mark.slow
 def test_shards_do_not_become_more_by_time(many, monkeypatch):
     monkeypatch.setattr(shards, "KEEP_SECONDS", 0.0)
     _cached(_Counting(), many).embed(many[:100])

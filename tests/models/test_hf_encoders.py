@@ -158,6 +158,7 @@ def test_the_digest_tells_models_and_preprocessing_apart(kind, encoder, folders,
     assert load_encoder(f"hf:{copy}").digest != encoder.digest
 
 
+@pytest.mark.slow
 def test_the_commands_run_on_it(kind, folders, tmp_path, capsys):
     make_own_data(tmp_path, num_pictures=14, num_dialogues=3, views=True)
     encoder = ["--encoder", f"hf:{folders(kind)}"]

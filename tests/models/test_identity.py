@@ -317,6 +317,7 @@ def test_weights_that_were_changed_have_another_name_and_back_again():
     assert random[0] != random[1]
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_encoder_is_named_by_its_base_and_its_difference(tmp_path):
     base, tuned = load_encoder("mini"), load_encoder("mini")
     save_finetuned(tuned, base, tmp_path / "same")

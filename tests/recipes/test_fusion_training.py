@@ -98,6 +98,7 @@ def test_weights_are_tuned_by_the_first_ten_before_and_from_round_two():
     assert tuned_weights(fewer, torch.tensor([[1, 2]])) == (0.0, 0.0)  # the tenth by any weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAINED_FUSIONS)
 def test_training_beats_the_start_and_is_written_as_it_is_used(kind, data, tmp_path):
     recipe = dataclasses.replace(RECIPE, kind=kind)

@@ -92,6 +92,7 @@ def features(encoder, data):
     return FusionData(texts, views, encoder.encode_images(list(data.gallery)))
 
 
+@pytest.mark.slow
 def test_a_fusion_and_a_source_from_outside_are_trained_and_evaluated(registered, tmp_path):
     encoder = load_encoder("mini")
     data = [features(encoder, drawn(split, 24)) for split in ("train", "val")]
@@ -111,6 +112,7 @@ def test_a_fusion_and_a_source_from_outside_are_trained_and_evaluated(registered
     assert hits and all(0 <= float(value) <= 1 for value in hits)
 
 
+@pytest.mark.slow
 def test_an_objective_from_outside_is_trained(registered, tmp_path):
     recipe = EncoderRecipe(
         objective="near", query="text", steps=2, batch_size=6, eval_every=2, warmup_steps=1

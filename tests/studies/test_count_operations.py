@@ -14,6 +14,7 @@ script = runpy.run_path(str(ROOT / "benchmarks" / "count_operations.py"))
 operations, num_parameters = script["operations"], script["num_parameters"]
 
 
+@pytest.mark.slow
 def test_the_plan_has_what_the_real_classes_give():
     assert script["model_costs"]() == MODELS
 

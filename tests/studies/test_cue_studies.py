@@ -256,6 +256,7 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
     assert run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options) == path
 
 
+@pytest.mark.slow
 def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cue_attention, "seen_views", shorter(cue_attention.seen_views, 24))
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
@@ -278,6 +279,7 @@ def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     assert set(rows["encoder"]) >= {"before", "same", "randomised"}
 
 
+@pytest.mark.slow
 def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path, monkeypatch):
     views = cue_attention.seen_views(
         small, load_encoder("mini"), load_view_generator(steps=8), cache=tmp_path / "v", num_views=8

@@ -96,6 +96,7 @@ def profile(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains", [False, True])
 def test_the_chain_on_tiny_models(profile, trains, tmp_path, capsys):
     data = tmp_path / "data"

@@ -20,6 +20,8 @@ from daitir.studies import queries
 from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import load_query_set, manifest_of, set_dialogues
 
+pytestmark = pytest.mark.slow
+
 SMALL = dataclasses.replace(
     PROFILES["classroom"],
     name="small",
