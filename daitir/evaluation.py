@@ -19,7 +19,15 @@ from daitir.fusion import average_views, dar_fusion
 
 UNTRAINED_FUSIONS = ("text", "view", "dar")
 RESULT_COLUMNS = (
-    "benchmark", "method", "seed", "round", "metric", "value", "ci_low", "ci_high", "num_queries",
+    "benchmark",
+    "method",
+    "seed",
+    "round",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "num_queries",
 )
 NORM_TOLERANCE = 1e-2
 FUSED_AT_ONCE = 4096  # a trained fusion's hidden features of more would take much memory
@@ -78,6 +86,9 @@ def result_rows(
         peer_ranks: of other methods by name. They add the differences to each, such as
             `hits_at_10_gain_over_dar` and `recall_at_10_gain_over_dar`.
         num_samples: of the bootstrap.
+
+    Returns:
+        A table with a row for each metric and round.
 
     Raises:
         ValueError: as the functions of `daitir.metrics` do.

@@ -15,7 +15,6 @@ from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
-from daitir.scenes import SOURCES
 from daitir.studies.profiles import check_models
 
 SCENE_SIZE = whole(32, 4096)  # smaller ones have no room for what is drawn
@@ -28,8 +27,12 @@ def add_scenes(commands) -> None:
     option = parser.option
     option("folder DIR", "gets images/, gallery.json, dialogues.json, rewrites.json and views/")
     option("--split", "", choices=("train", "val", "test", "heldout"), default="test")
-    sources = tuple(SOURCES)
-    option("--source", "who asks and answers", choices=sources, default="human")
+    option(
+        "--source NAME",
+        "who asks and answers: human, terse, verbose, degenerate, unreliable, or another that is "
+        "registered",
+        default="human",
+    )
     option("--num-dialogues N", "", default=100)
     option("--num-gallery N", "", default=5000)
     option(

@@ -23,7 +23,9 @@ from daitir.data.gallery import list_images, read_gallery
 from daitir.data.visdial import UNLABELED, is_held_out, read_visdial, visdial_dialogues
 
 _GALLERY = "Search_Space_val_50k.json"
-_CHATIR = "https://raw.githubusercontent.com/levymsn/ChatIR/f5a4b908643d5fcd946187da8f20c0667afbe2e5"
+_CHATIR = (
+    "https://raw.githubusercontent.com/levymsn/ChatIR/f5a4b908643d5fcd946187da8f20c0667afbe2e5"
+)
 _ID = re.compile(r"(?:^|\D)(\d{12})$")
 
 

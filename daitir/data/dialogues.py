@@ -88,7 +88,9 @@ def read_dialogues(
     if repeated:
         logger.warning(
             "%s: %d of %d dialogues share the target of an earlier one",
-            path, repeated, len(dialogues),
+            path,
+            repeated,
+            len(dialogues),
         )
     return with_sources(Path(path), dialogues)
 
@@ -131,7 +133,9 @@ def with_sources(path: Path, dialogues: list[Dialogue]) -> list[Dialogue]:
 def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
     """Write dialogues as a ChatIR file, one dialogue a line; `read_dialogues` gives them back.
 
-    A path that ends in .gz gets it packed; the same dialogues give the same bytes.
+    Args:
+        path: one that ends in .gz gets the file packed; the same dialogues give the same bytes.
+        dialogues: with the paths of their targets and their rounds.
 
     Raises:
         DataError: `read_dialogues` would refuse the result (duplicate targets aside); nothing is

@@ -105,9 +105,7 @@ def scan_images(folder: str | Path) -> Listing:
     return Listing(sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)})
 
 
-def list_images(
-    folder: str | Path, *, tell: Callable[[str], object] = logger.warning
-) -> list[str]:
+def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:
     """Names of the pictures below a folder as `scan_images` gives them.
 
     What else is there is counted in one line, which `tell` is called with. Raises DataError as

@@ -260,9 +260,7 @@ class _Linter:
             message = f"{first.name} and {second.name} are one view"
             self.error(folder, "one_view_twice", message)
         try:
-            faults = view_faults(
-                folder, dialogues, listed.views, also=refined, decode=self.decode
-            )
+            faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
             self.error(folder, "view_of_another_text", *faults)
         except DataError as error:
             self.error(folder, "unreadable", error)

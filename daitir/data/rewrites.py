@@ -70,9 +70,7 @@ def check_refined(path: Path, manifest: Rewrites) -> None:
             for t, (there, now) in enumerate(zip_longest(*rounds))
             if there != now
         )
-        fault = next(
-            (f"holds rewrites of another dialogue {i}, round {t}" for i, t in changed), ""
-        )
+        fault = next((f"holds rewrites of another dialogue {i}, round {t}" for i, t in changed), "")
     if fault:
         raise DataError(f"{path}: {fault}; --overwrite refines anew, or name another --out")
 

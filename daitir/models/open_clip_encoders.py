@@ -208,9 +208,7 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenCli
     sources = [folder] if text.get("hf_tokenizer_name") else []
     sources += [check_source(tower)] if tower else []
     origin = _origin(config, settings.get("preprocess_cfg"), weights, sources)
-    return OpenClipEncoder(
-        spec, model, preprocess, tokenizer, device, folder=folder, origin=origin
-    )
+    return OpenClipEncoder(spec, model, preprocess, tokenizer, device, folder=folder, origin=origin)
 
 
 def _find_weights(folder: Path) -> Path:

@@ -59,9 +59,7 @@ class RecogniserNet(nn.Module):
             nn.ReLU(), _Block(width),
         )  # fmt: skip
         self.middle = nn.Sequential(_down(width, 2 * width), _Block(2 * width))
-        self.top = nn.Sequential(
-            _down(2 * width, 4 * width), _Block(4 * width), _Block(4 * width)
-        )
+        self.top = nn.Sequential(_down(2 * width, 4 * width), _Block(4 * width), _Block(4 * width))
         self.windows = nn.Parameter(starting_windows())
         self.cell = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())
         sizes = {name: len(values) for name, values in VALUES.items()}

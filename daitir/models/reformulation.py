@@ -201,12 +201,18 @@ class Reformulator:
         if refinement.faults:
             logger.warning(
                 "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec, len(refinement.faults), total, refinement.fault_kinds,
+                self.spec,
+                len(refinement.faults),
+                total,
+                refinement.fault_kinds,
             )
         if num_truncated:
             logger.warning(
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
-                self.spec, num_truncated, total, self._max_input,
+                self.spec,
+                num_truncated,
+                total,
+                self._max_input,
             )
         return refinement
 

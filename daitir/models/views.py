@@ -164,7 +164,8 @@ class ViewGenerator:
         if any(negatives) and not self.takes_negatives:
             logger.warning(
                 "%s: takes no negative prompt, or guidance %g is too small for one; drawn without",
-                self.spec, self.guidance,
+                self.spec,
+                self.guidance,
             )
             negatives = [""] * len(prompts)
         empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]

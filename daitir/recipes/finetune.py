@@ -176,9 +176,7 @@ def finetune(
                 "validation_images": len(val_data.gallery)}  # fmt: skip
         Run(folder, seed=seed, device=str(encoder.device)).write_card(card, seconds)
         facts = {"recipe": asdict(recipe), "seed": seed}
-        save_finetuned(
-            encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts
-        )
+        save_finetuned(encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
     return load_encoder(f"finetuned:{folder}", device=encoder.device)
 

@@ -139,9 +139,7 @@ def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> di
     return {"loss": loss / number, "accuracy": right / number}
 
 
-def training_windows(
-    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> list[Window]:
+def training_windows(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> list[Window]:
     """Dialogue number `index` of a training run with the plainest true refinement, in windows.
 
     The sources take turns. Every second scene is an unlikely one. The first window is of one to
@@ -159,9 +157,7 @@ def training_windows(
     ]
 
 
-def caption_window(
-    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> Window:
+def caption_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> Window:
     """A caption of an unlikely scene and its plainest wording: many nouns in few tokens."""
     rng = random.Random(f"caption/{seed}/{index}")
     facts = mention(
@@ -177,9 +173,7 @@ def caption_window(
     return window(tokenizer, "", [(describe(facts, rng), describe(facts))])
 
 
-def answer_window(
-    tokenizer: PreTrainedTokenizerFast, seed: int, index: int
-) -> Window:
+def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> Window:
     """A caption of several objects, and answers about what one of them is like.
 
     Whose colour it is has to be found out by comparing names. In dialogues few rounds ask for it,

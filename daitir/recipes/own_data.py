@@ -93,9 +93,7 @@ def with_views(data: FinetuneData) -> FinetuneData:
 
     What is left out is counted in a warning. Raises DataError where no view is left.
     """
-    kept = [
-        [k for k, view in enumerate(row) if view is not None] for row in data.views
-    ]
+    kept = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
     rows = [i for i, places in enumerate(kept) if places]
     if not rows:
         raise DataError("no round has a view; a fusion cannot be trained")

@@ -47,9 +47,9 @@ def prompt_tokenizer() -> PreTrainedTokenizerFast:
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
     """Token numbers (num_prompts, PROMPT_LENGTH), padded as a pipeline does it."""
-    return tokenizer(
-        prompts, padding="max_length", truncation=True, return_tensors="pt"
-    )["input_ids"]
+    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")[
+        "input_ids"
+    ]
 
 
 def clip_text_model(weights: Path | None = None) -> CLIPTextModel:

@@ -257,8 +257,9 @@ def talk(
     num_questions: int,
     *,
     style: str = "human",
-    asks: Callable[[Sequence[Fact], Sequence[Question], random.Random], Question]
-    = _sensible_question,
+    asks: Callable[
+        [Sequence[Fact], Sequence[Question], random.Random], Question
+    ] = _sensible_question,
     answers: Callable[[Question, Scene, Sequence[Fact], random.Random], Answer] = _true_answer,
 ) -> list[Turn]:
     """A dialogue whose words have a style, by a questioner and an answerer.

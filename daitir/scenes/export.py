@@ -116,9 +116,7 @@ def check_folder(folder: Path, *, with_views: bool) -> None:
     else:
         for name in (*WRITTEN, "dialogues", "rewrites", "images", "views"):
             if (folder / name).exists():
-                raise DataError(
-                    f"{folder}: holds {name} of another origin; name another folder"
-                )
+                raise DataError(f"{folder}: holds {name} of another origin; name another folder")
     if with_views and not _drew(folder / "views") and any((folder / "views").glob("*.*")):
         raise DataError(f"{folder / 'views'}: holds views of another origin; name another folder")
     for name, digest in files.items():

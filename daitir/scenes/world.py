@@ -209,4 +209,3 @@ def co_occurrence_table() -> list[list[str]]:
         for name, category in CATEGORIES.items()
     ]
     return [header, *rows]
-

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import NUM_QUESTIONS
-from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, gain
 
 if TYPE_CHECKING:
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
-NUM_SEEDS = 3
+ABLATION_SEEDS = 3
 WITHOUT_VIEW = "without_view"
 
 
@@ -36,9 +36,7 @@ def variants(profile: Profile) -> Mapping[str, FusionRecipe]:
         "half_width": replace(
             recipe, projection_dim=recipe.projection_dim // 2, hidden_dim=recipe.hidden_dim // 2
         ),
-        "published_size": replace(
-            recipe, projection_dim=512, hidden_dim=2048, learning_rate=5e-5
-        ),
+        "published_size": replace(recipe, projection_dim=512, hidden_dim=2048, learning_rate=5e-5),
         WITHOUT_VIEW: recipe,
     }
 
@@ -50,16 +48,16 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     for name in variants(profile):
         views = "text" if name == WITHOUT_VIEW else "kept"
         fusion = Trained(name, views)
-        for seed in range(NUM_SEEDS):
+        for seed in range(ABLATION_SEEDS):
             yield Condition("human", name, seed, views=views, fusion=fusion)
-            yield Condition("human_val", name, seed, queries="val", views=views, fusion=fusion)
+            yield Condition(VALIDATION, name, seed, queries="val", views=views, fusion=fusion)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown | None:
     """The gains of every variant; on validation R@10 over all drawn rounds, to choose by."""
     if key.method in ("text", "dar"):
         return None
-    if key.benchmark == "human_val":
+    if key.benchmark == VALIDATION:
         return Shown({"recall_at_10_val": "mean_recall_at_10"}, round=NUM_QUESTIONS)
     text, dar = Key("human", "text"), Key("human", "dar")
     contrasts = {"gain": gain(key, text), "gain_over_dar": gain(key, dar)}

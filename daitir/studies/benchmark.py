@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BENCHMARKS = (*SOURCES, "heldout")
 ALONE = ("hits_at_10", "recall_at_10", "recall_at_1", "mrr", "bri")
 HARM = ("degradation_rate", "degradation_rate_ln2", "rank_drop")
-COMPARED = ("hits_at_10", "recall_at_10")
+GAINED = ("hits_at_10", "recall_at_10")
 NUM_TIMED = 20  # queries whose cost is timed
 
 
@@ -28,9 +28,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     for name in BENCHMARKS:
         yield Condition(name, "text", queries=name)
         yield Condition(name, "text_controlled", queries=name, words="exact")
-        yield Condition(
-            name, "text_raw_dialogue", queries=name, words="said", text="raw_dialogue"
-        )
+        yield Condition(name, "text_raw_dialogue", queries=name, words="said", text="raw_dialogue")
         yield Condition(name, "text_all_rewrites", queries=name, text="all_rewrites")
         for fusion in ("view", "dar", "dar_tuned", "rank_fusion", "best_of_text_and_view"):
             yield Condition(name, fusion, queries=name, fusion=fusion)
@@ -60,10 +58,10 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     if method.startswith("text"):
         return Shown(ALONE)
     text = Key(benchmark, "text_controlled" if "_controlled_" in method else "text")
-    contrasts = {"gain": gain(key, text, *COMPARED)}
+    contrasts = {"gain": gain(key, text, *GAINED)}
     if not method.startswith("view") and not (method.startswith("dar") and method != "dar_tuned"):
         stand_in = method.removeprefix("adafuse") if method.startswith("adafuse") else ""
-        contrasts["gain_over_dar"] = gain(key, Key(benchmark, f"dar{stand_in}"), *COMPARED)
+        contrasts["gain_over_dar"] = gain(key, Key(benchmark, f"dar{stand_in}"), *GAINED)
     return Shown((*ALONE, *HARM), text, contrasts)
 
 
@@ -74,9 +72,7 @@ def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
     from daitir.studies.costs import method_seconds, part_seconds
 
     condition = Condition("human", "costs", queries="val", number=NUM_TIMED + 1, words="said")
-    models = {
-        name: bench.fusion(Trained(name), condition) for name in bench.profile.fusions
-    }
+    models = {name: bench.fusion(Trained(name), condition) for name in bench.profile.fusions}
     seconds = part_seconds(
         bench.words(condition), bench.gallery_features(condition), bench.reformulator,
         bench.generator, bench.base, models,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from daitir.studies.encoders import COMPARED, gains_over, trained
 from daitir.studies.engine.conditions import (
+    VALIDATION,
     ZERO_SHOT,
     Condition,
     Contrast,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
-BENCHMARK, ROUNDS = "human_val", (2, 6, 10)
+DRAWN_ROUNDS = (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)
 SETTINGS = ("guidance_1", "guidance_4", "guidance_8", "steps_2", "steps_4", "steps_20")
 DIVISORS = (20, 5)  # of the steps in which the U-Net of the profile was trained
@@ -37,7 +38,7 @@ METRICS = ("recall_at_10", "mrr", "degradation_rate", "degradation_rate_ln2")
 
 
 def _asked(profile: Profile) -> dict:
-    return {"queries": "val", "rounds": ROUNDS, "number": profile.num_other_dialogues}
+    return {"queries": "val", "rounds": DRAWN_ROUNDS, "number": profile.num_other_dialogues}
 
 
 def _choices() -> dict[str, str]:
@@ -52,23 +53,23 @@ def _choices() -> dict[str, str]:
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """DAR, with several views in three ways, and ADaFuSE of every seed, with every choice."""
     about = _asked(profile)
-    yield Condition(BENCHMARK, "text", **about)
+    yield Condition(VALIDATION, "text", **about)
     for suffix, views in _choices().items():
         ways = {"": "dar"}
         if suffix.endswith("views"):
             ways = {"_features": "dar", "_scores": "dar_of_scores", "_best": "dar_of_best"}
         for way, fusion in ways.items():
-            yield Condition(BENCHMARK, f"dar{suffix}{way}", views=views, fusion=fusion, **about)
+            yield Condition(VALIDATION, f"dar{suffix}{way}", views=views, fusion=fusion, **about)
         for seed in range(profile.num_fusion_seeds):
             fusion = Trained("adafuse")
             yield Condition(
-                BENCHMARK, f"adafuse{suffix}", seed, views=views, fusion=fusion, **about
+                VALIDATION, f"adafuse{suffix}", seed, views=views, fusion=fusion, **about
             )
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
     """R@10 and MRR, the gain over text, and degradation."""
-    text = Key(BENCHMARK, "text")
+    text = Key(VALIDATION, "text")
     return Shown(METRICS, text, {"gain": gain(key, text)})
 
 
@@ -80,13 +81,13 @@ def false_cues(views: Mapping[str, str]) -> Callable:
 
         shares = {}
         for method, name in views.items():
-            condition = Condition(BENCHMARK, method, views=name, **_asked(bench.profile))
+            condition = Condition(VALIDATION, method, views=name, **_asked(bench.profile))
             paths = bench.pictures(condition)
             readings = bench.recogniser.read(paths)
-            targets = [scene for scene in bench.targets(condition) for _ in ROUNDS]
+            targets = [scene for scene in bench.targets(condition) for _ in DRAWN_ROUNDS]
             flat = false_cue_shares(bench.prompts(condition), readings, targets)
-            columns = np.reshape(flat, (-1, len(ROUNDS)))
-            shares[BENCHMARK, method, 0, "false_cue_share"] = columns
+            columns = np.reshape(flat, (-1, len(DRAWN_ROUNDS)))
+            shares[VALIDATION, method, 0, "false_cue_share"] = columns
         return shares
 
     return measure
@@ -114,11 +115,11 @@ def _asked_of(
     """Text, DAR and ADaFuSE of encoders with every choice of views, by suffix."""
     for encoder, seed in encoders:
         at = {"seed": seed, "encoder": encoder, **about}
-        yield Condition(BENCHMARK, f"{encoder}+text", **at)
+        yield Condition(VALIDATION, f"{encoder}+text", **at)
         for suffix, views in suffixes.items():
             for fusion, how in (("dar", "dar"), ("adafuse", Trained("adafuse", "drawn"))):
                 method = f"{encoder}+{fusion}{suffix}"
-                yield Condition(BENCHMARK, method, views=views, fusion=how, **at)
+                yield Condition(VALIDATION, method, views=views, fusion=how, **at)
 
 
 def _controlled(profile: Profile) -> dict[str, str]:
@@ -147,7 +148,7 @@ def _checkpoints(profile: Profile) -> list[str]:
 def encoder_shown(key: Key, ranks: Ranks) -> Shown:
     """As of the encoder before training, with what false facts, or less training, cost."""
     encoder, _, query = key.method.partition("+")
-    text = Key(BENCHMARK, f"{encoder}+text")
+    text = Key(VALIDATION, f"{encoder}+text")
     if query == "text":
         return Shown(("recall_at_10",), contrasts=gains_over(key, ranks, "finetune_text"))
     contrasts = {"gain": gain(key, text), **gains_over(key, ranks, "finetune_text")}
@@ -183,7 +184,7 @@ STUDY = Study(
     shown=shown,
     values=false_cues({"dar": "view_0", **{f"dar_{name}": name for name in SETTINGS}}),
 )
-ENCODERS = Study(
+ENCODER_CHOICES = Study(
     "encoder_choices",
     "The choices of drawing with fine-tuned encoders.",
     minutes=33,
@@ -192,7 +193,7 @@ ENCODERS = Study(
     together=True,
     digits=4,
 )
-CHECKPOINTS = Study(
+ENCODER_CHECKPOINTS = Study(
     "encoder_checkpoints",
     "Less trained diffusion models with fine-tuned encoders.",
     minutes=60,

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 from daitir.objectives import DMCL_TERMS
 from daitir.recipes.settings import EncoderRecipe
 from daitir.studies.encoders import read_by
-from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Key, Shown, Study, gain
+from daitir.studies.engine.conditions import (
+    VALIDATION,
+    ZERO_SHOT,
+    Condition,
+    Key,
+    Shown,
+    Study,
+    gain,
+)
 
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
-BENCHMARK, NUM_SEEDS, WHOLE = "human_val", 3, "whole"
+SHORT_SEEDS, WHOLE = 3, "whole"
 QUERIES = {"text": "drawn", "view": "drawn", "dar": "drawn", "placebo": "placebo:drawn"}
 # A tenth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
 SHORT = {"steps_divisor": 10, "batch_divisor": 2}
@@ -80,13 +88,13 @@ def recipes(profile: Profile) -> Mapping[str, EncoderRecipe]:
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Four queries of every encoder, at the drawn rounds of the validation split."""
-    names = [(ZERO_SHOT, 0), *((n, seed) for n in recipes(profile) for seed in range(NUM_SEEDS))]
+    names = [(ZERO_SHOT, 0), *((n, seed) for n in recipes(profile) for seed in range(SHORT_SEEDS))]
     for name, seed in names:
         read = read_by(recipes(profile).get(name))
         for query, views in QUERIES.items():
             fusion = "dar" if query == "placebo" else query
             yield Condition(
-                BENCHMARK, f"{name}+{query}", seed, queries="val", views=views, encoder=name,
+                VALIDATION, f"{name}+{query}", seed, queries="val", views=views, encoder=name,
                 fusion=fusion, **read,
             )  # fmt: skip
 
@@ -95,13 +103,13 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     """R@10 over the drawn rounds, its change from `whole` or of growth from the start."""
     name, _, query = key.method.partition("+")
     grown = "_on_" in name
-    reference = Key(BENCHMARK, f"{ZERO_SHOT if grown else WHOLE}+{query}")
+    reference = Key(VALIDATION, f"{ZERO_SHOT if grown else WHOLE}+{query}")
     contrasts = {"change": gain(key, reference)}
     if query == "dar":
-        contrasts["gain"] = gain(key, Key(BENCHMARK, f"{name}+text"))
+        contrasts["gain"] = gain(key, Key(VALIDATION, f"{name}+text"))
         if grown:
             rival = name.replace("dmcl", "finetune_text")
-            contrasts["over_words"] = gain(key, Key(BENCHMARK, f"{rival}+text"))
+            contrasts["over_words"] = gain(key, Key(VALIDATION, f"{rival}+text"))
     return Shown({"recall_at_10": "mean_recall_at_10"}, contrasts=contrasts, round=0)
 
 
@@ -111,7 +119,7 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
 
     folder = bench.work_dir / "encoders" / "learnable_weights"
     weights = {}
-    for seed in range(NUM_SEEDS):
+    for seed in range(SHORT_SEEDS):
         last = pd.read_csv(folder / str(seed) / "log.csv").iloc[-1]
         weights[seed] = {n.removeprefix("weight_"): w for n, w in last.items() if "weight_" in n}
     return {"learned_weights": weights}

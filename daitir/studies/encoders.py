@@ -29,7 +29,12 @@ PEERS = {"dar": "zero_shot+dar", "adafuse": "zero_shot+adafuse",
 """Whom gains are over: an encoder and what it ranks by."""
 RIVALS = ("dar", "finetune_text")  # of the published gain in Hits@10
 IMPROVED = {"dmcl_resampled": "dmcl"}  # encoders that are compared with another, query by query
-RANKED = ("text", "dar", "memory", "adafuse")  # the queries that are compared with the peers
+COMPARED_QUERIES = (
+    "text",
+    "dar",
+    "memory",
+    "adafuse",
+)  # the queries that are compared with the peers
 COMPARED = ("finetune_text", "dmcl")  # all that the smaller studies measure
 
 
@@ -70,7 +75,7 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     encoder, _, query = key.method.partition("+")
     text = Key(key.benchmark, f"{encoder}+text")
     contrasts: dict[str, Contrast] = {}
-    if query in RANKED:
+    if query in COMPARED_QUERIES:
         if query != "text":
             contrasts["gain"] = gain(key, text)
         if key.benchmark != SHORT_CAPTION:

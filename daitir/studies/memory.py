@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.engine.conditions import Condition, Contrast, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.conditions import (
+    VALIDATION,
+    Condition,
+    Contrast,
+    Key,
+    Shown,
+    Study,
+    Trained,
+    gain,
+)
 
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
@@ -21,7 +30,6 @@ if TYPE_CHECKING:
     from daitir.studies.profiles import Profile
 
 DECAYS = (0.0, 0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions
-VAL = "human_val"
 ENCODER_DECAYS = {"dar": 0.75, "adafuse": 0.5}  # what validation chose, for fine-tuned encoders too
 
 
@@ -35,7 +43,7 @@ def chosen(ranks: Ranks) -> dict[str, float]:
     from daitir.studies.engine.tables import MEASURES
 
     def mean(method: str, decay: float) -> float:
-        of_seeds = ranks.of(Key(VAL, f"{method}_decay_{decay:g}"))
+        of_seeds = ranks.of(Key(VALIDATION, f"{method}_decay_{decay:g}"))
         return sum(float(MEASURES["mean_recall_at_10"](one).mean()) for one in of_seeds)
 
     return {name: max(DECAYS, key=partial(mean, name)) for name in ("dar", "adafuse")}
@@ -47,11 +55,11 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     for decay in DECAYS:
         views = remembered(decay)
         dar, adafuse = f"dar_decay_{decay:g}", f"adafuse_decay_{decay:g}"
-        yield Condition(VAL, dar, queries="val", views=views, fusion="dar")
+        yield Condition(VALIDATION, dar, queries="val", views=views, fusion="dar")
         for seed in seeds:
             fusion = Trained("adafuse", views)
-            yield Condition(VAL, adafuse, seed, queries="val", views=views, fusion=fusion)
-    if not any(key.benchmark == VAL for key in ranks.keys):
+            yield Condition(VALIDATION, adafuse, seed, queries="val", views=views, fusion=fusion)
+    if not any(key.benchmark == VALIDATION for key in ranks.keys):
         return
     decays = chosen(ranks)
     dar, adafuse = remembered(decays["dar"]), remembered(decays["adafuse"])
@@ -71,8 +79,8 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
 def shown(key: Key, ranks: Ranks) -> Shown:
     """Gains over text, DAR and the same method without memory (`change`)."""
     benchmark, method = key
-    if benchmark == VAL:
-        usual = Key(VAL, f"{method.split('_')[0]}_decay_0")
+    if benchmark == VALIDATION:
+        usual = Key(VALIDATION, f"{method.split('_')[0]}_decay_0")
         contrasts = {"change": gain(key, usual, "recall_at_10_val")}
         metrics = {"recall_at_10_val": "mean_recall_at_10"}
         return Shown(metrics, contrasts=contrasts, round=NUM_QUESTIONS)

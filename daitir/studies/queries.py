@@ -143,7 +143,7 @@ def make_query_set(
     ]
     paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
-    scenes = [reading.scene for reading in models.recogniser.read(paths, progress=progress)]
+    scenes = models.recogniser.read(paths, progress=progress)
     return QuerySet(
         captions,
         torch.tensor(rounds),

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
-ROUNDS, LONG_ROUNDS = (2, 6, 10), (10, 15, 20)
-NUM_SEEDS = 3  # of a fusion that is trained here
+ASKED_ROUNDS, LONG_ROUNDS = (2, 6, 10), (10, 15, 20)
+SPACE_SEEDS = 3  # of a fusion that is trained here
 AGAIN = {  # what is read and drawn instead of the refined captions
     "typos_10": "typos_10",
     "typos_30": "typos_30",
     "dropped_rounds": "dropped_rounds_30",
     "shuffled_rounds": "shuffled_rounds",
 }
-VIEWS = {  # what stands in the place of the view
+OTHER_VIEWS = {  # what stands in the place of the view
     "as_trained": "kept",
     "guidance_1": "guidance_1",
     "steps_2": "steps_2",
@@ -39,8 +39,8 @@ SPACES = {"rotated": "kept", "other_encoder": "drawn"}  # with the views that ea
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Text, view, DAR and ADaFuSE of every seed under each condition."""
-    usual = {"number": profile.num_other_dialogues, "rounds": ROUNDS}
-    changed = {label: {"views": views} for label, views in VIEWS.items()}
+    usual = {"number": profile.num_other_dialogues, "rounds": ASKED_ROUNDS}
+    changed = {label: {"views": views} for label, views in OTHER_VIEWS.items()}
     changed |= {label: {"words": words, "views": "drawn"} for label, words in AGAIN.items()}
     changed["longer"] = {"words": "longer", "views": "drawn", "rounds": LONG_ROUNDS}
     for share in profile.broken_shares:
@@ -55,7 +55,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
         seeds = profile.num_fusion_seeds
         yield from _methods(f"{label}_carried_over", carried, seeds, **about)
         trained = Trained("adafuse", views)
-        yield from _methods(f"{label}_trained_for_it", trained, NUM_SEEDS, **about)
+        yield from _methods(f"{label}_trained_for_it", trained, SPACE_SEEDS, **about)
 
 
 def _methods(label: str, adafuse: Trained, num_seeds: int, **about) -> Iterator[Condition]:

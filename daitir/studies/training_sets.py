@@ -118,9 +118,7 @@ def profile_data(
     )
 
 
-def as_read(
-    data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe
-) -> FinetuneData:
+def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe) -> FinetuneData:
     """The data of a query set with the texts that the recipe reads, `recipe.text`.
 
     Raises DataError for texts that are neither the current rewrite nor the raw dialogue.

@@ -99,8 +99,9 @@ RIGHT = {
     checks.half_width: lambda d, n: 1.96 * d / n**0.5,
     checks.chair: lambda shown, true: len(shown - true) / max(len(shown), 1),
     checks.corrected_rate: lambda read, alarm, miss: (read - alarm) / (1 - alarm - miss),
-    checks.area_under_curve: lambda s, y: float(np.mean(
-        (s[y][:, None] > s[~y]) + 0.5 * (s[y][:, None] == s[~y]))),
+    checks.area_under_curve: lambda s, y: float(
+        np.mean((s[y][:, None] > s[~y]) + 0.5 * (s[y][:, None] == s[~y]))
+    ),
     checks.interaction: lambda before, first, second, both: both - first - second + before,
     checks.gated_query: lambda g, t, v, r: unit(g * t + (1 - g) * v + r),
     checks.adafuse_parameters: adafuse_parameters,

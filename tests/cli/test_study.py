@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from daitir.cli.main import build_parser, main
-from daitir.studies import engine
+from daitir.studies.engine import run as engine
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import PROFILES
 from daitir.studies.registry import STUDIES, get_study

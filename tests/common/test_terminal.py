@@ -138,8 +138,13 @@ def test_an_error_is_one_escaped_line(hostile, tmp_path, capsys):
             assert len(lines) == 1 and lines[0].startswith("daitir: error: "), command
     finally:
         damaged.unlink()
-    for command in (["search", f"--{PLANTED}"], ["lint", "x", PLANTED], [PLANTED],
-                    ["scenes", "x", "--seed", PLANTED], ["scenes", "x", "--split", PLANTED]):
+    for command in (
+        ["search", f"--{PLANTED}"],
+        ["lint", "x", PLANTED],
+        [PLANTED],
+        ["scenes", "x", "--seed", PLANTED],
+        ["scenes", "x", "--split", PLANTED],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(command)
         printed = capsys.readouterr()

@@ -118,7 +118,8 @@ def test_an_ordinary_caption_comes_through_letter_for_letter(caption):
     ("output", "caption"),
     [
         ("a red dog, a ball\nand a car", "a red dog, a ball"),
-        ("a red dog,\na ball and\na car", JOINED), ("a red dog,\n\na ball and a car\nx y", JOINED),
+        ("a red dog,\na ball and\na car", JOINED),
+        ("a red dog,\n\na ball and a car\nx y", JOINED),
         ("Caption: a red dog, a ball and\na car\n\nNote: x", JOINED),
     ],
 )

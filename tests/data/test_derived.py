@@ -96,9 +96,7 @@ def test_digests_are_those_that_the_book_tells():
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("text", ["raw_dialogue", "current_rewrite"])
-def test_views_of_changed_dialogues_are_refused(
-    folder, generate, tmp_path, capsys, change, text
-):
+def test_views_of_changed_dialogues_are_refused(folder, generate, tmp_path, capsys, change, text):
     """Whether views are of the raw dialogues or of rewrites, and whichever of them is ranked."""
     assert generate("--data", folder, "--text", text) == 0
     ranked = {"raw_dialogue": "dialogues.json", "current_rewrite": "rewrites.json"}
@@ -162,9 +160,7 @@ def test_a_manifest_says_what_each_view_is_of(folder, generate, tmp_path, pipeli
 
 
 @pytest.mark.slow
-def test_other_settings_or_texts_are_not_drawn_into_the_folder(
-    folder, generate, tmp_path, capsys
-):
+def test_other_settings_or_texts_are_not_drawn_into_the_folder(folder, generate, tmp_path, capsys):
     assert generate("--data", folder) == 0
     views = folder / "views" / "test"
     before = {path.name: path.read_bytes() for path in views.iterdir()}

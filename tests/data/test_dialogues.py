@@ -63,8 +63,10 @@ def test_accepts_a_byte_order_mark(tmp_path):
         (b'[{"img": "a.png", "dialog": ["x"]}', "not JSON"),
         (b'["\xff\xfe"]', "not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
-        (b'[{"img": "a.png", "dialog": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
-         "nested too deeply"),
+        (
+            b'[{"img": "a.png", "dialog": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
+            "nested too deeply",
+        ),
         ([_entry(dialog=["a"] * 501)], "dialogue 0: 501 rounds, more than 500"),
         (b"[" + b"9" * 10_000 + b"]", "cannot be read"),
         ({}, "must be a JSON list of dialogues, found an object of 0"),
@@ -72,7 +74,7 @@ def test_accepts_a_byte_order_mark(tmp_path):
         ([], "no dialogues"),
         (["a.png"], "dialogue 0: must be an object"),
         ([_entry(), {"img": "b.png"}], "dialogue 1: must be an object"),
-        ([_entry(dialog=[])], "dialogue 0: \"dialog\" must be a non-empty list"),
+        ([_entry(dialog=[])], 'dialogue 0: "dialog" must be a non-empty list'),
         ([{"img": "a.png", "dialog": "a dog"}], "must be a non-empty list"),
         ([_entry(dialog=["a dog", 3])], "dialogue 0: round 1 must be a string, found 3"),
         ([_entry(dialog=["a dog", None])], "round 1 must be a string, found None"),
@@ -110,8 +112,12 @@ def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
     path = _file(tmp_path, content)
     _, problems = lint_dialogues(path, gallery=["a.png"])
     assert Counter(p.kind for p in problems) == {
-        "blank_round": 1, "round_not_text": 1, "image_path": 1, "not_a_dialogue": 1,
-        "duplicate_target": 1, "not_in_gallery": 1,
+        "blank_round": 1,
+        "round_not_text": 1,
+        "image_path": 1,
+        "not_a_dialogue": 1,
+        "duplicate_target": 1,
+        "not_in_gallery": 1,
     }
     assert [p.dialogue for p in problems] == [1, 1, 1, 2, 3, 4]
     with pytest.raises(DataError, match=r"dialogue 1: round 1 is blank \(6 problems in all\)"):
@@ -195,8 +201,12 @@ def test_a_target_that_is_nearly_in_the_gallery_is_told(tmp_path, named, there, 
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["img", "dialog"]) | st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["img", "dialog"]) | st.text(max_size=5), inner, max_size=4
+        )
+    ),
     max_leaves=12,
 )
 ENTRIES = st.fixed_dictionaries({"img": st.text() | JSON_VALUES, "dialog": JSON_VALUES})
@@ -242,8 +252,13 @@ def test_write_then_read_gives_the_same(tmp_path, pairs):
 
 @pytest.mark.parametrize(
     "dialogue",
-    [Dialogue("a.png", ("\ud800",)), Dialogue("\udcff.png", ("x",)), Dialogue("a.png", ()),
-     Dialogue("../a.png", ("x",)), Dialogue("a.png", (" ",))],
+    [
+        Dialogue("a.png", ("\ud800",)),
+        Dialogue("\udcff.png", ("x",)),
+        Dialogue("a.png", ()),
+        Dialogue("../a.png", ("x",)),
+        Dialogue("a.png", (" ",)),
+    ],
 )
 def test_does_not_write_what_it_would_not_read(tmp_path, dialogue):
     path = tmp_path / "out.json"

@@ -284,9 +284,7 @@ def published(server, tmp_path, monkeypatch):
         content = json.dumps(visdial([(n, talk(n)) for n in numbers]))
         name = f"visdial_1.0_{part}"
         server.files[f"{name}.zip"] = zipped(tmp_path / "x.zip", {f"{name}.json": content})
-    entries = [
-        {"img": f"unlabeled2017/{n:012}.jpg", "dialog": talk(n)} for n in range(200, 203)
-    ]
+    entries = [{"img": f"unlabeled2017/{n:012}.jpg", "dialog": talk(n)} for n in range(200, 203)]
     for file in DATASETS["chatir"].files[:-1]:
         server.files[file.name] = json.dumps(entries).encode()
     gallery = [f"unlabeled2017/{n:012}.jpg" for n in range(200, 204)]
@@ -395,9 +393,12 @@ def test_files_of_other_kinds_are_named(published, tmp_path, capsys, content, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"question": -1}, "question -1 of 2, counted from 0"), ({"answer": -1}, "answer -1 of 2"),
-        ({"answer": 2}, "answer 2 of 2"), ({"question": True}, "question True of 2"),
-        ({"question": 0.0}, "question 0.0 of 2"), ({"answer": None}, "answer None of 2"),
+        ({"question": -1}, "question -1 of 2, counted from 0"),
+        ({"answer": -1}, "answer -1 of 2"),
+        ({"answer": 2}, "answer 2 of 2"),
+        ({"question": True}, "question True of 2"),
+        ({"question": 0.0}, "question 0.0 of 2"),
+        ({"answer": None}, "answer None of 2"),
     ],
 )
 def test_a_row_that_is_not_there_is_refused_and_its_dialogue_named(change, message):

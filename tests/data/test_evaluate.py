@@ -229,9 +229,7 @@ def test_the_table_is_tidy_and_agrees_with_the_metrics(world):
         "hits_at_10": metrics.hits_at_k(ranks, 10, lengths=found.lengths),
         "recall_at_10": metrics.recall_at_k(ranks, 10, lengths=found.lengths),
         "recall_at_1": metrics.recall_at_k(ranks, 1, lengths=found.lengths),
-        "mrr": np.nanmean(
-            metrics.reciprocal_rank_values(ranks, lengths=found.lengths), axis=0
-        ),
+        "mrr": np.nanmean(metrics.reciprocal_rank_values(ranks, lengths=found.lengths), axis=0),
         "degradation_rate": metrics.degradation_rate(ranks, baseline, lengths=found.lengths),
         "degradation_rate_ln2": metrics.degradation_rate(
             ranks, baseline, margin=np.log(2), lengths=found.lengths

@@ -101,9 +101,14 @@ def test_reads_a_gallery_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "non-empty JSON list"), ("[]", "non-empty JSON list"), ("[3]", "entry 0"),
-     ('["a.jpg", "../b.jpg"]', "entry 1: .* leaves"), ('["a.jpg", "./a.jpg"]', "entries 0 and 1"),
-     ("[", "not JSON")],
+    [
+        ("{}", "non-empty JSON list"),
+        ("[]", "non-empty JSON list"),
+        ("[3]", "entry 0"),
+        ('["a.jpg", "../b.jpg"]', "entry 1: .* leaves"),
+        ('["a.jpg", "./a.jpg"]', "entries 0 and 1"),
+        ("[", "not JSON"),
+    ],
 )
 def test_refuses_a_bad_gallery_file(tmp_path, content, message):
     path = tmp_path / "gallery.json"
@@ -282,8 +287,13 @@ def test_refuses_what_is_no_image(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "folder.png").mkdir()
-    for name, message in [("empty", "0 bytes"), ("text", "not an image"), ("folder", "directory"),
-                          ("missing", "No such"), ("x" * 300, "cannot be read")]:
+    for name, message in [
+        ("empty", "0 bytes"),
+        ("text", "not an image"),
+        ("folder", "directory"),
+        ("missing", "No such"),
+        ("x" * 300, "cannot be read"),
+    ]:
         with pytest.raises(DataError, match=message):
             read_image(tmp_path / f"{name}.png")
 

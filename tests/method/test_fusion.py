@@ -57,8 +57,7 @@ def test_number_worked_by_hand():
 def naive_fusion(text, view, round):
     text_weight, view_weight = (0.8, 0.2) if round < 2 else (0.5, 0.5)
     fused = [
-        text_weight * t + view_weight * v
-        for t, v in zip(text.tolist(), view.tolist(), strict=True)
+        text_weight * t + view_weight * v for t, v in zip(text.tolist(), view.tolist(), strict=True)
     ]
     norm = math.sqrt(sum(value * value for value in fused))
     return torch.tensor([value / norm for value in fused])

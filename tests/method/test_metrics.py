@@ -31,7 +31,6 @@ def mean_reciprocal_rank(ranks, lengths=None):
         return np.nansum(values, axis=0) / (~np.isnan(values)).sum(axis=0)
 
 
-
 def naive_mean(values):
     return sum(values) / len(values) if values else math.nan
 
@@ -122,9 +121,7 @@ def test_numbers_worked_by_hand():
     first = (math.log(13) + math.log(4)) / 4 + math.log(4) / 2
     assert metrics.best_log_rank_integral(RANKS) == pytest.approx((first + 0 + math.log(8)) / 3)
     np.testing.assert_allclose(metrics.degradation_rate(RANKS, BASELINE), [1 / 3, 1 / 3, 1])
-    np.testing.assert_allclose(
-        metrics.degradation_rate(RANKS, BASELINE, margin=0.5), [0, 0, 2 / 3]
-    )
+    np.testing.assert_allclose(metrics.degradation_rate(RANKS, BASELINE, margin=0.5), [0, 0, 2 / 3])
     drop = metrics.rank_drop(RANKS, BASELINE)
     np.testing.assert_allclose(drop.mean, [1, 2, 20 / 3])
     np.testing.assert_allclose(drop.median, [1, 2, 1])

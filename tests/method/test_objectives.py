@@ -38,8 +38,10 @@ def unit(batch, dim, seed, dtype=torch.float64):
 
 @settings(deadline=None)
 @given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(1, 5),
-    st.floats(0.0, 100.0), st.integers(0, 99),
+    st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    st.integers(1, 5),
+    st.floats(0.0, 100.0),
+    st.integers(0, 99),
 )
 def test_matches_the_naive_twin(labels, dim, logit_scale, seed):
     a, b = unit(len(labels), dim, seed), unit(len(labels), dim, seed + 1)
@@ -122,7 +124,10 @@ def naive_jensen_shannon(p_logits, q_logits):
 @settings(deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=2, max_size=9).filter(lambda x: len(set(x)) > 1),
-    st.integers(1, 12), st.floats(0.0, 0.5), st.floats(0.05, 2.0), st.integers(0, 99),
+    st.integers(1, 12),
+    st.floats(0.0, 0.5),
+    st.floats(0.05, 2.0),
+    st.integers(0, 99),
 )
 def test_hard_negatives_match_the_naive_twin(labels, k, margin, temperature, seed):
     similarity = unit(len(labels), 5, seed) @ unit(len(labels), 5, seed + 1).T

@@ -50,4 +50,3 @@ def test_views_that_are_no_unit_vectors_or_cancel_out_are_refused():
     one = views(1, 4)
     with pytest.raises(ValueError, match="cancel out"):
         remembered_views(torch.cat([one, -one]), decay=1)
-

@@ -34,7 +34,10 @@ def integer_features(*shape, seed, high=3):
 
 @settings(deadline=None)
 @given(
-    st.integers(1, 40), st.integers(1, 30), st.integers(1, 6), st.integers(0, 99),
+    st.integers(1, 40),
+    st.integers(1, 30),
+    st.integers(1, 6),
+    st.integers(0, 99),
     st.one_of(st.none(), st.integers(1, 50)),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
@@ -116,8 +119,13 @@ NAN_ROWS = torch.tensor([[0.0, 1.0, float("nan")], [0.0, 0.0, 1.0], [float("inf"
     ("queries", "gallery", "targets", "error", "message"),
     [
         (torch.eye(3)[:, :2], GALLERY, [0, 1, 2], ValueError, "query_features have dim 2"),
-        (torch.ones(3, 4, 2), GALLERY, [0, 1, 2], ValueError,
-         "query_features have dim 2 and gallery_features 3"),
+        (
+            torch.ones(3, 4, 2),
+            GALLERY,
+            [0, 1, 2],
+            ValueError,
+            "query_features have dim 2 and gallery_features 3",
+        ),
         (NAN_ROWS, GALLERY, [0, 1, 2], ValueError, "query_features hold NaN .* in 2 of 3 rows"),
         (GALLERY, NAN_ROWS, [0, 1, 2], ValueError, "gallery_features hold NaN .* in 2 of 3 rows"),
         (NAN_ROWS.expand(2, 3, 3), GALLERY, [0, 1], ValueError, "in 4 of 6 rows"),

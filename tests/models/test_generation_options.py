@@ -32,9 +32,7 @@ def test_a_negative_prompt_changes_the_view_and_its_name(models, kind, tmp_path)
     generator = load_view_generator(str(models / kind), steps=2, guidance=5.0)
     prompts, seeds = ["a beach", "a dog", "a beach"], [1, 1, 1]
     plain = generator.generate(prompts, seeds, tmp_path, batch_size=2)
-    found = generator.generate(
-        prompts, seeds, tmp_path, negatives=["people", "", ""], batch_size=2
-    )
+    found = generator.generate(prompts, seeds, tmp_path, negatives=["people", "", ""], batch_size=2)
     assert found[1:] == plain[1:] and found[0] != plain[0]
     pictures = [np.asarray(Image.open(path)) for path in (found[0], plain[0])]
     assert (pictures[0] != pictures[1]).any()

@@ -23,6 +23,7 @@ def small():
         diffusion=diffusion,
     )  # fmt: skip
 
+
 @pytest.mark.slow
 def test_the_retrained_pipeline_shares_all_but_the_unet(small, tmp_path):
     whole = load_view_generator("mini").pipeline

@@ -222,9 +222,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_clip_recipe_trains_and_its_folder_loads(tmp_path):
-    recipe = ClipRecipe(
-        model="daitir-mini", num_scenes=32, steps=3, batch_size=8, warmup_steps=1
-    )
+    recipe = ClipRecipe(model="daitir-mini", num_scenes=32, steps=3, batch_size=8, warmup_steps=1)
     train_clip(recipe, tmp_path, progress=False)
     encoder = load_encoder(f"open_clip:{tmp_path}")
     assert encoder.encode_texts(["a dog"]).shape == (1, 128)

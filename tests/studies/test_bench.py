@@ -81,8 +81,6 @@ def test_a_perfect_drawing_has_no_false_cue_and_another_place_has():
     assert all(0 < share < 1 for share in false_cue_shares(captions, moved, scenes))
 
 
-
-
 def test_every_variant_of_adafuse_differs_from_the_whole_in_one_thing():
     recipe = PROFILES["classroom"].fusions["adafuse"]
     for name, other in ablations.variants(PROFILES["classroom"]).items():

@@ -19,7 +19,6 @@ def test_the_plan_has_what_the_real_classes_give():
     assert script["model_costs"]() == MODELS
 
 
-
 @pytest.mark.parametrize(
     ("names", "published"),
     [

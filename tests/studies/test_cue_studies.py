@@ -23,7 +23,7 @@ from daitir.studies.cues import geometry as cue_geometry
 from daitir.studies.cues.attention import object_masks, occluded
 from daitir.studies.cues.samples import CueSample, cue_slopes, sample_cues
 from daitir.studies.cues.tables import (
-    COLUMNS,
+    CUE_COLUMNS,
     CueTable,
     Rows,
     compared_encoders,
@@ -106,7 +106,7 @@ def test_rows_are_means_over_views_and_a_cue_that_is_absent_gives_none():
     rows.add("share", "before", np.array([1.0, 3.0, np.nan]), kind="named")
     rows.add("share", "before", np.array([np.nan, 3.0, np.nan]), kind="false")
     table = rows.frame()
-    assert tuple(table.columns) == COLUMNS and len(table) == 1
+    assert tuple(table.columns) == CUE_COLUMNS and len(table) == 1
     assert table.loc[0, ["value", "num_views"]].tolist() == [2.0, 2]
 
 
@@ -226,8 +226,8 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
     options = {"work_dir": tmp_path / "work", "cache": tmp_path / "v", "results_dir": tmp_path}
     path = run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options)
     rows = pd.read_csv(path, keep_default_na=False)
-    assert tuple(rows.columns) == COLUMNS
-    assert not rows.duplicated(list(COLUMNS[:5])).any()
+    assert tuple(rows.columns) == CUE_COLUMNS
+    assert not rows.duplicated(list(CUE_COLUMNS[:5])).any()
     ratio = rows[rows["measure"].str.startswith("attenuation") & (rows["kind"] != "supported")
                  & ((rows["measure"] == "attenuation") | (rows["kind"] != "lucky"))]  # fmt: skip
     assert set(ratio["encoder"]) == {"same"} and set(ratio["where"]) == {"before"}
@@ -262,7 +262,7 @@ def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
     path = run_instrument(cue_attention.INSTRUMENT, small, {"same": ["mini"]}, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
-    assert tuple(rows.columns) == COLUMNS
+    assert tuple(rows.columns) == CUE_COLUMNS
     assert (rows[rows["measure"] == "share_change_over_before"]["value"] == 0).all()
     keys = ["measure", "encoder", "where", "kind"]
     assert not rows.duplicated(keys).any()

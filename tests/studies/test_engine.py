@@ -68,8 +68,8 @@ def small(folder, monkeypatch):
     """A profile on those dialogues, and studies that train once and on two sources."""
     for module in (benchmark, memory, encoders, encoder_memory):
         monkeypatch.setattr(module, "BENCHMARKS", ("human", "terse"))
-    monkeypatch.setattr(ablations, "NUM_SEEDS", 1)
-    monkeypatch.setattr(encoder_ablations, "NUM_SEEDS", 1)
+    monkeypatch.setattr(ablations, "ABLATION_SEEDS", 1)
+    monkeypatch.setattr(encoder_ablations, "SHORT_SEEDS", 1)
     monkeypatch.setattr(encoder_ablations, "DATA_DIVISORS", (2, 1))
     monkeypatch.setattr(benchmark, "NUM_TIMED", 2)
     monkeypatch.setattr(choices, "NUM_VIEWS", (2,))

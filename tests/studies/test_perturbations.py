@@ -85,4 +85,3 @@ def test_a_longer_dialogue_begins_as_the_shorter_one(source):
     for scene in sample_scenes(0, "test", 5):
         long = dialogue(source, scene, num_questions=20)
         assert len(long) == 21 and long[:11] == dialogue(source, scene)
-

@@ -98,9 +98,7 @@ def test_contrasts_of_three_methods_and_of_a_method_with_itself():
     ranks = some_ranks()
     table = study_table(a_study(shown, together=True), ranks)
     table = table.set_index(["method", "metric", "round"]).sort_index()
-    means = {
-        key: np.mean([a < 10 for a in ranks.of(key)], axis=0) for key in (TEXT, DAR, adafuse)
-    }
+    means = {key: np.mean([a < 10 for a in ranks.of(key)], axis=0) for key in (TEXT, DAR, adafuse)}
     expected = (means[adafuse] - means[DAR] + 0.5 * means[TEXT]).mean(axis=0)
     np.testing.assert_allclose(table.loc[("adafuse", "recall_at_10_of_three")]["value"], expected)
     itself = table.loc[("text", "recall_at_10_change")]

@@ -39,4 +39,3 @@ def test_the_recipe_says_whether_views_are_resampled(data):
     plain, ours = (profile.encoders[name] for name in ("dmcl", "dmcl_resampled"))
     assert training_data(data, profile, plain) is data
     assert (training_data(data, profile, ours).views == with_resampled_views(data).views).all()
-

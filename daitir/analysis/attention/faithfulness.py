@@ -107,9 +107,7 @@ def deletion_insertion(
         taken = F.interpolate(taken.float(), pixels.shape[2:], mode="nearest").bool()
         deletion.append(score(torch.where(taken, empty, pixels)))
         insertion.append(score(torch.where(taken, pixels, empty)))
-    return Curves(
-        torch.stack([*deletion, nothing], dim=1), torch.stack([*insertion, whole], dim=1)
-    )
+    return Curves(torch.stack([*deletion, nothing], dim=1), torch.stack([*insertion, whole], dim=1))
 
 
 def randomised(model: nn.Module, *, seed: int) -> nn.Module:

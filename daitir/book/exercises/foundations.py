@@ -18,12 +18,12 @@ from daitir.objectives import info_nce
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, parse, sample_scene
 
-RANKS = np.array(
+RANKED = np.array(
     [[14, 6, 11, 3], [2, 25, 30, 40], [55, 18, 12, 9], [7, 9, 10, 0], [90, 80, 70, 60]]
 )
-WORSE = RANKS + np.array([0, 1, 5, 100])
+WORSE = RANKED + np.array([0, 1, 5, 100])
 RAW = torch.tensor(PAIRS)
-IMAGES, TEXTS = F.normalize(RAW, dim=-1)
+IMAGES, CAPTIONS_OF_IMAGES = F.normalize(RAW, dim=-1)
 GALLERY = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
 CAPTION = "a red kite on the left and a dog at the beach"
 STATED = (Fact("kite", "colour", "red"), Fact("dog", "present", True))
@@ -62,7 +62,7 @@ def nightfall(function: Callable[[Scene], Scene]) -> str:
 
 
 @exercise(*(
-    (RANKS, k, f"for k = {k}, count who was below k at some round so far but is not now")
+    (RANKED, k, f"for k = {k}, count who was below k at some round so far but is not now")
     for k in (1, 10, 20)
 ))  # fmt: skip
 def lost_hits(ranks, k):
@@ -72,7 +72,7 @@ def lost_hits(ranks, k):
 
 @exercise(
     (np.array([[12, 3, 20]]), "for the ranks 12, 3, 20 the best ranks so far are 12, 3, 3"),
-    (RANKS, "one dialogue is right; take the mean over dialogues, and divide by T, not by T + 1"),
+    (RANKED, "one dialogue is right; take the mean over dialogues, and divide by T, not by T + 1"),
 )
 def best_log_rank_integral(ranks):
     """Chapter 01: `function(ranks)` gives PlugIR's BRI of ranks `(num_queries, num_rounds)`."""
@@ -80,9 +80,9 @@ def best_log_rank_integral(ranks):
 
 
 @exercise(
-    (WORSE, RANKS, 0.0,
+    (WORSE, RANKED, 0.0,
      "with a margin of 0, count every query whose rank is greater; equal ranks are not"),
-    (WORSE, RANKS, np.log(2),
+    (WORSE, RANKED, np.log(2),
      "with a margin, compare ln(rank + 1) - ln(text rank + 1) with it"),
 )  # fmt: skip
 def degradation_with_margin(ranks, text_ranks, margin):
@@ -114,11 +114,11 @@ def chance_loss(batch_size):
 def image_to_text_ranks(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> str:
     """Chapter 02: `function(image_features, text_features)` ranks each image's own text."""
     own = torch.arange(len(IMAGES))
-    expected = target_ranks(IMAGES, TEXTS, own)
-    answer = answer_to(function, IMAGES, TEXTS)
+    expected = target_ranks(IMAGES, CAPTIONS_OF_IMAGES, own)
+    answer = answer_to(function, IMAGES, CAPTIONS_OF_IMAGES)
     check_shape(answer, expected.shape)
     for wrong, hint in (
-        (target_ranks(TEXTS, IMAGES, own), "images look for texts"),
+        (target_ranks(CAPTIONS_OF_IMAGES, IMAGES, own), "images look for texts"),
         (expected + 1, "ranks count from 0: leave the image's own text out"),
     ):
         assert not np.array_equal(np.asarray(answer), wrong), hint
@@ -176,7 +176,7 @@ def step_up(noisy, velocity, signal_now, noise_now, signal_next, noise_next):
 
 
 @exercise(*(
-    (IMAGES, TEXTS, weight,
+    (IMAGES, CAPTIONS_OF_IMAGES, weight,
      f"add {1 - weight:g} of the text and {weight:g} of the view, then scale to length 1")
     for weight in (0.0, 0.3, 1.0)
 ))  # fmt: skip

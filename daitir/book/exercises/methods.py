@@ -13,7 +13,7 @@ from daitir.book.exercises.compare import PAIRS, PASSED, check_shape, compare, e
 from daitir.fusion import ADaFuSE
 from daitir.objectives import info_nce, jensen_shannon
 
-VIEWS, TEXTS = F.normalize(torch.tensor(PAIRS), dim=-1)
+QUERY_VIEWS, QUERY_TEXTS = F.normalize(torch.tensor(PAIRS), dim=-1)
 TWINS = "leave twins out of both directions, but each row's own partner in"
 EXPERTS = "average over the queries first, then the entropy in natural units, then exp"
 HALVES, NULL = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.2, 0.3])
@@ -66,7 +66,7 @@ def interaction(before, first, second, both):
 
 
 @exercise(
-    (torch.tensor([[0.2], [0.55], [0.9]]), TEXTS, VIEWS, 0.1 * TEXTS.flip(-1),
+    (torch.tensor([[0.2], [0.55], [0.9]]), QUERY_TEXTS, QUERY_VIEWS, 0.1 * QUERY_TEXTS.flip(-1),
      "gate times text, the rest times view, plus the residual, scaled to length 1"),
 )  # fmt: skip
 def gated_query(gate, text, view, residual):
@@ -137,8 +137,8 @@ def divergence_in_bits(p, q):
 
 
 @exercise(
-    (VIEWS, TEXTS, 3.0, torch.tensor([4, 5, 6]), TWINS),
-    (VIEWS, TEXTS, 3.0, torch.tensor([7, 7, 8]), TWINS),
+    (QUERY_VIEWS, QUERY_TEXTS, 3.0, torch.tensor([4, 5, 6]), TWINS),
+    (QUERY_VIEWS, QUERY_TEXTS, 3.0, torch.tensor([7, 7, 8]), TWINS),
 )
 def contrast_without_twins(a, b, logit_scale, labels):
     """Chapter 09: InfoNCE in which rows with the same label are no negatives of each other."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from daitir.book.exercises.compare import exercise
 
 EXACT = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-RANKS = np.array([0, 3, 12, 40])
+GALLERY_RANKS = np.array([0, 3, 12, 40])
 SAMPLED = "the better pictures that are sampled are hypergeometric; fewer than k of them may be"
 
 
@@ -82,9 +82,9 @@ def found_share(found, exact):
 
 
 @exercise(
-    (RANKS, 60, 60, 10, "the whole gallery changes nothing"),
-    *((RANKS, 60, smaller, 10, SAMPLED) for smaller in (10, 25, 45)),
-    (RANKS, 60, 20, 1, "k need not be 10"),
+    (GALLERY_RANKS, 60, 60, 10, "the whole gallery changes nothing"),
+    *((GALLERY_RANKS, 60, smaller, 10, SAMPLED) for smaller in (10, 25, 45)),
+    (GALLERY_RANKS, 60, 20, 1, "k need not be 10"),
 )
 def recall_in_smaller(ranks, num_images, smaller, k):
     """Chapter 15: `function(ranks, num_images, smaller, k)` is R@k expected in a smaller gallery.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
@@ -24,6 +24,7 @@ from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
+from daitir.studies.cues.fusions import add_fusions
 from daitir.studies.cues.samples import (
     CueFeatures,
     CueSample,
@@ -152,9 +153,7 @@ def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
     return directions[: int((shares < share).sum()) + 1].float()
 
 
-def add_removal(
-    table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]
-) -> None:
+def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]) -> None:
     """(c) What projecting δ out of the view, and of DAR's query, does to logit and rank.
 
     And what undoing the cue does, in the picture. The random direction is one for all encoders.
@@ -272,33 +271,6 @@ def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Ten
             views = [sample.pairs[k].view for k in mine]
             area[mine] = probes.beaten_shares(column[views], column[absent]).float()
     return {"areas": areas}
-
-
-def add_fusions(
-    table: CueTable, found: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
-) -> None:
-    """What DAR and trained fusions do with δ: its gain, and how much the residual cancels."""
-    sample = table.sample
-    index = [pair.view for pair in sample.pairs]
-    text, delta = found.texts[index], found.displacements(sample)
-    pair = (found.views[index], found.changed)
-    fused = [dar_fusion(text, view, round=sample.rounds[index]) for view in pair]
-    gain = (fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1)
-    table.add_pairs("fusion_gain", "before", gain, where="dar")
-    for name, models in fusions.items():
-        gains, cosines = [], []
-        for model in models:
-            residuals: list[Tensor] = []
-            hook = model.output.register_forward_hook(
-                lambda module, inputs, output, into=residuals: into.append(output)
-            )
-            with torch.no_grad():
-                fused = [model(text, view)[0] for view in pair]
-            hook.remove()
-            gains.append((fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1))
-            cosines.append(torch.cosine_similarity(residuals[0] - residuals[1], delta, dim=-1))
-        table.add_pairs("fusion_gain", "before", torch.stack(gains).mean(dim=0), where=name)
-        table.add_pairs("residual_cosine", "before", torch.stack(cosines).mean(dim=0), where=name)
 
 
 def add_spaces(table: CueTable, features: Features) -> None:

@@ -28,12 +28,12 @@ from daitir.studies.cues.samples import CueSample
 from daitir.studies.profiles import Profile
 from daitir.studies.training_sets import encoder_folder
 
-COLUMNS = (
+CUE_COLUMNS = (
     "measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views",
     "num_seeds", "seed_low", "seed_high",
 )  # fmt: skip
 TRAINED = ("finetune_text", "dmcl")
-SHARES = (
+SHARE_MEASURES = (
     "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
     "share_in_span", "share_shuffled",
 )  # fmt: skip
@@ -117,8 +117,8 @@ class Rows:
                           min(singles), max(singles)))  # fmt: skip
 
     def frame(self) -> pd.DataFrame:
-        """The rows with the columns `COLUMNS`, numbers to four significant digits."""
-        table = pd.DataFrame(self.rows, columns=list(COLUMNS))
+        """The rows with the columns `CUE_COLUMNS`, numbers to four significant digits."""
+        table = pd.DataFrame(self.rows, columns=list(CUE_COLUMNS))
         for column in ("value", "ci_low", "ci_high", "seed_low", "seed_high"):
             table[column] = [float(f"{x:.4g}") for x in table[column]]
         return table
@@ -185,7 +185,7 @@ class CueTable(Rows):
 def _bounds(measure: str) -> metrics.Bounds:
     """Between which values a measure lies, None where nothing bounds them."""
     name, is_change, _ = measure.partition("_change_over_")
-    if name not in SHARES:
+    if name not in SHARE_MEASURES:
         return None
     return metrics.DIFFERENCES if is_change else metrics.SHARES
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
+VALIDATION = "human_val"  # the label of the validation split
 ZERO_SHOT = "zero_shot"  # the encoder before any training of ours
 
 

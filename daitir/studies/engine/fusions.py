@@ -37,9 +37,7 @@ def _tuned(bench: Bench, text: Tensor, view: Tensor, rounds: Tensor) -> Tensor:
 FUSIONS: dict[str, Callable[[Bench, Tensor, Tensor, Tensor], Tensor]] = {
     "text": lambda bench, text, view, rounds: text,
     "view": lambda bench, text, view, rounds: _single(view, text),
-    "dar": lambda bench, text, view, rounds: dar_fusion(
-        text, _single(view, text), round=rounds
-    ),
+    "dar": lambda bench, text, view, rounds: dar_fusion(text, _single(view, text), round=rounds),
     "dar_tuned": _tuned,
 }
 

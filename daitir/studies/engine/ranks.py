@@ -98,5 +98,3 @@ def read_ranks(path: Path) -> Ranks:
         line = " ".join(str(error).split())
         raise DataError(f"{path}: no ranks ({line}); remove the file and run it again") from error
     return ranks
-
-

@@ -30,9 +30,7 @@ def _said(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
     return [[turn.text for turn in turns] for turns in bench.talks(condition)]
 
 
-def _perturbed(
-    bench: Bench, condition: Condition, argument: str, *, kind: str
-) -> list[list[str]]:
+def _perturbed(bench: Bench, condition: Condition, argument: str, *, kind: str) -> list[list[str]]:
     perturb = PERTURBATIONS[kind]
     share = {"share": int(argument) / 100} if argument else {}
     said = _said(bench, condition, "")
