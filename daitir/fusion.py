@@ -148,13 +148,13 @@ class Fusion(nn.Module):
         self, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
     ) -> Tensor:
         """InfoNCE of the fused query with its target, and of `more_pairs`; all `(batch, dim)`.
-
         `labels` are as in `info_nce`.
         """
         fused, _ = self(text, view)
         scale = self.logit_scale.exp()
         pairs = [(fused, target), *self.more_pairs(text, view, target)]
-        return sum(info_nce(a, b, scale, labels=labels) for a, b in pairs)
+        losses = (info_nce(a, b, scale, labels=labels) for a, b in pairs)
+        return sum(losses, start=scale.new_zeros(()))
 
     def more_pairs(self, text: Tensor, view: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pairs that training contrasts beside the fused query and its target."""

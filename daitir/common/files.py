@@ -241,7 +241,7 @@ def check_output(
         raise DataError(f"{path}: is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
-    for given in map(Path, filter(None, inputs)):
+    for given in [Path(given) for given in inputs if given is not None]:
         if path.exists() and given.exists() and path.samefile(given):
             raise DataError(f"{path}: is read by this command too ({given}); name another file")
         if given.is_dir() and path.resolve().is_relative_to(given.resolve()):

@@ -1,6 +1,7 @@
 """Tables of kept ranks against loops over queries, seeds and rivals."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,13 @@ import pytest
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.evaluation import result_rows
+from daitir.evaluation import result_rows, write_results
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study, gain
 from daitir.studies.engine.ranks import Ranks, read_ranks, write_ranks
 from daitir.studies.engine.tables import study_table
+from daitir.studies.registry import STUDIES, get_study
 
+RANKS_FOLDER = Path(__file__).parents[2] / "results" / "ranks"
 TEXT, DAR = Key("human", "text"), Key("human", "dar")
 
 
@@ -158,3 +161,12 @@ def test_numbers_are_rounded_where_the_study_says_so():
     study = dataclasses.replace(a_study(all_metrics), digits=4)
     values = study_table(study, some_ranks())["value"]
     assert (values == values.round(4)).all()
+
+
+@pytest.mark.parametrize("path", sorted(RANKS_FOLDER.glob("*.npz")), ids=lambda path: path.stem)
+def test_a_table_among_the_results_is_made_of_the_ranks_beside_it(path, tmp_path):
+    """Without a model, and equal to the last digit."""
+    study = next(s for s in map(get_study, STUDIES) if s.table("classroom") == path.stem)
+    write_results(tmp_path / "again.csv", study_table(study, read_ranks(path)), {})
+    committed = RANKS_FOLDER.parent / f"{path.stem}.csv"
+    assert (tmp_path / "again.csv").read_bytes() == committed.read_bytes()
