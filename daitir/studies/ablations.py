@@ -11,6 +11,7 @@ from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, gain
 
 if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
@@ -64,6 +65,14 @@ def shown(key: Key, ranks: Ranks) -> Shown | None:
     return Shown(("recall_at_10", "bri", "degradation_rate_ln2"), text, contrasts)
 
 
+def notes(bench: Bench, ranks: Ranks) -> dict:
+    """How many parameters each variant has."""
+    from daitir.fusion import build_fusion
+
+    fusions = {n: build_fusion(bench.base.dim, r) for n, r in variants(bench.profile).items()}
+    return {"parameters": {n: sum(p.numel() for p in f.parameters()) for n, f in fusions.items()}}
+
+
 STUDY = Study(
     "ablations",
     "ADaFuSE with one part changed, trained and measured.",
@@ -71,4 +80,5 @@ STUDY = Study(
     conditions=conditions,
     shown=shown,
     fusions=variants,
+    notes=notes,
 )

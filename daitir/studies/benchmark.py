@@ -77,6 +77,7 @@ def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
         bench.words(condition), bench.gallery_features(condition), bench.reformulator,
         bench.generator, bench.base, models,
     )  # fmt: skip
+    bench.facts["cost_of_a_round"] = {n: round(float(s.mean()), 6) for n, s in seconds.items()}
     added = dict.fromkeys(("text", "view", "dar"), 0)
     added |= {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}
     values = {}
@@ -92,7 +93,7 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
     from daitir.recipes.fusion import tuned_weights
 
     val = Condition("", "", queries="val")
-    return {
+    return bench.facts | {
         "truncated_query_texts": {
             name: {
                 asked.method: bench.base.count_truncated(bench.texts(asked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from daitir.objectives import DMCL_TERMS
@@ -114,7 +114,7 @@ def shown(key: Key, ranks: Ranks) -> Shown:
 
 
 def notes(bench: Bench, ranks: Ranks) -> dict:
-    """What became of the weights of the terms that learned."""
+    """The recipes, and what became of the weights of the terms that learned."""
     import pandas as pd
 
     folder = bench.work_dir / "encoders" / "learnable_weights"
@@ -122,7 +122,8 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
     for seed in range(SHORT_SEEDS):
         last = pd.read_csv(folder / str(seed) / "log.csv").iloc[-1]
         weights[seed] = {n.removeprefix("weight_"): w for n, w in last.items() if "weight_" in n}
-    return {"learned_weights": weights}
+    named = {name: asdict(recipe) for name, recipe in recipes(bench.profile).items()}
+    return {"recipes": named, "learned_weights": weights}
 
 
 STUDY = Study(

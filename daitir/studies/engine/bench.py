@@ -75,6 +75,7 @@ class Bench:
         device: on which models run.
         num_workers: processes that draw scenes.
         progress: whether bars are shown.
+        facts: what a study measures for its notes on the way to its values.
     """
 
     profile: Profile
@@ -84,6 +85,7 @@ class Bench:
     device: str = "cpu"
     num_workers: int = 1
     progress: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
     _made: dict[tuple, Any] = field(default_factory=dict)  # once, for every encoder
     _features: dict[tuple, Tensor] = field(default_factory=dict)  # of the encoder
     _encoder: tuple[tuple[str, int], Encoder] | None = None
