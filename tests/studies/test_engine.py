@@ -2,21 +2,30 @@
 
 import dataclasses
 import json
+import shutil
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 from small_profiles import ENCODER_RECIPE, FUSION_RECIPE
+from torch.nn import functional as F
 
 from daitir.analysis.controls import placebo_views
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.evaluation import RESULT_COLUMNS
-from daitir.fusion import dar_fusion
+from daitir.fusion import (
+    TRAINED_FUSIONS,
+    Fusion,
+    dar_fusion,
+    first_logit_scale,
+    register_fusion,
+)
 from daitir.models.encoders import load_encoder
 from daitir.recipes.settings import ClipRecipe
 from daitir.retrieval import target_ranks
-from daitir.scenes import render_scenes, sample_scenes
+from daitir.scenes import SOURCES, register_source, render_scenes, sample_scenes, talk
 from daitir.studies import (
     ablations,
     benchmark,
@@ -27,7 +36,7 @@ from daitir.studies import (
     memory,
 )
 from daitir.studies.engine.bench import Bench
-from daitir.studies.engine.conditions import Condition, Shown, Study
+from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
 from daitir.studies.engine.ranks import read_ranks
 from daitir.studies.engine.run import run_study, study_tables
 from daitir.studies.profiles import PROFILES
@@ -36,6 +45,7 @@ from daitir.studies.queries import (
     QUERIES_FOLDER,
     SETS,
     QuerySet,
+    SetRecipe,
     load_query_set,
     manifest_of,
     save_query_set,
@@ -195,3 +205,83 @@ def test_a_study_from_outside_with_an_unknown_name_is_refused(small, folder):
         get_study("toy")
     with pytest.raises(DataError, match="no ranks of the profile nobody"):
         study_tables("nobody", folder / "results")
+
+
+def test_a_work_folder_of_other_models_or_sizes_is_refused(small, folder, tmp_path):
+    study = Study(
+        "toy", "A toy.", 1, lambda profile, ranks: [Condition("human", "text")],
+        lambda key, ranks: Shown(("recall_at_10",)),
+    )  # fmt: skip
+    places = options(folder) | {"work_dir": tmp_path}
+    run_study(study, small, **places)
+    more = {"other": dataclasses.replace(FUSION_RECIPE, steps=1), **small.fusions}
+    run_study(study, dataclasses.replace(small, fusions=more), **places)
+    with pytest.raises(DataError, match="made with another sizes; name another folder"):
+        run_study(study, dataclasses.replace(small, num_gallery=11), **places)
+
+
+def test_conditions_that_would_be_taken_for_each_other_are_refused(small, folder):
+    def study(*conditions) -> Study:
+        shown = Shown(("recall_at_10",))
+        return Study("toy", "A toy.", 1, lambda p, r: conditions, lambda key, ranks: shown)
+
+    text = Condition("human", "text")
+    for other, message in (
+        (dataclasses.replace(text, words="exact"), "two conditions of toy"),
+        (Condition("human", "dar", fusion="dar", rounds=(0, 1)), "other rounds than before"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_study(study(text, other), small, **options(folder))
+
+
+class Average(Fusion):
+    """Text and view, half and half."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.logit_scale = first_logit_scale()
+
+    def forward(self, text_features, view_features):
+        return F.normalize(text_features + view_features, dim=-1), {}
+
+
+def test_a_fusion_and_a_source_from_outside_are_trained_and_tabulated(
+    small, folder, tmp_path, monkeypatch
+):
+    register_fusion("average", Average)
+    register_source("curt", partial(talk, style="terse"))
+    monkeypatch.setitem(SETS, "curt", SetRecipe("curt", "test", "num_other_dialogues"))
+    try:
+        encoder = load_encoder("mini")
+        made = tmp_path / "queries"
+        shutil.copytree(folder / "queries", made)
+        terse = load_query_set("terse", encoder, made)
+        save_query_set(terse, made, "curt")  # the same words, by the source's other name
+        recipe = dataclasses.replace(FUSION_RECIPE, kind="average", steps=2)
+        about = {"queries": "curt", "seed": 0}
+        study = Study(
+            "toy", "A toy.", 1,
+            lambda profile, ranks: [
+                Condition("curt", "text", **about),
+                Condition("curt", "said", words="said", text="raw_dialogue", **about),
+                Condition("curt", "average", fusion=Trained("average"), **about),
+            ],
+            lambda key, ranks: Shown(
+                ("recall_at_10",), contrasts={"gain": gain(key, Key("curt", "text"))}
+            ),
+            fusions=lambda profile: {"average": recipe},
+        )  # fmt: skip
+        profile = dataclasses.replace(small, queries=str(made))
+        table = pd.read_csv(run_study(study, profile, **options(tmp_path)))
+        assert set(table["method"]) == {"text", "said", "average"} and set(table["benchmark"]) == {
+            "curt"
+        }
+        assert set(table["metric"]) == {"recall_at_10", "recall_at_10_gain"}
+        ranks = read_ranks(tmp_path / "results" / "ranks" / "small_toy.npz")
+        text = encoder.encode_texts([c for row in terse.captions for c in row])
+        query = F.normalize(text.view_as(terse.view_features) + terse.view_features, dim=-1)
+        pictures = render_scenes(sample_scenes(0, "test", small.num_gallery), size=small.image_size)
+        expected = target_ranks(query, encoder.encode_images(pictures), torch.arange(OTHERS))
+        assert (ranks.arrays["curt", "average", 0] == expected.numpy()).all()
+    finally:
+        del TRAINED_FUSIONS["average"], SOURCES["curt"]

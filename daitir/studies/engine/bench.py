@@ -238,11 +238,10 @@ class Bench:
         """A trained fusion with the seed of a condition; one that lies nowhere yet is trained."""
         recipe, seed = self.recipes[trained.recipe], condition.seed
         encoder = trained.encoder or condition.encoder
-        folder = self.work_dir / "fusions" / encoder / trained.recipe
-        if trained.views != "kept":
-            folder = folder / trained.views.replace(":", "_of_")
-        folder = folder / str(seed)
-        if encoder == ZERO_SHOT and trained.views == "kept":
+        unusual = [trained.views.replace(":", "_of_")] if trained.views != "kept" else []
+        unusual += [condition.text] if condition.text != "current_rewrite" else []
+        folder = self.work_dir.joinpath("fusions", encoder, trained.recipe, *unusual, str(seed))
+        if encoder == ZERO_SHOT and not unusual:
             shipped = fusion_folder(self.profile, trained.recipe, seed)
             folder = shipped if (shipped / FUSION_CONFIG).is_file() else folder
         if not (folder / FUSION_CONFIG).is_file():

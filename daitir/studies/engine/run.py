@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, read_json, write_json
 from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.studies.engine.bench import Bench
@@ -58,10 +58,14 @@ def run_study(
         The path of the table.
 
     Raises:
-        DataError: where the query sets do not fit the models, or a name is unknown.
+        DataError: where the query sets do not fit the models, a name is unknown, or `work_dir`
+            holds what other models or another profile made.
+        ValueError: where two conditions have one place in the table, or the rounds of a benchmark
+            are not the same under all its conditions.
     """
     began = time.perf_counter()
     bench = Bench(profile, study, work_dir, cache, device, num_workers, progress)
+    check_work_dir(bench)
     ranks = Ranks()
     while missing := [
         condition
@@ -70,9 +74,12 @@ def run_study(
     ]:
         for condition in by_encoder(missing):
             name = (*condition.key, condition.seed)
+            if name in ranks.arrays:
+                raise ValueError(f"two conditions of {study.name} are {name}")
             ranks.arrays[name] = _kept_ranks(bench, condition)
-            columns = range(ranks.arrays[name].shape[1])
-            ranks.rounds[condition.benchmark] = condition.rounds or tuple(columns)
+            rounds = condition.rounds or tuple(range(ranks.arrays[name].shape[1]))
+            if ranks.rounds.setdefault(condition.benchmark, rounds) != rounds:
+                raise ValueError(f"{name}: other rounds than before on this benchmark")
     if study.values is not None:
         ranks.values = dict(study.values(bench))
     encoders = dict.fromkeys(
@@ -144,6 +151,37 @@ def study_tables(profile_name: str, results_dir: Path = Path("results")) -> list
     return tables
 
 
+def check_work_dir(bench: Bench) -> None:
+    """Raises DataError where what the work folder keeps was made by other models or sizes.
+
+    What is trained there, and so all that is ranked, depends on them; recipes of fusions and
+    encoders are compared one by one, so that another one may be added.
+    """
+    profile, path = bench.profile, bench.work_dir / "made_from.json"
+    sizes = ("image_size", "num_gallery", "num_train_dialogues", "num_val_dialogues",
+             "num_test_dialogues", "num_other_dialogues", "views_per_dialogue")  # fmt: skip
+    manifest = manifest_of(queries_folder(profile))
+    facts = {
+        "encoder": bench.base.digest,
+        "generator": bench.generator.settings,
+        "reformulator": bench.reformulator.digest,
+        "recogniser": bench.recogniser.digest,
+        "queries": {name: fact for name, fact in manifest.items() if name != "num_dialogues"},
+        "sizes": {name: getattr(profile, name) for name in sizes},
+        "recipes": [dataclasses.asdict(recipe) for recipe in (profile.clip, profile.diffusion)],
+    }
+    facts = json.loads(json.dumps(facts))  # as it is read again
+    if path.is_file():
+        before = read_json(path)
+        differing = [name for name, fact in facts.items() if before.get(name) != fact]
+        if differing:
+            raise DataError(
+                f"{bench.work_dir}: keeps what was made with another {' and '.join(differing)}; "
+                "name another folder, or delete it"
+            )
+    write_json(path, facts)
+
+
 def by_encoder(conditions: Iterable[Condition]) -> list[Condition]:
     """The conditions, those of one encoder after the other: only one is kept in memory."""
     groups: dict[tuple[str, int], list[Condition]] = {}
@@ -167,20 +205,13 @@ def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
 
 
 def _made_from(bench: Bench, condition: Condition) -> Mapping:
-    """All that decides ranks: the condition without its labels, models, sizes and recipes."""
+    """What decides ranks beside what `check_work_dir` holds: the condition without its labels,
+    and the recipes that it names.
+    """
     facts = dataclasses.asdict(condition)
     del facts["benchmark"], facts["method"]
     names = {condition.encoder}
     if isinstance(condition.fusion, Trained):
         names |= {condition.fusion.recipe, condition.fusion.encoder}
     recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
-    manifest = manifest_of(queries_folder(bench.profile))
-    sizes = ("num_gallery", "num_train_dialogues", "num_test_dialogues", "num_other_dialogues",
-             "num_val_dialogues", "image_size", "views_per_dialogue")  # fmt: skip
-    return {
-        "condition": facts,
-        "recipes": recipes,
-        "encoder": bench.base.digest,
-        "queries": {k: v for k, v in manifest.items() if k != "num_dialogues"},
-        "sizes": {name: getattr(bench.profile, name) for name in sizes},
-    }
+    return {"condition": facts, "recipes": recipes}

@@ -50,10 +50,9 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     """
     tables = [table for key in ranks.keys for table in _rows_of(study, ranks, key)]
     for (benchmark, method, seed, metric), values in ranks.values.items():
-        label = _label(1) if study.together and metric not in UNBOUNDED else seed
         rounds = _round_labels(ranks, benchmark, values.shape[1], None)
         known = metric == "parameters_added"
-        tables.append(_rows(Key(benchmark, method), label, rounds, metric, values, known=known))
+        tables.append(_rows(Key(benchmark, method), seed, rounds, metric, values, known=known))
     table = pd.concat(tables, ignore_index=True)
     return table if study.digits is None else table.round(study.digits)
 
