@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json, write_json
+from daitir.common.files import atomic_write, write_json
 from daitir.fusion import average_views, dar_fusion
 
 UNTRAINED_FUSIONS = ("text", "view", "dar")
@@ -152,19 +152,6 @@ def write_results(path: Path, rows: pd.DataFrame, notes: Mapping) -> None:
     """Write result rows as CSV after how they came about, as JSON beside it."""
     write_json(path.with_suffix(".json"), notes)
     write_rows(path, rows)
-
-
-def read_results(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Rows and notes that `write_results` wrote. Raises DataError where they are damaged."""
-    notes = read_json(path.with_suffix(".json"))
-    try:
-        rows = pd.read_csv(path)
-        if list(rows.columns) != list(RESULT_COLUMNS) or not isinstance(notes, dict):
-            raise ValueError("other columns")
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise DataError(f"{path}: no table of results ({line}); remove it") from error
-    return rows, notes
 
 
 @torch.no_grad()

@@ -130,13 +130,13 @@ def test_no_constant_is_defined_twice():
 
 
 def test_imports_are_seen_wherever_they_stand():
-    modules = {"daitir", "daitir.models", "daitir.models.views", "daitir.cli.main"}
+    modules = {"daitir", "daitir.models", "daitir.models.views", "daitir.cli.command"}
     for code, found in (
         ("from daitir.models import views", {"daitir.models.views"}),
         ("from daitir.models import views, ASSETS", {"daitir.models", "daitir.models.views"}),
         ("def f():\n    from daitir.models import ASSETS", {"daitir.models"}),
         ("if TYPE_CHECKING:\n    import daitir.models", set()),
-        ("FUNCTION = 'daitir.cli.main:main'", {"daitir.cli.main"}),
+        ("FUNCTION = 'daitir.cli.command:main'", {"daitir.cli.command"}),
         ("from daitir import load_encoder", {"daitir"}),
         ("import daitir", {"daitir"}),
         ("from daitir import __version__", set()),

@@ -38,7 +38,7 @@ def decisive_files(cells: Collection[str], profile: str) -> list[Path]:
     trees = [_parsed(_python_of(cell)) for cell in cells]
     names = {"daitir"}.union(*map(imported_modules, trees))
     if any(_CALL_IN_A_SHELL.search(cell) for cell in cells):
-        names.add(f"{PACKAGE.name}.cli.main")
+        names.add(f"{PACKAGE.name}.cli.command")
     code = module_trees(names)
     models = _named_models([*trees, *code.values()])
     return sorted({*code, *_files_beside(code), *models, *_named_tables(trees, code, profile)})

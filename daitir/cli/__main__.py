@@ -1,5 +1,5 @@
 import sys
 
-from daitir.cli.main import main
+from daitir.cli import main
 
 sys.exit(main())

@@ -130,6 +130,6 @@ def test_a_chapter_names_its_profile_and_no_more_than_it_needs(path):
         if isinstance(node, ast.Assign) and "profile" in map(ast.unparse, node.targets):
             assert ast.unparse(node.value) == "get_profile()"
     files = [file.relative_to(ROOT).as_posix() for file in decisive_files(cells, "classroom")]
-    assert "daitir/book/provenance.py" not in files and "daitir/cli/main.py" not in files
+    assert "daitir/book/provenance.py" not in files and "daitir/cli/command.py" not in files
     tables = [name for name in files if name.startswith("results/")]
     assert len(tables) < len(list((ROOT / "results").rglob("*.*"))) / 2

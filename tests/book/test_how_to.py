@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daitir.cli.main import build_parser
+from daitir.cli.command import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "book" / "how_to_run.md")

@@ -11,7 +11,7 @@ from hub_models import tiny_pipeline
 from own_data import make_own_data
 
 from daitir.book.live import LiveSearch, live_widget
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.reformulation import load_reformulator

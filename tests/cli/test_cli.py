@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from daitir import evaluation
-from daitir.cli import main as cli
+from daitir.cli import command as cli
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 
@@ -197,9 +197,9 @@ def test_an_interrupt_is_one_line(folder, monkeypatch, capsys):
 def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
-        "import sys; from daitir.cli import inputs, main\n"
+        "import sys; from daitir.cli import command, inputs\n"
         "inputs.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
-        f"sys.exit(main.main({_arguments(folder, 'mini')!r}))"
+        f"sys.exit(command.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -218,7 +218,7 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
 def test_help_is_quick_and_has_an_example():
     # Processor time, interpreter included: the clock on the wall also counts other programs.
     code = (
-        "import sys, time; from daitir.cli import main as cli\n"
+        "import sys, time; from daitir.cli import command as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'pandas', 'numpy', 'PIL', 'open_clip'} & set(sys.modules)\n"

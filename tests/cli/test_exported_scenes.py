@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.data.gallery import read_gallery
 from daitir.scenes.export import export_scenes

@@ -6,7 +6,7 @@ import pytest
 from own_data import make_own_data
 
 from daitir import __version__
-from daitir.cli.main import RENAMED, build_parser, main
+from daitir.cli.command import RENAMED, build_parser, main
 from daitir.models.reformulation import LM_FOLDER
 from daitir.studies.profiles import PROFILES
 

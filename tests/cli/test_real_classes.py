@@ -9,7 +9,7 @@ from hub_models import save_chat_model, save_encoder, save_pipeline, tiny_pipeli
 from own_data import make_own_data, talk
 from PIL import ExifTags, Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import read_dialogues
 from daitir.models.reformulation import load_reformulator

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daitir.cli.main import build_parser, main
+from daitir.cli.command import build_parser, main
 from daitir.studies.engine import run as engine
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import PROFILES

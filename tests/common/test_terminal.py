@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from own_data import make_own_data
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.terminal import LineFormatter, printable
 
 LIBRARY = Path(__file__).resolve().parents[2] / "daitir"

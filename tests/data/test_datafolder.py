@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from own_data import make_own_data, talk
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
@@ -188,7 +188,7 @@ def test_features_that_cannot_be_kept_end_the_command_before_a_picture_is_embedd
 def test_linting_loads_no_torch(tmp_path):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1, views=True)
     code = (
-        "import sys; from daitir.cli.main import main\n"
+        "import sys; from daitir.cli.command import main\n"
         f"assert main(['lint', {str(tmp_path)!r}]) == 0\n"
         "print({'torch', 'pandas', 'open_clip', 'transformers'} & set(sys.modules))"
     )

@@ -12,7 +12,7 @@ from hub_models import tiny_pipeline
 from own_data import make_own_data
 from PIL import Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.datafolder import SearchData
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues

@@ -11,7 +11,7 @@ from own_data import make_own_data
 from PIL import Image
 
 from daitir import evaluation, metrics
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.datafolder import SearchData, find_data
 from daitir.data.dialogues import Dialogue

@@ -7,7 +7,7 @@ import pytest
 from own_data import make_own_data
 from PIL import Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.data.dialogues import Dialogue
 from daitir.data.lint import lint_data
 from daitir.data.lint_texts import odd_rounds

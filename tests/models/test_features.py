@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data import shards
 from daitir.data.shards import PICTURES, TEXTS, KeptFeatures, read_shard

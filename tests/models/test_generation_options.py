@@ -9,7 +9,7 @@ from hub_models import save_encoder, save_pipeline, tiny_pipeline
 from own_data import make_own_data
 from PIL import ExifTags, Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.models.encoders import load_encoder

@@ -16,7 +16,7 @@ from transformers import (
     GemmaTokenizer,
 )
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.hf_encoders import HF_MODELS

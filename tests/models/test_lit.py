@@ -21,7 +21,7 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 from torchvision.models import ResNet50_Weights
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models import lit_encoder
 from daitir.models.encoders import load_encoder

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.open_clip_encoders import CLIP_FOLDER

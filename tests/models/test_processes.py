@@ -13,8 +13,8 @@ from accelerate import PartialState
 from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from own_data import make_own_data
 
+from daitir.cli import main
 from daitir.cli.inputs import check_device
-from daitir.cli.main import main
 from daitir.common.errors import DataError
 from daitir.data.shards import read_shard
 from daitir.models.features import CachedEncoder

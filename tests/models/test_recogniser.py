@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.recogniser import (
     NO_VALUE,

@@ -18,7 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import TOKENIZER_FOLDER

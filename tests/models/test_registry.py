@@ -8,7 +8,7 @@ import pytest
 import torch
 from own_data import make_own_data
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.registry import ENCODER_KINDS, encoder_forms, register_encoder

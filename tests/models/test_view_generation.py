@@ -9,7 +9,7 @@ import pytest
 from hub_models import PROMPTS, SEEDS, tiny_pipeline
 from PIL import Image
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, write_dialogues
 from daitir.data.viewfiles import find_views

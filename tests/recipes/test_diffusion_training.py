@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.models.open_clip_encoders import CLIP_FOLDER, shortened_context
 from daitir.models.recogniser import VALUES, to_pixels
 from daitir.models.views import load_view_generator

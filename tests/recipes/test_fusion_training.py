@@ -12,7 +12,7 @@ import torch
 from small_profiles import FUSION_RECIPE as RECIPE
 from torch.nn.functional import normalize
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.fusion import TRAINED_FUSIONS, build_fusion, fuse_views
 from daitir.models.encoders import load_encoder

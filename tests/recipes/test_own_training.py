@@ -12,7 +12,7 @@ import torch
 from hub_models import save_encoder
 from own_data import make_own_data, picture
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import read_dialogues

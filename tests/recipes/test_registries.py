@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.fusion import TRAINED_FUSIONS, Fusion, first_logit_scale, register_fusion
 from daitir.models.encoders import load_encoder

@@ -9,7 +9,7 @@ import pytest
 from hub_models import save_chat_model, save_encoder, save_pipeline
 from own_data import make_own_data
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.studies.paper import (
     METHODS,

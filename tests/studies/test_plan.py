@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.studies.plan import (
     AT_ONCE,
     CARDS,

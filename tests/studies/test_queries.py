@@ -9,7 +9,7 @@ import pytest
 import torch
 from hub_models import tiny_pipeline
 
-from daitir.cli.main import main
+from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.recogniser import load_recogniser

@@ -55,12 +55,6 @@ class Ranks:
             raise DataError(f"no ranks of {key.method} on {key.benchmark}; run the study again")
         return np.stack(arrays).astype(np.int64)
 
-    def update(self, other: Ranks) -> None:
-        """Add the ranks and values of another; notes stay."""
-        self.arrays |= other.arrays
-        self.values |= other.values
-        self.rounds |= other.rounds
-
 
 def write_ranks(path: Path, ranks: Ranks) -> None:
     """Write ranks to an `.npz` file."""

@@ -63,7 +63,7 @@ def _rows_of(study: Study, ranks: Ranks, key: Key) -> Iterator[pd.DataFrame]:
         return
     stacked, seeds = ranks.of(key), ranks.seeds(key)
     if study.together:
-        yield from _measured(shown, ranks, key, slice(None), _label(len(seeds)))
+        yield from _measured(shown, ranks, key, slice(None), f"mean of {len(seeds)}")
         if metric := study.alone(key):
             for seed, one in zip(seeds, stacked, strict=True):
                 means = MEASURES[metric](one).mean(axis=0)
@@ -156,10 +156,6 @@ def _paired(stacked: np.ndarray, baseline: np.ndarray) -> list[tuple[np.ndarray,
     if len(baseline) == 1:
         baseline = np.repeat(baseline, len(stacked), axis=0)
     return list(zip(stacked, baseline, strict=True))
-
-
-def _label(num_seeds: int) -> str:
-    return f"mean of {num_seeds}"
 
 
 def _round_labels(ranks: Ranks, benchmark: str, number: int, label: int | None) -> list[int]:

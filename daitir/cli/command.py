@@ -97,7 +97,3 @@ def build_parser() -> argparse.ArgumentParser:
     lines += ["", "Each has --help with an example. A long one goes on where it was interrupted."]
     parser.epilog = "\n".join(lines)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
