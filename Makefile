@@ -32,11 +32,13 @@ book: $(READY)   ## set up, execute what is stale, build the book into _build/ht
 check: $(READY)  ## set up, check form, types, layers and the quick tests, in a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check daitir tests
-	$(if $(wildcard $(BIN)/mypy),$(BIN)/mypy)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:nbval -m "not slow"
 
 test: $(READY)   ## set up, run every check, the notebooks included
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check daitir tests
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 $(NOTEBOOKS))

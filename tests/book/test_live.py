@@ -18,6 +18,8 @@ from daitir.models.reformulation import load_reformulator
 from daitir.models.views import ViewGenerator
 from daitir.scenes import answer, ask, best_question, parse, render_scenes, reply, sample_scenes
 
+pytestmark = pytest.mark.slow
+
 GALLERY = sample_scenes(0, "val", 30)
 
 
@@ -62,7 +64,6 @@ def test_other_languages_and_pictures_of_words_pass(search):
     assert search.say("un chien 🐶 à la plage").ranking.shape == (30,)
 
 
-@pytest.mark.slow
 def test_the_widget_asks_shows_and_goes_on(search, images):
     asked = []
 
@@ -135,7 +136,6 @@ def test_the_command_searches_any_folder_of_pictures(tmp_path, capsys, monkeypat
     assert (tmp_path / "images" / first).is_file()
 
 
-@pytest.mark.slow
 def test_letters_that_a_terminal_does_not_know_end_nothing(tmp_path):
     make_own_data(tmp_path, num_pictures=2, num_dialogues=1)
     path = next((tmp_path / "images").rglob("*.jpg"))
@@ -150,7 +150,6 @@ def test_letters_that_a_terminal_does_not_know_end_nothing(tmp_path):
     assert rb"\u043a\u043e\u0442 \U0001f408.jpg" in run.stdout
 
 
-@pytest.mark.slow
 def test_a_search_with_all_models_and_bad_folders(tmp_path, capsys, monkeypatch):
     make_own_data(tmp_path, num_pictures=4, num_dialogues=1)
     options = ["--model", "mini", "--features", str(tmp_path / "kept")]

@@ -74,6 +74,7 @@ def test_pipelines_of_each_kind_draw(models, kind, tmp_path):
     assert load_view_generator(str(models / kind), steps=2).digest == generator.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "read"), [("sd", 32), ("sdxl", 40), ("sd3", 256)])
 def test_truncation_is_what_no_text_encoder_reads(models, kind, read):
     generator = load_view_generator(str(models / kind))

@@ -22,6 +22,8 @@ from daitir.data.manifests import read_rewrites, read_views, round_digests
 from daitir.evaluation import RESULT_COLUMNS
 from daitir.scenes.export import export_scenes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
@@ -93,7 +95,6 @@ def test_digests_are_those_that_the_book_tells():
     assert one != other
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("text", ["raw_dialogue", "current_rewrite"])
 def test_views_of_changed_dialogues_are_refused(folder, generate, tmp_path, capsys, change, text):
@@ -129,7 +130,6 @@ def test_views_of_changed_dialogues_are_refused(folder, generate, tmp_path, caps
     assert _evaluate(folder, tmp_path, "--text", "current_rewrite") == 2
 
 
-@pytest.mark.slow
 def test_shorter_and_fewer_dialogues_keep_their_views(folder, generate, tmp_path):
     assert generate("--data", folder) == 0
     for name in ("dialogues.json", "rewrites.json"):
@@ -159,7 +159,6 @@ def test_a_manifest_says_what_each_view_is_of(folder, generate, tmp_path, pipeli
     assert found.settings["model"] == told["digest"]
 
 
-@pytest.mark.slow
 def test_other_settings_or_texts_are_not_drawn_into_the_folder(folder, generate, tmp_path, capsys):
     assert generate("--data", folder) == 0
     views = folder / "views" / "test"
@@ -187,7 +186,6 @@ def test_other_settings_or_texts_are_not_drawn_into_the_folder(folder, generate,
     }
 
 
-@pytest.mark.slow
 def test_a_run_is_extended_and_goes_on_after_a_kill(folder, generate, tmp_path, monkeypatch):
     views = folder / "views" / "test"
     assert generate("--data", folder, "--num-dialogues", "2") == 0
@@ -235,7 +233,6 @@ def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
     assert finding.is_error and "0_0.webp is another drawing than its" in finding.examples[0]
 
 
-@pytest.mark.slow
 def test_views_without_a_manifest_are_counted_and_not_drawn_over(
     folder, generate, tmp_path, capsys, caplog
 ):
@@ -249,7 +246,6 @@ def test_views_without_a_manifest_are_counted_and_not_drawn_over(
     assert "holds views of another origin (0_0.webp is one)" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -273,7 +269,6 @@ def test_damaged_manifests_are_one_line(folder, generate, tmp_path, capsys, cont
     assert "unreadable" in {finding.kind for finding in lint_data(folder).findings}
 
 
-@pytest.mark.slow
 def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     (folder / "rewrites.json").unlink()
     refine = ["refine", "--data", str(folder)]
@@ -306,7 +301,6 @@ def test_rewrites_belong_to_their_dialogues(folder, tmp_path, capsys):
     assert _evaluate(folder, tmp_path, fusion="text") == 0
 
 
-@pytest.mark.slow
 def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
     folder, generate, tmp_path, capsys
 ):
@@ -330,7 +324,6 @@ def test_views_of_refined_dialogues_elsewhere_are_traced_to_the_raw_ones(
             assert "is of another text or picture than" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, capsys):
     folder = shutil.copytree(scenes, tmp_path / "splits")
     talks = json.loads((folder / "dialogues.json").read_text())
@@ -354,7 +347,6 @@ def test_training_checks_the_views_of_both_splits(scenes, generate, tmp_path, ca
         path.write_text(json.dumps(talks))
 
 
-@pytest.mark.slow
 def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     folder = tmp_path / "set"
     export_scenes(folder, num_dialogues=3, num_gallery=6, broken_share=0.2)
@@ -367,7 +359,6 @@ def test_controlled_views_have_a_manifest_too(tmp_path, capsys):
     assert _evaluate(folder, tmp_path, "--text", "raw_dialogue") == 2
 
 
-@pytest.mark.slow
 def test_an_export_replaces_its_own_files_alone(tmp_path, capsys):
     own, command = tmp_path / "own", ["scenes", "--num-dialogues", "2", "--num-gallery", "3"]
     make_own_data(own, num_pictures=2, num_dialogues=1)
@@ -421,7 +412,6 @@ def test_no_output_replaces_an_input(folder, tmp_path, capsys, kind, name):
         assert path.read_bytes() == before and not path.is_symlink()
 
 
-@pytest.mark.slow
 def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "notes.csv").write_text("my,notes\n1,2\n")

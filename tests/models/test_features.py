@@ -21,6 +21,8 @@ from daitir.models import features
 from daitir.models.encoders import load_encoder
 from daitir.models.features import CachedEncoder, users_features_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mini():
@@ -42,7 +44,6 @@ def _kept(paths):
     return KeptFeatures(paths[0].parents[2] / "features", PICTURES)
 
 
-@pytest.mark.slow
 def test_features_are_those_of_the_encoder_in_the_order_asked(mini, paths):
     cached = _cached(mini, paths, shard_size=4, batch_size=3, workers=2)
     order = [*paths[::-1], paths[2]]
@@ -275,7 +276,6 @@ def test_a_stopped_run_keeps_all_but_the_batch_under_way(many):
     assert len(_kept(many).shards) == 2
 
 
-@pytest.mark.slow
 def test_a_killed_run_loses_the_last_seconds_alone(many, monkeypatch):
     """A second goes by for each picture; nobody tells the run that it ends."""
     clock = [0.0]
@@ -376,7 +376,6 @@ def test_texts_of_one_run_are_those_of_the_encoder_exactly(mini, paths):
         )
 
 
-@pytest.mark.slow
 def test_evaluating_again_encodes_nothing(tmp_path, monkeypatch, capsys):
     make_own_data(tmp_path, num_pictures=12, splits={"test": 3}, views=True)
     command = ["evaluate", "--data", str(tmp_path), "--encoder", "mini", "--fusion", "dar"]
@@ -397,7 +396,6 @@ def test_the_place_in_the_users_cache(tmp_path, monkeypatch):
     assert users_features_folder("x", "1").is_relative_to(tmp_path / "home" / ".cache")
 
 
-@pytest.mark.slow
 def test_the_command_embeds_what_evaluate_reads(tmp_path, capsys, monkeypatch):
     make_own_data(tmp_path, num_pictures=12, splits={"train": 2, "test": 3}, views=True)
     assert main(["embed", str(tmp_path), "--encoder", "mini"]) == 0

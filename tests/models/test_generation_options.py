@@ -27,6 +27,7 @@ def models(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_negative_prompt_changes_the_view_and_its_name(models, kind, tmp_path):
     generator = load_view_generator(str(models / kind), steps=2, guidance=5.0)

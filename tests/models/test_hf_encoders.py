@@ -21,6 +21,8 @@ from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.hf_encoders import HF_MODELS
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a dog", "a red car at the beach", *SAYINGS[:4], "word " * 30]
 
 

@@ -208,6 +208,7 @@ def test_folders_that_are_no_recogniser_are_refused(tmp_path):
         load_recogniser(str(folder))
 
 
+@pytest.mark.slow
 def test_quality_counts_as_a_plain_loop_does(scenes):
     torch.manual_seed(0)
     recogniser = Recogniser("untrained", RecogniserNet(4))

@@ -16,6 +16,8 @@ from daitir.data.viewfiles import find_views
 from daitir.models import views
 from daitir.models.views import ViewGenerator, load_view_generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -62,7 +64,6 @@ def test_another_seed_is_another_image(generator, tmp_path):
     assert (first != second).any()
 
 
-@pytest.mark.slow
 def test_a_killed_run_continues_with_the_same_images(generator, tmp_path, monkeypatch):
     whole = pixels(generator.generate(PROMPTS, SEEDS, tmp_path / "whole", batch_size=2))
     save, count = Image.Image.save, []

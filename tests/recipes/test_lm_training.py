@@ -90,6 +90,7 @@ def test_the_loss_is_that_of_transformers(tokenizer):
     assert torch.allclose(ours["loss"], one_by_one["loss"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_folder_loads_and_has_half_precision_weights_a_card_and_a_log(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<end>"

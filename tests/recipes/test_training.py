@@ -121,6 +121,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "num_left"),
     [
@@ -151,6 +152,7 @@ def test_a_torn_log_keeps_its_whole_rows(tmp_path, caplog, damage, num_left):
     assert "damaged" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "about",
     [

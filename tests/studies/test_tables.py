@@ -163,6 +163,7 @@ def test_numbers_are_rounded_where_the_study_says_so():
     assert (values == values.round(4)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(RANKS_FOLDER.glob("*.npz")), ids=lambda path: path.stem)
 def test_a_table_among_the_results_is_made_of_the_ranks_beside_it(path, tmp_path):
     """Without a model, and equal to the last digit."""
