@@ -1,8 +1,10 @@
 """Kept ranks: of every query, under every condition of a study.
 
-A file is a compressed NumPy archive (`.npz`) of one array a column, without pickled objects:
-`ranks/BENCHMARK/METHOD/SEED`, 0-based ranks `(num_queries, num_rounds)` in the smallest unsigned
-type; `values/BENCHMARK/METHOD/SEED/METRIC`, what is measured of queries and is no rank;
+A file is a NumPy archive (`.npz`), without pickled objects. Conditions with the same queries lie in
+one array, since ranks that resemble each other are compressed best side by side:
+`ranks/BENCHMARK/NUM_QUERIES`, 0-based `(num_conditions, num_queries, num_rounds)` in the smallest
+unsigned type, and `conditions/BENCHMARK/NUM_QUERIES`, the `METHOD/SEED` of each;
+`values/BENCHMARK/METHOD/SEED/METRIC`, what is measured of queries and is no rank;
 `rounds/BENCHMARK`, which rounds the columns are; and `notes`, how it came about, as JSON.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,16 +61,26 @@ class Ranks:
 
 def write_ranks(path: Path, ranks: Ranks) -> None:
     """Write ranks to an `.npz` file."""
-    columns: dict[str, np.ndarray] = {"notes": np.array(json.dumps(ranks.notes))}
-    for name, array in sorted(ranks.arrays.items()):
-        small = array.astype(np.min_scalar_type(int(array.max())))
-        columns["/".join(("ranks", *map(str, name)))] = small
+    alike = defaultdict(list)
+    for (benchmark, method, seed), array in sorted(ranks.arrays.items()):
+        alike[f"{benchmark}/{len(array)}"].append((f"{method}/{seed}", array))
+    columns = {"notes": np.array(json.dumps(ranks.notes))}
+    for place, conditions in alike.items():
+        names, arrays = zip(*conditions, strict=True)
+        together = np.stack(arrays)
+        columns[f"conditions/{place}"] = np.array(names)
+        columns[f"ranks/{place}"] = together.astype(np.min_scalar_type(int(together.max())))
     for name, array in sorted(ranks.values.items()):
         columns["/".join(("values", *map(str, name)))] = array
     for benchmark, rounds in sorted(ranks.rounds.items()):
         columns[f"rounds/{benchmark}"] = np.array(rounds, dtype=np.uint8)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **columns)
+    # np.savez_compressed would deflate, which takes 1.8 times the space.
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in columns.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without the time, so equal ranks, equal files
+            entry.compress_type = zipfile.ZIP_LZMA
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_ranks(path: Path) -> Ranks:
@@ -79,8 +92,10 @@ def read_ranks(path: Path) -> Ranks:
             for name in columns.files:
                 kind, *place = name.split("/")
                 if kind == "ranks":
-                    benchmark, method, seed = place
-                    ranks.arrays[benchmark, method, int(seed)] = columns[name]
+                    conditions = columns["/".join(("conditions", *place))].tolist()
+                    for condition, array in zip(conditions, columns[name], strict=True):
+                        method, _, seed = condition.rpartition("/")
+                        ranks.arrays[place[0], method, int(seed)] = array
                 elif kind == "values":
                     benchmark, method, seed, metric = place
                     ranks.values[benchmark, method, int(seed), metric] = columns[name]
