@@ -18,7 +18,7 @@ def png_outputs(cell: NotebookNode) -> list[dict]:
 
 
 def settle_pictures(cells: Sequence[NotebookNode], before: Sequence[Sequence[str]]) -> None:
-    """Give each picture of executed cells its old bytes where it looks the same, else few colours.
+    """Give pictures of executed cells few colours, and their old bytes where they look the same.
 
     Args:
         cells: what was executed; its outputs change.
@@ -26,19 +26,18 @@ def settle_pictures(cells: Sequence[NotebookNode], before: Sequence[Sequence[str
     """
     for cell, old_pictures in zip(cells, before, strict=True):
         for place, data in enumerate(png_outputs(cell)):
-            old = old_pictures[place] if place < len(old_pictures) else None
-            if old and _changed_share(_image(old), _image(data[_PNG]), by_more_than=10) <= 0.006:
-                data[_PNG] = old
-            else:
-                data[_PNG] = _with_few_colours(data[_PNG])
+            new = _with_few_colours(data[_PNG])
+            old = old_pictures[place] if place < len(old_pictures) else new
+            alike = _changed_share(_image(old), _image(new), by_more_than=10) <= 0.006
+            data[_PNG] = old if alike else new
 
 
 def _with_few_colours(png: str) -> str:
-    """A picture with at most 256 colours, as it is where this would be seen."""
+    """A picture with at most 256 colours, dithered where it would else be seen."""
     image = _image(png)
-    few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    if _changed_share(image, few.convert("RGBA"), by_more_than=8) >= 0.005:
-        return png
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    if _changed_share(image, few.convert("RGB"), by_more_than=8) >= 0.005:
+        few = image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
     buffer = io.BytesIO()
     few.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -53,4 +52,6 @@ def _changed_share(a: Image.Image, b: Image.Image, *, by_more_than: int) -> floa
 
 
 def _image(png: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    """A picture as it looks on a white page."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

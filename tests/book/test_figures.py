@@ -52,9 +52,17 @@ def test_another_size_or_place_is_another_picture(plain):
         assert np.array_equal(colours(few).convert("RGBA"), now)
 
 
-def test_a_picture_of_many_colours_keeps_them(plain):
-    rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)
-    assert settled(png(photo), []) == png(photo)
-    plain[..., 3] = 100  # what is seen through stays so
-    assert settled(png(plain), []) == png(plain)
+def test_many_colours_are_mixed_of_few():
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    photo = np.stack([*np.meshgrid(ramp, ramp), np.full((64, 64), 100, np.uint8)], axis=-1)
+    few = colours(settled(png(photo), []))
+    assert few.mode == "P"
+    blocks = [np.asarray(i.convert("RGB").resize((8, 8), Image.Resampling.BOX), int)
+              for i in (few, Image.fromarray(photo))]  # fmt: skip
+    assert abs(blocks[0] - blocks[1]).max() <= 3
+    assert settled(png(photo), [settled(png(photo), [])]) == settled(png(photo), [])
+
+
+def test_what_is_seen_through_is_white(plain):
+    plain[...] = (0, 0, 0, 0)
+    assert (np.asarray(colours(settled(png(plain), [])).convert("RGB")) == 255).all()
