@@ -232,27 +232,47 @@ class ADaFuSE(Fusion):
 class NRGR(Fusion):
     """The text as anchor plus a gated part of the view that is orthogonal to it.
 
-    Equation `eq-nrgr` of `book/notation.md`; NRGR (released code and figure). The gate has one
-    value for each dimension and starts almost closed. That the router is one linear layer is our
-    reading of the figure.
+    Equation `eq-nrgr` of `book/notation.md`; NRGR (released code). The gate has one value for each
+    dimension and starts almost closed.
 
     Args:
         dim: length of the features.
-        hidden_dim: width of the experts; four times `dim`, as published, where it is None.
+        hidden_dim: width of the experts; four times `dim` and at least 256, as published, where it
+            is None. The router is as wide, but no wider than `dim` or 256, whichever is more.
         num_experts: number of experts.
+        dropout: probability of dropout.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: int | None = None, num_experts: int = 8):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden_dim: int | None = None,
+        num_experts: int = 8,
+        dropout: float = 0.2,
+    ):
         super().__init__()
-        width = hidden_dim or 4 * dim
-        self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * dim, width), nn.GELU(), nn.Linear(width, dim))
-            for _ in range(num_experts)
-        )
-        self.router = nn.Linear(2 * dim, num_experts)
+        width = hidden_dim or max(256, 4 * dim)
+
+        def block(hidden: int, out: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.LayerNorm(2 * dim),
+                nn.Linear(2 * dim, hidden),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.LayerNorm(hidden),
+                nn.Linear(hidden, out),
+            )
+
+        self.experts = nn.ModuleList(block(width, dim) for _ in range(num_experts))
+        self.router = block(min(width, max(256, dim)), num_experts)
         self.logit_scale = first_logit_scale()
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         for expert in self.experts:
-            nn.init.constant_(expert.get_parameter("2.bias"), -2.0)
+            nn.init.constant_(expert.get_parameter("5.bias"), -2.0)
 
     def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
         """As in `Fusion`, with `router` and the share of each dimension that enters, `gate`."""

@@ -151,12 +151,23 @@ def naive_adafuse(model, text, view):
     return fused / fused.norm(), gate, router
 
 
+def naive_block(block, u):
+    """LayerNorm, linear, GELU, LayerNorm, linear; dropout off."""
+
+    def normal(layer, x):
+        return (x - x.mean()) / (
+            x.var(unbiased=False) + layer.eps
+        ).sqrt() * layer.weight + layer.bias
+
+    return linear(block[5], normal(block[4], gelu(linear(block[1], normal(block[0], u)))))
+
+
 def naive_nrgr(model, text, view):
     """Equation eq-nrgr for one query."""
     residual = view - (text @ view) * text
     u = torch.cat([text, residual])
-    router = torch.softmax(linear(model.router, u), dim=0)
-    experts = [linear(e[2], gelu(linear(e[0], u))) for e in model.experts]
+    router = torch.softmax(naive_block(model.router, u), dim=0)
+    experts = [naive_block(expert, u) for expert in model.experts]
     gate = torch.sigmoid(sum(p * e for p, e in zip(router, experts, strict=True)))
     fused = text + gate * residual
     return fused / fused.norm(), gate, router
@@ -265,11 +276,16 @@ def test_the_ablations_of_adafuse():
 def test_what_fusions_are_by_default():
     adafuse, nrgr, concat = ADaFuSE(6), NRGR(6), ConcatMLP(6, hidden_dim=7)
     assert adafuse.use_gate and adafuse.use_residual
-    for model in (adafuse, concat):
+    for model in (adafuse, nrgr, concat):
         rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
         assert rates == {0.2}
-    assert len(nrgr.experts) == 8 and nrgr.experts[0][0].out_features == 4 * 6
-    assert NRGR(6, hidden_dim=5).experts[0][0].out_features == 5
+    published = NRGR(256)  # what its released code builds
+    assert sum(p.numel() for p in published.parameters()) == pytest.approx(6.46e6, rel=1e-3)
+    assert (nrgr.experts[0][1].out_features, nrgr.router[1].out_features) == (256, 256)
+    assert (NRGR(128).experts[0][1].out_features, NRGR(128).router[1].out_features) == (512, 256)
+    small = NRGR(6, hidden_dim=5)
+    assert len(small.experts) == 8 and small.experts[0][1].out_features == 5
+    assert small.router[1].out_features == 5
     assert all((expert[-1].bias == -2).all() for expert in nrgr.experts)
     for model in (adafuse, nrgr, concat, ScalarGate(), CosineGate()):
         assert model.logit_scale.exp().item() == pytest.approx(50)
