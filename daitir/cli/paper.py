@@ -61,16 +61,11 @@ def plan(arguments: argparse.Namespace) -> None:
     from daitir.studies import plan as plans
 
     check_results(arguments.out)
-    few, expected, many = arguments.utilisation
-    if not 0 < few <= expected <= many <= 1:
-        raise DataError(
-            "--utilisation: must be three shares of the peak, few, expected, many, that do not "
-            f"fall and are at most 1, not {few:g} {expected:g} {many:g}"
-        )
     with naming("--price"):
         cards = plans.cards_at(arguments.price or ())
     setting = plans.Setting()
-    table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
+    with naming("--utilisation"):
+        table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
     notes = {
         "utilisation": arguments.utilisation,
         "utilisation_is": "assumed; nothing here was measured on a GPU",
@@ -88,6 +83,8 @@ def plan(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the papers' setting, from downloads to their figures beside ours."""
+    import pandas as pd
+
     from daitir.studies.paper import PaperProfile, paper_steps, published_beside_ours, run_steps
 
     work = arguments.work
@@ -113,8 +110,6 @@ def run(arguments: argparse.Namespace) -> None:
         return subprocess.run([*(shared if step.is_shared else alone), *step.arguments]).returncode
 
     run_steps(steps, work, run_step)
-    import pandas as pd
-
     table = published_beside_ours(work, pd.read_csv(arguments.published, keep_default_na=False))
     with atomic_write(work / "published.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
