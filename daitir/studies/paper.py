@@ -206,7 +206,7 @@ def published_beside_ours(
 
 
 def _figure_of_ours(work: Path, figure: Figure, sources: Sequence[str], number: int | None) -> str:
-    """A share with its interval, or the largest gain in points at a round or, without one, at any."""
+    """A share with its interval, or the largest gain in points at a round, or at any."""
     found = []
     for source in sources:
         rows, base = (_hits(work, source, method) for method in (figure.method, figure.base))

@@ -14,8 +14,7 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.identity import CONFIG_NAME
 from daitir.recipes.clip import train_clip
 from daitir.recipes.finetune import finetune, load_trained
-from daitir.studies.engine.conditions import ZERO_SHOT
-from daitir.studies.engine.names import named
+from daitir.studies.engine.conditions import ZERO_SHOT, named
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import as_read, encoder_folder, training_data
 

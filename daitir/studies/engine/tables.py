@@ -98,33 +98,24 @@ def _measured(
                 # A method of the first dialogues alone is compared on those.
                 rivals = {k: ranks.of(k)[:, : stacked.shape[1]] for k in contrast.weights}
                 rivals[key] = stacked
-                about = (key, label, rounds, f"{name}_{suffix}", metric)
-                yield _contrast_rows(contrast, rivals, *about)
+                compared = _contrasted(contrast, rivals, metric)
+                yield _rows(key, label, rounds, f"{name}_{suffix}", **compared)
 
 
-def _contrast_rows(
-    contrast: Contrast,
-    stacked: Mapping[Key, np.ndarray],
-    key: Key,
-    label: int | str,
-    rounds: list[int],
-    name: str,
-    metric: str,
-) -> pd.DataFrame:
-    """The rows of a metric's contrast between methods, of their ranks by key."""
-    values = np.zeros_like(_averaged(metric, stacked[key]))
-    for rival, weight in contrast.weights.items():
-        values = values + weight * _averaged(metric, stacked[rival])
+def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: str) -> dict:
+    """The values, what is known and the bounds of a contrast between methods, of ranks by key."""
+    averages = {rival: _averaged(metric, stacked[rival]) for rival in contrast.weights}
+    values = sum(weight * averages[rival] for rival, weight in contrast.weights.items())
     weights = {rival: weight for rival, weight in contrast.weights.items() if weight}
     negative = sum(min(weight, 0) for weight in weights.values())
     positive = sum(max(weight, 0) for weight in weights.values())
     # Where methods that are compared rank alike nothing is chance, as of a method and itself.
-    rivals = [stacked[rival] for rival in weights or (key,)]
+    rivals = [stacked[rival] for rival in list(weights) or list(contrast.weights)[:1]]
     same = np.all([metrics.same_ranks(rivals[0], rival) for rival in rivals], axis=0)
     same &= negative + positive == 0
     known = same if values.shape[1] == len(same) else same.all()
     bounds = (negative, positive) if weights else metrics.DIFFERENCES
-    return _rows(key, label, rounds, name, values, known=known, bounds=bounds)
+    return {"values": values, "known": known, "bounds": bounds}
 
 
 def _rows(

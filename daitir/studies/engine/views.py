@@ -17,9 +17,8 @@ from daitir.fusion import remembered_views
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
 from daitir.scenes import NUM_QUESTIONS, controlled_view, merge_facts, parse
-from daitir.studies.engine.conditions import Condition
+from daitir.studies.engine.conditions import Condition, named
 from daitir.studies.engine.encoders import KEPT_UNDER
-from daitir.studies.engine.names import named
 from daitir.studies.perturbations import last_views
 from daitir.studies.queries import SEED
 
@@ -37,10 +36,6 @@ def _kept_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
     if condition.rounds is not None:
         features = features[:, list(condition.rounds)]
     return named(KEPT_UNDER, condition.encoder, "encoder of kept views")(bench, features)
-
-
-def _other_noise(bench: Bench, condition: Condition, argument: str) -> list[Path]:
-    return bench.draw(condition, seed=int(argument))
 
 
 def _first_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
@@ -78,10 +73,7 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
 def _redrawn(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
     """What the recogniser reads off each kept view, rendered: drawn well, of the same content."""
     readings = bench.query_set(condition.queries).readings[: condition.number]
-    rounds = bench.rounds(condition)
-    return bench.draw_scenes(
-        [row[t] for row, chosen in zip(readings, rounds, strict=True) for t in chosen]
-    )
+    return bench.draw_scenes(bench.asked(readings, condition))
 
 
 def _controlled(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
@@ -136,7 +128,7 @@ def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -
 VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Path]]] = {
     "kept": _kept_views,
     "drawn": lambda bench, condition, argument: bench.draw(condition),
-    "view": _other_noise,
+    "view": lambda bench, condition, argument: bench.draw(condition, seed=int(argument)),
     "first": _first_views,
     "guidance": partial(_other_setting, setting="guidance"),
     "steps": partial(_other_setting, setting="steps"),
