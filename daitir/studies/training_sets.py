@@ -22,7 +22,7 @@ from daitir.models.views import ViewGenerator
 from daitir.recipes.fusion import FusionData
 from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
-from daitir.scenes import controlled_view, parse, render_scenes, sample_scenes
+from daitir.scenes import Scene, controlled_view, parse, render_scenes, sample_scenes
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import (
     SEED,
@@ -58,26 +58,20 @@ def encode_queries(
     num_workers: int = 1,
     progress: bool = False,
 ) -> FusionData:
-    """A query set of the profile with its texts and its gallery encoded.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. With
-    `cache`, a folder, the features are kept there and read again.
-    """
+    """A query set of the profile with its texts and its gallery encoded, kept in `cache`."""
     folder = queries_folder(profile)
     queries = load_query_set(name, encoder, folder)
-    number = len(queries.captions) if name == "train" else profile.num_gallery
+    scenes = gallery_scenes(profile, name, len(queries.captions))
     # Other sets of the folder may come and go.
     manifest = manifest_of(folder) | {"num_dialogues": len(queries.captions)}
-    facts = [manifest, name, number, profile.image_size]
+    facts = [manifest, name, len(scenes), profile.image_size]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path = None if cache is None else cache / f"{name}_{key}.safetensors"
     if path is not None and path.is_file():
         features, _ = read_tensors(path)
         return FusionData(features["text"], queries.view_features, features["gallery"])
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    images = render_scenes(
-        scenes, size=profile.image_size, num_workers=num_workers, progress=progress
-    )
+    options = {"num_workers": num_workers, "progress": progress}
+    images = render_scenes(scenes, size=profile.image_size, **options)
     captions = [caption for row in queries.drawn_captions for caption in row]
     texts = encoder.encode_texts(captions, progress=progress).view_as(queries.view_features)
     gallery = encoder.encode_images(images, progress=progress)
@@ -85,6 +79,12 @@ def encode_queries(
         with atomic_write(path) as temporary:
             save_file({"text": texts, "gallery": gallery}, temporary)
     return FusionData(texts, queries.view_features, gallery)
+
+
+def gallery_scenes(profile: Profile, name: str, num_targets: int) -> list[Scene]:
+    """What a query set searches, its targets first; the training set searches those alone."""
+    number = num_targets if name == "train" else profile.num_gallery
+    return sample_scenes(SEED, SETS[name].split, number)
 
 
 def profile_data(
@@ -99,17 +99,13 @@ def profile_data(
 ) -> FinetuneData:
     """A query set of the profile with the pictures of its views and of its gallery.
 
-    The gallery of the training set is its targets alone, of any other set the profile's. The texts
-    are the captions that were drawn. What `cache` lacks of the views is drawn anew
-    (`daitir.studies.queries.view_files`); `encoder` is the one that encoded the set, and its image
-    size that of the pictures.
+    The texts are the captions that were drawn. What `cache` lacks of the views is drawn anew.
+    `encoder` is the one that encoded the set, and its image size that of the pictures.
     """
-    files = view_files(profile, name, generator, encoder, cache, progress=progress)
-    queries = load_query_set(name, encoder, queries_folder(profile))
-    number = len(files) if name == "train" else profile.num_gallery
-    scenes = sample_scenes(SEED, SETS[name].split, number)
+    queries, files = view_files(profile, name, generator, encoder, cache, progress=progress)
+    scenes = gallery_scenes(profile, name, len(queries.captions))
     size = encoder.image_size
-    views = np.stack([_pixels(path, size) for row in files for path in row])
+    views = np.stack([_pixels(path, size) for path in files])
     return FinetuneData(
         queries.drawn_captions,
         queries.rounds,
@@ -119,10 +115,7 @@ def profile_data(
 
 
 def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe) -> FinetuneData:
-    """The data of a query set with the texts that the recipe reads, `recipe.text`.
-
-    Raises DataError for texts that are neither the current rewrite nor the raw dialogue.
-    """
+    """The data of a query set with the texts that the recipe reads. Raises DataError for others."""
     if recipe.text == "current_rewrite":
         return data
     if recipe.text != "raw_dialogue":
@@ -144,11 +137,10 @@ def training_data(
 
 
 def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
-    """Twice the views: for each drawn one a rendered one of the same text.
+    """Twice the views: for each drawn one a rendered one of the same text, a counterfactual.
 
-    The rendered view shows what the text states and draws everything else from the world's prior,
-    so that what is hallucinated varies at random while what is supported stays: counterfactuals
-    of the drawn view, all of whose targets are the same.
+    It shows what the text states and draws everything else from the world's prior, so that what is
+    hallucinated varies at random while what is supported stays.
     """
     captions = [caption for row in data.texts for caption in row]
     scenes = [

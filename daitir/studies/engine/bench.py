@@ -27,7 +27,7 @@ from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.recipes.fusion import FUSION_CONFIG, FusionData, load_fusion, train_fusion
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
-from daitir.scenes import Scene, Turn, render_scenes, sample_scenes
+from daitir.scenes import Scene, Turn, render_scenes
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
 from daitir.studies.engine.encoders import ENCODERS, finetuned
 from daitir.studies.engine.fusions import FUSIONS, RANKINGS
@@ -35,14 +35,13 @@ from daitir.studies.engine.views import VIEWS
 from daitir.studies.engine.words import WORDS
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import (
-    SEED,
     SETS,
     QuerySet,
     load_query_set,
     queries_folder,
     set_dialogues,
 )
-from daitir.studies.training_sets import fusion_folder, profile_data
+from daitir.studies.training_sets import fusion_folder, gallery_scenes, profile_data
 
 T = TypeVar("T")
 
@@ -136,12 +135,6 @@ class Bench:
         if condition.words in ("said", "exact"):
             condition = replace(condition, words="refined")
         return self.asked(self.words(condition), condition)
-
-    def gallery(self, queries: str) -> np.ndarray:
-        """The pictures that a query set searches, its targets first; of `train` those alone."""
-        train = queries == "train"
-        number = self.profile.num_train_dialogues if train else self.profile.num_gallery
-        return self.draw_scenes(sample_scenes(SEED, SETS[queries].split, number))
 
     def draw_scenes(self, scenes: Sequence[Scene]) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
@@ -252,13 +245,13 @@ class Bench:
 
     def gallery_features(self, condition: Condition) -> Tensor:
         """(num_images, dim) of the pictures that a condition searches."""
-        encoder, split = self.encoder_of(condition), SETS[condition.queries].split
+        encoder, name = self.encoder_of(condition), condition.queries
 
         def encode() -> Tensor:
-            pictures = self.gallery(condition.queries)
-            return encoder.encode_images(pictures, progress=self.progress)
+            scenes = gallery_scenes(self.profile, name, self.profile.num_train_dialogues)
+            return encoder.encode_images(self.draw_scenes(scenes), progress=self.progress)
 
-        return _once(self._features, ("gallery", split), encode)
+        return _once(self._features, ("gallery", SETS[name].split), encode)
 
     def encoder_of(self, condition: Condition) -> Encoder:
         return self.encoder(condition.encoder, condition.seed)
