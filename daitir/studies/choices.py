@@ -20,7 +20,7 @@ from daitir.studies.engine.conditions import (
     Study,
     Trained,
     gain,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,10 +61,8 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
         for way, fusion in ways.items():
             yield Condition(VALIDATION, f"dar{suffix}{way}", views=views, fusion=fusion, **about)
         for seed in range(profile.num_fusion_seeds):
-            fusion = Trained("adafuse")
-            yield Condition(
-                VALIDATION, f"adafuse{suffix}", seed, views=views, fusion=fusion, **about
-            )
+            at = {"seed": seed, "views": views, "fusion": Trained("adafuse")}
+            yield Condition(VALIDATION, f"adafuse{suffix}", **at, **about)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
@@ -82,8 +80,7 @@ def false_cues(views: Mapping[str, str]) -> Callable:
         shares = {}
         for method, name in views.items():
             condition = Condition(VALIDATION, method, views=name, **_asked(bench.profile))
-            paths = bench.pictures(condition)
-            readings = bench.recogniser.read(paths)
+            readings = bench.recogniser.read(bench.pictures(condition))
             targets = [scene for scene in bench.targets(condition) for _ in DRAWN_ROUNDS]
             flat = false_cue_shares(bench.prompts(condition), readings, targets)
             columns = np.reshape(flat, (-1, len(DRAWN_ROUNDS)))
@@ -166,13 +163,12 @@ _DOSE, _STEPS = "_controlled_", "_trained_"
 
 def _drop(key: Key, most: str, none: str) -> dict[str, Contrast]:
     """What R@10 loses from `none` to `most`, and how much more than it loses before training."""
-    encoder, _, query = key.method.partition("+")
-    better = Key(key.benchmark, key.method.replace(most, none))
-    drop = {better: 1.0, key: -1.0}
-    start = [Key(k.benchmark, k.method.replace(encoder, ZERO_SHOT, 1)) for k in (better, key)]
-    over: dict[Key, float] = dict(drop)
-    for rival, weight in zip(start, (-1.0, 1.0), strict=True):
-        over[rival] = over.get(rival, 0.0) + weight
+    encoder = key.method.partition("+")[0]
+    drop = {key._replace(method=key.method.replace(most, none)): 1.0, key: -1.0}
+    over = dict(drop)
+    for rival, weight in drop.items():
+        start = rival._replace(method=rival.method.replace(encoder, ZERO_SHOT, 1))
+        over[start] = over.get(start, 0.0) - weight
     return {"drop": Contrast(drop), "drop_over_zero_shot": Contrast(over)}
 
 

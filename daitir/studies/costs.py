@@ -31,16 +31,10 @@ def part_seconds(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
-    """Seconds that each part of a round takes, one query at a time.
+    """Seconds that each part of a round takes, one query at a time, (num_dialogues - 1,) each.
 
-    Args:
-        dialogues: their rounds as text. The first dialogue warms up and is left out of the result.
-        gallery_features: (num_images, dim), ranked against.
-        fusions: by name; each is timed too, on the features of the round.
-
-    Returns:
-        (num_dialogues - 1,) seconds of `refine` (a dialogue's, divided by its rounds), and at its
-        last round of `draw`, `encode_text`, `encode_view`, `rank` and of each fusion by its name.
+    `refine` is a dialogue's, divided by its rounds; the other parts, and each fusion by its name,
+    are of its last round. The first dialogue warms up and is left out of the result.
     """
     rows: list[dict[str, float]] = []
     target = torch.tensor([0])

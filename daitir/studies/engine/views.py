@@ -19,7 +19,6 @@ from daitir.recipes.diffusion import retrain_unet
 from daitir.scenes import NUM_QUESTIONS, controlled_view, merge_facts, parse
 from daitir.studies.engine.conditions import Condition, named
 from daitir.studies.engine.encoders import KEPT_UNDER
-from daitir.studies.perturbations import last_views
 from daitir.studies.queries import SEED
 
 if TYPE_CHECKING:
@@ -108,6 +107,18 @@ def _remembered(bench: Bench, condition: Condition, argument: str) -> Tensor:
     decay, _, views = argument.partition(":")
     features = bench.view_features(replace(condition, views=views))
     return remembered_views(features, decay=float(decay))
+
+
+def last_views(view_features: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+    """At every round the latest view that is there, and where there is none yet.
+
+    `view_features` are (num_queries, num_rounds, dim) of all rounds, `missing` (num_queries,
+    num_rounds) bool, as is the second that is given.
+    """
+    rounds = torch.arange(missing.shape[1]).expand_as(missing)
+    latest = torch.where(missing, -1, rounds).cummax(dim=1).values
+    queries = torch.arange(len(missing))[:, None]
+    return view_features[queries, latest.clamp(min=0)], latest < 0
 
 
 def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -> Tensor:
