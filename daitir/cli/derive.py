@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import DTYPES, GUIDANCE, NOISE_LEVELS, add_command
+from daitir.cli.options import DTYPES, add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
@@ -45,21 +45,19 @@ def add_refine(commands) -> None:
         "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
     )
     parser.data(instead_of="--dialogues and --out")
-    option = parser.option
-    option("--dialogues FILE", "ChatIR file")
-    parser.option("--num-dialogues N", "refine the first N dialogues only")
-    option(
-        "--model SPEC", "mini, a folder of a transformers model, or a hub's name", default="mini"
-    )
-    option("--prompt FILE", "template of the prompt, with {dialogue} in it; not for mini")
-    option("--batch-size N", "", default=64)
+    parser.options({
+        "--dialogues FILE": "ChatIR file",
+        "--num-dialogues N": "refine the first N dialogues only",
+        "--model SPEC": ("mini, a folder of a transformers model, or a hub's name", "mini"),
+        "--prompt FILE": "template of the prompt, with {dialogue} in it; not for mini",
+        "--batch-size N": ("", 64),
+    })  # fmt: skip
     parser.device("the model runs")
-    option(
-        "--out FILE",
-        "ChatIR file with the captions as rounds, and a manifest beside it (default: the rewrites "
-        "of --data)",
-    )
-    option("--overwrite", "write over a file that is there, of whatever origin")
+    parser.options({
+        "--out FILE": "ChatIR file with the captions as rounds, and a manifest beside it (default: "
+        "the rewrites of --data)",
+        "--overwrite": "write over a file that is there, of whatever origin",
+    })  # fmt: skip
 
 
 def refine(arguments: argparse.Namespace) -> None:
@@ -156,41 +154,32 @@ def add_generate(commands) -> None:
         "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
     )
     parser.data(instead_of="--dialogues and --out")
-    option = parser.option
-    option("--dialogues FILE", "ChatIR file")
+    parser.option("--dialogues FILE", "ChatIR file")
     parser.text("the prompt")
-    parser.option("--num-dialogues N", "draw for the first N dialogues only")
-    option(
-        "--pipeline SPEC",
-        "mini, a folder of a diffusers pipeline, or a hub's name",
-        default="mini",
-    )
-    option(
-        "--steps N", "enough for mini; other pipelines may need more", type=NOISE_LEVELS, default=8
-    )
-    option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
+    parser.options({
+        "--num-dialogues N": "draw for the first N dialogues only",
+        "--pipeline SPEC": ("mini, a folder of a diffusers pipeline, or a hub's name", "mini"),
+        "--steps STEPS": ("enough for mini; other pipelines may need more", 8),
+        "--guidance SCALE": ("", 2.0),
+    })  # fmt: skip
     parser.seed("of the noise")
-    option("--fixed-noise", "all rounds of a dialogue start from the same noise")
-    option("--batch-size N", "", default=32)
+    parser.options({
+        "--fixed-noise": "all rounds of a dialogue start from the same noise",
+        "--batch-size N": ("", 32),
+    })  # fmt: skip
     parser.cache()
-    option(
-        "--without-negation",
-        "take what an English prompt says is not there out of it, and give it to the pipeline as "
-        "its negative prompt; signs, names and numbers stay",
-    )
+    parser.options({
+        "--without-negation": "take what an English prompt says is not there out of it, and give "
+        "it to the pipeline as its negative prompt; signs, names and numbers stay",
+    })  # fmt: skip
     parser.device("the pipeline runs")
-    option(
-        "--dtype", "precision of the weights (default: float32 on a CPU, else float16)",
-        choices=DTYPES,
-    )  # fmt: skip
-    option(
-        "--offload",
-        "keep the pipeline in main memory and move a part to the GPU only while it computes",
-    )
-    option(
-        "--out DIR", "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)"
-    )
-    option("--overwrite", "remove the views that daitir drew there before, and draw anew")
+    parser.options({
+        f"--dtype {DTYPES}": "precision of the weights (default: float32 on a CPU, else float16)",
+        "--offload": "keep the pipeline in main memory and move a part to the GPU only while it "
+        "computes",
+        "--out DIR": "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)",
+        "--overwrite": "remove the views that daitir drew there before, and draw anew",
+    })  # fmt: skip
 
 
 def generate(arguments: argparse.Namespace) -> None:

@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 def add_lint(commands) -> None:
     parser = add_command(commands, lint, "daitir lint my_pictures/")
     parser.folder(_OWN_FOLDER)
-    parser.option("--json", "print the report as JSON")
-    parser.option("--quick", "do not decode the pictures")
-    parser.option("--encoder SPEC", "count the rounds that this encoder does not read to the end")
+    parser.options({
+        "--json": "print the report as JSON",
+        "--quick": "do not decode the pictures",
+        "--encoder SPEC": "count the rounds that this encoder does not read to the end",
+    })  # fmt: skip
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -139,17 +141,14 @@ def add_evaluate(commands) -> None:
         "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
     )
     parser.data(instead_of="--dialogues, --images, --gallery and --views")
-    option = parser.option
-    option(
-        "--dialogues FILE",
-        'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, ...]}',
-    )
-    option("--images DIR", "folder that the image paths are relative to")
-    option(
-        "--gallery FILE",
-        "JSON list of the image paths to rank (default: all images below --images)",
-    )
-    option(
+    parser.options({
+        "--dialogues FILE": 'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, '
+        "...]}",
+        "--images DIR": "folder that the image paths are relative to",
+        "--gallery FILE": "JSON list of the image paths to rank (default: all images below "
+        "--images)",
+    })  # fmt: skip
+    parser.option(
         "--views DIR",
         "folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or dar; "
         "several views of a round, and those of several folders, are averaged",
@@ -157,7 +156,7 @@ def add_evaluate(commands) -> None:
     )  # fmt: skip
     parser.encoder()
     parser.embedding()
-    option(
+    parser.option(
         "--fusion FUSION",
         "how the query is made: text, view, dar, or a trained fusion, for example adafuse:DIR or "
         "nrgr:DIR with the DIR that `daitir train` wrote; all but the first also tabulate text "
@@ -165,23 +164,19 @@ def add_evaluate(commands) -> None:
         required=True, type=_fusion,
     )  # fmt: skip
     parser.text("the query text")
-    option(
-        "--missing-views",
-        "where a round lacks a view: refuse, leave its dialogue out, or rank that round by text "
-        "alone",
-        choices=("error", "exclude", "text"), default="error",
-    )  # fmt: skip
-    option(
-        "--skip-unreadable",
-        "leave out gallery images that cannot be decoded, and the dialogues about them",
-    )
-    option("--allow-duplicate-targets", "accept several dialogues about one image")
-    parser.option("--num-dialogues N", "evaluate the first N dialogues only")
-    option("--benchmark NAME", "label (default: that of the dialogue file, or of --data)")
-    option("--method NAME", "label (default: the fusion)")
+    missing = "where a round lacks a view: refuse, leave its dialogue out, or rank that round by"
+    parser.options({
+        "--missing-views {error,exclude,text}": (f"{missing} text alone", "error"),
+        "--skip-unreadable": "leave out gallery images that cannot be decoded, and the dialogues "
+        "about them",
+        "--allow-duplicate-targets": "accept several dialogues about one image",
+        "--num-dialogues N": "evaluate the first N dialogues only",
+        "--benchmark NAME": "label (default: that of the dialogue file, or of --data)",
+        "--method NAME": "label (default: the fusion)",
+    })  # fmt: skip
     parser.seed("label: the seed that made the views or the encoder")
     parser.device("the encoder runs")
-    option("--out FILE.csv", "where the table goes", required=True)
+    parser.option("--out FILE.csv", "where the table goes", required=True)
 
 
 def _fusion(text: str) -> str:
@@ -299,17 +294,14 @@ def add_search(commands) -> None:
     parser.folder("folder of pictures at any depth, or of own data with images/")
     parser.encoder()
     parser.embedding()
-    option = parser.option
-    option(
-        "--model SPEC",
-        "refine what is said by this language model (default: the words are joined)",
-    )
-    option(
-        "--pipeline SPEC",
-        "search with a view that this pipeline draws too, as DAR does (default: words alone)",
-    )
-    option("--top N", "pictures that are named", default=10)
-    option("--skip-unreadable", "leave out pictures that cannot be decoded")
+    parser.options({
+        "--model SPEC": "refine what is said by this language model (default: the words are "
+        "joined)",
+        "--pipeline SPEC": "search with a view that this pipeline draws too, as DAR does (default: "
+        "words alone)",
+        "--top N": ("pictures that are named", 10),
+        "--skip-unreadable": "leave out pictures that cannot be decoded",
+    })  # fmt: skip
     parser.device()
 
 

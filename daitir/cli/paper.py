@@ -39,18 +39,15 @@ def add_paper(commands) -> None:
     )
     parser.option("--out FILE.csv", "", default=Path("results/paper_plan.csv"))
     parser = add_command(commands, run, "daitir paper run --coco /datasets/coco --dry-run")
-    parser.option("--work DIR", "gets data, views, weights, results", default=Path("runs/paper"))
-    parser.option(
-        "--coco DIR",
-        "COCO's pictures, those of 2014 among them, for training (default: train nothing)",
-    )
-    parser.option("--published FILE.csv", "", default=Path("book/published.csv"))
-    parser.option(
-        "--launch COMMAND",
-        "what starts the commands that several processes share, for example 'accelerate launch "
-        "--multi_gpu -m daitir.cli'",
-    )
-    parser.option("--dry-run", "only print the commands")
+    parser.options({
+        "--work DIR": ("gets data, views, weights, results", Path("runs/paper")),
+        "--coco DIR": "COCO's pictures, those of 2014 among them, for training (default: train "
+        "nothing)",
+        "--published FILE.csv": ("", Path("book/published.csv")),
+        "--launch COMMAND": "what starts the commands that several processes share, for example "
+        "'accelerate launch --multi_gpu -m daitir.cli'",
+        "--dry-run": "only print the commands",
+    })  # fmt: skip
     parser.device(default="cuda")
 
 

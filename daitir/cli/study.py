@@ -27,17 +27,11 @@ def add_study(commands) -> None:
         choices=("list", "tables", *STUDIES),
     )
     parser.profile("sizes and models")
-    parser.option(
-        "--work DIR",
-        "keeps what is done and what is trained, in a folder for each profile; studies share it",
-        default=Path("runs/studies"),
-    )
+    work = "keeps what is done and what is trained, in a folder for each profile; studies share it"
+    ranked = "gets ranks/ with the ranks of each query, and a table with notes"
+    parser.option("--work DIR", work, default=Path("runs/studies"))
     parser.cache()
-    parser.option(
-        "--results DIR",
-        "gets ranks/ with the ranks of each query, and a table with notes",
-        default=Path("results"),
-    )
+    parser.option("--results DIR", ranked, default=Path("results"))
     parser.option(
         "--after NAME=SPEC",
         "for geometry and attention, the trained encoders; a name given several times is one "

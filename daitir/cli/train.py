@@ -36,9 +36,8 @@ def add_train(commands) -> None:
     parser.folder(
         "folder of own data with dialogues/train.json and val.json, and views/train and val, "
         "instead of the query sets; right behind METHOD",
-        dest="data",
-        required=False,
-    )
+        dest="data", required=False,
+    )  # fmt: skip
     parser.profile("recipe, sizes and models")
     option(
         "--set NAME=VALUE",
@@ -47,25 +46,17 @@ def add_train(commands) -> None:
     )  # fmt: skip
     parser.encoder(required=False)
     parser.text("the query text")
-    option(
-        "--missing-views",
-        "where a round of --data lacks a view: refuse, or train an encoder with its text alone and "
-        "a fusion without it (default: error)",
-        choices=("error", "text"),
-    )
-    option(
-        "--val-images N",
-        "pictures of --data that validation ranks while an encoder learns: all targets, and others "
-        "drawn once (default: 2000)",
-    )
+    parser.options({
+        "--missing-views {error,text}": "where a round of --data lacks a view: refuse, or train an "
+        "encoder with its text alone and a fusion without it (default: error)",
+        "--val-images N": "pictures of --data that validation ranks while an encoder learns: all "
+        "targets, and others drawn once (default: 2000)",
+    })  # fmt: skip
     parser.features()
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
     parser.seed()
-    option(
-        "--cache DIR",
-        "keeps features for a fusion, views for an encoder, of the query sets",
-        default=Path("runs/cache"),
-    )
+    cached = "keeps features for a fusion, views for an encoder, of the query sets"
+    option("--cache DIR", cached, default=Path("runs/cache"))
     option("--out DIR", "gets weights, log and checkpoint", required=True)
     parser.machine()
 

@@ -10,37 +10,28 @@ from importlib import import_module
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import GUIDANCE, NOISE_LEVELS, add_command, number, whole
+from daitir.cli.options import add_command
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
 from daitir.studies.profiles import check_models
 
-SCENE_SIZE = whole(32, 4096)  # smaller ones have no room for what is drawn
-
 
 def add_scenes(commands) -> None:
     parser = add_command(
         commands, scenes, "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15"
     )
-    option = parser.option
-    option("folder DIR", "gets images/, gallery.json, dialogues.json, rewrites.json and views/")
-    option("--split", "", choices=("train", "val", "test", "heldout"), default="test")
-    option(
-        "--source NAME",
-        "who asks and answers: human, terse, verbose, degenerate, unreliable, or another that is "
-        "registered",
-        default="human",
-    )
-    option("--num-dialogues N", "", default=100)
-    option("--num-gallery N", "", default=5000)
-    option(
-        "--broken-share P",
-        "also write views in which this share of the stated facts is broken",
-        type=number(0, 1),
-    )
-    option("--size PIXELS", "", type=SCENE_SIZE, default=64)
+    who = "human, terse, verbose, degenerate, unreliable, or another that is registered"
+    parser.options({
+        "folder DIR": "gets images/, gallery.json, dialogues.json, rewrites.json and views/",
+        "--split {train,val,test,heldout}": ("", "test"),
+        "--source NAME": (f"who asks and answers: {who}", "human"),
+        "--num-dialogues N": ("", 100),
+        "--num-gallery N": ("", 5000),
+        "--broken-share P": "also write views in which this share of the stated facts is broken",
+        "--size PIXELS": ("", 64),
+    })  # fmt: skip
     parser.seed()
 
 
@@ -71,8 +62,7 @@ def scenes(arguments: argparse.Namespace) -> None:
 def add_queries(commands) -> None:
     parser = add_command(commands, queries, "daitir queries --out runs/queries")
     parser.profile("sizes and models")
-    parser.option("--steps N", "of drawing", type=NOISE_LEVELS, default=8)
-    parser.option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
+    parser.options({"--steps STEPS": ("of drawing", 8), "--guidance SCALE": ("", 2.0)})
     parser.cache()
     parser.device()
     parser.option("--out DIR", "gets the captions and the features of the views", required=True)
@@ -105,16 +95,13 @@ def queries(arguments: argparse.Namespace) -> None:
 
 def add_pretrain(commands) -> None:
     parser = add_command(commands, pretrain, "daitir pretrain clip --out runs/clip")
-    parser.option(
-        "model",
-        "which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the language "
-        "model, lit the text head of the encoder for photographs",
-        choices=("tokenizer", "clip", "recogniser", "diffusion", "lm", "lit"),
-    )
-    parser.option(
-        "--out DIR", "gets checkpoint, log.csv, and at the end the model and its card",
-        required=True,
-    )  # fmt: skip
+    parser.options({
+        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": "which: clip is the dual encoder, "
+        "diffusion the text-to-image pipeline, lm the language model, lit the text head of the "
+        "encoder for photographs",
+    })  # fmt: skip
+    out = "gets checkpoint, log.csv, and at the end the model and its card"
+    parser.option("--out DIR", out, required=True)
     parser.profile("recipe")
     parser.seed()
     parser.machine()
@@ -143,23 +130,16 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def add_quality(commands) -> None:
     parser = add_command(commands, quality, "daitir quality clip --out results/quality.csv")
-    parser.option(
-        "model",
-        "which model: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
-        "language model",
-        choices=("clip", "recogniser", "diffusion", "lm"),
-    )
-    parser.option("--encoder SPEC", "for clip alone (default: the profile's)")
-    parser.option(
-        "--folder DIR",
-        "of the recogniser, diffusion pipeline or language model; not for clip (default: the "
-        "package's)",
-    )
+    parser.options({
+        "model {clip,recogniser,diffusion,lm}": "which model: clip is the dual encoder, diffusion "
+        "the text-to-image pipeline, lm the language model",
+        "--encoder SPEC": "for clip alone (default: the profile's)",
+        "--folder DIR": "of the recogniser, diffusion pipeline or language model; not for clip "
+        "(default: the package's)",
+    })  # fmt: skip
     parser.profile("sizes")
-    parser.option(
-        "--out FILE.csv", "table that gets the model's rows; those of other models stay",
-        required=True,
-    )  # fmt: skip
+    out = "table that gets the model's rows; those of other models stay"
+    parser.option("--out FILE.csv", out, required=True)
     parser.machine()
 
 
