@@ -24,7 +24,7 @@ AT_ONCE = "the whole batch at once"
 PASSES = 3  # forward, and backward twice as much
 # What two pictures and a text leave in memory for the backward pass, with fused attention: 34 bytes
 # for each token, feature and layer (Korthikanti et al. 2022, arXiv 2205.05198, equation 1).
-SAMPLE_BYTES = 34.0 * (2 * 197 + 256) * 768 * 12
+ACTIVATION_BYTES = 34.0 * (2 * 197 + 256) * 768 * 12
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[St
     ):
         work.append(Stage(
             "train DMCL", option, samples, passes * (2 * image.operations + text.operations),
-            memory=STATE_BYTES * parameters + batch_size * SAMPLE_BYTES, disk=4.0 * parameters,
+            memory=STATE_BYTES * parameters + batch_size * ACTIVATION_BYTES, disk=4.0 * parameters,
         ))  # fmt: skip
     ranks = queries["test"] * 2.0 * setting.num_gallery * setting.feature_dim
     return [*work, Stage("rank, a method", "", 1, ranks, memory=setting.num_gallery * 1024.0)]

@@ -9,10 +9,10 @@ import pytest
 
 from daitir.cli import main
 from daitir.studies.plan import (
+    ACTIVATION_BYTES,
     AT_ONCE,
     CARDS,
     PIPELINES,
-    SAMPLE_BYTES,
     Card,
     ModelCost,
     Setting,
@@ -89,9 +89,9 @@ def test_a_language_model_reads_its_weights_for_every_token(costs):
 def test_training_in_parts_takes_less_memory_and_one_more_pass(costs):
     parts, whole = found(costs, "train DMCL"), found(costs, "train DMCL", AT_ONCE)
     assert (parts.operations, whole.operations) == (4 * 3e12, 3 * 3e12)
-    assert pytest.approx(2 * 61.728768e6 + 34 * 256 * 768 * 12) == SAMPLE_BYTES
-    assert whole.memory - parts.memory == pytest.approx((128 - 32) * SAMPLE_BYTES)
-    assert parts.memory == pytest.approx(16 * 2e9 + 32 * SAMPLE_BYTES)
+    assert pytest.approx(2 * 61.728768e6 + 34 * 256 * 768 * 12) == ACTIVATION_BYTES
+    assert whole.memory - parts.memory == pytest.approx((128 - 32) * ACTIVATION_BYTES)
+    assert parts.memory == pytest.approx(16 * 2e9 + 32 * ACTIVATION_BYTES)
     assert found(costs, "train ADaFuSE").operations == 6 * 11_812_614
 
 
