@@ -127,7 +127,7 @@ def make_query_set(
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
+    paths = draw_views(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
     scenes = models.recogniser.read(paths, progress=progress)
     features = features.view(len(captions), number, models.encoder.dim)
@@ -138,22 +138,8 @@ def _in_rows(items: Sequence[T], number: int) -> list[list[T]]:
     return [list(items[start : start + number]) for start in range(0, len(items), number)]
 
 
-def view_files(
-    profile: Profile,
-    name: str,
-    generator: ViewGenerator,
-    encoder: Encoder,
-    cache: Path,
-    *,
-    progress: bool = False,
-) -> tuple[QuerySet, list[Path]]:
-    """A query set of the profile with the files of its views, dialogue after dialogue.
-
-    Views that `cache` lacks are drawn anew. `encoder` is the one that encoded the set. Raises
-    DataError for another generator than the one that drew it, and as `load_query_set` does.
-    """
-    folder = queries_folder(profile)
-    queries = load_query_set(name, encoder, folder)
+def check_drawn_by(generator: ViewGenerator, folder: Path) -> None:
+    """Raises DataError where another generator drew the views of a folder of query sets."""
     manifest = manifest_of(folder)
     settings = [generator.digest, generator.steps, generator.guidance]
     if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
@@ -161,11 +147,9 @@ def view_files(
             f"{folder}: its views were drawn by another pipeline or with other settings than "
             f"{generator.spec}; make the query sets again with `daitir queries`"
         )
-    rounds = queries.rounds.tolist()
-    return queries, _draw(SETS[name], queries.captions, rounds, generator, cache, progress)
 
 
-def _draw(
+def draw_views(
     recipe: SetRecipe,
     captions: Sequence[Sequence[str]],
     rounds: Sequence[Sequence[int]],

@@ -23,11 +23,11 @@ from daitir.fusion import fuse_views
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.recogniser import Recogniser, load_recogniser
 from daitir.models.reformulation import Reformulator, load_reformulator
-from daitir.models.views import ViewGenerator, load_view_generator, view_seed
+from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.fusion import FUSION_CONFIG, FusionData, load_fusion, train_fusion
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
-from daitir.scenes import Scene, Turn, render_scenes
+from daitir.scenes import Scene, Turn, render_scenes, sample_scenes
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
 from daitir.studies.engine.encoders import ENCODERS, finetuned
 from daitir.studies.engine.fusions import FUSIONS, RANKINGS
@@ -35,13 +35,16 @@ from daitir.studies.engine.views import VIEWS
 from daitir.studies.engine.words import WORDS
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import (
+    SEED,
     SETS,
     QuerySet,
+    check_drawn_by,
+    draw_views,
     load_query_set,
     queries_folder,
     set_dialogues,
 )
-from daitir.studies.training_sets import fusion_folder, gallery_scenes, profile_data
+from daitir.studies.training_sets import fusion_folder, pixels_of
 
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ class Bench:
     """What the conditions of a study are measured with; models are loaded when asked for."""
 
     profile: Profile
-    study: Study
+    study: Study | None  # whose recipes are trained beside those of the profile
     work_dir: Path  # keeps what is trained
     cache: Path  # keeps the views that are drawn
     device: str = "cpu"
@@ -82,10 +85,10 @@ class Bench:
     @cached_property
     def recipes(self) -> Mapping:
         """Recipes of fusions and encoders, by name; the study's own before the profile's."""
-        return {
-            **self.profile.fusions, **self.profile.encoders,
-            **self.study.fusions(self.profile), **self.study.encoders(self.profile),
-        }  # fmt: skip
+        recipes = {**self.profile.fusions, **self.profile.encoders}
+        if self.study is None:
+            return recipes
+        return recipes | self.study.fusions(self.profile) | self.study.encoders(self.profile)
 
     # Query sets, dialogues, pictures.
 
@@ -132,14 +135,22 @@ class Bench:
 
     def prompts(self, condition: Condition) -> list[str]:
         """What is drawn, flat: the captions of the rounds that are asked."""
-        if condition.words in ("said", "exact"):
-            condition = replace(condition, words="refined")
-        return self.asked(self.words(condition), condition)
+        return self.asked(self._captions(condition), condition)
 
-    def draw_scenes(self, scenes: Sequence[Scene]) -> np.ndarray:
+    def _captions(self, condition: Condition) -> list[list[str]]:
+        changed = {"words": "refined"} if condition.words in ("said", "exact") else {}
+        return self.words(replace(condition, **changed))
+
+    def draw_scenes(self, scenes: Sequence[Scene], *, size: int | None = None) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
         options = {"num_workers": self.num_workers, "progress": self.progress}
-        return render_scenes(scenes, size=self.profile.image_size, **options)
+        return render_scenes(scenes, size=size or self.profile.image_size, **options)
+
+    def _gallery(self, name: str) -> list[Scene]:
+        """What a query set searches, its targets first; the training set searches those alone."""
+        is_train = name == "train"
+        number = self.profile.num_train_dialogues if is_train else self.profile.num_gallery
+        return sample_scenes(SEED, SETS[name].split, number)
 
     def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
         """What stands in the place of the views: files or pictures in a row, or features."""
@@ -155,16 +166,10 @@ class Bench:
     ) -> list[Path]:
         """The views of a condition's captions, dialogue by dialogue, from the noise of `seed`."""
         recipe = SETS[condition.queries]
-        seed = recipe.seed if seed is None else seed
-        seeds = [
-            view_seed(seed, index, None if recipe.fixed_noise else t)
-            for index, rounds in enumerate(self.rounds(condition))
-            for t in rounds
-        ]
-        prompts = self.prompts(condition)
-        return (generator or self.generator).generate(
-            prompts, seeds, self.cache, progress=self.progress
-        )
+        recipe = recipe if seed is None else replace(recipe, seed=seed)
+        generator = generator or self.generator
+        captions, rounds = self._captions(condition), self.rounds(condition)
+        return draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
@@ -188,11 +193,17 @@ class Bench:
         return self._encoder[1]
 
     def finetune_data(self, name: str) -> FinetuneData:
-        """A query set with the pictures of its views and of its gallery."""
-        make = partial(
-            profile_data, self.profile, name, self.generator, self.base, self.cache,
-            num_workers=self.num_workers, progress=self.progress,
-        )  # fmt: skip
+        """A query set with the pictures of its views and of its gallery, and the drawn captions."""
+
+        def make() -> FinetuneData:
+            queries, size = self.query_set(name), self.base.image_size
+            check_drawn_by(self.generator, queries_folder(self.profile))
+            paths = self.draw(Condition("", "", queries=name))
+            views = np.stack([pixels_of(path, size) for path in paths])
+            views = views.reshape(*queries.rounds.shape, size, size, 3)
+            gallery = self.draw_scenes(self._gallery(name), size=size)
+            return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
+
         return _once(self._made, ("finetuning", name), make)
 
     def fusion(self, trained: Trained, condition: Condition) -> nn.Module:
@@ -248,8 +259,8 @@ class Bench:
         encoder, name = self.encoder_of(condition), condition.queries
 
         def encode() -> Tensor:
-            scenes = gallery_scenes(self.profile, name, self.profile.num_train_dialogues)
-            return encoder.encode_images(self.draw_scenes(scenes), progress=self.progress)
+            pictures = self.draw_scenes(self._gallery(name))
+            return encoder.encode_images(pictures, progress=self.progress)
 
         return _once(self._features, ("gallery", SETS[name].split), encode)
 
