@@ -96,14 +96,9 @@ def refine(arguments: argparse.Namespace) -> None:
         if group.is_main_process:
             say(f"refined: {path}")
         if not is_done:
-            refinement = refine_resumably(
-                reformulator,
-                [dialogue.rounds for dialogue in dialogues],
-                partial,
-                batch_size=arguments.batch_size,
-                group=group,
-                progress=True,
-            )
+            rounds = [dialogue.rounds for dialogue in dialogues]
+            options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
+            refinement = refine_resumably(reformulator, rounds, partial, **options)
         if group.is_main_process and is_done:
             say(f"{out} is there already, of these dialogues and this model")
         elif group.is_main_process:  # the others wait: what they do next may read the file
@@ -214,13 +209,13 @@ def generate(arguments: argparse.Namespace) -> None:
     prompts, negatives, dropped = [texts[i][t] for i, t in rounds], [""] * len(rounds), ""
     seeds = [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds]
     if arguments.without_negation:
-        split_prompts = [without_negation(prompt) for prompt in prompts]
-        prompts = [prompt.positive for prompt in split_prompts]
-        negatives = [prompt.negative for prompt in split_prompts]
+        parts = [without_negation(prompt) for prompt in prompts]
+        prompts = [part.positive for part in parts]
+        negatives = [part.negative for part in parts]
         dropped = (
-            f"; {sum(p.num_dropped for p in split_prompts):,} negations were taken out of "
-            f"{sum(p.num_dropped > 0 for p in split_prompts):,} prompts, and "
-            f"{sum(p.is_negation for p in split_prompts):,} that only negate stay"
+            f"; {sum(part.num_dropped for part in parts):,} negations were taken out of "
+            f"{sum(part.num_dropped > 0 for part in parts):,} prompts, and "
+            f"{sum(part.is_negation for part in parts):,} that only negate stay"
         )
     with claimed(out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
@@ -231,17 +226,11 @@ def generate(arguments: argparse.Namespace) -> None:
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
             offload=arguments.offload,
         )
-        facts = [
-            {
-                "file": f"{i}_{t}.webp",
-                "prompt": prompt,
-                "seed": seed,
-                "negative_prompt": negative if generator.takes_negatives else "",
-            }
-            for (i, t), prompt, negative, seed in zip(
-                rounds, prompts, negatives, seeds, strict=True
-            )
-        ]
+        taken = negatives if generator.takes_negatives else [""] * len(rounds)
+        names = ("file", "prompt", "seed", "negative_prompt")
+        files = [f"{i}_{t}.webp" for i, t in rounds]
+        rows = zip(files, prompts, seeds, taken, strict=True)
+        facts = [dict(zip(names, row, strict=True)) for row in rows]
         how = {name: getattr(arguments, name) for name in ("seed", "fixed_noise")}
         manifest = Views(
             generator.settings | how | {"without_negation": arguments.without_negation},
@@ -251,15 +240,8 @@ def generate(arguments: argparse.Namespace) -> None:
         check_redraw(out, manifest, overwrite=arguments.overwrite)
         if group.is_main_process:
             say(f"drawn texts: {convention} of {path} ({why})")
-        drawn = generator.generate(
-            prompts,
-            seeds,
-            arguments.cache,
-            negatives=negatives,
-            batch_size=arguments.batch_size,
-            group=group,
-            progress=True,
-        )
+        options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
+        drawn = generator.generate(prompts, seeds, arguments.cache, negatives=negatives, **options)
         if group.is_main_process:
             with Image.open(drawn[0]) as first:
                 settings = manifest.settings | {"size": list(first.size)}

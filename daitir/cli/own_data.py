@@ -228,18 +228,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
     else:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
-    kind, _, trained = arguments.fusion.partition(":")
+    kind, _, folder = arguments.fusion.partition(":")
+    fusion: str | Module = kind
+    if folder:
+        from daitir.recipes.fusion import load_fusion
+        from daitir.recipes.origin import check_origin
+
+        check_origin(Path(folder), encoder)
+        fusion = load_fusion(Path(folder), dim=encoder.dim, kind=kind)
     say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
+    names = ("benchmark", "seed", "missing_views", "skip_unreadable")
+    options = {name: getattr(arguments, name) for name in names}
+    method = arguments.method or kind
     result = evaluate(
-        search,
-        encoder=encoder,
-        fusion=_trained_fusion(kind, Path(trained), encoder) if trained else kind,
-        benchmark=arguments.benchmark,
-        method=arguments.method or kind,
-        seed=arguments.seed,
-        missing_views=arguments.missing_views,
-        skip_unreadable=arguments.skip_unreadable,
-        progress=True,
+        search, encoder=encoder, fusion=fusion, method=method, **options, progress=True
     )
     write_rows(arguments.out, result.rows)
     _print(result, encoder, with_views=kind != "text")
@@ -253,28 +255,14 @@ def _is_table(path: Path) -> bool:
     return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
 
 
-def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
-    """The fusion of a folder, if it was trained on this encoder."""
-    from daitir.recipes.fusion import load_fusion
-    from daitir.recipes.origin import check_origin
-
-    check_origin(folder, encoder)
-    return load_fusion(folder, dim=encoder.dim, kind=kind)
-
-
 def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
     """Print R@10, Hits@10 and MRR of each method per round, in percent, and what they rest on."""
     benchmark, number = result.rows["benchmark"].iloc[0], len(result.lengths)
     say(f"{benchmark}: {number:,} dialogues, {result.num_images:,} images")
-    say(
-        f"truncated: {result.num_truncated:,} of {result.num_texts:,} query texts "
-        f"(context {encoder.context_length})"
-    )
+    of = f"of {result.num_texts:,}"
+    say(f"truncated: {result.num_truncated:,} {of} query texts (context {encoder.context_length})")
     if with_views:
-        say(
-            f"without a view: {result.num_without_view:,} of {result.num_texts:,} rounds, ranked "
-            "by text alone"
-        )
+        say(f"without a view: {result.num_without_view:,} {of} rounds, ranked by text alone")
     labels = {"recall_at_10": "R@10", "hits_at_10": "Hits@10", "mrr": "MRR"}
     rows = result.rows[result.rows["metric"].isin(labels)]
     table = rows.pivot(index="round", columns=["method", "metric"], values="value") * 100

@@ -45,17 +45,9 @@ def scenes(arguments: argparse.Namespace) -> None:
     check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
-    export_scenes(
-        arguments.folder,
-        split=arguments.split,
-        source=arguments.source,
-        num_dialogues=arguments.num_dialogues,
-        num_gallery=arguments.num_gallery,
-        broken_share=arguments.broken_share,
-        size=arguments.size,
-        seed=arguments.seed,
-        progress=True,
-    )
+    names = ("split", "source", "num_dialogues", "num_gallery", "broken_share", "size", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    export_scenes(arguments.folder, **options, progress=True)
     say(f"written to {arguments.folder}")
 
 
@@ -116,14 +108,10 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if model == "tokenizer":
         recipe.train_tokenizer().save_pretrained(out)
     else:
+        on = {"device": arguments.device, "num_workers": arguments.workers}
+        train = getattr(recipe, f"train_{model}")
         with claimed(out):
-            getattr(recipe, f"train_{model}")(
-                getattr(profile, model),
-                out,
-                seed=arguments.seed,
-                device=arguments.device,
-                num_workers=arguments.workers,
-            )
+            train(getattr(profile, model), out, seed=arguments.seed, **on)
     spec = {"clip": "open_clip", "lit": "lit"}.get(model)
     say(f"written to {out}" + (f"; load it with --encoder {spec}:{out}" if spec else ""))
 
@@ -145,11 +133,8 @@ def add_quality(commands) -> None:
 
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
-    profile, model, folder = (
-        inputs.chosen_profile(arguments.profile),
-        arguments.model,
-        arguments.folder,
-    )
+    profile = inputs.chosen_profile(arguments.profile)
+    model, folder = arguments.model, arguments.folder
     if model == "clip" and folder:
         raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
     if model != "clip" and arguments.encoder:
@@ -168,13 +153,9 @@ def quality(arguments: argparse.Namespace) -> None:
     if model == "clip":
         from daitir.models.encoders import load_encoder
 
-        sizes = {
-            "image_size": profile.image_size,
-            "num_dialogues": profile.num_test_dialogues,
-            "num_gallery": profile.num_gallery,
-        }
         encoder = load_encoder(arguments.encoder or profile.encoder, **on)
-        table = quality.clip_quality(encoder, **sizes, **options)
+        options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
+        table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
     elif model == "recogniser":
         from daitir.recipes.recogniser import degraded
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from daitir.scenes import Scene, parse
 from daitir.studies.encoders import COMPARED, gains_over, trained
 from daitir.studies.engine.conditions import (
     VALIDATION,
@@ -21,14 +24,11 @@ from daitir.studies.engine.conditions import (
     Trained,
     gain,
 )  # fmt: skip
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from daitir.scenes import Scene
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 DRAWN_ROUNDS = (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)
@@ -75,8 +75,6 @@ def false_cues(views: Mapping[str, str]) -> Callable:
     """What measures the share of false cues of views, by the method that has them."""
 
     def measure(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
-        import numpy as np
-
         shares = {}
         for method, name in views.items():
             condition = Condition(VALIDATION, method, views=name, **_asked(bench.profile))
@@ -95,7 +93,6 @@ def false_cue_shares(
 ) -> list[float]:
     """For each view the share of its cues that are invented or contradicted."""
     from daitir.analysis.hallucination import cues
-    from daitir.scenes import parse
 
     shares = []
     for caption, seen, target in zip(captions, readings, targets, strict=True):

@@ -6,8 +6,8 @@ A second study puts together encoders, the views of earlier rounds and an adapti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from daitir.recipes.settings import EncoderRecipe
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.engine.conditions import (
     ZERO_SHOT,
@@ -19,12 +19,9 @@ from daitir.studies.engine.conditions import (
     Trained,
     gain,
 )
+from daitir.studies.engine.ranks import Ranks
 from daitir.studies.memory import ENCODER_DECAYS, remembered
-
-if TYPE_CHECKING:
-    from daitir.recipes.settings import EncoderRecipe
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
+from daitir.studies.profiles import Profile
 
 SHORT_CAPTION = "short_caption"
 PEERS = {"dar": "zero_shot+dar", "adafuse": "zero_shot+adafuse",

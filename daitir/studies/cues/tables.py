@@ -49,21 +49,14 @@ class Rows:
         self.rows: list[tuple] = []
 
     def add(
-        self,
-        measure: str,
-        encoder: str,
-        values: np.ndarray,
-        *,
-        where: str = "",
-        kind: str = "",
-        link: Callable = float,
+        self, measure: str, encoder: str, values: np.ndarray, *, kind: str = "", **options
     ) -> None:
         """One row: the mean over views and seeds, `link` applied to it and its bounds.
 
         `values` are (num_views,) or (num_seeds, num_views). NaN stands for a view without a value;
         fewer than two views that have one under every seed give no row.
         """
-        self.add_all(measure, encoder, {("all", kind): values}, where=where, link=link)
+        self.add_all(measure, encoder, {("all", kind): values}, **options)
 
     def add_all(
         self,
@@ -144,14 +137,7 @@ class CueTable(Rows):
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
 
     def add_pairs(
-        self,
-        measure: str,
-        encoder: str,
-        values: Tensor,
-        *,
-        where: str = "",
-        kind: str | None = None,
-        link: Callable = float,
+        self, measure: str, encoder: str, values: Tensor, *, kind: str | None = None, **options
     ) -> None:
         """A row for each cue and kind of pairs' values, and one for all cues of a kind.
 
@@ -164,7 +150,7 @@ class CueTable(Rows):
             for cue in ("all", *CUES)
         }
         columns = {place: self.per_view(values, chosen) for place, chosen in places.items()}
-        self.add_all(measure, encoder, columns, where=where, link=link)
+        self.add_all(measure, encoder, columns, **options)
 
     def compare_pairs(self, measure: str, values: Mapping[str, Tensor], *, where: str = "") -> None:
         """As `compare`, for each cue and kind, of pairs' values by encoder."""
