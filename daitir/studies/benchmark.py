@@ -71,10 +71,7 @@ def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
 
     condition = Condition("human", "costs", queries="val", number=NUM_TIMED + 1, words="said")
     models = {name: bench.fusion(Trained(name), condition) for name in bench.profile.fusions}
-    seconds = part_seconds(
-        bench.words(condition), bench.gallery_features(condition), bench.reformulator,
-        bench.generator, bench.base, models,
-    )  # fmt: skip
+    seconds = part_seconds(bench, condition, models)
     bench.facts["cost_of_a_round"] = {n: round(float(s.mean()), 6) for n, s in seconds.items()}
     added = dict.fromkeys(("text", "view", "dar"), 0)
     added |= {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}

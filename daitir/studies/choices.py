@@ -6,7 +6,7 @@ encoder before training, one the fine-tuned encoders, and one draws with less tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,11 +104,11 @@ def false_cue_shares(
 
 
 def _asked_of(
-    encoders: Iterable[tuple[str, int]], suffixes: Mapping[str, str], about: Mapping
+    profile: Profile, suffixes: Mapping[str, str], names: tuple[str, ...] = ()
 ) -> Iterator[Condition]:
     """Text, DAR and ADaFuSE of encoders with every choice of views, by suffix."""
-    for encoder, seed in encoders:
-        at = {"seed": seed, "encoder": encoder, **about}
+    for encoder, seed in trained(profile, names):
+        at = {"seed": seed, "encoder": encoder, **_asked(profile)}
         yield Condition(VALIDATION, f"{encoder}+text", **at)
         for suffix, views in suffixes.items():
             for fusion, how in (("dar", "dar"), ("adafuse", Trained("adafuse", "drawn"))):
@@ -120,18 +120,6 @@ def _controlled(profile: Profile) -> dict[str, str]:
     shares = (0.0, *profile.broken_shares)
     percents = [f"{round(100 * share):02d}" for share in shares]
     return {f"_controlled_{percent}": f"controlled_captions_{percent}" for percent in percents}
-
-
-def encoder_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every choice, and rendered views with false facts, with every encoder."""
-    suffixes = _choices() | _controlled(profile)
-    yield from _asked_of(trained(profile), suffixes, _asked(profile))
-
-
-def checkpoint_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Views of less and fully trained U-Nets, with the encoders that are compared."""
-    suffixes = {f"_{name}": name for name in _checkpoints(profile)}
-    yield from _asked_of(trained(profile, COMPARED), suffixes, _asked(profile))
 
 
 def _checkpoints(profile: Profile) -> list[str]:
@@ -181,7 +169,7 @@ ENCODER_CHOICES = Study(
     "encoder_choices",
     "The choices of drawing with fine-tuned encoders.",
     minutes=33,
-    conditions=encoder_conditions,
+    conditions=lambda profile, ranks: _asked_of(profile, _choices() | _controlled(profile)),
     shown=encoder_shown,
     together=True,
     digits=4,
@@ -190,7 +178,9 @@ ENCODER_CHECKPOINTS = Study(
     "encoder_checkpoints",
     "Less trained diffusion models with fine-tuned encoders.",
     minutes=60,
-    conditions=checkpoint_conditions,
+    conditions=lambda profile, ranks: _asked_of(
+        profile, {f"_{name}": name for name in _checkpoints(profile)}, COMPARED
+    ),
     shown=encoder_shown,
     together=True,
     digits=4,

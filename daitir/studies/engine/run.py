@@ -172,8 +172,17 @@ def encoder_of(condition: Condition) -> tuple[str, int]:
 
 
 def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
-    """The ranks of a condition, of an earlier run or of this one."""
-    facts = json.dumps(_made_from(bench, condition), sort_keys=True)
+    """The ranks of a condition, of an earlier run or of this one.
+
+    The condition without its labels decides them, and its recipes; the rest was checked before.
+    """
+    asked = dataclasses.asdict(condition)
+    del asked["benchmark"], asked["method"]
+    names = {condition.encoder}
+    if isinstance(condition.fusion, Trained):
+        names |= {condition.fusion.recipe, condition.fusion.encoder}
+    recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
+    facts = json.dumps({"condition": asked, "recipes": recipes}, sort_keys=True)
     path = bench.work_dir / "ranks" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
         logger.warning("%s, %s, seed %d", condition.benchmark, condition.method, condition.seed)
@@ -181,14 +190,3 @@ def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.save(file, small)
     return np.load(path, allow_pickle=False)
-
-
-def _made_from(bench: Bench, condition: Condition) -> Mapping:
-    """What decides ranks beside the models: the condition without its labels, and its recipes."""
-    facts = dataclasses.asdict(condition)
-    del facts["benchmark"], facts["method"]
-    names = {condition.encoder}
-    if isinstance(condition.fusion, Trained):
-        names |= {condition.fusion.recipe, condition.fusion.encoder}
-    recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
-    return {"condition": facts, "recipes": recipes}

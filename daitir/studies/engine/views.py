@@ -75,24 +75,19 @@ def _redrawn(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
     return bench.draw_scenes(bench.asked(readings, condition))
 
 
-def _controlled(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
-    """Rendered views of what was said, a share of it false (in percent)."""
+def _controlled(
+    bench: Bench, condition: Condition, argument: str, *, of_captions: bool = False
+) -> np.ndarray:
+    """Rendered views of what was said, or what captions state, a share of it false (in percent)."""
     talks, rounds = bench.talks(condition), bench.rounds(condition)
+    if of_captions:
+        facts = {str(i): parse(p).facts for i, p in enumerate(bench.prompts(condition))}
+    else:
+        asked = [(i, t) for i, chosen in enumerate(rounds) for t in chosen]
+        facts = {f"{i}/{t}": merge_facts(talks[i][: t + 1]) for i, t in asked}
     share = int(argument) / 100
-    return bench.draw_scenes([
-        controlled_view(merge_facts(turns[: t + 1]), broken_share=share, seed=f"{i}/{t}").scene
-        for i, (turns, chosen) in enumerate(zip(talks, rounds, strict=True))
-        for t in chosen
-    ])  # fmt: skip
-
-
-def _controlled_captions(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
-    """Rendered views of what the captions state, a share of it false (in percent)."""
-    share = int(argument) / 100
-    return bench.draw_scenes([
-        controlled_view(parse(prompt).facts, broken_share=share, seed=str(index)).scene
-        for index, prompt in enumerate(bench.prompts(condition))
-    ])  # fmt: skip
+    views = [controlled_view(f, broken_share=share, seed=seed) for seed, f in facts.items()]
+    return bench.draw_scenes([view.scene for view in views])
 
 
 def _stand_in(
@@ -146,7 +141,7 @@ VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Pa
     "trained": _less_trained,
     "redrawn": _redrawn,
     "controlled": _controlled,
-    "controlled_captions": _controlled_captions,
+    "controlled_captions": partial(_controlled, of_captions=True),
     "text": lambda bench, condition, argument: bench.text_features(condition),
     "placebo": partial(_stand_in, make=lambda text, view: placebo_views(view)),
     "noise": partial(_stand_in, make=partial(noise_views, seed=SEED)),
