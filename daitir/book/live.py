@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from daitir.common.errors import DataError
-from daitir.data.gallery import read_image
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator, view_seed
@@ -91,16 +89,15 @@ class LiveSearch:
 
 def live_widget(
     search: LiveSearch,
-    images: Sequence[np.ndarray | Path],
+    images: Sequence[np.ndarray],
     *,
     ask: Callable[[LiveSearch], str] | None = None,
     num_shown: int = 10,
 ) -> VBox:
     """A live search in a notebook: a line to type in, the view, and the best pictures.
 
-    `images` are the gallery's pictures, uint8 (height, width, 3), or their files, in the order of
-    its features. `ask` gives the next question after each round; it is shown, and said with the
-    answer.
+    `images` are the gallery's pictures, uint8 (height, width, 3), in the order of its features.
+    `ask` gives the next question after each round; it is shown, and said with the answer.
     """
     import ipywidgets  # late: only notebooks need it
 
@@ -108,11 +105,7 @@ def live_widget(
     question, caption = ipywidgets.Label(""), ipywidgets.Label("")
     view, best = ipywidgets.HBox([]), ipywidgets.HBox(layout={"flex_flow": "row wrap"})
 
-    def picture(image: Image.Image | np.ndarray | Path) -> ipywidgets.Image:
-        if isinstance(image, Path):
-            image = read_image(image)
-        elif isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
+    def picture(image: Image.Image) -> ipywidgets.Image:
         buffer = io.BytesIO()
         ImageOps.pad(image, (_WIDGET_PIXELS,) * 2, color="white").save(buffer, "png")
         return ipywidgets.Image(value=buffer.getvalue(), format="png")
@@ -124,7 +117,7 @@ def live_widget(
         caption.value = f"round {len(search.rounds) - 1}: {latest.caption}"
         view.children = [picture(latest.view)] if latest.view else []
         shown = latest.ranking[:num_shown].tolist()
-        best.children = [picture(images[index]) for index in shown]
+        best.children = [picture(Image.fromarray(images[index])) for index in shown]
         question.value = ask(search) if ask else ""
         field.value, field.placeholder = "", "answer"
 

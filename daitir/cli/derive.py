@@ -62,7 +62,8 @@ def add_refine(commands) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.rewrites import check_refined, read_source
+    from daitir.data.datafolder import SearchFiles
+    from daitir.data.rewrites import check_refined
 
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
     path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
@@ -75,8 +76,9 @@ def refine(arguments: argparse.Namespace) -> None:
     rule = {"inputs": reads, "overwrite": arguments.overwrite}
     check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
     check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
-    dialogues = read_source(path, allow_duplicate_targets=True)
-    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
+    dialogues, *_ = SearchFiles(path).read_dialogues(
+        num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
+    )
     prompt = _read_prompt(arguments.prompt)
     inputs.check_device(arguments.device)
     from daitir.models.processes import processes
