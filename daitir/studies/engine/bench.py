@@ -143,8 +143,12 @@ class Bench:
 
     def draw_scenes(self, scenes: Sequence[Scene], *, size: int | None = None) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
-        options = {"num_workers": self.num_workers, "progress": self.progress}
-        return render_scenes(scenes, size=size or self.profile.image_size, **options)
+        return render_scenes(scenes, size=size or self.profile.image_size, **self.drawing)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The options of whatever draws scenes."""
+        return {"num_workers": self.num_workers, "progress": self.progress}
 
     def _gallery(self, name: str) -> list[Scene]:
         """What a query set searches, its targets first; the training set searches those alone."""

@@ -56,13 +56,11 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
     recipe = replace(bench.profile.diffusion, steps=int(argument))
     if recipe == bench.profile.diffusion:
         return bench.draw(condition)
-    folder = bench.work_dir / "diffusion" / argument
+    usual, folder = bench.generator, bench.work_dir / "diffusion" / argument
     if not (folder / "model_index.json").is_file():
-        retrain_unet(
-            recipe, bench.generator.pipeline, folder, latents=folder.parent / "latents.safetensors",
-            device=bench.device, num_workers=bench.num_workers, progress=bench.progress,
-        )  # fmt: skip
-    usual = bench.generator
+        latents = folder.parent / "latents.safetensors"
+        on = {"latents": latents, "device": bench.device, **bench.drawing}
+        retrain_unet(recipe, usual.pipeline, folder, **on)
     generator = load_view_generator(
         str(folder), steps=usual.steps, guidance=usual.guidance, device=bench.device
     )
