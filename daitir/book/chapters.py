@@ -15,9 +15,7 @@ def made_with() -> dict[str, Any]:
 
 
 def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
-    """A difference with its interval, in points.
-
-    `estimate` is a paired bootstrap, or a value with its lower and upper bound.
+    """A paired bootstrap, or a value with its bounds, as text in points.
 
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'

@@ -23,17 +23,10 @@ _MODULE_NAME = re.compile(r"daitir(\.\w+)+(:\w+)?")
 
 
 def decisive_files(cells: Collection[str], profile: str) -> list[Path]:
-    """The files that decide the outputs of a notebook.
+    """The files of code, models and tables that decide the outputs of a notebook, sorted.
 
-    Args:
-        cells: the sources of its code cells.
-        profile: the name that `{profile.name}` stands for in the names of tables.
-
-    Returns:
-        The files of code, models and tables, sorted.
-
-    Raises:
-        SyntaxError: a cell is not Python.
+    `{profile.name}` in the names of tables stands for `profile`. Raises SyntaxError for a cell
+    that is not Python.
     """
     trees = [_parsed(_python_of(cell)) for cell in cells]
     names = {"daitir"}.union(*map(imported_modules, trees))
@@ -50,15 +43,9 @@ def imported_modules(tree: ast.AST, *, package: str = "") -> set[str]:
 
     A name may be a function: `from daitir.metrics import recall_at_k` gives both `daitir.metrics`
     and its attribute. A string that could be the name of a module, for a late import, counts as
-    one; what only type checkers import does not count.
-
-    Args:
-        tree: the code.
-        package: what its relative imports start from.
-
-    Returns:
-        Names, and `EXPORTS` where code gets hold of the package itself, `EVERY_MODULE` where it
-        computes the name of a module that no string tells.
+    one; what only type checkers import does not count. `EXPORTS` is among them where code gets hold
+    of the package itself, `EVERY_MODULE` where it computes the name of a module that no string
+    tells. Relative imports start from `package`.
 
     >>> sorted(imported_modules(ast.parse("def f():\\n    from daitir import metrics")))
     ['daitir', 'daitir.metrics']

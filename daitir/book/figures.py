@@ -20,9 +20,7 @@ def png_outputs(cell: NotebookNode) -> list[dict]:
 def settle_pictures(cells: Sequence[NotebookNode], before: Sequence[Sequence[str]]) -> None:
     """Give pictures of executed cells few colours, and their old bytes where they look the same.
 
-    Args:
-        cells: what was executed; its outputs change.
-        before: the pictures that each cell showed before, in base64.
+    `before` are the pictures that each cell showed before, in base64.
     """
     for cell, old_pictures in zip(cells, before, strict=True):
         for place, data in enumerate(png_outputs(cell)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from daitir.common.errors import DataError
-from daitir.data.gallery import read_image
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator, view_seed
@@ -32,29 +30,17 @@ _WIDGET_PIXELS = 96
 
 @dataclass(frozen=True)
 class LiveRound:
-    """What one round of a live search did.
+    """What one round of a live search did."""
 
-    Attributes:
-        said: the words of the round.
-        caption: all words so far, refined into one caption, or joined.
-        view: the picture drawn from the caption, where pictures are drawn.
-        ranking: (num_images,) indices of the gallery, best first, pictures that tie by index.
-        scores: (num_images,) the score of each picture of the gallery.
-    """
-
-    said: str
-    caption: str
-    view: Image.Image | None
-    ranking: Tensor
-    scores: Tensor
+    said: str  # the words of the round
+    caption: str  # all words so far, refined into one caption, or joined
+    view: Image.Image | None  # the picture drawn from the caption, where pictures are drawn
+    ranking: Tensor  # (num_images,) indices of the gallery, best first, pictures that tie by index
+    scores: Tensor  # (num_images,) the score of each picture of the gallery
 
 
 class LiveSearch:
-    """A search that goes on: each `say` refines, draws, fuses as DAR does, and ranks.
-
-    Attributes:
-        rounds: what was done so far.
-    """
+    """A search that goes on: each `say` refines, draws, fuses as DAR does, and ranks."""
 
     def __init__(
         self,
@@ -103,19 +89,15 @@ class LiveSearch:
 
 def live_widget(
     search: LiveSearch,
-    images: Sequence[np.ndarray | Path],
+    images: Sequence[np.ndarray],
     *,
     ask: Callable[[LiveSearch], str] | None = None,
     num_shown: int = 10,
 ) -> VBox:
     """A live search in a notebook: a line to type in, the view, and the best pictures.
 
-    Args:
-        search: the search; what is typed is said to it.
-        images: the gallery's pictures, uint8 (height, width, 3), or their files, in the order of
-            its features.
-        ask: gives the next question after each round; it is shown, and said with the answer.
-        num_shown: how many pictures are shown, best first.
+    `images` are the gallery's pictures, uint8 (height, width, 3), in the order of its features.
+    `ask` gives the next question after each round; it is shown, and said with the answer.
     """
     import ipywidgets  # late: only notebooks need it
 
@@ -125,8 +107,7 @@ def live_widget(
 
     def picture(image: Image.Image) -> ipywidgets.Image:
         buffer = io.BytesIO()
-        size = (_WIDGET_PIXELS, _WIDGET_PIXELS)
-        ImageOps.pad(image, size, color="white").save(buffer, "png")
+        ImageOps.pad(image, (_WIDGET_PIXELS,) * 2, color="white").save(buffer, "png")
         return ipywidgets.Image(value=buffer.getvalue(), format="png")
 
     def answered(change: dict) -> None:
@@ -135,11 +116,8 @@ def live_widget(
         latest = search.say(f"{question.value} {change['new']}".strip())
         caption.value = f"round {len(search.rounds) - 1}: {latest.caption}"
         view.children = [picture(latest.view)] if latest.view else []
-        shown = [images[index] for index in latest.ranking[:num_shown].tolist()]
-        best.children = [
-            picture(read_image(image) if isinstance(image, Path) else Image.fromarray(image))
-            for image in shown
-        ]
+        shown = latest.ranking[:num_shown].tolist()
+        best.children = [picture(Image.fromarray(images[index])) for index in shown]
         question.value = ask(search) if ask else ""
         field.value, field.placeholder = "", "answer"
 

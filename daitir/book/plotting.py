@@ -39,13 +39,11 @@ def plot_rounds(
             `by`; fractions, drawn as percent.
         labels: which values of `by` to draw, in the order of their styles, and what the legend
             calls them.
-        by: the column that tells the curves apart.
         skip: names in `labels` that are not drawn but keep their style, so that a method looks
             the same in several figures.
         ax: where to draw; a new figure without it.
 
-    Raises ValueError for a value of `by` without rows, two rows for one round of a curve, and
-    more curves than styles.
+    Raises ValueError for a curve without rows or with two rows for a round, and for too many.
     """
     if len(labels) > len(STYLES):
         raise ValueError(f"{len(labels)} curves, but only {len(STYLES)} can be told apart")
@@ -76,16 +74,10 @@ def show_images(
     label: str | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> Sequence[Axes]:
-    """Pictures side by side, some of them in a thick frame.
+    """Pictures side by side, those at the positions `framed` in a thick frame.
 
-    Args:
-        images: arrays `(height, width, 3)` uint8, or `(height, width)` for a mask.
-        titles: a line above each picture.
-        framed: the positions of the pictures that get a frame.
-        label: words to the left of the strip.
-        axes: where to draw, one for each picture; a new figure without them.
-
-    Raises ValueError where titles or axes are not as many as the pictures.
+    Images are `(height, width, 3)` uint8, or `(height, width)` for a mask; `titles` stand above
+    them, `label` to the left of the strip. Without `axes`, one for each, there is a new figure.
     """
     if axes is None:
         size = (1.5 * len(images), 1.8)

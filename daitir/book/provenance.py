@@ -29,24 +29,18 @@ log = logging.getLogger(__name__)
 
 
 def current_profile() -> str:
-    """The profile that DAITIR_PROFILE names, `classroom` when it is unset; a file by its full path,
-    since notebooks are executed in their own folder.
-    """
+    """The name of the profile; a file by its full path, since chapters run in their own folder."""
     name = os.environ.get("DAITIR_PROFILE") or "classroom"
     return str(Path(name).resolve()) if name.endswith(".toml") else name
 
 
-def notebook_digest(path: str | os.PathLike, *, profile: str | None = None) -> str:
-    """The hash of all that decides a notebook's outputs.
+def notebook_digest(path: Path, *, profile: str | None = None) -> str:
+    """The hash of all that decides a notebook's outputs: cells, what they name, and the profile.
 
-    That is: the code cells, the files of code, models and tables that they name
-    (`daitir.book.dependencies`), and the profile.
-
-    Raises:
-        DataError: `path` is not a notebook with Python in its code cells.
+    Raises DataError unless `path` is a notebook with Python in its code cells.
     """
     profile = profile or current_profile()
-    cells = [cell.source for cell in _read(Path(path)).cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in _read(path).cells if cell.cell_type == "code"]
     try:
         files = decisive_files(cells, profile)
     except SyntaxError as error:
@@ -59,33 +53,26 @@ def notebook_digest(path: str | os.PathLike, *, profile: str | None = None) -> s
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def is_stale(
-    path: str | os.PathLike,
-    *,
-    profile: str | None = None,
-    executed: str | os.PathLike | None = None,
-) -> bool:
-    """Whether the stamp of notebook `path` is missing or older than what decides it.
+def is_stale(path: Path, *, profile: str | None = None, executed: Path | None = None) -> bool:
+    """Whether the stamp of a notebook is missing or older than what decides it.
 
     The stamp is read from `executed` where the outputs lie in another file.
     """
-    holder = Path(executed or path)
+    holder = executed or path
     stamp = _read(holder).metadata.get("daitir", {}) if holder.is_file() else {}
     return stamp.get("digest") != notebook_digest(path, profile=profile)
 
 
-def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
-    """The notebook `path`, executed by this Python under `profile`; the file stays as it is.
+def execute(path: Path, *, profile: str) -> nbformat.NotebookNode:
+    """The notebook `path`, executed by this Python; the file stays as it is.
 
-    Raises:
-        DataError: a cell failed; the line names the notebook and the cell.
+    Raises DataError, naming the notebook and the cell, where one fails.
     """
     import nbclient
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    path = Path(path)
     notebook = _read(path)
     before = [[data["image/png"] for data in png_outputs(cell)] for cell in notebook.cells]
     started: list[int] = []
@@ -127,28 +114,18 @@ def execute(path: str | os.PathLike, *, profile: str) -> nbformat.NotebookNode:
 
 
 def run(
-    paths: Sequence[str | os.PathLike],
-    *,
-    profile: str,
-    force: bool = False,
-    out: str | os.PathLike | None = None,
+    paths: Sequence[Path], *, profile: str, force: bool = False, out: Path | None = None
 ) -> int:
-    """Execute the notebooks that are stale, or all with `force`.
+    """Execute the notebooks that are stale, or all with `force`, and give their number.
 
     The outputs replace the notebook, or go to the folder `out` under the same name, so that a
     run that was interrupted goes on where it stopped.
-
-    Returns:
-        How many were executed.
-
-    Raises:
-        DataError: a cell failed; its notebook stays as it was.
     """
     count = 0
-    for number, path in enumerate(map(Path, paths), 1):
+    for number, path in enumerate(paths, 1):
         target = path
         if out:
-            target = Path(out) / path.name
+            target = out / path.name
             check_output(target, inputs=[path])
         progress = f"[{number}/{len(paths)}] {path.name}"
         if not force and not is_stale(path, profile=profile, executed=target):
@@ -175,10 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="execute the notebooks whose stamp is stale")
     runner.add_argument("--all", action="store_true", help="execute the others too")
-    runner.add_argument("--out", metavar="DIR", help="write the executed notebooks there")
+    runner.add_argument("--out", metavar="DIR", type=Path, help="write the executed ones there")
     checker = commands.add_parser("check", help="fail if a notebook's stamp is stale")
     for command in (runner, checker):
-        command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: every one")
+        command.add_argument("notebooks", nargs="*", type=Path, help="default: every one")
     options = parser.parse_args(arguments)
     paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
     profile = current_profile()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import DTYPES, GUIDANCE, NOISE_LEVELS, add_command
+from daitir.cli.options import DTYPES, add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
@@ -45,26 +45,25 @@ def add_refine(commands) -> None:
         "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
     )
     parser.data(instead_of="--dialogues and --out")
-    option = parser.option
-    option("--dialogues FILE", "ChatIR file")
-    parser.option("--num-dialogues N", "refine the first N dialogues only")
-    option(
-        "--model SPEC", "mini, a folder of a transformers model, or a hub's name", default="mini"
-    )
-    option("--prompt FILE", "template of the prompt, with {dialogue} in it; not for mini")
-    option("--batch-size N", "", default=64)
+    parser.options({
+        "--dialogues FILE": "ChatIR file",
+        "--num-dialogues N": "refine the first N dialogues only",
+        "--model SPEC": ("mini, a folder of a transformers model, or a hub's name", "mini"),
+        "--prompt FILE": "template of the prompt, with {dialogue} in it; not for mini",
+        "--batch-size N": ("", 64),
+    })  # fmt: skip
     parser.device("the model runs")
-    option(
-        "--out FILE",
-        "ChatIR file with the captions as rounds, and a manifest beside it (default: the rewrites "
-        "of --data)",
-    )
-    option("--overwrite", "write over a file that is there, of whatever origin")
+    parser.options({
+        "--out FILE": "ChatIR file with the captions as rounds, and a manifest beside it (default: "
+        "the rewrites of --data)",
+        "--overwrite": "write over a file that is there, of whatever origin",
+    })  # fmt: skip
 
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.rewrites import check_refined, read_source
+    from daitir.data.datafolder import SearchFiles
+    from daitir.data.rewrites import check_refined
 
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
     path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
@@ -77,8 +76,9 @@ def refine(arguments: argparse.Namespace) -> None:
     rule = {"inputs": reads, "overwrite": arguments.overwrite}
     check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
     check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
-    dialogues = read_source(path, allow_duplicate_targets=True)
-    dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
+    dialogues, *_ = SearchFiles(path).read_dialogues(
+        num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
+    )
     prompt = _read_prompt(arguments.prompt)
     inputs.check_device(arguments.device)
     from daitir.models.processes import processes
@@ -98,14 +98,9 @@ def refine(arguments: argparse.Namespace) -> None:
         if group.is_main_process:
             say(f"refined: {path}")
         if not is_done:
-            refinement = refine_resumably(
-                reformulator,
-                [dialogue.rounds for dialogue in dialogues],
-                partial,
-                batch_size=arguments.batch_size,
-                group=group,
-                progress=True,
-            )
+            rounds = [dialogue.rounds for dialogue in dialogues]
+            options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
+            refinement = refine_resumably(reformulator, rounds, partial, **options)
         if group.is_main_process and is_done:
             say(f"{out} is there already, of these dialogues and this model")
         elif group.is_main_process:  # the others wait: what they do next may read the file
@@ -156,41 +151,32 @@ def add_generate(commands) -> None:
         "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
     )
     parser.data(instead_of="--dialogues and --out")
-    option = parser.option
-    option("--dialogues FILE", "ChatIR file")
+    parser.option("--dialogues FILE", "ChatIR file")
     parser.text("the prompt")
-    parser.option("--num-dialogues N", "draw for the first N dialogues only")
-    option(
-        "--pipeline SPEC",
-        "mini, a folder of a diffusers pipeline, or a hub's name",
-        default="mini",
-    )
-    option(
-        "--steps N", "enough for mini; other pipelines may need more", type=NOISE_LEVELS, default=8
-    )
-    option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
+    parser.options({
+        "--num-dialogues N": "draw for the first N dialogues only",
+        "--pipeline SPEC": ("mini, a folder of a diffusers pipeline, or a hub's name", "mini"),
+        "--steps STEPS": ("enough for mini; other pipelines may need more", 8),
+        "--guidance SCALE": ("", 2.0),
+    })  # fmt: skip
     parser.seed("of the noise")
-    option("--fixed-noise", "all rounds of a dialogue start from the same noise")
-    option("--batch-size N", "", default=32)
+    parser.options({
+        "--fixed-noise": "all rounds of a dialogue start from the same noise",
+        "--batch-size N": ("", 32),
+    })  # fmt: skip
     parser.cache()
-    option(
-        "--without-negation",
-        "take what an English prompt says is not there out of it, and give it to the pipeline as "
-        "its negative prompt; signs, names and numbers stay",
-    )
+    parser.options({
+        "--without-negation": "take what an English prompt says is not there out of it, and give "
+        "it to the pipeline as its negative prompt; signs, names and numbers stay",
+    })  # fmt: skip
     parser.device("the pipeline runs")
-    option(
-        "--dtype", "precision of the weights (default: float32 on a CPU, else float16)",
-        choices=DTYPES,
-    )  # fmt: skip
-    option(
-        "--offload",
-        "keep the pipeline in main memory and move a part to the GPU only while it computes",
-    )
-    option(
-        "--out DIR", "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)"
-    )
-    option("--overwrite", "remove the views that daitir drew there before, and draw anew")
+    parser.options({
+        f"--dtype {DTYPES}": "precision of the weights (default: float32 on a CPU, else float16)",
+        "--offload": "keep the pipeline in main memory and move a part to the GPU only while it "
+        "computes",
+        "--out DIR": "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)",
+        "--overwrite": "remove the views that daitir drew there before, and draw anew",
+    })  # fmt: skip
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -225,13 +211,13 @@ def generate(arguments: argparse.Namespace) -> None:
     prompts, negatives, dropped = [texts[i][t] for i, t in rounds], [""] * len(rounds), ""
     seeds = [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds]
     if arguments.without_negation:
-        split_prompts = [without_negation(prompt) for prompt in prompts]
-        prompts = [prompt.positive for prompt in split_prompts]
-        negatives = [prompt.negative for prompt in split_prompts]
+        parts = [without_negation(prompt) for prompt in prompts]
+        prompts = [part.positive for part in parts]
+        negatives = [part.negative for part in parts]
         dropped = (
-            f"; {sum(p.num_dropped for p in split_prompts):,} negations were taken out of "
-            f"{sum(p.num_dropped > 0 for p in split_prompts):,} prompts, and "
-            f"{sum(p.is_negation for p in split_prompts):,} that only negate stay"
+            f"; {sum(part.num_dropped for part in parts):,} negations were taken out of "
+            f"{sum(part.num_dropped > 0 for part in parts):,} prompts, and "
+            f"{sum(part.is_negation for part in parts):,} that only negate stay"
         )
     with claimed(out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
@@ -242,17 +228,11 @@ def generate(arguments: argparse.Namespace) -> None:
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
             offload=arguments.offload,
         )
-        facts = [
-            {
-                "file": f"{i}_{t}.webp",
-                "prompt": prompt,
-                "seed": seed,
-                "negative_prompt": negative if generator.takes_negatives else "",
-            }
-            for (i, t), prompt, negative, seed in zip(
-                rounds, prompts, negatives, seeds, strict=True
-            )
-        ]
+        taken = negatives if generator.takes_negatives else [""] * len(rounds)
+        names = ("file", "prompt", "seed", "negative_prompt")
+        files = [f"{i}_{t}.webp" for i, t in rounds]
+        rows = zip(files, prompts, seeds, taken, strict=True)
+        facts = [dict(zip(names, row, strict=True)) for row in rows]
         how = {name: getattr(arguments, name) for name in ("seed", "fixed_noise")}
         manifest = Views(
             generator.settings | how | {"without_negation": arguments.without_negation},
@@ -262,15 +242,8 @@ def generate(arguments: argparse.Namespace) -> None:
         check_redraw(out, manifest, overwrite=arguments.overwrite)
         if group.is_main_process:
             say(f"drawn texts: {convention} of {path} ({why})")
-        drawn = generator.generate(
-            prompts,
-            seeds,
-            arguments.cache,
-            negatives=negatives,
-            batch_size=arguments.batch_size,
-            group=group,
-            progress=True,
-        )
+        options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
+        drawn = generator.generate(prompts, seeds, arguments.cache, negatives=negatives, **options)
         if group.is_main_process:
             with Image.open(drawn[0]) as first:
                 settings = manifest.settings | {"size": list(first.size)}

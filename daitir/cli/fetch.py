@@ -26,21 +26,16 @@ def add_fetch(commands) -> None:
         "daitir fetch coco-unlabeled",
         "daitir fetch chatir --images runs/data/coco-unlabeled/images",
     )
-    parser.option("name", "which", choices=("visdial", "chatir", "coco-unlabeled"))
-    parser.option("--out DIR", "gets it (default: runs/data/ and its name)")
-    parser.option(
-        "--from DIR",
-        "take it from a folder that has it, at any depth, packed or not; nothing is fetched",
-        dest="source",
-    )
-    parser.option(
-        "--images DIR",
-        "COCO's pictures that the dialogues are about: unlabeled2017/, and for training those of "
-        "2014 or 2017; images/ becomes a link to it",
-    )
-    parser.option(
-        "--mirror URL", "fetch the files of the same names from below this address", type=_address
-    )
+    parser.options({
+        "name {visdial,chatir,coco-unlabeled}": "which",
+        "--out DIR": "gets it (default: runs/data/ and its name)",
+        "--from DIR": "take it from a folder that has it, at any depth, packed or not; nothing is "
+        "fetched",
+        "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
+        "training those of 2014 or 2017; images/ becomes a link to it",
+    })  # fmt: skip
+    mirror = "fetch the files of the same names from below this address"
+    parser.option("--mirror URL", mirror, type=_address)
     parser.option("--dry-run", "only say what would be fetched, and from where")
 
 
@@ -55,17 +50,17 @@ def fetch(arguments: argparse.Namespace) -> None:
     from daitir.data.datasets import DATASETS, find_files, prepare
     from daitir.data.downloads import fetch
 
-    dataset = DATASETS[arguments.name]
+    dataset, source = DATASETS[arguments.name], getattr(arguments, "from")
     out = arguments.out or Path("runs/data") / dataset.name
-    if arguments.source and arguments.mirror:
+    if source and arguments.mirror:
         raise DataError("--from and --mirror both say where it comes from; leave one of them out")
     if arguments.images and dataset.name == "coco-unlabeled":
         raise DataError("--images is for dialogues; coco-unlabeled is pictures itself")
     if not arguments.dry_run:
         _check_folder(out, dataset)
     say(dataset.title, f"  {dataset.page}", f"  licence: {dataset.licence}")
-    if arguments.source:
-        files = find_files(dataset, arguments.source, progress=True)
+    if source:
+        files = find_files(dataset, source, progress=True)
         say(*(f"  {path}" for path in files.values()))
     else:
         folder = out / "downloads"
@@ -97,8 +92,8 @@ def _check_folder(folder: Path, dataset: Dataset) -> None:
 def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach: bool) -> None:
     """Print what will be fetched, how large it is and how it is checked.
 
-    Raises DataError where a server has not what is expected, where it cannot be reached although
-    it must, and where the disk has not the room.
+    Raises DataError where a server has not what is expected, or cannot be reached although it
+    must, and where the disk has not the room.
     """
     from daitir.data.downloads import check_space, gigabytes
 

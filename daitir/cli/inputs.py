@@ -18,7 +18,6 @@ LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "car
 
 if TYPE_CHECKING:
     from daitir.data.datafolder import DataFolder
-    from daitir.data.dialogues import Dialogue
     from daitir.models.features import CachedEncoder
     from daitir.studies.profiles import Profile
 
@@ -26,12 +25,8 @@ if TYPE_CHECKING:
 def find_own_data(arguments: argparse.Namespace, *flags: str, out: bool = False) -> tuple:
     """The folder of `--data` and its split; None twice where files are named instead.
 
-    Args:
-        flags: options that name files instead; the first and `images` must be given without
-            `--data`, and none beside it.
-        out: whether `--out` must be given without `--data` too.
-
-    Raises DataError where files are named in two ways or not at all.
+    `flags` are the options that name files. Raises DataError where one of them stands beside
+    `--data`, and where without it dialogues, `images` or, with `out`, the output are not named.
     """
     if arguments.data is None:
         needed = [name for name in flags if name in ("dialogues", "images")] + ["out"] * out
@@ -60,15 +55,6 @@ def files_of(data: DataFolder, split: str) -> dict[str, Path | None]:
         "rewrites": data.rewrites_file(split),
         "views": data.root / "views",
     }
-
-
-def first_of(dialogues: list[Dialogue], number: int | None, path: Path) -> list[Dialogue]:
-    """The first `--num-dialogues` of a file; all of them without a number."""
-    if number is not None and number > len(dialogues):
-        raise DataError(
-            f"{path}: has {len(dialogues):,} dialogues, fewer than --num-dialogues {number:,}"
-        )
-    return dialogues[:number]
 
 
 def cached_encoder(

@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from daitir.common.terminal import printable
 from daitir.data.dialogues import TEXT_CONVENTIONS
 from daitir.models.registry import encoder_forms
 from daitir.studies.profiles import PROFILES
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = "{float32,float16,bfloat16}"
 EMBEDDED_AT_ONCE = 64
 MOST_WORKERS = 256
 
@@ -38,8 +39,8 @@ class Parser(argparse.ArgumentParser):
     def option(self, words: str, help: str, **options) -> None:
         """Add an argument by its flags and what its value is called, as `--out DIR`.
 
-        The name of the value tells its type; what has neither a value nor a default is a switch.
-        The help ends with the default.
+        The name of the value tells its type, or lists the choices, as `--split {train,val}`; what
+        has no value is a switch. The help ends with the default.
 
         >>> parser = Parser()
         >>> parser.option("--out DIR", "gets the table", default=Path("results"))
@@ -48,16 +49,25 @@ class Parser(argparse.ArgumentParser):
         (True, 'results')
         """
         *flags, value = words.split() if " " in words else (words, None)
-        if value:
+        if value and value.startswith("{"):
+            options["choices"] = value.strip("{}").split(",")
+        elif value:
             options = {"metavar": value, "type": VALUE_TYPES.get(value)} | options
-        elif not options and words.startswith("--"):
+        elif not options:
             options["action"] = "store_true"
         if options.get("default") is not None:
             help += " (default: %(default)s)"
         self.add_argument(*flags, help=help.strip(), **options)
 
+    def options(self, table: Mapping[str, str | tuple[str, Any]]) -> None:
+        """Add arguments by their words, each with its help, or with its help and its default."""
+        for words, told in table.items():
+            if isinstance(told, tuple):
+                self.option(words, told[0], default=told[1])
+            else:
+                self.option(words, told)
+
     def encoder(self, *, required: bool = True) -> None:
-        """The encoder by its spec."""
         self.option("--encoder SPEC", encoder_forms(), required=required)
 
     def embedding(self) -> None:
@@ -69,17 +79,13 @@ class Parser(argparse.ArgumentParser):
             "--threads --workers N", "threads that decode pictures, by default one a core",
             dest="workers", type=WORKERS, default=cores,
         )  # fmt: skip
-        self.option(
-            "--dtype", "precision of the encoder's products", choices=DTYPES, default="float32"
-        )
+        self.options({f"--dtype {DTYPES}": ("precision of the encoder's products", "float32")})
 
     def features(self) -> None:
-        """Where features are kept."""
-        self.option(
-            "--features DIR",
-            "where features are kept (default: features/ in the folder of own data, by the "
-            "encoder's name and identity; of other folders in the user's cache)",
-        )
+        self.options({
+            "--features DIR": "where features are kept (default: features/ in the folder of own "
+            "data, by the encoder's name and identity; of other folders in the user's cache)",
+        })  # fmt: skip
 
     def folder(self, help: str, *, dest: str = "folder", required: bool = True) -> None:
         """A folder of own data or of pictures, as `--data DIR` or bare; both are one argument."""
@@ -91,32 +97,26 @@ class Parser(argparse.ArgumentParser):
     def data(self, *, instead_of: str) -> None:
         """The folder of own data that stands for other arguments."""
         self.folder(f"folder of own data, instead of {instead_of}", dest="data", required=False)
-        self.option(
-            "--split", "of --data (default: test, which is what dialogues.json alone is)",
-            choices=("train", "val", "test"),
-        )  # fmt: skip
+        split = "of --data (default: test, which is what dialogues.json alone is)"
+        self.option("--split {train,val,test}", split)
 
     def text(self, what: str) -> None:
         """The convention by which `what` is made from the rounds of a dialogue."""
-        self.option(
-            "--text",
-            f"how {what} is made from the rounds: each is a whole caption (current_rewrite), or "
-            "adds to those before (raw_dialogue, and all_rewrites, which repeats captions); "
-            "default: current_rewrite for rewrites that daitir or --data knows, raw_dialogue for "
-            "questions with answers; for anything else it must be named",
-            choices=tuple(TEXT_CONVENTIONS),
-        )
+        self.options({
+            f"--text {{{','.join(TEXT_CONVENTIONS)}}}": f"how {what} is made from the rounds: each "
+            "is a whole caption (current_rewrite), or adds to those before (raw_dialogue, and "
+            "all_rewrites, which repeats captions); default: current_rewrite for rewrites that "
+            "daitir or --data knows, raw_dialogue for questions with answers; for anything else it "
+            "must be named",
+        })  # fmt: skip
 
     def seed(self, help: str = "") -> None:
-        """The seed of what is random."""
         self.option("--seed N", help, type=SEED_NUMBER, default=0)
 
     def cache(self) -> None:
-        """Where drawn views are kept, and shared by whatever draws."""
         self.option("--cache DIR", "keeps what is drawn", default=Path("runs/views"))
 
     def device(self, what: str = "models run", *, default: str = "cpu") -> None:
-        """Where `what` computes."""
         self.option("--device NAME", f"where {what}: cpu, cuda, cuda:1 or mps", default=default)
 
     def machine(self) -> None:
@@ -126,11 +126,8 @@ class Parser(argparse.ArgumentParser):
         self.option("--workers N", processes, type=WORKERS, default=cores)
 
     def profile(self, whose: str) -> None:
-        """The profile, whose name `daitir.studies.profiles.get_profile` looks up."""
-        self.option(
-            "--profile NAME",
-            f"whose {whose}: {', '.join(PROFILES)} (default: DAITIR_PROFILE, or classroom)",
-        )
+        default = "(default: DAITIR_PROFILE, or classroom)"
+        self.option("--profile NAME", f"whose {whose}: {', '.join(PROFILES)} {default}")
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
@@ -157,11 +154,8 @@ def add_command(
 ) -> Parser:
     """The parser of a new command, whose help ends with examples.
 
-    Args:
-        commands: the subparsers that it is added to.
-        run: what it does.
-        name: by default that of the function.
-        summary: what it does in half a line, by default the first line of the function's docstring.
+    By default it has the name of the function that it runs, and the first line of its docstring as
+    its summary.
     """
     summary = summary or (run.__doc__ or "").split("\n")[0].rstrip(".")
     parser = commands.add_parser(
@@ -214,12 +208,12 @@ def _bounded(kind: type, words: str, lowest: float, highest: float | None, text:
     return value
 
 
-positive = whole(1)
 SEED_NUMBER = whole(0, 2**63 - 1)
 WORKERS = whole(1, MOST_WORKERS)
-NOISE_LEVELS = whole(1, 1000)  # noise levels that the schedulers know
-GUIDANCE = number(0, 100)
 # What a value is called in the help tells its type; all others are text.
 VALUE_TYPES: Mapping[str, Callable] = {
-    "DIR": Path, "FILE": Path, "FILE.csv": Path, "N": positive, "SCALE": GUIDANCE,
+    "DIR": Path, "FILE": Path, "FILE.csv": Path, "N": whole(1), "SCALE": number(0, 100),
+    "STEPS": whole(1, 1000),  # noise levels that the schedulers know
+    "PIXELS": whole(32, 4096),  # smaller scenes have no room for what is drawn
+    "P": number(0, 1),
 }  # fmt: skip

@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 def add_lint(commands) -> None:
     parser = add_command(commands, lint, "daitir lint my_pictures/")
     parser.folder(_OWN_FOLDER)
-    parser.option("--json", "print the report as JSON")
-    parser.option("--quick", "do not decode the pictures")
-    parser.option("--encoder SPEC", "count the rounds that this encoder does not read to the end")
+    parser.options({
+        "--json": "print the report as JSON",
+        "--quick": "do not decode the pictures",
+        "--encoder SPEC": "count the rounds that this encoder does not read to the end",
+    })  # fmt: skip
 
 
 def lint(arguments: argparse.Namespace) -> None:
@@ -139,17 +141,14 @@ def add_evaluate(commands) -> None:
         "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
     )
     parser.data(instead_of="--dialogues, --images, --gallery and --views")
-    option = parser.option
-    option(
-        "--dialogues FILE",
-        'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, ...]}',
-    )
-    option("--images DIR", "folder that the image paths are relative to")
-    option(
-        "--gallery FILE",
-        "JSON list of the image paths to rank (default: all images below --images)",
-    )
-    option(
+    parser.options({
+        "--dialogues FILE": 'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, '
+        "...]}",
+        "--images DIR": "folder that the image paths are relative to",
+        "--gallery FILE": "JSON list of the image paths to rank (default: all images below "
+        "--images)",
+    })  # fmt: skip
+    parser.option(
         "--views DIR",
         "folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or dar; "
         "several views of a round, and those of several folders, are averaged",
@@ -157,7 +156,7 @@ def add_evaluate(commands) -> None:
     )  # fmt: skip
     parser.encoder()
     parser.embedding()
-    option(
+    parser.option(
         "--fusion FUSION",
         "how the query is made: text, view, dar, or a trained fusion, for example adafuse:DIR or "
         "nrgr:DIR with the DIR that `daitir train` wrote; all but the first also tabulate text "
@@ -165,23 +164,19 @@ def add_evaluate(commands) -> None:
         required=True, type=_fusion,
     )  # fmt: skip
     parser.text("the query text")
-    option(
-        "--missing-views",
-        "where a round lacks a view: refuse, leave its dialogue out, or rank that round by text "
-        "alone",
-        choices=("error", "exclude", "text"), default="error",
-    )  # fmt: skip
-    option(
-        "--skip-unreadable",
-        "leave out gallery images that cannot be decoded, and the dialogues about them",
-    )
-    option("--allow-duplicate-targets", "accept several dialogues about one image")
-    parser.option("--num-dialogues N", "evaluate the first N dialogues only")
-    option("--benchmark NAME", "label (default: that of the dialogue file, or of --data)")
-    option("--method NAME", "label (default: the fusion)")
+    missing = "where a round lacks a view: refuse, leave its dialogue out, or rank that round by"
+    parser.options({
+        "--missing-views {error,exclude,text}": (f"{missing} text alone", "error"),
+        "--skip-unreadable": "leave out gallery images that cannot be decoded, and the dialogues "
+        "about them",
+        "--allow-duplicate-targets": "accept several dialogues about one image",
+        "--num-dialogues N": "evaluate the first N dialogues only",
+        "--benchmark NAME": "label (default: that of the dialogue file, or of --data)",
+        "--method NAME": "label (default: the fusion)",
+    })  # fmt: skip
     parser.seed("label: the seed that made the views or the encoder")
     parser.device("the encoder runs")
-    option("--out FILE.csv", "where the table goes", required=True)
+    parser.option("--out FILE.csv", "where the table goes", required=True)
 
 
 def _fusion(text: str) -> str:
@@ -233,18 +228,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
     else:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
-    kind, _, trained = arguments.fusion.partition(":")
+    kind, _, folder = arguments.fusion.partition(":")
+    fusion: str | Module = kind
+    if folder:
+        from daitir.recipes.fusion import load_fusion
+        from daitir.recipes.origin import check_origin
+
+        check_origin(Path(folder), encoder)
+        fusion = load_fusion(Path(folder), dim=encoder.dim, kind=kind)
     say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
+    names = ("benchmark", "seed", "missing_views", "skip_unreadable")
+    options = {name: getattr(arguments, name) for name in names}
+    method = arguments.method or kind
     result = evaluate(
-        search,
-        encoder=encoder,
-        fusion=_trained_fusion(kind, Path(trained), encoder) if trained else kind,
-        benchmark=arguments.benchmark,
-        method=arguments.method or kind,
-        seed=arguments.seed,
-        missing_views=arguments.missing_views,
-        skip_unreadable=arguments.skip_unreadable,
-        progress=True,
+        search, encoder=encoder, fusion=fusion, method=method, **options, progress=True
     )
     write_rows(arguments.out, result.rows)
     _print(result, encoder, with_views=kind != "text")
@@ -258,28 +255,14 @@ def _is_table(path: Path) -> bool:
     return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
 
 
-def _trained_fusion(kind: str, folder: Path, encoder: Encoder) -> Module:
-    """The fusion of a folder, if it was trained on this encoder."""
-    from daitir.recipes.fusion import load_fusion
-    from daitir.recipes.origin import check_origin
-
-    check_origin(folder, encoder)
-    return load_fusion(folder, dim=encoder.dim, kind=kind)
-
-
 def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
     """Print R@10, Hits@10 and MRR of each method per round, in percent, and what they rest on."""
     benchmark, number = result.rows["benchmark"].iloc[0], len(result.lengths)
     say(f"{benchmark}: {number:,} dialogues, {result.num_images:,} images")
-    say(
-        f"truncated: {result.num_truncated:,} of {result.num_texts:,} query texts "
-        f"(context {encoder.context_length})"
-    )
+    of = f"of {result.num_texts:,}"
+    say(f"truncated: {result.num_truncated:,} {of} query texts (context {encoder.context_length})")
     if with_views:
-        say(
-            f"without a view: {result.num_without_view:,} of {result.num_texts:,} rounds, ranked "
-            "by text alone"
-        )
+        say(f"without a view: {result.num_without_view:,} {of} rounds, ranked by text alone")
     labels = {"recall_at_10": "R@10", "hits_at_10": "Hits@10", "mrr": "MRR"}
     rows = result.rows[result.rows["metric"].isin(labels)]
     table = rows.pivot(index="round", columns=["method", "metric"], values="value") * 100
@@ -299,17 +282,14 @@ def add_search(commands) -> None:
     parser.folder("folder of pictures at any depth, or of own data with images/")
     parser.encoder()
     parser.embedding()
-    option = parser.option
-    option(
-        "--model SPEC",
-        "refine what is said by this language model (default: the words are joined)",
-    )
-    option(
-        "--pipeline SPEC",
-        "search with a view that this pipeline draws too, as DAR does (default: words alone)",
-    )
-    option("--top N", "pictures that are named", default=10)
-    option("--skip-unreadable", "leave out pictures that cannot be decoded")
+    parser.options({
+        "--model SPEC": "refine what is said by this language model (default: the words are "
+        "joined)",
+        "--pipeline SPEC": "search with a view that this pipeline draws too, as DAR does (default: "
+        "words alone)",
+        "--top N": ("pictures that are named", 10),
+        "--skip-unreadable": "leave out pictures that cannot be decoded",
+    })  # fmt: skip
     parser.device()
 
 

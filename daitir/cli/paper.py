@@ -39,18 +39,15 @@ def add_paper(commands) -> None:
     )
     parser.option("--out FILE.csv", "", default=Path("results/paper_plan.csv"))
     parser = add_command(commands, run, "daitir paper run --coco /datasets/coco --dry-run")
-    parser.option("--work DIR", "gets data, views, weights, results", default=Path("runs/paper"))
-    parser.option(
-        "--coco DIR",
-        "COCO's pictures, those of 2014 among them, for training (default: train nothing)",
-    )
-    parser.option("--published FILE.csv", "", default=Path("book/published.csv"))
-    parser.option(
-        "--launch COMMAND",
-        "what starts the commands that several processes share, for example 'accelerate launch "
-        "--multi_gpu -m daitir.cli'",
-    )
-    parser.option("--dry-run", "only print the commands")
+    parser.options({
+        "--work DIR": ("gets data, views, weights, results", Path("runs/paper")),
+        "--coco DIR": "COCO's pictures, those of 2014 among them, for training (default: train "
+        "nothing)",
+        "--published FILE.csv": ("", Path("book/published.csv")),
+        "--launch COMMAND": "what starts the commands that several processes share, for example "
+        "'accelerate launch --multi_gpu -m daitir.cli'",
+        "--dry-run": "only print the commands",
+    })  # fmt: skip
     parser.device(default="cuda")
 
 
@@ -61,16 +58,11 @@ def plan(arguments: argparse.Namespace) -> None:
     from daitir.studies import plan as plans
 
     check_results(arguments.out)
-    few, expected, many = arguments.utilisation
-    if not 0 < few <= expected <= many <= 1:
-        raise DataError(
-            "--utilisation: must be three shares of the peak, few, expected, many, that do not "
-            f"fall and are at most 1, not {few:g} {expected:g} {many:g}"
-        )
     with naming("--price"):
         cards = plans.cards_at(arguments.price or ())
     setting = plans.Setting()
-    table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
+    with naming("--utilisation"):
+        table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
     notes = {
         "utilisation": arguments.utilisation,
         "utilisation_is": "assumed; nothing here was measured on a GPU",
@@ -88,6 +80,8 @@ def plan(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the papers' setting, from downloads to their figures beside ours."""
+    import pandas as pd
+
     from daitir.studies.paper import PaperProfile, paper_steps, published_beside_ours, run_steps
 
     work = arguments.work
@@ -113,8 +107,6 @@ def run(arguments: argparse.Namespace) -> None:
         return subprocess.run([*(shared if step.is_shared else alone), *step.arguments]).returncode
 
     run_steps(steps, work, run_step)
-    import pandas as pd
-
     table = published_beside_ours(work, pd.read_csv(arguments.published, keep_default_na=False))
     with atomic_write(work / "published.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,17 +26,11 @@ def add_study(commands) -> None:
         choices=("list", "tables", *STUDIES),
     )
     parser.profile("sizes and models")
-    parser.option(
-        "--work DIR",
-        "keeps what is done and what is trained, in a folder for each profile; studies share it",
-        default=Path("runs/studies"),
-    )
+    work = "keeps what is done and what is trained, in a folder for each profile; studies share it"
+    ranked = "gets ranks/ with the ranks of each query, and a table with notes"
+    parser.option("--work DIR", work, default=Path("runs/studies"))
     parser.cache()
-    parser.option(
-        "--results DIR",
-        "gets ranks/ with the ranks of each query, and a table with notes",
-        default=Path("results"),
-    )
+    parser.option("--results DIR", ranked, default=Path("results"))
     parser.option(
         "--after NAME=SPEC",
         "for geometry and attention, the trained encoders; a name given several times is one "
@@ -81,22 +74,12 @@ def study(arguments: argparse.Namespace) -> None:
         "progress": True,
     }
     if not isinstance(measured, Study):
-        others = _by_name(arguments.after) if arguments.after else None
-        path = run_instrument(measured, profile, others, **options)
+        others: dict[str, list[str]] = {}
+        for other, spec in arguments.after or ():  # a name that stands twice has two seeds
+            others.setdefault(other, []).append(spec)
+        path = run_instrument(measured, profile, others or None, **options)
     elif arguments.after:
         raise DataError("--after: for geometry and attention, which compare encoders")
     else:
         path = run_study(measured, profile, **options)
     say(f"written to {path}")
-
-
-def _by_name(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """The specs of each name, in their order: a name that stands twice has two seeds.
-
-    >>> _by_name([("dmcl", "a"), ("text", "b"), ("dmcl", "c")])
-    {'dmcl': ['a', 'c'], 'text': ['b']}
-    """
-    specs: dict[str, list[str]] = {}
-    for name, spec in pairs:
-        specs.setdefault(name, []).append(spec)
-    return specs

@@ -36,9 +36,8 @@ def add_train(commands) -> None:
     parser.folder(
         "folder of own data with dialogues/train.json and val.json, and views/train and val, "
         "instead of the query sets; right behind METHOD",
-        dest="data",
-        required=False,
-    )
+        dest="data", required=False,
+    )  # fmt: skip
     parser.profile("recipe, sizes and models")
     option(
         "--set NAME=VALUE",
@@ -47,25 +46,16 @@ def add_train(commands) -> None:
     )  # fmt: skip
     parser.encoder(required=False)
     parser.text("the query text")
-    option(
-        "--missing-views",
-        "where a round of --data lacks a view: refuse, or train an encoder with its text alone and "
-        "a fusion without it (default: error)",
-        choices=("error", "text"),
-    )
-    option(
-        "--val-images N",
-        "pictures of --data that validation ranks while an encoder learns: all targets, and others "
-        "drawn once (default: 2000)",
-    )
+    parser.options({
+        "--missing-views {error,text}": "where a round of --data lacks a view: refuse, or train an "
+        "encoder with its text alone and a fusion without it (default: error)",
+        "--val-images N": "pictures of --data that validation ranks while an encoder learns: all "
+        "targets, and others drawn once (default: 2000)",
+    })  # fmt: skip
     parser.features()
     parser.set_defaults(batch_size=EMBEDDED_AT_ONCE, dtype="float32")
     parser.seed()
-    option(
-        "--cache DIR",
-        "keeps features for a fusion, views for an encoder, of the query sets",
-        default=Path("runs/cache"),
-    )
+    option("--cache DIR", "keeps the views of the query sets", default=Path("runs/cache"))
     option("--out DIR", "gets weights, log and checkpoint", required=True)
     parser.machine()
 
@@ -113,39 +103,30 @@ def _train_on_profile(
 ) -> None:
     """Train by a recipe on the query sets of a profile."""
     is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
-    from daitir.models.encoders import load_encoder
-    from daitir.recipes.origin import claim
-
     check_models(profile, "clip", *(["diffusion"] if is_encoder else []))
-    encoder = load_encoder(profile.encoder, device=arguments.device)
-    claim(out, encoder, None)
-    options = {"num_workers": arguments.workers, "progress": True}
-    if is_encoder:
-        from daitir.models.views import load_view_generator
-        from daitir.recipes.finetune import finetune, recalls
-        from daitir.studies.training_sets import as_read, profile_data, training_data
+    from daitir.recipes.origin import claim
+    from daitir.studies.engine.bench import Bench
 
-        generator = load_view_generator(profile.generator, device=arguments.device)
-        train_part, val_part = (
-            profile_data(profile, split, generator, encoder, arguments.cache, **options)
-            for split in ("train", "val")
-        )
-        data = [
-            training_data(train_part, profile, recipe, num_workers=arguments.workers),
-            as_read(val_part, profile, "val", recipe),
-        ]
-        tuned = finetune(encoder, *data, recipe, out, seed=arguments.seed)
-        reached = recalls(tuned, data[1])[recipe.query]
+    on = {"device": arguments.device, "num_workers": arguments.workers, "progress": True}
+    bench = Bench(profile, None, out, arguments.cache, **on)
+    claim(out, bench.base, None)
+    if is_encoder:
+        from daitir.recipes.finetune import finetune, recalls
+        from daitir.studies.training_sets import as_read, training_data
+
+        train, val = (bench.finetune_data(name) for name in ("train", "val"))
+        train = training_data(train, profile, recipe, num_workers=arguments.workers)
+        val = as_read(val, profile, "val", recipe)
+        tuned = finetune(bench.base, train, val, recipe, out, seed=arguments.seed)
+        reached = recalls(tuned, val)[recipe.query]
     else:
         from daitir.recipes.fusion import recall, train_fusion
-        from daitir.studies.training_sets import encode_queries
+        from daitir.studies.engine.conditions import Condition
 
-        data = [
-            encode_queries(profile, split, encoder, cache=arguments.cache, **options)
-            for split in ("train", "val")
-        ]
-        fusion = train_fusion(*data, recipe, out, seed=arguments.seed, device=arguments.device)
-        reached = recall(fusion, data[1])
+        sets = (Condition("", "", queries=name) for name in ("train", "val"))
+        train, val = map(bench.fusion_data, sets)
+        options = {"seed": arguments.seed, "device": arguments.device}
+        reached = recall(train_fusion(train, val, recipe, out, **options), val)
     say(f"R@10 on validation: {reached:.1%}; written to {out}")
 
 

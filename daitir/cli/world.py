@@ -10,37 +10,28 @@ from importlib import import_module
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import GUIDANCE, NOISE_LEVELS, add_command, number, whole
+from daitir.cli.options import add_command
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
 from daitir.studies.profiles import check_models
 
-SCENE_SIZE = whole(32, 4096)  # smaller ones have no room for what is drawn
-
 
 def add_scenes(commands) -> None:
     parser = add_command(
         commands, scenes, "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15"
     )
-    option = parser.option
-    option("folder DIR", "gets images/, gallery.json, dialogues.json, rewrites.json and views/")
-    option("--split", "", choices=("train", "val", "test", "heldout"), default="test")
-    option(
-        "--source NAME",
-        "who asks and answers: human, terse, verbose, degenerate, unreliable, or another that is "
-        "registered",
-        default="human",
-    )
-    option("--num-dialogues N", "", default=100)
-    option("--num-gallery N", "", default=5000)
-    option(
-        "--broken-share P",
-        "also write views in which this share of the stated facts is broken",
-        type=number(0, 1),
-    )
-    option("--size PIXELS", "", type=SCENE_SIZE, default=64)
+    who = "human, terse, verbose, degenerate, unreliable, or another that is registered"
+    parser.options({
+        "folder DIR": "gets images/, gallery.json, dialogues.json, rewrites.json and views/",
+        "--split {train,val,test,heldout}": ("", "test"),
+        "--source NAME": (f"who asks and answers: {who}", "human"),
+        "--num-dialogues N": ("", 100),
+        "--num-gallery N": ("", 5000),
+        "--broken-share P": "also write views in which this share of the stated facts is broken",
+        "--size PIXELS": ("", 64),
+    })  # fmt: skip
     parser.seed()
 
 
@@ -54,25 +45,16 @@ def scenes(arguments: argparse.Namespace) -> None:
     check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
-    export_scenes(
-        arguments.folder,
-        split=arguments.split,
-        source=arguments.source,
-        num_dialogues=arguments.num_dialogues,
-        num_gallery=arguments.num_gallery,
-        broken_share=arguments.broken_share,
-        size=arguments.size,
-        seed=arguments.seed,
-        progress=True,
-    )
+    names = ("split", "source", "num_dialogues", "num_gallery", "broken_share", "size", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    export_scenes(arguments.folder, **options, progress=True)
     say(f"written to {arguments.folder}")
 
 
 def add_queries(commands) -> None:
     parser = add_command(commands, queries, "daitir queries --out runs/queries")
     parser.profile("sizes and models")
-    parser.option("--steps N", "of drawing", type=NOISE_LEVELS, default=8)
-    parser.option("--guidance SCALE", "", type=GUIDANCE, default=2.0)
+    parser.options({"--steps STEPS": ("of drawing", 8), "--guidance SCALE": ("", 2.0)})
     parser.cache()
     parser.device()
     parser.option("--out DIR", "gets the captions and the features of the views", required=True)
@@ -105,16 +87,13 @@ def queries(arguments: argparse.Namespace) -> None:
 
 def add_pretrain(commands) -> None:
     parser = add_command(commands, pretrain, "daitir pretrain clip --out runs/clip")
-    parser.option(
-        "model",
-        "which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the language "
-        "model, lit the text head of the encoder for photographs",
-        choices=("tokenizer", "clip", "recogniser", "diffusion", "lm", "lit"),
-    )
-    parser.option(
-        "--out DIR", "gets checkpoint, log.csv, and at the end the model and its card",
-        required=True,
-    )  # fmt: skip
+    parser.options({
+        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": "which: clip is the dual encoder, "
+        "diffusion the text-to-image pipeline, lm the language model, lit the text head of the "
+        "encoder for photographs",
+    })  # fmt: skip
+    out = "gets checkpoint, log.csv, and at the end the model and its card"
+    parser.option("--out DIR", out, required=True)
     parser.profile("recipe")
     parser.seed()
     parser.machine()
@@ -129,47 +108,33 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if model == "tokenizer":
         recipe.train_tokenizer().save_pretrained(out)
     else:
+        on = {"device": arguments.device, "num_workers": arguments.workers}
+        train = getattr(recipe, f"train_{model}")
         with claimed(out):
-            getattr(recipe, f"train_{model}")(
-                getattr(profile, model),
-                out,
-                seed=arguments.seed,
-                device=arguments.device,
-                num_workers=arguments.workers,
-            )
+            train(getattr(profile, model), out, seed=arguments.seed, **on)
     spec = {"clip": "open_clip", "lit": "lit"}.get(model)
     say(f"written to {out}" + (f"; load it with --encoder {spec}:{out}" if spec else ""))
 
 
 def add_quality(commands) -> None:
     parser = add_command(commands, quality, "daitir quality clip --out results/quality.csv")
-    parser.option(
-        "model",
-        "which model: clip is the dual encoder, diffusion the text-to-image pipeline, lm the "
-        "language model",
-        choices=("clip", "recogniser", "diffusion", "lm"),
-    )
-    parser.option("--encoder SPEC", "for clip alone (default: the profile's)")
-    parser.option(
-        "--folder DIR",
-        "of the recogniser, diffusion pipeline or language model; not for clip (default: the "
-        "package's)",
-    )
+    parser.options({
+        "model {clip,recogniser,diffusion,lm}": "which model: clip is the dual encoder, diffusion "
+        "the text-to-image pipeline, lm the language model",
+        "--encoder SPEC": "for clip alone (default: the profile's)",
+        "--folder DIR": "of the recogniser, diffusion pipeline or language model; not for clip "
+        "(default: the package's)",
+    })  # fmt: skip
     parser.profile("sizes")
-    parser.option(
-        "--out FILE.csv", "table that gets the model's rows; those of other models stay",
-        required=True,
-    )  # fmt: skip
+    out = "table that gets the model's rows; those of other models stay"
+    parser.option("--out FILE.csv", out, required=True)
     parser.machine()
 
 
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
-    profile, model, folder = (
-        inputs.chosen_profile(arguments.profile),
-        arguments.model,
-        arguments.folder,
-    )
+    profile = inputs.chosen_profile(arguments.profile)
+    model, folder = arguments.model, arguments.folder
     if model == "clip" and folder:
         raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
     if model != "clip" and arguments.encoder:
@@ -188,13 +153,9 @@ def quality(arguments: argparse.Namespace) -> None:
     if model == "clip":
         from daitir.models.encoders import load_encoder
 
-        sizes = {
-            "image_size": profile.image_size,
-            "num_dialogues": profile.num_test_dialogues,
-            "num_gallery": profile.num_gallery,
-        }
         encoder = load_encoder(arguments.encoder or profile.encoder, **on)
-        table = quality.clip_quality(encoder, **sizes, **options)
+        options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
+        table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
     elif model == "recogniser":
         from daitir.recipes.recogniser import degraded
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 ABLATION_SEEDS = 3
 WITHOUT_VIEW = "without_view"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from daitir.scenes import SOURCES
 from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 BENCHMARKS = (*SOURCES, "heldout")
 ALONE = ("hits_at_10", "recall_at_10", "recall_at_1", "mrr", "bri")
@@ -67,16 +67,11 @@ def shown(key: Key, ranks: Ranks) -> Shown:
 
 def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
     """Seconds of a query and parameters added, by method, of the first validation dialogues."""
-    import numpy as np
-
     from daitir.studies.costs import method_seconds, part_seconds
 
     condition = Condition("human", "costs", queries="val", number=NUM_TIMED + 1, words="said")
     models = {name: bench.fusion(Trained(name), condition) for name in bench.profile.fusions}
-    seconds = part_seconds(
-        bench.words(condition), bench.gallery_features(condition), bench.reformulator,
-        bench.generator, bench.base, models,
-    )  # fmt: skip
+    seconds = part_seconds(bench, condition, models)
     bench.facts["cost_of_a_round"] = {n: round(float(s.mean()), 6) for n, s in seconds.items()}
     added = dict.fromkeys(("text", "view", "dar"), 0)
     added |= {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}

@@ -6,9 +6,12 @@ encoder before training, one the fine-tuned encoders, and one draws with less tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from daitir.scenes import Scene, parse
 from daitir.studies.encoders import COMPARED, gains_over, trained
 from daitir.studies.engine.conditions import (
     VALIDATION,
@@ -20,15 +23,12 @@ from daitir.studies.engine.conditions import (
     Study,
     Trained,
     gain,
-)
+)  # fmt: skip
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from daitir.scenes import Scene
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 DRAWN_ROUNDS = (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)
@@ -61,10 +61,8 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
         for way, fusion in ways.items():
             yield Condition(VALIDATION, f"dar{suffix}{way}", views=views, fusion=fusion, **about)
         for seed in range(profile.num_fusion_seeds):
-            fusion = Trained("adafuse")
-            yield Condition(
-                VALIDATION, f"adafuse{suffix}", seed, views=views, fusion=fusion, **about
-            )
+            at = {"seed": seed, "views": views, "fusion": Trained("adafuse")}
+            yield Condition(VALIDATION, f"adafuse{suffix}", **at, **about)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
@@ -77,13 +75,10 @@ def false_cues(views: Mapping[str, str]) -> Callable:
     """What measures the share of false cues of views, by the method that has them."""
 
     def measure(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
-        import numpy as np
-
         shares = {}
         for method, name in views.items():
             condition = Condition(VALIDATION, method, views=name, **_asked(bench.profile))
-            paths = bench.pictures(condition)
-            readings = bench.recogniser.read(paths)
+            readings = bench.recogniser.read(bench.pictures(condition))
             targets = [scene for scene in bench.targets(condition) for _ in DRAWN_ROUNDS]
             flat = false_cue_shares(bench.prompts(condition), readings, targets)
             columns = np.reshape(flat, (-1, len(DRAWN_ROUNDS)))
@@ -98,7 +93,6 @@ def false_cue_shares(
 ) -> list[float]:
     """For each view the share of its cues that are invented or contradicted."""
     from daitir.analysis.hallucination import cues
-    from daitir.scenes import parse
 
     shares = []
     for caption, seen, target in zip(captions, readings, targets, strict=True):
@@ -110,11 +104,11 @@ def false_cue_shares(
 
 
 def _asked_of(
-    encoders: Iterable[tuple[str, int]], suffixes: Mapping[str, str], about: Mapping
+    profile: Profile, suffixes: Mapping[str, str], names: tuple[str, ...] = ()
 ) -> Iterator[Condition]:
     """Text, DAR and ADaFuSE of encoders with every choice of views, by suffix."""
-    for encoder, seed in encoders:
-        at = {"seed": seed, "encoder": encoder, **about}
+    for encoder, seed in trained(profile, names):
+        at = {"seed": seed, "encoder": encoder, **_asked(profile)}
         yield Condition(VALIDATION, f"{encoder}+text", **at)
         for suffix, views in suffixes.items():
             for fusion, how in (("dar", "dar"), ("adafuse", Trained("adafuse", "drawn"))):
@@ -126,18 +120,6 @@ def _controlled(profile: Profile) -> dict[str, str]:
     shares = (0.0, *profile.broken_shares)
     percents = [f"{round(100 * share):02d}" for share in shares]
     return {f"_controlled_{percent}": f"controlled_captions_{percent}" for percent in percents}
-
-
-def encoder_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every choice, and rendered views with false facts, with every encoder."""
-    suffixes = _choices() | _controlled(profile)
-    yield from _asked_of(trained(profile), suffixes, _asked(profile))
-
-
-def checkpoint_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Views of less and fully trained U-Nets, with the encoders that are compared."""
-    suffixes = {f"_{name}": name for name in _checkpoints(profile)}
-    yield from _asked_of(trained(profile, COMPARED), suffixes, _asked(profile))
 
 
 def _checkpoints(profile: Profile) -> list[str]:
@@ -166,13 +148,12 @@ _DOSE, _STEPS = "_controlled_", "_trained_"
 
 def _drop(key: Key, most: str, none: str) -> dict[str, Contrast]:
     """What R@10 loses from `none` to `most`, and how much more than it loses before training."""
-    encoder, _, query = key.method.partition("+")
-    better = Key(key.benchmark, key.method.replace(most, none))
-    drop = {better: 1.0, key: -1.0}
-    start = [Key(k.benchmark, k.method.replace(encoder, ZERO_SHOT, 1)) for k in (better, key)]
-    over: dict[Key, float] = dict(drop)
-    for rival, weight in zip(start, (-1.0, 1.0), strict=True):
-        over[rival] = over.get(rival, 0.0) + weight
+    encoder = key.method.partition("+")[0]
+    drop = {key._replace(method=key.method.replace(most, none)): 1.0, key: -1.0}
+    over = dict(drop)
+    for rival, weight in drop.items():
+        start = rival._replace(method=rival.method.replace(encoder, ZERO_SHOT, 1))
+        over[start] = over.get(start, 0.0) - weight
     return {"drop": Contrast(drop), "drop_over_zero_shot": Contrast(over)}
 
 
@@ -188,7 +169,7 @@ ENCODER_CHOICES = Study(
     "encoder_choices",
     "The choices of drawing with fine-tuned encoders.",
     minutes=33,
-    conditions=encoder_conditions,
+    conditions=lambda profile, ranks: _asked_of(profile, _choices() | _controlled(profile)),
     shown=encoder_shown,
     together=True,
     digits=4,
@@ -197,7 +178,9 @@ ENCODER_CHECKPOINTS = Study(
     "encoder_checkpoints",
     "Less trained diffusion models with fine-tuned encoders.",
     minutes=60,
-    conditions=checkpoint_conditions,
+    conditions=lambda profile, ranks: _asked_of(
+        profile, {f"_{name}": name for name in _checkpoints(profile)}, COMPARED
+    ),
     shown=encoder_shown,
     together=True,
     digits=4,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from daitir.models.encoders import Encoder
-from daitir.models.reformulation import Reformulator
-from daitir.models.views import ViewGenerator, view_seed
+from daitir.models.views import view_seed
 from daitir.retrieval import target_ranks
+from daitir.studies.engine.bench import Bench
+from daitir.studies.engine.conditions import Condition
 
 METHOD_PARTS = {
     "text": ("refine", "encode_text", "rank"),
@@ -22,29 +22,20 @@ METHOD_PARTS = {
 
 
 def part_seconds(
-    dialogues: Sequence[Sequence[str]],
-    gallery_features: torch.Tensor,
-    reformulator: Reformulator,
-    generator: ViewGenerator,
-    encoder: Encoder,
+    bench: Bench,
+    condition: Condition,
     fusions: Mapping[str, nn.Module],
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
-    """Seconds that each part of a round takes, one query at a time.
+    """Seconds that each part of a round takes, one query at a time, (num_dialogues - 1,) each.
 
-    Args:
-        dialogues: their rounds as text. The first dialogue warms up and is left out of the result.
-        gallery_features: (num_images, dim), ranked against.
-        fusions: by name; each is timed too, on the features of the round.
-
-    Returns:
-        (num_dialogues - 1,) seconds of `refine` (a dialogue's, divided by its rounds), and at its
-        last round of `draw`, `encode_text`, `encode_view`, `rank` and of each fusion by its name.
+    `refine` is a dialogue's, divided by its rounds; the other parts, and each fusion by its name,
+    are of its last round. The first dialogue warms up and is left out of the result.
     """
     rows: list[dict[str, float]] = []
-    target = torch.tensor([0])
-    for index, rounds in enumerate(dialogues):
+    gallery, target = bench.gallery_features(condition), torch.tensor([0])
+    for index, rounds in enumerate(bench.words(condition)):
         seconds: dict[str, float] = {}
 
         def timed(part: str, function: Callable, *arguments, seconds=seconds, **options):
@@ -53,15 +44,16 @@ def part_seconds(
             seconds[part] = clock() - began
             return made
 
-        caption = timed("refine", reformulator.refine, [rounds]).captions[0][-1]
+        caption = timed("refine", bench.reformulator.refine, [rounds]).captions[0][-1]
         seconds["refine"] /= len(rounds)
-        views = timed("draw", generator.draw, [caption], [view_seed(0, index, len(rounds) - 1)])
-        text = timed("encode_text", encoder.encode_texts, [caption], batch_size=1)
-        view = timed("encode_view", encoder.encode_images, views, batch_size=1)
+        seed = view_seed(0, index, len(rounds) - 1)
+        views = timed("draw", bench.generator.draw, [caption], [seed])
+        text = timed("encode_text", bench.base.encode_texts, [caption], batch_size=1)
+        view = timed("encode_view", bench.base.encode_images, views, batch_size=1)
         for name, model in fusions.items():
             with torch.no_grad():
                 timed(name, model, text, view)
-        timed("rank", target_ranks, text, gallery_features, target)
+        timed("rank", target_ranks, text, gallery, target)
         rows.append(seconds)
     return {part: np.array([row[part] for row in rows[1:]]) for part in rows[0]}
 

@@ -18,11 +18,11 @@ from daitir.studies.engine.conditions import (
     Study,
     gain,
 )
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 SHORT_SEEDS, WHOLE = 3, "whole"
 QUERIES = {"text": "drawn", "view": "drawn", "dar": "drawn", "placebo": "placebo:drawn"}

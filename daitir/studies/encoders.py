@@ -1,10 +1,13 @@
-"""The benchmark of fine-tuned encoders: each on every source of dialogues, alone and fused."""
+"""The benchmark of fine-tuned encoders: each on every source of dialogues, alone and fused.
+
+A second study puts together encoders, the views of earlier rounds and an adaptive fusion.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from daitir.recipes.settings import EncoderRecipe
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.engine.conditions import (
     ZERO_SHOT,
@@ -16,12 +19,9 @@ from daitir.studies.engine.conditions import (
     Trained,
     gain,
 )
+from daitir.studies.engine.ranks import Ranks
 from daitir.studies.memory import ENCODER_DECAYS, remembered
-
-if TYPE_CHECKING:
-    from daitir.recipes.settings import EncoderRecipe
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
+from daitir.studies.profiles import Profile
 
 SHORT_CAPTION = "short_caption"
 PEERS = {"dar": "zero_shot+dar", "adafuse": "zero_shot+adafuse",
@@ -29,13 +29,9 @@ PEERS = {"dar": "zero_shot+dar", "adafuse": "zero_shot+adafuse",
 """Whom gains are over: an encoder and what it ranks by."""
 RIVALS = ("dar", "finetune_text")  # of the published gain in Hits@10
 IMPROVED = {"dmcl_resampled": "dmcl"}  # encoders that are compared with another, query by query
-COMPARED_QUERIES = (
-    "text",
-    "dar",
-    "memory",
-    "adafuse",
-)  # the queries that are compared with the peers
+COMPARED_QUERIES = ("text", "dar", "memory", "adafuse")  # that are compared with the peers
 COMPARED = ("finetune_text", "dmcl")  # all that the smaller studies measure
+TOGETHER = "adafuse_memory"
 
 
 def trained(profile: Profile, names: tuple[str, ...] = ()) -> list[tuple[str, int]]:
@@ -100,9 +96,28 @@ def gains_over(key: Key, ranks: Ranks, *peers: str) -> dict[str, Contrast]:
     return contrasts
 
 
-def alone(key: Key) -> str | None:
-    """The metric that each seed has by itself, on the main source."""
-    return "recall_at_10" if key.benchmark == "human" else None
+def memory_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
+    """ADaFuSE trained on remembered views, and its rivals, with the encoders that are compared."""
+    views = remembered(ENCODER_DECAYS["adafuse"], "drawn")
+    for encoder, seed in trained(profile, COMPARED):
+        about = {"seed": seed, "encoder": encoder}
+        for name in BENCHMARKS:
+            for query in ("text", "dar"):
+                method = f"{encoder}+{query}"
+                yield Condition(name, method, queries=name, views="drawn", fusion=query, **about)
+            method, fusion = f"{encoder}+{TOGETHER}", Trained("adafuse", views)
+            yield Condition(name, method, queries=name, views=views, fusion=fusion, **about)
+
+
+def memory_shown(key: Key, ranks: Ranks) -> Shown | None:
+    """R@10, Hits@10 and BRI of the fusion on remembered views, and its gains over the peers."""
+    if not key.method.endswith(TOGETHER):
+        return None
+    words = Key(key.benchmark, f"finetune_text+{TOGETHER}")
+    contrasts = gains_over(key, ranks, "dar", "finetune_text")
+    contrasts["gain_over_dar"] = gain(key, Key(key.benchmark, "zero_shot+dar"))
+    contrasts["gain_over_finetune_text_memory"] = gain(key, words)
+    return Shown(("recall_at_10", "hits_at_10", "bri"), contrasts=contrasts)
 
 
 STUDY = Study(
@@ -112,6 +127,15 @@ STUDY = Study(
     conditions=conditions,
     shown=shown,
     together=True,
-    alone=alone,
+    alone=lambda key: "recall_at_10" if key.benchmark == "human" else None,
+    digits=4,
+)
+ENCODER_MEMORY = Study(
+    "encoder_memory",
+    "Remembered views, ADaFuSE and fine-tuned encoders together.",
+    minutes=30,
+    conditions=memory_conditions,
+    shown=memory_shown,
+    together=True,
     digits=4,
 )

@@ -23,11 +23,11 @@ from daitir.studies.engine.conditions import (
     Trained,
     gain,
 )
+from daitir.studies.engine.ranks import Ranks
+from daitir.studies.profiles import Profile
 
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
 
 DECAYS = (0.0, 0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions
 ENCODER_DECAYS = {"dar": 0.75, "adafuse": 0.5}  # what validation chose, for fine-tuned encoders too

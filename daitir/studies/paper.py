@@ -20,28 +20,21 @@ from daitir.common.files import atomic_write, read_json
 
 @dataclass(frozen=True)
 class PaperProfile:
-    """Models and settings of the papers' setting.
-
-    Attributes:
-        clip, blip: specs of the encoders that are used as they come; BLIP's is ADaFuSE's too.
-        tuned: the encoder that DMCL trains. The paper's is BEiT-3 base, which no library here has.
-        reformulator, generator: as `daitir refine --model` and `daitir generate --pipeline`.
-        draw_options: of `daitir generate`: steps, guidance, precision.
-        sources: the test sets, folders of `daitir fetch chatir`; the first is VisDial.
-        adafuse, dmcl: the settings of training that differ from the package's recipes, published
-            ones: 50 epochs of 121,000 dialogues in batches of 128 are 47,000 steps.
-    """
+    """Models and settings of the papers' setting."""
 
     clip: str = "open_clip:ViT-B-32-quickgelu@openai"
-    blip: str = "hf:Salesforce/blip-itm-base-coco"
+    blip: str = "hf:Salesforce/blip-itm-base-coco"  # ADaFuSE's too
+    # The encoder that DMCL trains; the paper's is BEiT-3 base, which no library here has.
     tuned: str = "open_clip:ViT-B-16-quickgelu@openai"
     reformulator: str = "Qwen/Qwen2.5-7B-Instruct"
     generator: str = "stabilityai/sdxl-turbo"
     draw_options: tuple[str, ...] = ("--steps", "4", "--guidance", "0")
+    # The test sets, folders of `daitir fetch chatir`; the first is VisDial.
     sources: tuple[str, ...] = (
         "VisDial_v1.0_queries_val", "Human_BLIP2", "ChatGPT_BLIP2", "FLAN_ALPACA_XXL_BLIP2",
         "Unanswered_ChatGPT_BLIP2",
     )  # fmt: skip
+    # Published settings: 50 epochs of 121,000 dialogues in batches of 128 are 47,000 steps.
     adafuse: tuple[str, ...] = (
         "projection_dim=512", "hidden_dim=2048", "learning_rate=5e-5", "steps=47000",
         "warmup_steps=4700", "eval_every=940",
@@ -53,14 +46,11 @@ class PaperProfile:
 
 
 class Step(NamedTuple):
-    """One command: its name, also of the note that it is done, and the arguments of `daitir`.
-
-    Several processes may share it where `is_shared`.
-    """
+    """One command: its name, also of the note that it is done, and the arguments of `daitir`."""
 
     name: str
     arguments: tuple[str, ...]
-    is_shared: bool = False
+    is_shared: bool = False  # whether several processes may share it
 
 
 METHODS = ("clip", "blip", "dar", "adafuse", "dmcl")
@@ -69,12 +59,10 @@ METHODS = ("clip", "blip", "dar", "adafuse", "dmcl")
 def paper_steps(
     profile: PaperProfile, work: Path, *, coco: Path | None = None, device: str = "cuda"
 ) -> list[Step]:
-    """The commands from nothing to the results, in order.
+    """The commands from nothing to the results, in order, all of them below `work`.
 
-    Args:
-        work: folder that gets data, views, trained weights and results.
-        coco: folder of COCO's pictures with those of 2014, which VisDial's training dialogues are
-            about. Without it nothing is trained.
+    `coco` is the folder of COCO's pictures with those of 2014, which VisDial's training dialogues
+    are about. Without it nothing is trained.
     """
     pictures, visdial = work / "data" / "coco-unlabeled", work / "data" / "visdial"
     chatir = work / "data" / "chatir"
@@ -98,7 +86,7 @@ def paper_steps(
     steps += [
         _step(f"embed {name} {encoder}", "embed", folder, "--encoder", encoder, *on, is_shared=True)
         for name, folder in {name: folder for name, folder, _ in splits}.items()
-        for encoder in dict.fromkeys((profile.clip, profile.blip))
+        for encoder in (profile.clip, profile.blip)
     ]
     ways = {
         "clip": (profile.clip, "text", "raw_dialogue"),
@@ -142,12 +130,8 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
     """Run the steps that are not done, in order, and return their names.
 
     A step is done when it was run with the same arguments in this folder and ended well. Its
-    command goes on where it was interrupted.
-
-    Args:
-        run: runs a step and returns its exit code.
-
-    Raises DataError where one does not end well; those after it are not run.
+    command goes on where it was interrupted. Raises DataError where `run` gives another exit code
+    than 0; the steps after that are not run.
     """
     notes, ran = work / "done", []
     for step in steps:
@@ -167,17 +151,13 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
 
 
 class Figure(NamedTuple):
-    """A published figure: its name, our method, what it is a gain over if any, and how to compare.
-
-    `rounds` are those that are shown, all without them; `compare` says whether the two measure the
-    same, and if not, why.
-    """
+    """A published figure and what of ours stands beside it."""
 
     name: str
     method: str
-    base: str
-    compare: str
-    rounds: tuple[int, ...] = ()
+    base: str  # what it is a gain over, if any
+    compare: str  # whether the two measure the same, and if not, why
+    rounds: tuple[int, ...] = ()  # that are shown; all without them
 
 
 NOT_RUN = "not run"
@@ -208,17 +188,9 @@ def published_beside_ours(
 ) -> pd.DataFrame:
     """The papers' figures beside those of a run, in percent and points of Hits@10.
 
-    Args:
-        work: the folder of the run; a result that is missing is shown as not run.
-        published: the rows of `book/published.csv`.
-        sources: as in the profile, VisDial first.
-
-    Returns:
-        `figure`, `round` (`any` for the largest of all rounds), `published`, `ours`, with a 95%
-        interval over dialogues where it is a share, and `compare` of `Figure`.
+    `published` has the rows of `book/published.csv`; a result that the run lacks is shown as not
+    run. `round` is `any` for the largest of all rounds, and shares have a 95% interval.
     """
-    hits = {(source, method): _hits(work, source, method) for source in sources
-            for method in METHODS}  # fmt: skip
     rows = []
     values = published[published["metric"].str.contains("hits_at_10")]
     for row in values.to_dict("records"):
@@ -226,40 +198,35 @@ def published_beside_ours(
         number = None if str(row["round"]).strip() in ("", "nan") else int(row["round"])
         if figure is None or (figure.rounds and number not in figure.rounds):
             continue
-        if figure.base:
-            of_figure = sources[:1] if row["dataset"] == "VisDial" else sources
-            ours = _largest_gain(
-                [(hits[s, figure.method], hits[s, figure.base]) for s in of_figure], number
-            )
-        else:
-            ours = _share(hits[sources[0], figure.method], number)
+        only_visdial = not figure.base or row["dataset"] == "VisDial"
+        ours = _figure_of_ours(work, figure, sources[:1] if only_visdial else sources, number)
         shown = "any" if number is None else number
         rows.append((figure.name, shown, f"{float(row['value']):.2f}", ours, figure.compare))
     return pd.DataFrame(rows, columns=["figure", "round", "published", "ours", "compare"])
 
 
-def _hits(work: Path, source: str, method: str) -> pd.DataFrame | None:
+def _figure_of_ours(work: Path, figure: Figure, sources: Sequence[str], number: int | None) -> str:
+    """A share with its interval, or the largest gain in points at a round, or at any."""
+    found = []
+    for source in sources:
+        rows, base = (_hits(work, source, method) for method in (figure.method, figure.base))
+        if figure.base:
+            rows = rows[["value"]] - base[["value"]]
+        found.append(rows if number is None else rows[rows.index == number])
+    rows = 100 * pd.concat(found).dropna()
+    if rows.empty:
+        return NOT_RUN
+    if figure.base:
+        return f"{rows['value'].max():+.2f}"
+    return "{value:.2f} ({ci_low:.2f} to {ci_high:.2f})".format(**rows.iloc[0])
+
+
+def _hits(work: Path, source: str, method: str) -> pd.DataFrame:
+    """Hits@10 of a method on a source by round; no rows where it was not run."""
+    columns = ["value", "ci_low", "ci_high"]
     path = results_file(work, source, method)
     if not path.exists():
-        return None
+        return pd.DataFrame(columns=columns, dtype=float)
     rows = pd.read_csv(path)
-    return rows[(rows["method"] == method) & (rows["metric"] == "hits_at_10")].set_index("round")
-
-
-def _share(rows: pd.DataFrame | None, number: int) -> str:
-    if rows is None or number not in rows.index:
-        return NOT_RUN
-    return "{:.2f} ({:.2f} to {:.2f})".format(
-        *(100 * rows.loc[number, name] for name in ("value", "ci_low", "ci_high"))
-    )
-
-
-def _largest_gain(
-    pairs: Sequence[tuple[pd.DataFrame | None, pd.DataFrame | None]], number: int | None
-) -> str:
-    """In points, at a round or, without one, at any."""
-    gains = [100 * (rows["value"] - base["value"]) for rows, base in pairs
-             if rows is not None and base is not None]  # fmt: skip
-    if number is not None:
-        gains = [gain.loc[[number]] for gain in gains if number in gain.index]
-    return f"{max(gain.max() for gain in gains):+.2f}" if gains else NOT_RUN
+    hits = rows[(rows["method"] == method) & (rows["metric"] == "hits_at_10")]
+    return hits.set_index("round")[columns]

@@ -22,15 +22,14 @@ HALF_BYTES = 2  # of a number at half precision
 STATE_BYTES = 16  # of a trained parameter: half-precision weight and gradient, AdamW's in single
 AT_ONCE = "the whole batch at once"
 PASSES = 3  # forward, and backward twice as much
+# What two pictures and a text leave in memory for the backward pass, with fused attention: 34 bytes
+# for each token, feature and layer (Korthikanti et al. 2022, arXiv 2205.05198, equation 1).
+ACTIVATION_BYTES = 34.0 * (2 * 197 + 256) * 768 * 12
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """One forward pass: `parameters` of the part that runs, `operations` of one `item`.
-
-    An operation is a multiplication or an addition of matrix products and convolutions. `source`
-    says whose configuration it is.
-    """
+    """A forward pass of one item: multiplications and additions of products and convolutions."""
 
     parameters: int
     operations: float
@@ -76,25 +75,15 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU, or several.
-
-    Attributes:
-        peak: operations a second in half precision, sums in single precision, without sparsity.
-        memory: bytes of one card.
-        bandwidth: bytes a second of its memory.
-        hourly: US dollars that one card costs for an hour.
-        number: how many work together.
-        scaling: share of the cards' joint speed that is left.
-        source: where the figures come from, with the date of the price.
-    """
+    """A GPU, or a number of them that work together."""
 
     name: str
-    peak: float
-    memory: float
-    bandwidth: float
-    hourly: float
+    peak: float  # operations a second in half precision, without sparsity
+    memory: float  # bytes of one card
+    bandwidth: float  # bytes a second of its memory
+    hourly: float  # US dollars that one card costs for an hour
     number: int = 1
-    scaling: float = 1.0
+    scaling: float = 1.0  # share of the cards' joint speed that is left
     source: str = ""
 
 
@@ -112,18 +101,7 @@ CARDS = (_RTX_4090, _H100, replace(_H100, name="8 × H100 SXM", number=8, scalin
 
 @dataclass(frozen=True)
 class Setting:
-    """The counts of the papers' setting; those that nobody published are marked as assumed.
-
-    Attributes:
-        epochs: of ADaFuSE and of DMCL, each.
-        micro_batch_size: samples whose backward pass needs memory at a time; not published.
-        refined_tokens: of a caption, assumed.
-        prompt_tokens: of the instruction and the dialogue so far, assumed: a hundred, and the
-            dialogues' mean of fifty words.
-        drawn_rounds: rounds of a training dialogue that are drawn; all, assumed.
-        batch_lm: dialogues that the language model sees together, assumed.
-        view_bytes: of a picture of 512 pixels as WebP, assumed.
-    """
+    """The counts of the papers' setting; those that nobody published are marked as assumed."""
 
     num_dialogues: int = 2064
     num_rounds: int = 11
@@ -131,16 +109,16 @@ class Setting:
     num_gallery: int = 50_000
     num_train: int = 123_287
     views_per_round: int = 1
-    drawn_rounds: int = 11
-    epochs: int = 50
+    drawn_rounds: int = 11  # of a training dialogue; all, assumed
+    epochs: int = 50  # of ADaFuSE and of DMCL, each
     batch_size: int = 128
-    micro_batch_size: int = 32
+    micro_batch_size: int = 32  # samples in a backward pass, assumed
     fusion_parameters: int = 11_812_614
     feature_dim: int = 256
-    refined_tokens: int = 60
-    prompt_tokens: int = 170
-    batch_lm: int = 64
-    view_bytes: float = 40e3
+    refined_tokens: int = 60  # of a caption, assumed
+    prompt_tokens: int = 170  # assumed: a hundred, and the dialogues' mean of fifty words
+    batch_lm: int = 64  # dialogues that the language model sees together, assumed
+    view_bytes: float = 40e3  # of a picture of 512 pixels as WebP, assumed
     picture_bytes: Mapping[str, float] = field(
         default_factory=lambda: {
             "COCO 2017 unlabelled": 20_126_613_414, "COCO 2014 train": 13_510_573_713,
@@ -152,23 +130,17 @@ class Setting:
 class Stage(NamedTuple):
     """A part of the work.
 
-    Attributes:
-        option: which of several ways, where there are some.
-        items: how many.
-        operations: of one item.
-        memory: bytes that one card must hold.
-        disk: bytes that are kept.
-        serial_bytes: bytes of memory that must be read one after the other for one item, which
-            bounds the speed where little is computed for each, as when a language model writes.
+    Reading `serial_bytes` one after the other bounds the speed where little is computed for each,
+    as when a language model writes.
     """
 
     stage: str
-    option: str = ""
+    option: str = ""  # which of several ways, where there are some
     items: int = 0
-    operations: float = 0.0
-    memory: float = 0.0
-    disk: float = 0.0
-    serial_bytes: float = 0.0
+    operations: float = 0.0  # of one item
+    memory: float = 0.0  # bytes that one card must hold
+    disk: float = 0.0  # bytes that are kept
+    serial_bytes: float = 0.0  # bytes of memory that one item must read
 
 
 def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[Stage]:
@@ -183,31 +155,29 @@ def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[St
     }
     num_queries = sum(queries.values())
     drawing = {
-        option: (f"{key}_text", f"{key}_step", "vae_decode")
-        for option, (key, _, _) in PIPELINES.items()
+        option: {f"{key}_text": num_texts, f"{key}_step": num_steps, "vae_decode": 1}
+        for option, (key, num_steps, num_texts) in PIPELINES.items()
     }
-    models = weights("lm") + sum(weights(*names) for names in drawing.values())
+    models = weights("lm") + sum(weights(*uses) for uses in drawing.values())
     work = [
         Stage("download pictures", disk=sum(setting.picture_bytes.values())),
         Stage("download models", disk=models),
     ]
     tokens = setting.prompt_tokens + setting.refined_tokens
-    work += [
-        Stage(
+    for split, number in queries.items():
+        work.append(Stage(
             f"refine {split}", "", number, tokens * costs["lm"].operations,
             memory=weights("lm") + setting.batch_lm * tokens * LM_STATE,
             # Each new token reads all weights once for a whole batch.
             serial_bytes=setting.refined_tokens * weights("lm") / setting.batch_lm,
-        )
-        for split, number in queries.items()
-    ]  # fmt: skip
-    for option, (_, num_steps, num_texts) in PIPELINES.items():
-        text, step, decode = (costs[name].operations for name in drawing[option])
+        ))  # fmt: skip
+    for option, uses in drawing.items():
+        operations = sum(number * costs[name].operations for name, number in uses.items())
         for split, number in queries.items():
             views = number * setting.views_per_round
             work.append(Stage(
-                f"draw {split}", option, views, num_steps * step + num_texts * text + decode,
-                memory=weights(*drawing[option]), disk=views * setting.view_bytes,
+                f"draw {split}", option, views, operations, memory=weights(*uses),
+                disk=views * setting.view_bytes,
             ))  # fmt: skip
     for encoder in ("clip", "blip_base", "blip_large"):
         for name, number, tower in (
@@ -220,45 +190,23 @@ def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[St
                 memory=weights(f"{encoder}_image", f"{encoder}_text"),
                 disk=4.0 * setting.feature_dim * number,
             ))  # fmt: skip
-    work += _training(setting, costs)
+    samples, fusion = setting.epochs * setting.num_train, setting.fusion_parameters
+    work.append(
+        Stage("train ADaFuSE", "", samples, PASSES * 2.0 * fusion, memory=STATE_BYTES * fusion)
+    )
+    image, text = costs["vit_b16_image"], costs["blip_base_text"]
+    parameters = image.parameters + text.parameters
+    for option, passes, batch_size in (
+        # In parts the features are computed once more, without what backward needs.
+        ("", PASSES + 1, setting.micro_batch_size),
+        (AT_ONCE, PASSES, setting.batch_size),
+    ):
+        work.append(Stage(
+            "train DMCL", option, samples, passes * (2 * image.operations + text.operations),
+            memory=STATE_BYTES * parameters + batch_size * ACTIVATION_BYTES, disk=4.0 * parameters,
+        ))  # fmt: skip
     ranks = queries["test"] * 2.0 * setting.num_gallery * setting.feature_dim
     return [*work, Stage("rank, a method", "", 1, ranks, memory=setting.num_gallery * 1024.0)]
-
-
-def _training(setting: Setting, costs: Mapping[str, ModelCost]) -> list[Stage]:
-    samples = setting.epochs * setting.num_train
-    image, text = costs["vit_b16_image"], costs["blip_base_text"]
-    parameters, forward = (
-        image.parameters + text.parameters, 2 * image.operations + text.operations
-    )  # fmt: skip
-    sample_bytes = 2 * activation_bytes(197, 768, 12) + activation_bytes(256, 768, 12)
-    fusion = setting.fusion_parameters
-    return [
-        Stage("train ADaFuSE", "", samples, PASSES * 2.0 * fusion, memory=STATE_BYTES * fusion),
-        *(
-            Stage(
-                "train DMCL", option, samples, passes * forward, disk=4.0 * parameters,
-                memory=STATE_BYTES * parameters + batch_size * sample_bytes,
-            )
-            for option, passes, batch_size in (
-                # In parts the features are computed once more, without what backward needs.
-                ("", PASSES + 1, setting.micro_batch_size),
-                (AT_ONCE, PASSES, setting.batch_size),
-            )
-        ),
-    ]  # fmt: skip
-
-
-def activation_bytes(tokens: int, width: int, layers: int) -> float:
-    """What one sequence leaves in memory for the backward pass, with fused attention.
-
-    34 bytes for each token, feature and layer: Korthikanti et al. 2022 (arXiv 2205.05198), their
-    equation 1 without the attention's weights.
-
-    >>> activation_bytes(tokens=197, width=768, layers=12) / 1e6
-    61.728768
-    """
-    return 34.0 * tokens * width * layers
 
 
 def plan_table(
@@ -268,25 +216,19 @@ def plan_table(
 ) -> pd.DataFrame:
     """One row for each stage and card: hours, memory, disk and money.
 
-    Args:
-        work: as `stages` gives it.
-        cards: with their prices.
-        utilisation: shares of the peak, few, expected and many.
-
-    Returns:
-        `gpu_hours` of one card, whichever of arithmetic and memory takes longer, and
-        `gpu_hours_low` where many are used; `clock_hours` and `usd` with all of a card's number at
-        work; `fits` tells whether one card's memory is enough: what the computation needs beside
-        weights, kept states and training's activations is not counted.
-
-    Raises:
-        ValueError: for shares that are not above 0 and at most 1.
+    `gpu_hours` are of one card, whichever of arithmetic and memory takes longer, and
+    `gpu_hours_low` where many of its operations are used; `clock_hours` and `usd` are with all of a
+    card's number at work. `fits` tells whether one card's memory is enough for weights, kept states
+    and training's activations. Raises DataError for shares that fall or are not above 0.
     """
-    few, expected, many = sorted(utilisation)
-    if not 0 < few <= many <= 1:
-        raise ValueError(f"utilisation lies above 0 and at most at 1, not at {utilisation}")
-    table = pd.DataFrame(work).merge(pd.DataFrame(map(asdict, cards)), how="cross",
-                                     suffixes=("", "_of_card"))  # fmt: skip
+    few, expected, many = utilisation
+    if not 0 < few <= expected <= many <= 1:
+        raise DataError(
+            "must be three shares of the peak, few, expected, many, that do not fall and are at "
+            f"most 1, not {few:g} {expected:g} {many:g}"
+        )
+    cards_table = pd.DataFrame(map(asdict, cards))
+    table = pd.DataFrame(work).merge(cards_table, how="cross", suffixes=("", "_of_card"))
     reading = table["serial_bytes"] / table["bandwidth"]
     for name, share in (("", expected), ("_low", many), ("_high", few)):
         computing = table["operations"] / (table["peak"] * share)
@@ -344,9 +286,7 @@ def cards_at(prices: Sequence[str], cards: Sequence[Card] = CARDS) -> tuple[Card
 
 
 def break_even(first: Card, second: Card) -> float:
-    """How much more of its peak the first card may waste before the second is the cheaper.
-
-    The ratio of operations a dollar; above 1 the first is cheaper at equal utilisation.
+    """The ratio of operations a dollar; above 1 the first is cheaper at equal utilisation.
 
     >>> round(break_even(CARDS[0], CARDS[1]), 2)
     0.71

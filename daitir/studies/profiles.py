@@ -63,8 +63,7 @@ class Profile:
 def read_profile(path: Path) -> Profile:
     """The profile of a TOML file, which gives it its name.
 
-    Raises DataError, naming the file and the key, for a key that is unknown or missing and for a
-    value of another type, and where the file is missing or no TOML.
+    Raises DataError, naming the file and the key, for what is unknown, missing or of another type.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -142,11 +141,7 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def check_models(profile: Profile, *kinds: str) -> None:
-    """Raises DataError where a folder of models that a profile reads was not made yet.
-
-    Args:
-        kinds: of `daitir pretrain`: `clip`, `lm`, `diffusion`.
-    """
+    """Raises DataError where a folder of `clip`, `lm` or `diffusion` was not made yet."""
     specs = {"clip": profile.encoder.removeprefix("open_clip:"), "lm": profile.reformulator,
              "diffusion": profile.generator}  # fmt: skip
     for kind in kinds:

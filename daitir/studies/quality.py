@@ -19,7 +19,7 @@ from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
 from daitir.models.encoders import Encoder
-from daitir.models.recogniser import Recogniser
+from daitir.models.recogniser import SCENE_ATTRIBUTES, Recogniser
 from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator
 from daitir.retrieval import target_ranks
@@ -73,20 +73,15 @@ def clip_quality(
 
     Each of the first `num_dialogues` scenes is looked for among `num_gallery` scenes: by one
     short caption, and after the first and the last round of a human-like dialogue refined into
-    one caption. `image_size` is in pixels.
+    one caption.
     """
     scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_gallery)
     images = render_scenes(scenes, size=image_size, num_workers=num_workers, progress=progress)
     gallery_features = encoder.encode_images(images, progress=progress)
-    targets = scenes[:num_dialogues]
-    captions = [
-        short_caption(scene, random.Random(f"quality/{index}"))
-        for index, scene in enumerate(targets)
-    ]
-    refined = [
-        rewrites(dialogue("human", scene, seed=QUALITY_SEED), seed=index)
-        for index, scene in enumerate(targets)
-    ]
+    captions, refined = [], []
+    for index, scene in enumerate(scenes[:num_dialogues]):
+        captions.append(short_caption(scene, random.Random(f"quality/{index}")))
+        refined.append(rewrites(dialogue("human", scene, seed=QUALITY_SEED), seed=index))
     values = {}
     for name, texts, cutoffs in (
         ("short caption", captions, (1, 10)),
@@ -112,8 +107,7 @@ def recogniser_quality(
 
     Each of the six cells counts for `category` (is it empty, what stands there), each object for
     `colour` and `size`, which are wrong too where the object is overlooked; shares are over
-    pictures. With `degrade`, which maps uint8 images (num_scenes, size, size, 3) to worse ones,
-    both splits are read once more.
+    pictures. With `degrade`, which makes pictures worse, both splits are read once more.
     """
     views = {"": lambda images: images} | ({", degraded": degrade} if degrade else {})
     tables = []
@@ -122,12 +116,10 @@ def recogniser_quality(
         images = render_scenes(scenes, num_workers=num_workers, progress=progress)
         for suffix, changed in views.items():
             readings = recogniser.read(changed(images), progress=progress)
+            pairs = list(zip(scenes, readings, strict=True))
             values = {
-                f"{name}{suffix}": [
-                    _share_read(name, scene, reading)
-                    for scene, reading in zip(scenes, readings, strict=True)
-                ]
-                for name in ("place", "time", "weather", "category", "colour", "size")
+                f"{name}{suffix}": [_share_read(name, *pair) for pair in pairs]
+                for name in (*SCENE_ATTRIBUTES, "category", "colour", "size")
             }
             tables.append(_rows(_name("recogniser", recogniser.spec), split, values))
     return pd.concat(tables, ignore_index=True)
@@ -135,19 +127,15 @@ def recogniser_quality(
 
 def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
     """1 or 0 for an attribute of the scene, else the share of cells or objects read right."""
-    if attribute in ("place", "time", "weather"):
+    if attribute in SCENE_ATTRIBUTES:
         return float(getattr(scene, attribute) == getattr(read, attribute))
-    there, seen = ({(o.column, o.row): o for o in s.objects} for s in (scene, read))
-    if attribute == "category":
-        return _mean(
-            getattr(there.get(cell), "category", None) == getattr(seen.get(cell), "category", None)
-            for cell in world.CELLS
-        )
-    return _mean(
-        getattr(item, attribute) == getattr(seen.get(cell), attribute, None)
-        for cell, item in there.items()
-        if getattr(item, attribute) is not None
+    there, seen = (
+        {(item.column, item.row): getattr(item, attribute) for item in some.objects}
+        for some in (scene, read)
     )
+    stated = {cell for cell, value in there.items() if value is not None}
+    cells = world.CELLS if attribute == "category" else stated
+    return _mean(there.get(cell) == seen.get(cell) for cell in cells)
 
 
 def pipeline_quality(
@@ -172,11 +160,9 @@ def pipeline_quality(
     for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
         batch = prompts[start : start + batch_size]
         images += generator.draw(batch, range(start, start + len(batch)))
+    values = drawing_quality(images, scenes, recogniser)
     ending = f", {generator.steps} steps, guidance {generator.guidance:g}"
-    values = {
-        f"{name}{ending}": shares
-        for name, shares in drawing_quality(images, scenes, recogniser).items()
-    }
+    values = {f"{name}{ending}": shares for name, shares in values.items()}
     return _rows(_name("diffusion", generator.spec), QUALITY_SPLIT, values)
 
 
@@ -190,10 +176,7 @@ def drawing_quality(
     objects seen whose category was not asked for.
     """
     pairs = list(zip(scenes, recogniser.read(images), strict=True))
-    values = {
-        name: [float(getattr(scene, name) == getattr(drawn, name)) for scene, drawn in pairs]
-        for name in ("place", "time", "weather")
-    }
+    values = {name: [_share_read(name, *pair) for pair in pairs] for name in SCENE_ATTRIBUTES}
     for name, attributes in {
         "object": ("present",), "colour": ("colour",), "size": ("size",),
         "position": ("column", "row"),
@@ -228,10 +211,6 @@ def lm_quality(
     statement; an output of no use keeps nothing. `outputs of no use`: their share, over all rounds.
     `stated facts that are true` and `caption facts that are true`, of the unreliable source: share
     of the facts stated so far, and of those in the caption, that hold in the scene.
-
-    Args:
-        num_dialogues: of each source, one for each of the first validation scenes.
-        rounds: after which the captions are measured.
     """
     scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_dialogues)
     values: dict[str, list[float]] = {}
@@ -242,7 +221,6 @@ def lm_quality(
         measures = ("kept", "invented")
         if source == "unreliable":
             measures += ("stated facts that are true", "caption facts that are true")
-        names = {t: [f"{name}, {source}, round {t}" for name in measures] for t in rounds}
         values |= {f"{name}, {source}, round {t}": [] for name in measures for t in rounds}
         for index, (scene, turns) in enumerate(zip(scenes, talks, strict=True)):
             for t in rounds:
@@ -256,8 +234,8 @@ def lm_quality(
                     _mean(holds(fact, scene) for fact in stated),
                     _mean(holds(fact, scene) for fact in told),
                 )
-                for name, share in zip(names[t], shares, strict=False):
-                    values[name].append(share)
+                for name, share in zip(measures, shares, strict=False):
+                    values[f"{name}, {source}, round {t}"].append(share)
         values[f"outputs of no use, {source}"] = [
             _mean((index, t) in refined.faults for t in range(len(turns)))
             for index, turns in enumerate(talks)

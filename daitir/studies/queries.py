@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,7 @@ from daitir.models.views import ViewGenerator, view_seed
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.studies.profiles import Profile
 
+T = TypeVar("T")
 QUERIES_FOLDER = ASSETS / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
@@ -54,19 +56,14 @@ class Models:
 
 @dataclass(frozen=True)
 class SetRecipe:
-    """What a query set is made of: dialogues of a source about scenes of a split.
-
-    `size` is the field of a profile that says how many. With `partly_drawn` only some rounds of
-    each dialogue are drawn, at random. `seed` is that of the noise that drawing starts from; with
-    `fixed_noise` all rounds of a dialogue start from the same.
-    """
+    """What a query set is made of: dialogues of a source about scenes of a split."""
 
     source: str
     split: str
-    size: str
-    partly_drawn: bool = False
-    seed: int = SEED
-    fixed_noise: bool = False
+    size: str  # the field of a profile that says how many
+    partly_drawn: bool = False  # only some rounds of each dialogue, at random
+    seed: int = SEED  # of the noise that drawing starts from
+    fixed_noise: bool = False  # whether all rounds of a dialogue start from the same
 
 
 SETS = {
@@ -82,19 +79,12 @@ SETS = {
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Refined and drawn dialogues.
+    """Refined and drawn dialogues."""
 
-    Attributes:
-        captions: `captions[dialogue][round]`, refined.
-        rounds: (num_dialogues, num_views), the rounds whose caption was drawn, ascending.
-        view_features: (num_dialogues, num_views, dim), unit vectors of those views.
-        readings: `readings[dialogue][view]`, what the recogniser reads off them.
-    """
-
-    captions: list[list[str]]
-    rounds: Tensor
-    view_features: Tensor
-    readings: list[list[Scene]]
+    captions: list[list[str]]  # `captions[dialogue][round]`, refined
+    rounds: Tensor  # (num_dialogues, num_views), those whose caption was drawn, ascending
+    view_features: Tensor  # (num_dialogues, num_views, dim), unit vectors
+    readings: list[list[Scene]]  # `readings[dialogue][view]`, what the recogniser reads
 
     @property
     def drawn_captions(self) -> list[list[str]]:
@@ -126,48 +116,30 @@ def make_query_set(
     views_per_dialogue: int,
     progress: bool = False,
 ) -> QuerySet:
-    """Refine dialogues, draw views of their captions, encode and read the views.
+    """Refine dialogues of `NUM_QUESTIONS` + 1 rounds, draw their captions, encode and read views.
 
-    Args:
-        talks: dialogues of `NUM_QUESTIONS` + 1 rounds.
-        cache: keeps the views; see `ViewGenerator`.
-        views_per_dialogue: how many rounds of each dialogue are drawn where not all.
+    `views_per_dialogue` rounds of each dialogue are drawn where not all.
     """
-    captions = models.reformulator.refine(
-        [[turn.text for turn in turns] for turns in talks], progress=progress
-    ).captions
+    said = [[turn.text for turn in turns] for turns in talks]
+    captions = models.reformulator.refine(said, progress=progress).captions
     number = views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
     rounds = [
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    paths = _draw(recipe, captions, rounds, models.generator, cache, progress)
+    paths = draw_views(recipe, captions, rounds, models.generator, cache, progress)
     features = models.encoder.encode_images(paths, progress=progress)
     scenes = models.recogniser.read(paths, progress=progress)
-    return QuerySet(
-        captions,
-        torch.tensor(rounds),
-        features.view(len(captions), number, models.encoder.dim),
-        [scenes[start : start + number] for start in range(0, len(scenes), number)],
-    )
+    features = features.view(len(captions), number, models.encoder.dim)
+    return QuerySet(captions, torch.tensor(rounds), features, _in_rows(scenes, number))
 
 
-def view_files(
-    profile: Profile,
-    name: str,
-    generator: ViewGenerator,
-    encoder: Encoder,
-    cache: Path,
-    *,
-    progress: bool = False,
-) -> list[list[Path]]:
-    """`files[dialogue][view]`: the views of a query set of the profile, of which it has features.
+def _in_rows(items: Sequence[T], number: int) -> list[list[T]]:
+    return [list(items[start : start + number]) for start in range(0, len(items), number)]
 
-    Those that `cache` lacks are drawn anew. `encoder` is the one that encoded the set. Raises
-    DataError for another generator than the one that drew it, and as `load_query_set` does.
-    """
-    folder = queries_folder(profile)
-    queries = load_query_set(name, encoder, folder)
+
+def check_drawn_by(generator: ViewGenerator, folder: Path) -> None:
+    """Raises DataError where another generator drew the views of a folder of query sets."""
     manifest = manifest_of(folder)
     settings = [generator.digest, generator.steps, generator.guidance]
     if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
@@ -175,13 +147,9 @@ def view_files(
             f"{folder}: its views were drawn by another pipeline or with other settings than "
             f"{generator.spec}; make the query sets again with `daitir queries`"
         )
-    rounds = queries.rounds.tolist()
-    paths = _draw(SETS[name], queries.captions, rounds, generator, cache, progress)
-    width = len(rounds[0])
-    return [paths[start : start + width] for start in range(0, len(paths), width)]
 
 
-def _draw(
+def draw_views(
     recipe: SetRecipe,
     captions: Sequence[Sequence[str]],
     rounds: Sequence[Sequence[int]],
@@ -197,10 +165,7 @@ def _draw(
 
 
 def manifest_of(folder: Path) -> dict:
-    """What the query sets of a folder were made of: hashes of the models, settings and sizes.
-
-    Raises DataError, naming the file, where it is missing or damaged.
-    """
+    """What the query sets of a folder were made of. Raises DataError for a damaged manifest."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
@@ -221,9 +186,7 @@ def make_query_sets(
     before = manifest_of(folder) if path.is_file() else {}
     sizes = {name: getattr(profile, recipe.size) for name, recipe in SETS.items()}
     manifest = {
-        "encoder": models.encoder.digest,
-        "recogniser": models.recogniser.digest,
-        "reformulator": models.reformulator.digest,
+        **{n: getattr(models, n).digest for n in ("encoder", "recogniser", "reformulator")},
         "generator": models.generator.digest,
         "steps": models.generator.steps,
         "guidance": models.generator.guidance,
@@ -246,11 +209,8 @@ def make_query_sets(
 
 def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
     """Write a set's two files, the features last."""
-    names = [f"{index:06d}.png" for index in range(len(queries.captions))]
-    write_dialogues(
-        folder / f"{name}.json.gz",
-        [Dialogue(n, tuple(row)) for n, row in zip(names, queries.captions, strict=True)],
-    )
+    refined = [Dialogue(f"{i:06d}.png", tuple(row)) for i, row in enumerate(queries.captions)]
+    write_dialogues(folder / f"{name}.json.gz", refined)
     values = to_values([scene for row in queries.readings for scene in row])
     columns = torch.cat([v.view(queries.rounds.numel(), -1) for v in values.values()], dim=1)
     tensors = {
@@ -263,11 +223,7 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
 
 
 def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
-    """A set of a folder, whose views this encoder has encoded.
-
-    Raises DataError, naming the file, where one is missing or damaged, or where the features are
-    of another encoder.
-    """
+    """A set of a folder. Raises DataError for damage, or features of another encoder."""
     tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json.gz"
     manifest = manifest_of(folder)
     for path in (tensors, captions):
@@ -293,8 +249,7 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
 
 def _unpack(readings: Tensor) -> list[list[Scene]]:
     """The scenes of (num_dialogues, num_views, values) as `save_query_set` writes them."""
-    num_views = readings.shape[1]
     widths = [1] * len(SCENE_ATTRIBUTES) + [len(world.CELLS)] * len(CELL_ATTRIBUTES)
     columns = dict(zip(VALUES, readings.flatten(0, 1).split(widths, dim=1), strict=True))
     scenes = to_scenes(columns | {name: columns[name].squeeze(1) for name in SCENE_ATTRIBUTES})
-    return [scenes[start : start + num_views] for start in range(0, len(scenes), num_views)]
+    return _in_rows(scenes, readings.shape[1])

@@ -13,7 +13,7 @@ STUDIES = {
     "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",
     "encoder_choices": "daitir.studies.choices:ENCODER_CHOICES",
     "encoder_checkpoints": "daitir.studies.choices:ENCODER_CHECKPOINTS",
-    "encoder_memory": "daitir.studies.encoder_memory:STUDY",
+    "encoder_memory": "daitir.studies.encoders:ENCODER_MEMORY",
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",

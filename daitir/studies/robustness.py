@@ -8,14 +8,11 @@ wrong answers are a source of the benchmark, `unreliable`, and placebo views a m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Key, Shown, Study, Trained
+from daitir.studies.engine.ranks import Ranks
 from daitir.studies.memory import with_change
-
-if TYPE_CHECKING:
-    from daitir.studies.engine.ranks import Ranks
-    from daitir.studies.profiles import Profile
+from daitir.studies.profiles import Profile
 
 ASKED_ROUNDS, LONG_ROUNDS = (2, 6, 10), (10, 15, 20)
 SPACE_SEEDS = 3  # of a fusion that is trained here

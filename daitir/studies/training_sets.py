@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_tensors
 from daitir.data.dialogues import Dialogue, query_texts
 from daitir.data.gallery import read_image
 from daitir.models import ASSETS
-from daitir.models.encoders import Encoder
-from daitir.models.views import ViewGenerator
-from daitir.recipes.fusion import FusionData
 from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
-from daitir.scenes import controlled_view, parse, render_scenes, sample_scenes
+from daitir.scenes import controlled_view, parse, render_scenes
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import (
-    SEED,
-    SETS,
-    load_query_set,
-    manifest_of,
-    queries_folder,
-    set_dialogues,
-    view_files,
-)
+from daitir.studies.queries import set_dialogues
 
 
 def fusion_folder(profile: Profile, name: str, seed: int) -> Path:
@@ -49,80 +34,8 @@ def _trained(folder: str, kind: str) -> Path:
     return ASSETS / kind if folder == "mini" else Path(folder)
 
 
-def encode_queries(
-    profile: Profile,
-    name: str,
-    encoder: Encoder,
-    *,
-    cache: Path | None = None,
-    num_workers: int = 1,
-    progress: bool = False,
-) -> FusionData:
-    """A query set of the profile with its texts and its gallery encoded.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. With
-    `cache`, a folder, the features are kept there and read again.
-    """
-    folder = queries_folder(profile)
-    queries = load_query_set(name, encoder, folder)
-    number = len(queries.captions) if name == "train" else profile.num_gallery
-    # Other sets of the folder may come and go.
-    manifest = manifest_of(folder) | {"num_dialogues": len(queries.captions)}
-    facts = [manifest, name, number, profile.image_size]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    path = None if cache is None else cache / f"{name}_{key}.safetensors"
-    if path is not None and path.is_file():
-        features, _ = read_tensors(path)
-        return FusionData(features["text"], queries.view_features, features["gallery"])
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    images = render_scenes(
-        scenes, size=profile.image_size, num_workers=num_workers, progress=progress
-    )
-    captions = [caption for row in queries.drawn_captions for caption in row]
-    texts = encoder.encode_texts(captions, progress=progress).view_as(queries.view_features)
-    gallery = encoder.encode_images(images, progress=progress)
-    if path is not None:
-        with atomic_write(path) as temporary:
-            save_file({"text": texts, "gallery": gallery}, temporary)
-    return FusionData(texts, queries.view_features, gallery)
-
-
-def profile_data(
-    profile: Profile,
-    name: str,
-    generator: ViewGenerator,
-    encoder: Encoder,
-    cache: Path,
-    *,
-    num_workers: int = 1,
-    progress: bool = False,
-) -> FinetuneData:
-    """A query set of the profile with the pictures of its views and of its gallery.
-
-    The gallery of the training set is its targets alone, of any other set the profile's. The texts
-    are the captions that were drawn. What `cache` lacks of the views is drawn anew
-    (`daitir.studies.queries.view_files`); `encoder` is the one that encoded the set, and its image
-    size that of the pictures.
-    """
-    files = view_files(profile, name, generator, encoder, cache, progress=progress)
-    queries = load_query_set(name, encoder, queries_folder(profile))
-    number = len(files) if name == "train" else profile.num_gallery
-    scenes = sample_scenes(SEED, SETS[name].split, number)
-    size = encoder.image_size
-    views = np.stack([_pixels(path, size) for row in files for path in row])
-    return FinetuneData(
-        queries.drawn_captions,
-        queries.rounds,
-        views.reshape(*queries.rounds.shape, size, size, 3),
-        render_scenes(scenes, size=size, num_workers=num_workers, progress=progress),
-    )
-
-
 def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe) -> FinetuneData:
-    """The data of a query set with the texts that the recipe reads, `recipe.text`.
-
-    Raises DataError for texts that are neither the current rewrite nor the raw dialogue.
-    """
+    """The data of a query set with the texts that the recipe reads. Raises DataError for others."""
     if recipe.text == "current_rewrite":
         return data
     if recipe.text != "raw_dialogue":
@@ -144,11 +57,10 @@ def training_data(
 
 
 def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
-    """Twice the views: for each drawn one a rendered one of the same text.
+    """Twice the views: for each drawn one a rendered one of the same text, a counterfactual.
 
-    The rendered view shows what the text states and draws everything else from the world's prior,
-    so that what is hallucinated varies at random while what is supported stays: counterfactuals
-    of the drawn view, all of whose targets are the same.
+    It shows what the text states and draws everything else from the world's prior, so that what is
+    hallucinated varies at random while what is supported stays.
     """
     captions = [caption for row in data.texts for caption in row]
     scenes = [
@@ -165,7 +77,7 @@ def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> Finetun
     )
 
 
-def _pixels(path: Path, size: int) -> np.ndarray:
+def pixels_of(path: Path, size: int) -> np.ndarray:
     """A picture as (size, size, 3) uint8."""
     image = read_image(path)
     if image.size != (size, size):

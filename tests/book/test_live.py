@@ -95,15 +95,6 @@ def test_without_other_models_the_words_search_alone(images, models):
     assert [r.said for r in search.rounds] == ["a dog at the beach"]
 
 
-def test_the_widget_shows_files_too(models, tmp_path):
-    names = make_own_data(tmp_path, num_pictures=4, num_dialogues=1)
-    paths = [tmp_path / "images" / name for name in names]
-    search = LiveSearch(models[0].encode_images(paths), models[0])
-    widget = live_widget(search, paths, num_shown=3)
-    widget.children[1].value = "something blue"
-    assert len(widget.children[3].children) == 0 and len(widget.children[4].children) == 3
-
-
 def _search(monkeypatch, folder, lines, *options):
     """Run the command with these lines typed in, then the end of the input."""
     typed = iter(lines)

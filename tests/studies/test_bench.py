@@ -5,11 +5,9 @@ import random
 
 import pytest
 import torch
-from small_profiles import SMALL
 
 from daitir.common.errors import DataError
 from daitir.fusion import average_views, dar_fusion, dar_weights
-from daitir.models.encoders import load_encoder
 from daitir.models.views import load_view_generator
 from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
@@ -110,7 +108,6 @@ def test_more_data_and_nothing_else():
         assert len(same) == 5 and len(set(same)) == 1
 
 
-def test_views_of_another_generator_are_refused(tmp_path):
-    encoder = load_encoder("mini")
+def test_views_of_another_generator_are_refused():
     with pytest.raises(DataError, match="another pipeline or with other settings"):
-        queries.view_files(SMALL, "val", load_view_generator(steps=3), encoder, tmp_path)
+        queries.check_drawn_by(load_view_generator(steps=3), queries.QUERIES_FOLDER)

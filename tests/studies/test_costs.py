@@ -1,6 +1,7 @@
 """What a round costs: each part is timed once a dialogue, and a method is the sum of its parts."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,15 +19,15 @@ def test_every_part_is_timed_once_and_the_first_dialogue_warms_up():
     ticks = itertools.count()
     encoder = load_encoder("mini")
     gallery = torch.nn.functional.normalize(torch.randn(5, encoder.dim), dim=-1)
-    found = part_seconds(
-        [["a dog", "what colour is it? brown"]] * 3,
-        gallery,
-        load_reformulator(),
-        ViewGenerator("tiny", tiny_pipeline(), steps=1),
-        encoder,
-        {"scalar_gate": ScalarGate()},
-        clock=lambda: float(next(ticks)),
+    bench = SimpleNamespace(
+        words=lambda condition: [["a dog", "what colour is it? brown"]] * 3,
+        gallery_features=lambda condition: gallery,
+        reformulator=load_reformulator(),
+        generator=ViewGenerator("tiny", tiny_pipeline(), steps=1),
+        base=encoder,
     )
+    fusions = {"scalar_gate": ScalarGate()}
+    found = part_seconds(bench, None, fusions, clock=lambda: float(next(ticks)))
     assert set(found) == {"refine", "draw", "encode_text", "encode_view", "scalar_gate", "rank"}
     for part, seconds in found.items():
         assert seconds.tolist() == [0.5 if part == "refine" else 1.0] * 2, part

@@ -31,7 +31,6 @@ from daitir.studies import (
     benchmark,
     choices,
     encoder_ablations,
-    encoder_memory,
     encoders,
     memory,
 )
@@ -76,7 +75,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(folder, monkeypatch):
     """A profile on those dialogues, and studies that train once and on two sources."""
-    for module in (benchmark, memory, encoders, encoder_memory):
+    for module in (benchmark, memory, encoders):
         monkeypatch.setattr(module, "BENCHMARKS", ("human", "terse"))
     monkeypatch.setattr(ablations, "ABLATION_SEEDS", 1)
     monkeypatch.setattr(encoder_ablations, "SHORT_SEEDS", 1)

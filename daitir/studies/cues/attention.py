@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,14 @@ from daitir.analysis.attention import (
 )
 from daitir.common.terminal import printable
 from daitir.data.gallery import read_image
-from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator, load_view_generator, view_seed
-from daitir.scenes import Scene, parse, render, sample_scenes
-from daitir.studies.cues.samples import NUM_CUE_VIEWS as NUM_VIEWS
-from daitir.studies.cues.samples import VIEW_ROUNDS as ROUNDS
-from daitir.studies.cues.tables import Rows, changes, compared_encoders, kept_tensors
+from daitir.scenes import Scene, parse, render
+from daitir.studies.cues.samples import NUM_CUE_VIEWS, views_in_turn
+from daitir.studies.cues.tables import Rows, changes, digests_of, kept_tensors, load_compared
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import SEED, SETS, load_query_set, queries_folder
+from daitir.studies.queries import SEED, SETS
 
 KINDS = ("named", "false", "background")
 STEPS = 4  # in which pixels are deleted and inserted, so that areas are of five points
@@ -49,19 +49,13 @@ BATCH = 64
 class SeenViews:
     """Drawn views and where their objects stand.
 
-    Attributes:
-        captions: what each was drawn from.
-        images: (num_views, size, size, 3) uint8.
-        targets: what is true.
-        masks: for each of `KINDS` (num_views, size, size) bool: objects that the caption names,
-            objects that the target lacks and the caption does not name, and no object; empty
-            where a view has none.
+    The masks of `KINDS` are objects that the caption names, objects that the target lacks and the
+    caption does not name, and no object; empty where a view has none.
     """
 
-    captions: list[str]
-    images: np.ndarray
-    targets: list[Scene]
-    masks: dict[str, Tensor]
+    captions: list[str]  # what each was drawn from
+    images: np.ndarray  # (num_views, size, size, 3) uint8
+    masks: dict[str, Tensor]  # (num_views, size, size) bool, by kind
 
 
 def seen_views(
@@ -70,35 +64,24 @@ def seen_views(
     generator: ViewGenerator,
     *,
     cache: Path,
-    num_views: int = NUM_VIEWS,
+    num_views: int = NUM_CUE_VIEWS,
     progress: bool = False,
 ) -> SeenViews:
-    """Views of the test set `human`, one a dialogue at `ROUNDS` in turn; `cache` keeps them.
-
-    Raises DataError where the query set is missing or of another encoder.
-    """
-    drawn = load_query_set("human", before, queries_folder(profile))
-    number = min(num_views, len(drawn.captions))
-    rounds = [ROUNDS[index % len(ROUNDS)] for index in range(number)]
-    captions = [drawn.captions[index][t] for index, t in enumerate(rounds)]
+    """The views of `views_in_turn`, drawn; `cache` keeps them."""
+    rounds, captions, readings, targets = views_in_turn(profile, before, num_views)
     seeds = [view_seed(SETS["human"].seed, index, t) for index, t in enumerate(rounds)]
     paths = generator.generate(captions, seeds, cache, progress=progress)
     images = np.stack([np.asarray(read_image(path)) for path in paths])
-    targets = sample_scenes(SEED, "test", number)
-    readings = [drawn.readings[index][t] for index, t in enumerate(rounds)]
     masks = [
         object_masks(caption, seen, target, size=images.shape[1])
         for caption, seen, target in zip(captions, readings, targets, strict=True)
     ]
     stacked = {kind: torch.stack([found[kind] for found in masks]) for kind in KINDS}
-    return SeenViews(captions, images, targets, stacked)
+    return SeenViews(captions, images, stacked)
 
 
 def object_masks(caption: str, seen: Scene, target: Scene, *, size: int) -> dict[str, Tensor]:
-    """The masks of one view by `KINDS`, (size, size) bool each.
-
-    An object that the target has and the caption does not name is of no kind.
-    """
+    """The masks of one view; what the target has and the caption does not name is of no kind."""
     said = {fact.subject for fact in parse(caption).facts if fact.value is not False}
     drawn = torch.from_numpy(render(seen, size).masks)
     found = {kind: torch.zeros(size, size, dtype=torch.bool) for kind in KINDS}
@@ -119,10 +102,9 @@ def in_batches(function: Callable[..., Tensor], *parts: Sequence) -> Tensor:
 
 
 def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture with a mask filled by the mean colour of what surrounds it, uint8.
+    """A picture with a mask filled by the mean colour of the pixels at most four away, uint8.
 
-    The surroundings are the pixels at most four away in rows and columns; the whole rest of the
-    picture where there are none.
+    Where there are none it is that of the whole rest of the picture.
     """
     wide = F.max_pool2d(torch.from_numpy(mask)[None].float(), 9, stride=1, padding=4)[0].bool()
     around = wide.numpy() & ~mask
@@ -141,26 +123,21 @@ def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
     NaN stands for views without such a mask.
     """
     found = {}
-
-    def put(measure: str, kind: str, statistic: Callable, shift: int) -> None:
+    shares = [("share", kind, mask_share) for kind in KINDS]
+    for measure, kind, statistic in (*shares, ("pointing", "named", pointing_hits)):
         has = views.masks[kind].flatten(1).any(dim=1)
-        values = torch.full((len(maps),), torch.nan)
-        masks = views.masks[kind][has].roll(shift, dims=0)
-        values[has] = statistic(maps[has].cpu(), masks)
-        found[f"{measure}|{where}|{kind}"] = values
-
-    for kind in KINDS:
-        put("share", kind, mask_share, 0)
-        put("share_shuffled", kind, mask_share, 1)
-    put("pointing", "named", pointing_hits, 0)
-    put("pointing_shuffled", "named", pointing_hits, 1)
+        for shift, suffix in enumerate(("", "_shuffled")):
+            values = torch.full((len(maps),), torch.nan)
+            masks = views.masks[kind][has].roll(shift, dims=0)
+            values[has] = statistic(maps[has].cpu(), masks)
+            found[f"{measure}{suffix}|{where}|{kind}"] = values
     return found
 
 
 def curve_values(views: SeenViews, encoder: Encoder, maps: Tensor) -> Found:
-    """Areas under deletion and insertion of the caption's cosine, by the map and at random.
+    """Areas under deletion and insertion of the caption's cosine in `STEPS` parts, by the map.
 
-    In `STEPS` equal parts; `_beyond` is the map's area less that of the random order.
+    Beside it by a random order, and `_beyond`, the map's area less that.
     """
     pixels = image_pixels(encoder, list(views.images))
     text = encoder.encode_texts(views.captions).to(pixels)
@@ -226,30 +203,24 @@ def measure_attention(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
-    Args:
-        others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        work_dir: keeps what each encoder is measured to be, so that an interrupted run continues.
-        cache: keeps the views.
-
-    Raises DataError as `compared_encoders`, `seen_views` and `load_encoder` do.
+    `others` are as in `compared_encoders`. `work_dir` keeps what each encoder is measured to be,
+    `cache` the views.
     """
     generator = load_view_generator(profile.generator, device=device)
-    specs = compared_encoders(profile, others)
-    encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+    encoders = load_compared(profile, others, device)
     before = encoders["before"][0]
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
     views = seen_views(profile, before, generator, cache=cache, progress=progress)
-    rows, found, digests = Rows(), {}, {}
+    rows, found = Rows(), {}
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
         rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
     for name, seeds in encoders.items():
         of_seeds = []
-        for number, encoder in enumerate(tqdm(seeds, desc=printable(name), disable=not progress)):
-            digest = digests[f"{name}/{number}"] = encoder.digest
-            kept = work_dir / f"{digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
-            of_seeds.append(kept_tensors(kept, lambda e=encoder: seen_by(views, e)))
+        for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
+            kept = work_dir / f"{encoder.digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
+            of_seeds.append(kept_tensors(kept, partial(seen_by, views, encoder)))
         found[name] = {key: np.stack([one[key] for one in of_seeds]) for key in of_seeds[0]}
     for key, values in seen_by(views, blank, acts=False).items():
         measure, where, kind = key.split("|")
@@ -262,7 +233,7 @@ def measure_attention(
             logs = {name: np.log(some) for name, some in values.items()}
             for base, name, ratio in changes(logs):
                 rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
-    return rows.frame(), {"encoders": digests, "views": len(views.captions)}
+    return rows.frame(), {"encoders": digests_of(encoders), "views": len(views.captions)}
 
 
 INSTRUMENT = Instrument(

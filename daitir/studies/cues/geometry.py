@@ -14,32 +14,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
 from daitir.analysis.geometry.pairs import CUES
 from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.fusion import dar_fusion
-from daitir.models.encoders import Encoder, load_encoder
+from daitir.models.encoders import Encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.cues.fusions import add_fusions
-from daitir.studies.cues.samples import (
-    CueFeatures,
-    CueSample,
-    cue_slopes,
-    encode_cues,
-    sample_cues,
-)
+from daitir.studies.cues.samples import CueFeatures, CueSample, cue_slopes, encode_cues, sample_cues
 from daitir.studies.cues.tables import (
     CueTable,
     changes,
-    compared_encoders,
     difference_of_means,
+    digests_of,
     earlier_pairs,
     kept_tensors,
+    load_compared,
     seeds_together,
+    with_changes,
 )
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
@@ -202,10 +197,10 @@ def add_linear(
     features: Features,
     slopes: Mapping[str, Sequence[Mapping[str, Tensor]]],
 ) -> None:
-    """(d) Derivatives along the cues, and what the last projection loses.
+    """(d) Derivatives along the cues (`cue_slopes`), and what the last projection loses.
 
-    `slopes` as `cue_slopes` gives them. `slope_ratio` is to an earlier encoder's (`where`), and
-    `slope_ratio_beyond` divides it by that of noise in the same pixels.
+    `slope_ratio` is to an earlier encoder's (`where`), and `slope_ratio_beyond` divides it by that
+    of noise in the same pixels.
     """
     sample, lost, logs = table.sample, {}, {}
     for name, seeds in encoders.items():
@@ -235,8 +230,7 @@ def add_linear(
 def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
     """(e) How well each cue can be read off each layer: area under the ROC curve, over views.
 
-    `areas` are those of `readable`, (num_seeds, num_layers, num_pairs) by encoder. For a fact that
-    a view shows, the value is the share of the views without it that the probe gives a lower score.
+    `areas` are those of `readable`, (num_seeds, num_layers, num_pairs) by encoder.
     """
     last = areas["before"].shape[1] - 1
     for layer in range(last):
@@ -249,8 +243,7 @@ def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
 def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Tensor]:
     """`areas` (num_layers, num_pairs): share of the views without a cue that its probe ranks lower.
 
-    Probes are trained on pictures of other scenes, `size` pixels wide. The feature is the last
-    layer. NaN where those pictures never show the fact.
+    Probes are trained on pictures of other scenes; NaN where these never show the fact.
     """
     scenes = sample_scenes(SEED, "train", NUM_PROBE_SCENES)
     images = render_scenes(scenes, size=size)
@@ -274,10 +267,7 @@ def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Ten
 
 
 def add_spaces(table: CueTable, features: Features) -> None:
-    """Gap, alignment, uniformity, rank of texts, views and targets, and CKA before with after.
-
-    Changes from encoder to encoder as in `Rows.compare`.
-    """
+    """Gap, alignment, uniformity, rank of texts, views and targets, and CKA before with after."""
     number = len(table.sample.scenes)
     sets = {
         name: [{"text": f.texts, "view": f.views, "target": f.gallery[:number]} for f in seeds]
@@ -289,15 +279,12 @@ def add_spaces(table: CueTable, features: Features) -> None:
         table.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
 
     def compare(measure: str, statistic: Callable, *parts: str) -> None:
-        where = "–".join(parts)
         found = {
             name: torch.stack([spaces.leave_out(statistic, *map(one.get, parts)) for one in seeds])
             for name, seeds in sets.items()
         }
-        for name, of_seeds in found.items():
-            put(measure, name, where, of_seeds)
-        for base, name, of_seeds in changes(found):
-            put(f"{measure}_change_over_{base}", name, where, of_seeds)
+        for name, of_seeds, over in with_changes(found):
+            put(f"{measure}{over}", name, "–".join(parts), of_seeds)
 
     for parts in (("text", "target"), ("text", "view"), ("view", "target")):
         compare("modality_gap", spaces.modality_gap, *parts)
@@ -317,6 +304,35 @@ def add_spaces(table: CueTable, features: Features) -> None:
             put("cka", name, part, torch.stack(similar))
 
 
+def add_fusions(
+    table: CueTable, found: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
+) -> None:
+    """What DAR and trained fusions do with δ: its gain, and how much the residual cancels."""
+    sample = table.sample
+    index = [pair.view for pair in sample.pairs]
+    text, delta = found.texts[index], found.displacements(sample)
+    pair = (found.views[index], found.changed)
+
+    def gain(fused: Sequence[Tensor]) -> Tensor:
+        return (fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1)
+
+    fused = [dar_fusion(text, view, round=sample.rounds[index]) for view in pair]
+    table.add_pairs("fusion_gain", "before", gain(fused), where="dar")
+    for name, models in fusions.items():
+        gains, cosines = [], []
+        for model in models:
+            residuals: list[Tensor] = []
+            hook = model.output.register_forward_hook(
+                lambda module, inputs, output, into=residuals: into.append(output)
+            )
+            with torch.no_grad():
+                gains.append(gain([model(text, view)[0] for view in pair]))
+            hook.remove()
+            cosines.append(torch.cosine_similarity(residuals[0] - residuals[1], delta, dim=-1))
+        table.add_pairs("fusion_gain", "before", torch.stack(gains).mean(dim=0), where=name)
+        table.add_pairs("residual_cosine", "before", torch.stack(cosines).mean(dim=0), where=name)
+
+
 def measure_geometry(
     profile: Profile,
     others: Mapping[str, Sequence[str]] | None = None,
@@ -329,65 +345,48 @@ def measure_geometry(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
-    Args:
-        others: specs of the encoders to compare, by name, as in `compared_encoders`.
-        work_dir: keeps what encoders are measured to be, so that an interrupted run continues.
-        cache: is not needed.
-
-    Raises DataError as `compared_encoders`, `sample_cues` and `load_encoder` do.
+    `others` are as in `compared_encoders`. `work_dir` keeps what encoders are measured to be;
+    `cache` is not needed.
     """
-    specs = compared_encoders(profile, others)
-    encoders = {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+    encoders = load_compared(profile, others, device)
     before = encoders["before"][0]
     options = {"num_workers": num_workers, "progress": progress}
     sample = sample_cues(profile, before, **options)
-    gallery = render_scenes(
-        sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery)),
-        size=profile.image_size,
-        **options,
-    )
-    features, slopes, areas, digests = ({} for _ in range(4))
-    for name, seeds in encoders.items():
-        features[name], slopes[name], areas[name] = [], [], []
-        for number, encoder in enumerate(seeds):
-            digest = digests[f"{name}/{number}"] = encoder.digest
-            kept = {
-                f"_{len(gallery)}": lambda e=encoder: vars(
-                    encode_cues(sample, gallery, e, progress=progress)
-                ),
-                f"_slopes_{NUM_DERIVED}": lambda e=encoder: cue_slopes(
-                    sample, e, num_views=NUM_DERIVED, progress=progress
-                ),
-                f"_areas_{NUM_PROBE_SCENES}": lambda e=encoder: readable(
-                    sample, e, size=profile.image_size
-                ),
-            }
-            stem = f"{digest[:16]}_{len(sample.pairs)}"
-            feature, slope, area = (
-                kept_tensors(work_dir / f"{stem}{ending}.safetensors", make)
-                for ending, make in kept.items()
-            )
-            features[name].append(CueFeatures(**feature))
-            slopes[name].append(slope)
-            areas[name].append(area["areas"])
+    scenes = sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery))
+    gallery = render_scenes(scenes, size=profile.image_size, **options)
+
+    def kept(make: Callable, ending: str, *parts, **options) -> dict[str, list[dict[str, Tensor]]]:
+        """What is made of the sample, other parts and each encoder."""
+        found: dict[str, list[dict[str, Tensor]]] = {}
+        for name, seeds in encoders.items():
+            for encoder in seeds:
+                stem = f"{encoder.digest[:16]}_{len(sample.pairs)}_{ending}"
+                path = work_dir / f"{stem}.safetensors"
+                one = kept_tensors(path, lambda e=encoder: make(sample, *parts, e, **options))
+                found.setdefault(name, []).append(one)
+        return found
+
+    encoded = kept(encode_cues, f"{len(gallery)}", gallery, progress=progress)
+    features = {name: [CueFeatures(**one) for one in some] for name, some in encoded.items()}
+    slopes = kept(cue_slopes, f"slopes_{NUM_DERIVED}", num_views=NUM_DERIVED, progress=progress)
+    areas = kept(readable, f"areas_{NUM_PROBE_SCENES}", size=profile.image_size)
     table = CueTable(sample)
     add_spaces(table, features)
     add_attenuation(table, features)
     add_directions(table, features)
     add_removal(table, features, {n: [e.logit_scale for e in some] for n, some in encoders.items()})
     add_linear(table, encoders, features, slopes)
-    add_probes(table, {name: torch.stack(found) for name, found in areas.items()})
+    add_probes(table, {n: torch.stack([one["areas"] for one in some]) for n, some in areas.items()})
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
     models = [load_fusion(folder, dim=before.dim) for folder in folders]
     add_fusions(table, features["before"][0], {"adafuse": models})
-    notes = {
-        "encoders": digests,
+    return table.frame(), {
+        "encoders": digests_of(encoders),
         "views": len(sample.scenes),
         "gallery": len(gallery),
         "pairs": len(sample.pairs),
         "unseen_pairs": sample.num_unseen,
     }
-    return table.frame(), notes
 
 
 INSTRUMENT = Instrument(

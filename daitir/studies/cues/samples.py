@@ -24,32 +24,36 @@ NUM_CUE_VIEWS = 510
 
 @dataclass(frozen=True)
 class CueSample:
-    """Views with their pairs, drawn, and what they are compared with.
+    """Views with their pairs, drawn, and what they are compared with."""
 
-    Attributes:
-        captions: what each view was drawn from.
-        rounds: (num_views,), of their dialogues.
-        pairs: every cue of every view that can be undone and is seen.
-        scenes: what the views show.
-        images: of the views, (num_views, size, size, 3) uint8; `changed` are those of the pairs.
-        noise: for each hallucinated pair the view with noise as far away, `noise_inside` in the
-            changed pixels only.
-        num_unseen: pairs left out since no pixel changed.
-    """
-
-    captions: list[str]
-    rounds: Tensor
-    pairs: list[CuePair]
-    scenes: list[Scene]
-    images: np.ndarray
-    changed: np.ndarray
-    noise: np.ndarray
-    noise_inside: np.ndarray
-    num_unseen: int
+    captions: list[str]  # what each view was drawn from
+    rounds: Tensor  # (num_views,), of their dialogues
+    pairs: list[CuePair]  # every cue of every view that can be undone and is seen
+    scenes: list[Scene]  # what the views show
+    images: np.ndarray  # of the views, (num_views, size, size, 3) uint8
+    changed: np.ndarray  # of the pairs
+    noise: np.ndarray  # for each hallucinated pair the view with noise as far away
+    noise_inside: np.ndarray  # the same in the changed pixels only
+    num_unseen: int  # pairs left out since no pixel changed
 
     def chosen(self, kind: str, cue: str | None = None) -> np.ndarray:
         """(num_pairs,) bool, the pairs of a kind and, where it is given, a cue."""
         return np.array([p.kind == kind and cue in (None, p.cue) for p in self.pairs])
+
+
+def views_in_turn(
+    profile: Profile, before: Encoder, num_views: int
+) -> tuple[list[int], list[str], list[Scene], list[Scene]]:
+    """Rounds, captions, readings and targets of views of the test set `human`, one a dialogue.
+
+    `before` is the encoder that the query sets were made with.
+    """
+    drawn = load_query_set("human", before, queries_folder(profile))
+    number = min(num_views, len(drawn.captions))
+    rounds = [VIEW_ROUNDS[index % len(VIEW_ROUNDS)] for index in range(number)]
+    captions = [drawn.captions[index][t] for index, t in enumerate(rounds)]
+    readings = [drawn.readings[index][t] for index, t in enumerate(rounds)]
+    return rounds, captions, readings, sample_scenes(SEED, "test", number)
 
 
 def sample_cues(
@@ -60,17 +64,9 @@ def sample_cues(
     num_workers: int = 1,
     progress: bool = False,
 ) -> CueSample:
-    """Views of the test set `human`, one a dialogue, and their pairs.
-
-    `before` is the encoder that the query sets were made with. Raises DataError where the query
-    set is missing or of another encoder, and as `cue_pairs` does.
-    """
-    drawn = load_query_set("human", before, queries_folder(profile))
-    number = min(num_views, len(drawn.captions))
-    rounds = [VIEW_ROUNDS[index % len(VIEW_ROUNDS)] for index in range(number)]
-    captions = [drawn.captions[index][t] for index, t in enumerate(rounds)]
-    readings = [drawn.readings[index][t] for index, t in enumerate(rounds)]
-    views, pairs = cue_pairs(captions, readings, sample_scenes(SEED, "test", number))
+    """The views of `views_in_turn` and their pairs. Raises DataError as `cue_pairs` does."""
+    rounds, captions, readings, targets = views_in_turn(profile, before, num_views)
+    views, pairs = cue_pairs(captions, readings, targets)
     options = {"size": profile.image_size, "num_workers": num_workers, "progress": progress}
     images = render_scenes(views, **options)
     changed = render_scenes([pair.scene for pair in pairs], **options)
@@ -116,27 +112,22 @@ class CueFeatures:
 
 def encode_cues(
     sample: CueSample, gallery: np.ndarray, encoder: Encoder, *, progress: bool = False
-) -> CueFeatures:
-    """Everything of a sample, and a gallery's pictures, encoded."""
+) -> dict[str, Tensor]:
+    """The `CueFeatures` of a sample and of a gallery's pictures, by name."""
     raw_views, raw_changed = (
         before_projection(encoder, images, progress=progress)
         for images in (sample.images, sample.changed)
     )
     projection = encoder.model.visual.proj.detach().float().cpu()
-    noise, noise_inside, gallery_features = (
-        encoder.encode_images(images, progress=progress)
-        for images in (sample.noise, sample.noise_inside, gallery)
-    )
-    return CueFeatures(
-        texts=encoder.encode_texts(sample.captions, progress=progress),
-        views=unit(raw_views @ projection),
-        changed=unit(raw_changed @ projection),
-        noise=noise,
-        noise_inside=noise_inside,
-        gallery=gallery_features,
-        raw_views=raw_views,
-        raw_changed=raw_changed,
-    )
+    pictures = {"noise": sample.noise, "noise_inside": sample.noise_inside, "gallery": gallery}
+    return {
+        "texts": encoder.encode_texts(sample.captions, progress=progress),
+        "views": unit(raw_views @ projection),
+        "changed": unit(raw_changed @ projection),
+        **{n: encoder.encode_images(some, progress=progress) for n, some in pictures.items()},
+        "raw_views": raw_views,
+        "raw_changed": raw_changed,
+    }
 
 
 def cue_slopes(

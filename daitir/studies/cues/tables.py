@@ -23,6 +23,7 @@ from daitir.analysis.geometry.pairs import CUES
 from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
+from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.finetuned import CONFIG_NAME
 from daitir.studies.cues.samples import CueSample
 from daitir.studies.profiles import Profile
@@ -48,22 +49,14 @@ class Rows:
         self.rows: list[tuple] = []
 
     def add(
-        self,
-        measure: str,
-        encoder: str,
-        values: np.ndarray,
-        *,
-        where: str = "",
-        cue: str = "all",
-        kind: str = "",
-        link: Callable = float,
+        self, measure: str, encoder: str, values: np.ndarray, *, kind: str = "", **options
     ) -> None:
         """One row: the mean over views and seeds, `link` applied to it and its bounds.
 
         `values` are (num_views,) or (num_seeds, num_views). NaN stands for a view without a value;
         fewer than two views that have one under every seed give no row.
         """
-        self.add_all(measure, encoder, {(cue, kind): values}, where=where, link=link)
+        self.add_all(measure, encoder, {("all", kind): values}, **options)
 
     def add_all(
         self,
@@ -95,10 +88,8 @@ class Rows:
         `values` by encoder as in `add`; the change, within each view and from seed to seed, is the
         measure `<measure>_change_over_<earlier encoder>`.
         """
-        for name, some in values.items():
-            self.add(measure, name, some, where=where, kind=kind)
-        for base, name, change in changes(values):
-            self.add(f"{measure}_change_over_{base}", name, change, where=where, kind=kind)
+        for name, some, over in with_changes(values):
+            self.add(f"{measure}{over}", name, some, where=where, kind=kind)
 
     def put(
         self,
@@ -146,19 +137,12 @@ class CueTable(Rows):
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
 
     def add_pairs(
-        self,
-        measure: str,
-        encoder: str,
-        values: Tensor,
-        *,
-        where: str = "",
-        kind: str | None = None,
-        link: Callable = float,
+        self, measure: str, encoder: str, values: Tensor, *, kind: str | None = None, **options
     ) -> None:
         """A row for each cue and kind of pairs' values, and one for all cues of a kind.
 
-        With `kind`, what the values are of, such as noise: rows of hallucinated pairs alone, under
-        that name. `values` are (num_pairs,) or (num_seeds, num_pairs).
+        With `kind`, such as noise: rows of hallucinated pairs alone, under that name. `values` are
+        (num_pairs,) or (num_seeds, num_pairs).
         """
         places = {
             (cue, kind or of): self.sample.chosen(of, None if cue == "all" else cue)
@@ -166,14 +150,12 @@ class CueTable(Rows):
             for cue in ("all", *CUES)
         }
         columns = {place: self.per_view(values, chosen) for place, chosen in places.items()}
-        self.add_all(measure, encoder, columns, where=where, link=link)
+        self.add_all(measure, encoder, columns, **options)
 
     def compare_pairs(self, measure: str, values: Mapping[str, Tensor], *, where: str = "") -> None:
         """As `compare`, for each cue and kind, of pairs' values by encoder."""
-        for name, some in values.items():
-            self.add_pairs(measure, name, some, where=where)
-        for base, name, change in changes(values):
-            self.add_pairs(f"{measure}_change_over_{base}", name, change, where=where)
+        for name, some, over in with_changes(values):
+            self.add_pairs(f"{measure}{over}", name, some, where=where)
 
     def spread(self, values: Tensor) -> Tensor:
         """(num_seeds, num_pairs) from (num_seeds, num_hallucinated), NaN for the other pairs."""
@@ -213,10 +195,8 @@ def compared_encoders(
 
     Each name has a spec for each seed of its training. Without `others` they are the fine-tuning
     on text alone, which is the control, and DMCL, of all seeds that lie where the profile has its
-    encoders; the package has seed 0, and `daitir study encoders` trains the others into
-    `runs/studies/<profile>/encoders/<name>/<seed>`.
-
-    Raises DataError for names with more than one seed each, but not as many.
+    encoders; the package has seed 0. Raises DataError for names with more than one seed each, but
+    not as many.
     """
     if others is None:
         others = {}
@@ -231,6 +211,19 @@ def compared_encoders(
             "many, or one"
         )
     return {"before": [profile.encoder], **{name: list(specs) for name, specs in others.items()}}
+
+
+def load_compared(
+    profile: Profile, others: Mapping[str, Sequence[str]] | None, device: str
+) -> dict[str, list[Encoder]]:
+    """The encoders of `compared_encoders`."""
+    specs = compared_encoders(profile, others)
+    return {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+
+
+def digests_of(encoders: Mapping[str, Sequence[Encoder]]) -> dict[str, str]:
+    """What tells an encoder from others, by `name/number`."""
+    return {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
 
 
 def earlier_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -252,6 +245,12 @@ def changes(values: Mapping[str, T]) -> Iterable[tuple[str, str, T]]:
     """
     for base, name in earlier_pairs(values):
         yield base, name, values[name] - values[base]
+
+
+def with_changes(values: Mapping[str, T]) -> Iterable[tuple[str, T, str]]:
+    """Every name with its value, then with its `changes` and the suffix of their measure."""
+    yield from ((name, value, "") for name, value in values.items())
+    yield from ((name, value, f"_change_over_{base}") for base, name, value in changes(values))
 
 
 def seeds_together(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:

@@ -19,31 +19,18 @@ from torch import Tensor, nn
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
-from daitir.fusion import (
-    fuse_views,
-)
+from daitir.fusion import fuse_views
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.recogniser import Recogniser, load_recogniser
 from daitir.models.reformulation import Reformulator, load_reformulator
-from daitir.models.views import ViewGenerator, load_view_generator, view_seed
-from daitir.recipes.fusion import (
-    FUSION_CONFIG,
-    FusionData,
-    load_fusion,
-    train_fusion,
-)
+from daitir.models.views import ViewGenerator, load_view_generator
+from daitir.recipes.fusion import FUSION_CONFIG, FusionData, load_fusion, train_fusion
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
-from daitir.scenes import (
-    Scene,
-    Turn,
-    render_scenes,
-    sample_scenes,
-)
-from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained
+from daitir.scenes import Scene, Turn, render_scenes, sample_scenes
+from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
 from daitir.studies.engine.encoders import ENCODERS, finetuned
 from daitir.studies.engine.fusions import FUSIONS, RANKINGS
-from daitir.studies.engine.names import named, split_name
 from daitir.studies.engine.views import VIEWS
 from daitir.studies.engine.words import WORDS
 from daitir.studies.profiles import Profile
@@ -51,41 +38,29 @@ from daitir.studies.queries import (
     SEED,
     SETS,
     QuerySet,
+    check_drawn_by,
+    draw_views,
     load_query_set,
     queries_folder,
     set_dialogues,
 )
-from daitir.studies.training_sets import (
-    fusion_folder,
-    profile_data,
-)
+from daitir.studies.training_sets import fusion_folder, pixels_of
 
 T = TypeVar("T")
 
 
 @dataclass
 class Bench:
-    """What the conditions of a study are measured with; models are loaded when they are asked for.
-
-    Attributes:
-        profile: sizes and models.
-        study: names the recipes that are trained beside those of the profile.
-        work_dir: keeps what is trained.
-        cache: keeps the views that are drawn.
-        device: on which models run.
-        num_workers: processes that draw scenes.
-        progress: whether bars are shown.
-        facts: what a study measures for its notes on the way to its values.
-    """
+    """What the conditions of a study are measured with; models are loaded when asked for."""
 
     profile: Profile
-    study: Study
-    work_dir: Path
-    cache: Path
+    study: Study | None  # whose recipes are trained beside those of the profile
+    work_dir: Path  # keeps what is trained
+    cache: Path  # keeps the views that are drawn
     device: str = "cpu"
-    num_workers: int = 1
+    num_workers: int = 1  # processes that draw scenes
     progress: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # for the notes, found on the way
     _made: dict[tuple, Any] = field(default_factory=dict)  # once, for every encoder
     _features: dict[tuple, Tensor] = field(default_factory=dict)  # of the encoder
     _encoder: tuple[tuple[str, int], Encoder] | None = None
@@ -97,26 +72,23 @@ class Bench:
 
     @cached_property
     def reformulator(self) -> Reformulator:
-        """The language model of the profile."""
         return load_reformulator(self.profile.reformulator, device=self.device)
 
     @cached_property
     def generator(self) -> ViewGenerator:
-        """The pipeline of the profile."""
         return load_view_generator(self.profile.generator, device=self.device)
 
     @cached_property
     def recogniser(self) -> Recogniser:
-        """What reads the embedded world."""
         return load_recogniser(device=self.device)
 
     @cached_property
     def recipes(self) -> Mapping:
         """Recipes of fusions and encoders, by name; the study's own before the profile's."""
-        return {
-            **self.profile.fusions, **self.profile.encoders,
-            **self.study.fusions(self.profile), **self.study.encoders(self.profile),
-        }  # fmt: skip
+        recipes = {**self.profile.fusions, **self.profile.encoders}
+        if self.study is None:
+            return recipes
+        return recipes | self.study.fusions(self.profile) | self.study.encoders(self.profile)
 
     # Query sets, dialogues, pictures.
 
@@ -145,9 +117,8 @@ class Bench:
         return self._dialogues(condition.queries)[1][: condition.number]
 
     def _dialogues(self, queries: str) -> tuple[list[Scene], list[list[Turn]]]:
-        return _once(
-            self._made, ("dialogues", queries), partial(set_dialogues, self.profile, queries)
-        )
+        make = partial(set_dialogues, self.profile, queries)
+        return _once(self._made, ("dialogues", queries), make)
 
     def rounds(self, condition: Condition) -> list[list[int]]:
         """`rounds[dialogue]`: which rounds are asked."""
@@ -159,29 +130,31 @@ class Bench:
         """`words[dialogue][round]`: what is read."""
         name, argument = split_name(condition.words)
         say = partial(named(WORDS, name, "words"), self, condition, argument)
-        return _once(
-            self._made, ("words", condition.queries, condition.words, condition.number), say
-        )
+        key = ("words", condition.queries, condition.words, condition.number)
+        return _once(self._made, key, say)
 
     def prompts(self, condition: Condition) -> list[str]:
         """What is drawn, flat: the captions of the rounds that are asked."""
-        if condition.words in ("said", "exact"):
-            condition = replace(condition, words="refined")
-        pairs = zip(self.words(condition), self.rounds(condition), strict=True)
-        return [row[t] for row, rounds in pairs for t in rounds]
+        return self.asked(self._captions(condition), condition)
 
-    def gallery(self, queries: str) -> np.ndarray:
-        """The pictures that a query set searches, its targets first; of `train` those alone."""
-        train = queries == "train"
-        number = self.profile.num_train_dialogues if train else self.profile.num_gallery
-        return self.draw_scenes(sample_scenes(SEED, SETS[queries].split, number))
+    def _captions(self, condition: Condition) -> list[list[str]]:
+        changed = {"words": "refined"} if condition.words in ("said", "exact") else {}
+        return self.words(replace(condition, **changed))
 
-    def draw_scenes(self, scenes: Sequence[Scene]) -> np.ndarray:
+    def draw_scenes(self, scenes: Sequence[Scene], *, size: int | None = None) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
-        return render_scenes(
-            scenes, size=self.profile.image_size, num_workers=self.num_workers,
-            progress=self.progress,
-        )  # fmt: skip
+        return render_scenes(scenes, size=size or self.profile.image_size, **self.drawing)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The options of whatever draws scenes."""
+        return {"num_workers": self.num_workers, "progress": self.progress}
+
+    def _gallery(self, name: str) -> list[Scene]:
+        """What a query set searches, its targets first; the training set searches those alone."""
+        is_train = name == "train"
+        number = self.profile.num_train_dialogues if is_train else self.profile.num_gallery
+        return sample_scenes(SEED, SETS[name].split, number)
 
     def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
         """What stands in the place of the views: files or pictures in a row, or features."""
@@ -197,22 +170,19 @@ class Bench:
     ) -> list[Path]:
         """The views of a condition's captions, dialogue by dialogue, from the noise of `seed`."""
         recipe = SETS[condition.queries]
-        seed = recipe.seed if seed is None else seed
-        seeds = [
-            view_seed(seed, index, None if recipe.fixed_noise else t)
-            for index, rounds in enumerate(self.rounds(condition))
-            for t in rounds
-        ]
+        recipe = recipe if seed is None else replace(recipe, seed=seed)
         generator = generator or self.generator
-        return generator.generate(
-            self.prompts(condition), seeds, self.cache, progress=self.progress
-        )
+        captions, rounds = self._captions(condition), self.rounds(condition)
+        return draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
         words = [Dialogue("", tuple(row)) for row in self.words(condition)]
-        texts = query_texts(words, convention=condition.text)
-        pairs = zip(texts, self.rounds(condition), strict=True)
+        return self.asked(query_texts(words, convention=condition.text), condition)
+
+    def asked(self, rows: Sequence[Sequence[T]], condition: Condition) -> list[T]:
+        """Of `rows[dialogue][round]` those of the rounds that are asked, flat."""
+        pairs = zip(rows, self.rounds(condition), strict=True)
         return [row[t] for row, rounds in pairs for t in rounds]
 
     # Models that are trained, each kept where it is found again.
@@ -227,11 +197,17 @@ class Bench:
         return self._encoder[1]
 
     def finetune_data(self, name: str) -> FinetuneData:
-        """A query set with the pictures of its views and of its gallery."""
-        make = partial(
-            profile_data, self.profile, name, self.generator, self.base, self.cache,
-            num_workers=self.num_workers, progress=self.progress,
-        )  # fmt: skip
+        """A query set with the pictures of its views and of its gallery, and the drawn captions."""
+
+        def make() -> FinetuneData:
+            queries, size = self.query_set(name), self.base.image_size
+            check_drawn_by(self.generator, queries_folder(self.profile))
+            paths = self.draw(Condition("", "", queries=name))
+            views = np.stack([pixels_of(path, size) for path in paths])
+            views = views.reshape(*queries.rounds.shape, size, size, 3)
+            gallery = self.draw_scenes(self._gallery(name), size=size)
+            return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
+
         return _once(self._made, ("finetuning", name), make)
 
     def fusion(self, trained: Trained, condition: Condition) -> nn.Module:
@@ -251,12 +227,9 @@ class Bench:
                 )
             words = "said" if condition.text == "raw_dialogue" else "refined"
             asked = replace(condition, words=words, views=trained.views, rounds=None, number=None)
-            train, val = (
-                self.fusion_data(replace(asked, queries=name)) for name in ("train", "val")
-            )
-            return train_fusion(
-                train, val, recipe, folder, seed=seed, device=self.device, progress=self.progress
-            ).cpu()
+            data = [self.fusion_data(replace(asked, queries=name)) for name in ("train", "val")]
+            options = {"seed": seed, "device": self.device, "progress": self.progress}
+            return train_fusion(*data, recipe, folder, **options).cpu()
         return load_fusion(folder, dim=self.base.dim, seed=seed, recipe=recipe)
 
     # Features, kept until another encoder is asked for.
@@ -287,25 +260,21 @@ class Bench:
 
     def gallery_features(self, condition: Condition) -> Tensor:
         """(num_images, dim) of the pictures that a condition searches."""
-        encoder, split = self.encoder_of(condition), SETS[condition.queries].split
+        encoder, name = self.encoder_of(condition), condition.queries
 
         def encode() -> Tensor:
-            pictures = self.gallery(condition.queries)
+            pictures = self.draw_scenes(self._gallery(name))
             return encoder.encode_images(pictures, progress=self.progress)
 
-        return _once(self._features, ("gallery", split), encode)
+        return _once(self._features, ("gallery", SETS[name].split), encode)
 
     def encoder_of(self, condition: Condition) -> Encoder:
-        """The encoder of a condition."""
         return self.encoder(condition.encoder, condition.seed)
 
     def fusion_data(self, condition: Condition) -> FusionData:
         """All features of a condition."""
-        return FusionData(
-            self.text_features(condition),
-            self.view_features(condition),
-            self.gallery_features(condition),
-        )
+        parts = (self.text_features, self.view_features, self.gallery_features)
+        return FusionData(*(part(condition) for part in parts))
 
     def _kept(self, kind: str, condition: Condition, encode: Callable, *names: str) -> Tensor:
         self.encoder_of(condition)  # forgets the features of another

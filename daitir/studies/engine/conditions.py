@@ -7,9 +7,12 @@ ranks into rows; neither knows any study.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from daitir.common.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from daitir.studies.engine.ranks import Ranks
     from daitir.studies.profiles import Profile
 
+T = TypeVar("T")
 VALIDATION = "human_val"  # the label of the validation split
 ZERO_SHOT = "zero_shot"  # the encoder before any training of ours
 
@@ -33,51 +37,32 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Trained:
-    """A fusion that is trained, as it stands in the place of a condition's fusion.
+    """A fusion that is trained, as it stands in the place of a condition's fusion."""
 
-    Attributes:
-        recipe: its name among the fusions of the study or of the profile.
-        views: what it was shown in training, as in `Condition.views`.
-        encoder: whose features it was trained on; None for the encoder of the condition.
-    """
-
-    recipe: str
-    views: str = "kept"
-    encoder: str | None = None
+    recipe: str  # its name among the fusions of the study or of the profile
+    views: str = "kept"  # what it was shown in training, as in `Condition.views`
+    encoder: str | None = None  # whose features it was trained on; None for the condition's
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to ask a query set: dialogues, text, views, encoder and fusion, with a seed.
+    """One way to ask a query set, with the two labels that it has in the table.
 
-    Attributes:
-        benchmark: its label in the table.
-        method: its label in the table.
-        seed: of the training of fusion and encoder, where they are trained.
-        queries: the query set, one of `daitir.studies.queries.SETS`.
-        words: what is read, one of `words.WORDS`.
-        text: how a query is made of the words of the rounds so far, one of
-            `daitir.data.dialogues.TEXT_CONVENTIONS`.
-        views: what stands in the place of the view, one of `views.VIEWS`, with a number where it
-            takes one (`guidance_4`); stand-ins name what they are made from after a colon
-            (`placebo:kept`).
-        encoder: one of `encoders.ENCODERS`, or a trained one of the study or of the profile.
-        fusion: one of `fusions.FUSIONS` or `fusions.RANKINGS`, or a trained one.
-        rounds: which are asked; None for those that the query set has drawn.
-        number: the first dialogues that are asked; None for all.
+    Views take a number where there is one (`guidance_4`), and stand-ins name what they are made
+    from after a colon (`placebo:kept`).
     """
 
     benchmark: str
     method: str
-    seed: int = 0
-    queries: str = "human"
-    words: str = "refined"
-    text: str = "current_rewrite"
-    views: str = "kept"
-    encoder: str = ZERO_SHOT
-    fusion: str | Trained = "text"
-    rounds: tuple[int, ...] | None = None
-    number: int | None = None
+    seed: int = 0  # of the training of fusion and encoder, where they are trained
+    queries: str = "human"  # one of `daitir.studies.queries.SETS`
+    words: str = "refined"  # what is read, one of `words.WORDS`
+    text: str = "current_rewrite"  # one of `daitir.data.dialogues.TEXT_CONVENTIONS`
+    views: str = "kept"  # what stands in the place of the view, one of `views.VIEWS`
+    encoder: str = ZERO_SHOT  # one of `encoders.ENCODERS`, or a trained one
+    fusion: str | Trained = "text"  # one of `fusions.FUSIONS` or `RANKINGS`, or a trained one
+    rounds: tuple[int, ...] | None = None  # which are asked; None for those that are drawn
+    number: int | None = None  # the first dialogues that are asked; None for all
 
     @property
     def key(self) -> Key:
@@ -89,93 +74,61 @@ class Condition:
 class Contrast:
     """A metric of a method less that of its rivals, query by query.
 
-    Attributes:
-        weights: of the metric under each method, by key; a gain is 1 of the method and -1 of its
-            rival.
-        metrics: of which the table shows the contrast.
+    A gain has the weights 1 of the method and -1 of its rival.
     """
 
     weights: Mapping[Key, float]
-    metrics: tuple[str, ...] = ("recall_at_10",)
+    metrics: tuple[str, ...] = ("recall_at_10",)  # of which the table shows the contrast
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a table shows of a method.
+    """What a table shows of a method."""
 
-    Attributes:
-        metrics: by the name in the table, one of `tables.MEASURES` each.
-        baseline: whose ranks a degraded one is worse than; metrics of degradation need it.
-        contrasts: by the suffix of the metric's name, for example `gain_over_dar`.
-        round: the label of metrics over all rounds; None for the last round.
-    """
-
-    metrics: tuple[str, ...] | Mapping[str, str]
-    baseline: Key | None = None
-    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
-    round: int | None = None
+    metrics: tuple[str, ...] | Mapping[str, str]  # by the name in the table, of `tables.MEASURES`
+    baseline: Key | None = None  # whose ranks a degraded one is worse than
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)  # by the metric's suffix
+    round: int | None = None  # the label of metrics over all rounds; None for the last round
 
 
 @dataclass(frozen=True)
-class Study:
-    """A question that is measured, and the table that answers it.
-
-    Attributes:
-        name: of the study, and of its table behind the name of the profile.
-        question: what is measured.
-        minutes: about what it takes on two cores under the profile `classroom`.
-        conditions: of a profile and of the ranks that are there; a study that chooses by what it
-            measured first names more when those ranks are there.
-        shown: what the table shows of a key, None for nothing.
-        together: whether what is measured is averaged over seeds, query by query; otherwise every
-            seed has rows of its own.
-        alone: keys and a metric of which each seed has a value beside the average.
-        digits: to which the numbers of the table are rounded.
-        fusions: recipes that the study trains beside those of the profile, by name.
-        encoders: recipes that the study trains beside those of the profile, by name.
-        values: what is measured of queries and is no rank: arrays `(num_queries, num_rounds)` by
-            benchmark, method, seed and metric.
-        notes: what the notes beside the table tell of its ranks.
-    """
+class Measured:
+    """A question that is measured into a table."""
 
     name: str
     question: str
-    minutes: int
-    conditions: Callable[[Profile, Ranks], Iterable[Condition]]
-    shown: Callable[[Key, Ranks], Shown | None]
-    together: bool = False
-    alone: Callable[[Key], str | None] = lambda key: None
-    digits: int | None = None
-    fusions: Callable[[Profile], Mapping[str, FusionRecipe]] = lambda profile: {}
-    encoders: Callable[[Profile], Mapping[str, EncoderRecipe]] = lambda profile: {}
-    values: Callable[[Bench], Mapping[tuple[str, str, int, str], np.ndarray]] | None = None
-    notes: Callable[[Bench, Ranks], Mapping] = lambda bench, ranks: {}
+    minutes: int  # about what it takes on two cores under the profile `classroom`
 
     def table(self, profile_name: str) -> str:
         """The name of the table; the benchmark's is that of the profile alone."""
-        suffix = "" if self.name == "benchmark" else f"_{self.name}"
-        return f"{profile_name}{suffix}"
+        return profile_name if self.name == "benchmark" else f"{profile_name}_{self.name}"
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """A study that measures features of encoders and ranks nothing.
+class Study(Measured):
+    """Conditions that are ranked, and what the table shows of their ranks.
 
-    Attributes:
-        name: of the study, and of its table behind the name of the profile.
-        question: what is measured.
-        minutes: about what it takes on two cores under the profile `classroom`.
-        measure: measures encoders and gives the rows of the table with what its notes tell.
+    A study that chooses by what it measured first names more conditions when those ranks are there.
     """
 
-    name: str
-    question: str
-    minutes: int
-    measure: Callable[..., tuple[pd.DataFrame, Mapping]]
+    conditions: Callable[[Profile, Ranks], Iterable[Condition]]
+    shown: Callable[[Key, Ranks], Shown | None]  # None for nothing
+    together: bool = False  # averages over seeds, query by query, not rows for each seed
+    alone: Callable[[Key], str | None] = lambda key: None  # a metric that each seed has besides
+    digits: int | None = None  # to which the table is rounded
+    # Recipes that are trained beside those of the profile, by name.
+    fusions: Callable[[Profile], Mapping[str, FusionRecipe]] = lambda profile: {}
+    encoders: Callable[[Profile], Mapping[str, EncoderRecipe]] = lambda profile: {}
+    # What is no rank: arrays (num_queries, num_rounds) by benchmark, method, seed and metric.
+    values: Callable[[Bench], Mapping[tuple[str, str, int, str], np.ndarray]] | None = None
+    notes: Callable[[Bench, Ranks], Mapping] = lambda bench, ranks: {}
 
-    def table(self, profile_name: str) -> str:
-        """The name of the table."""
-        return f"{profile_name}_{self.name}"
+
+@dataclass(frozen=True)
+class Instrument(Measured):
+    """What measures features of encoders and ranks nothing: rows of a table, and its notes."""
+
+    measure: Callable[..., tuple[pd.DataFrame, Mapping]]
 
 
 def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
@@ -188,3 +141,22 @@ def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
     weights[key] += 1
     weights[rival] -= 1
     return Contrast(weights, metrics or ("recall_at_10",))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A name and its argument: `guidance_4` is `guidance` with `4`, `placebo:kept` with `kept`.
+
+    >>> split_name("guidance_4"), split_name("placebo:kept"), split_name("remembered_0.5:drawn")
+    (('guidance', '4'), ('placebo', 'kept'), ('remembered', '0.5:drawn'))
+    """
+    match = re.fullmatch(r"([a-z_]+?)(?:_(\d.*)|:(.*))?", name)
+    if match is None:
+        raise DataError(f"{name!r} is no name with a number or a colon behind it")
+    return match[1], match[2] or match[3] or ""
+
+
+def named(entries: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of a name. Raises DataError for an unknown one, with those that there are."""
+    if name not in entries:
+        raise DataError(f"unknown {what} {name!r}; there are {', '.join(entries)}")
+    return entries[name]

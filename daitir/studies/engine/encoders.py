@@ -14,8 +14,7 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.identity import CONFIG_NAME
 from daitir.recipes.clip import train_clip
 from daitir.recipes.finetune import finetune, load_trained
-from daitir.studies.engine.conditions import ZERO_SHOT
-from daitir.studies.engine.names import named
+from daitir.studies.engine.conditions import ZERO_SHOT, named
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import as_read, encoder_folder, training_data
 
@@ -48,17 +47,12 @@ class Rotated:
 
 def _other_clip(bench: Bench) -> Encoder:
     """An encoder of the same recipe, from another seed and trained for less long."""
-    recipe = bench.profile.clip
-    recipe = replace(
-        recipe,
-        steps=recipe.steps // 5,
-        num_scenes=recipe.num_scenes // 5,
-        batch_size=recipe.batch_size // 2,
-    )
+    usual = bench.profile.clip
+    shorter = {"steps": usual.steps // 5, "num_scenes": usual.num_scenes // 5}
+    recipe = replace(usual, batch_size=usual.batch_size // 2, **shorter)
     folder = bench.work_dir / "encoders" / "other_clip"
     if not (folder / "open_clip_config.json").is_file():
-        train_clip(recipe, folder, seed=SEED + 1, device=bench.device,
-                   num_workers=bench.num_workers, progress=bench.progress)  # fmt: skip
+        train_clip(recipe, folder, seed=SEED + 1, device=bench.device, **bench.drawing)
     return load_encoder(f"open_clip:{folder}", device=bench.device)
 
 
@@ -70,9 +64,8 @@ def finetuned(bench: Bench, name: str, seed: int) -> Encoder:
         folder = bench.work_dir / "encoders" / name / str(seed)
     if (folder / CONFIG_NAME).is_file():
         return load_trained(folder, recipe, seed=seed, device=bench.device)
-    train = training_data(
-        bench.finetune_data("train"), bench.profile, recipe, num_workers=bench.num_workers
-    )
+    drawn, number = bench.finetune_data("train"), bench.num_workers
+    train = training_data(drawn, bench.profile, recipe, num_workers=number)
     if name == SHUFFLED:
         train = replace(train, views=np.roll(train.views, 1, axis=0))
     val = as_read(bench.finetune_data("val"), bench.profile, "val", recipe)

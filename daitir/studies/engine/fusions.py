@@ -42,14 +42,6 @@ FUSIONS: dict[str, Callable[[Bench, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def _by_place(text, view, gallery, targets, rounds) -> Tensor:
-    return reciprocal_rank_fusion(text, view, gallery, targets)
-
-
-def _better_of_both(text, view, gallery, targets, rounds) -> Tensor:
-    return torch.minimum(target_ranks(text, gallery, targets), target_ranks(view, gallery, targets))
-
-
 def _by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> Tensor:
     """Ranks by DAR's sum of scores, where those of several views are put `together` first."""
     firsts = first_equal(gallery)  # equal pictures tie
@@ -63,8 +55,12 @@ def _by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> T
 
 
 RANKINGS: dict[str, Callable[..., Tensor]] = {
-    "rank_fusion": _by_place,
-    "best_of_text_and_view": _better_of_both,
+    "rank_fusion": lambda text, view, gallery, targets, rounds: reciprocal_rank_fusion(
+        text, view, gallery, targets
+    ),
+    "best_of_text_and_view": lambda text, view, gallery, targets, rounds: torch.minimum(
+        *(target_ranks(query, gallery, targets) for query in (text, view))
+    ),
     "dar_of_scores": partial(_by_scores, together=lambda scores: scores.mean(dim=1)),
     "dar_of_best": partial(_by_scores, together=lambda scores: scores.amax(dim=1)),
 }

@@ -25,14 +25,7 @@ from daitir.studies.engine.conditions import Key
 
 @dataclass
 class Ranks:
-    """Ranks of a study.
-
-    Attributes:
-        arrays: (num_queries, num_rounds), 0-based, by benchmark, method and seed.
-        values: (num_queries, num_rounds), by benchmark, method, seed and metric.
-        rounds: which rounds the columns are, by benchmark.
-        notes: what they were made from.
-    """
+    """Ranks of a study, and what was measured of queries besides: arrays (num_queries, num_rounds)."""
 
     arrays: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     values: dict[tuple[str, str, int, str], np.ndarray] = field(default_factory=dict)
@@ -49,14 +42,16 @@ class Ranks:
         return sorted(seed for *place, seed in self.arrays if Key(*place) == key)
 
     def of(self, key: Key) -> np.ndarray:
-        """(num_seeds, num_queries, num_rounds) ranks of a method, int64.
-
-        Raises DataError where there are none.
-        """
+        """(num_seeds, num_queries, num_rounds) int64. Raises DataError where there are none."""
         arrays = [self.arrays[*key, seed] for seed in self.seeds(key)]
         if not arrays:
             raise DataError(f"no ranks of {key.method} on {key.benchmark}; run the study again")
         return np.stack(arrays).astype(np.int64)
+
+
+def in_small(ranks: np.ndarray) -> np.ndarray:
+    """Ranks in the smallest unsigned type that holds them."""
+    return ranks.astype(np.min_scalar_type(int(ranks.max())))
 
 
 def write_ranks(path: Path, ranks: Ranks) -> None:
@@ -67,9 +62,8 @@ def write_ranks(path: Path, ranks: Ranks) -> None:
     columns = {"notes": np.array(json.dumps(ranks.notes))}
     for place, conditions in alike.items():
         names, arrays = zip(*conditions, strict=True)
-        together = np.stack(arrays)
         columns[f"conditions/{place}"] = np.array(names)
-        columns[f"ranks/{place}"] = together.astype(np.min_scalar_type(int(together.max())))
+        columns[f"ranks/{place}"] = in_small(np.stack(arrays))
     for name, array in sorted(ranks.values.items()):
         columns["/".join(("values", *map(str, name)))] = array
     for benchmark, rounds in sorted(ranks.rounds.items()):

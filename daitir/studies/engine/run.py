@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
-from daitir.studies.engine.ranks import Ranks, read_ranks, write_ranks
+from daitir.studies.engine.ranks import Ranks, in_small, read_ranks, write_ranks
 from daitir.studies.engine.tables import study_table
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
@@ -44,24 +44,12 @@ def run_study(
     num_workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Measure a study and write its ranks, its table and its notes.
+    """Measure a study, write its ranks, its table and its notes, and give the path of the table.
 
-    Args:
-        work_dir: keeps ranks and what is trained; studies may share it.
-        cache: keeps the views that are drawn.
-        results_dir: gets `ranks/<table>.npz`, `<table>.csv` and `<table>.json`.
-        device: on which models run.
-        num_workers: processes that draw scenes.
-        progress: whether bars are shown.
-
-    Returns:
-        The path of the table.
-
-    Raises:
-        DataError: where the query sets do not fit the models, a name is unknown, or `work_dir`
-            holds what other models or another profile made.
-        ValueError: where two conditions have one place in the table, or the rounds of a benchmark
-            are not the same under all its conditions.
+    `work_dir` keeps ranks and what is trained, and studies may share it; `cache` keeps the views
+    that are drawn. Raises DataError where the query sets do not fit the models, a name is unknown,
+    or `work_dir` holds what other models or another profile made; ValueError where two conditions
+    have one place in the table, or the rounds of a benchmark differ between its conditions.
     """
     began = time.perf_counter()
     bench = Bench(profile, study, work_dir, cache, device, num_workers, progress)
@@ -72,7 +60,9 @@ def run_study(
         for condition in study.conditions(profile, ranks)
         if (*condition.key, condition.seed) not in ranks.arrays
     ]:
-        for condition in by_encoder(missing):
+        # One encoder after the other, since only one is kept in memory.
+        encoders = list(dict.fromkeys(map(encoder_of, missing)))
+        for condition in sorted(missing, key=lambda one: encoders.index(encoder_of(one))):
             name = (*condition.key, condition.seed)
             if name in ranks.arrays:
                 raise ValueError(f"two conditions of {study.name} are {name}")
@@ -82,10 +72,7 @@ def run_study(
                 raise ValueError(f"{name}: other rounds than before on this benchmark")
     if study.values is not None:
         ranks.values = dict(study.values(bench))
-    encoders = dict.fromkeys(
-        (c.encoder, 0 if c.encoder == ZERO_SHOT else c.seed)
-        for c in study.conditions(profile, ranks)
-    )
+    encoders = list(dict.fromkeys(map(encoder_of, study.conditions(profile, ranks))))
     ranks.notes = {
         **notes_of(profile),
         "encoders": {f"{name}/{seed}": bench.encoder(name, seed).digest for name, seed in encoders},
@@ -107,9 +94,7 @@ def run_instrument(
 ) -> Path:
     """Measure features of encoders and write the table and its notes; gives the table's path.
 
-    Args:
-        others: specs of the encoders to compare, by name.
-        options: the folders, the device and the number of workers of `run_study`.
+    `others` are specs of the encoders to compare, by name, `options` those of `run_study`.
     """
     began = time.perf_counter()
     rows, notes = instrument.measure(profile, others, **options)
@@ -154,8 +139,7 @@ def study_tables(profile_name: str, results_dir: Path = Path("results")) -> list
 def check_work_dir(bench: Bench) -> None:
     """Raises DataError where what the work folder keeps was made by other models or sizes.
 
-    What is trained there, and so all that is ranked, depends on them; recipes of fusions and
-    encoders are compared one by one, so that another one may be added.
+    Recipes of fusions and encoders are compared one by one, so that another one may be added.
     """
     profile, path = bench.profile, bench.work_dir / "made_from.json"
     sizes = ("image_size", "num_gallery", "num_train_dialogues", "num_val_dialogues",
@@ -182,36 +166,27 @@ def check_work_dir(bench: Bench) -> None:
     write_json(path, facts)
 
 
-def by_encoder(conditions: Iterable[Condition]) -> list[Condition]:
-    """The conditions, those of one encoder after the other: only one is kept in memory."""
-    groups: dict[tuple[str, int], list[Condition]] = {}
-    for condition in conditions:
-        seed = 0 if condition.encoder == ZERO_SHOT else condition.seed
-        groups.setdefault((condition.encoder, seed), []).append(condition)
-    return [condition for group in groups.values() for condition in group]
+def encoder_of(condition: Condition) -> tuple[str, int]:
+    """The name and the seed of a condition's encoder; the start has none of its own."""
+    return condition.encoder, 0 if condition.encoder == ZERO_SHOT else condition.seed
 
 
 def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
-    """The ranks of a condition, of an earlier run or of this one."""
-    facts = json.dumps(_made_from(bench, condition), sort_keys=True)
-    path = bench.work_dir / "ranks" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npy"
-    if not path.is_file():
-        logger.warning("%s, %s, seed %d", condition.benchmark, condition.method, condition.seed)
-        ranks = bench.ranks(condition)
-        small = ranks.astype(np.min_scalar_type(int(ranks.max())))
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.save(file, small)
-    return np.load(path, allow_pickle=False)
+    """The ranks of a condition, of an earlier run or of this one.
 
-
-def _made_from(bench: Bench, condition: Condition) -> Mapping:
-    """What decides ranks beside what `check_work_dir` holds: the condition without its labels,
-    and the recipes that it names.
+    The condition without its labels decides them, and its recipes; the rest was checked before.
     """
-    facts = dataclasses.asdict(condition)
-    del facts["benchmark"], facts["method"]
+    asked = dataclasses.asdict(condition)
+    del asked["benchmark"], asked["method"]
     names = {condition.encoder}
     if isinstance(condition.fusion, Trained):
         names |= {condition.fusion.recipe, condition.fusion.encoder}
     recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
-    return {"condition": facts, "recipes": recipes}
+    facts = json.dumps({"condition": asked, "recipes": recipes}, sort_keys=True)
+    path = bench.work_dir / "ranks" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npy"
+    if not path.is_file():
+        logger.warning("%s, %s, seed %d", condition.benchmark, condition.method, condition.seed)
+        small = in_small(bench.ranks(condition))
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, small)
+    return np.load(path, allow_pickle=False)

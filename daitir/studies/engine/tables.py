@@ -19,19 +19,13 @@ from daitir.evaluation import RESULT_COLUMNS
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study
 from daitir.studies.engine.ranks import Ranks
 
-
-def _over_rounds(measure: Callable, ranks: np.ndarray) -> np.ndarray:
-    """(num_queries, 1): the mean of what is measured over the rounds of each query."""
-    return measure(ranks).mean(axis=1, keepdims=True)
-
-
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hits_at_10": partial(metrics.hit_values, k=10),
     "recall_at_10": partial(metrics.recall_values, k=10),
     "recall_at_1": partial(metrics.recall_values, k=1),
     "mrr": metrics.reciprocal_rank_values,
     "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
-    "mean_recall_at_10": partial(_over_rounds, partial(metrics.recall_values, k=10)),
+    "mean_recall_at_10": lambda r: metrics.recall_values(r, k=10).mean(axis=1, keepdims=True),
 }
 """Of ranks `(num_queries, num_rounds)`: values a round, or one column over all rounds."""
 AGAINST_A_BASELINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -85,7 +79,8 @@ def _measured(
     for name, metric in names.items():
         known = False
         if metric in AGAINST_A_BASELINE:
-            pairs = _paired(stacked, baseline)
+            # A baseline of one seed is everyone's.
+            pairs = zip(stacked, np.broadcast_to(baseline, stacked.shape), strict=True)
             values = np.mean([AGAINST_A_BASELINE[metric](*pair) for pair in pairs], axis=0)
             if metric != "rank_drop":
                 known = metrics.same_ranks(stacked, baseline)
@@ -98,33 +93,24 @@ def _measured(
                 # A method of the first dialogues alone is compared on those.
                 rivals = {k: ranks.of(k)[:, : stacked.shape[1]] for k in contrast.weights}
                 rivals[key] = stacked
-                about = (key, label, rounds, f"{name}_{suffix}", metric)
-                yield _contrast_rows(contrast, rivals, *about)
+                compared = _contrasted(contrast, rivals, metric)
+                yield _rows(key, label, rounds, f"{name}_{suffix}", **compared)
 
 
-def _contrast_rows(
-    contrast: Contrast,
-    stacked: Mapping[Key, np.ndarray],
-    key: Key,
-    label: int | str,
-    rounds: list[int],
-    name: str,
-    metric: str,
-) -> pd.DataFrame:
-    """The rows of a metric's contrast between methods, of their ranks by key."""
-    values = np.zeros_like(_averaged(metric, stacked[key]))
-    for rival, weight in contrast.weights.items():
-        values = values + weight * _averaged(metric, stacked[rival])
+def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: str) -> dict:
+    """The values, what is known and the bounds of a contrast between methods, of ranks by key."""
+    averages = {rival: _averaged(metric, stacked[rival]) for rival in contrast.weights}
+    values = sum(weight * averages[rival] for rival, weight in contrast.weights.items())
     weights = {rival: weight for rival, weight in contrast.weights.items() if weight}
     negative = sum(min(weight, 0) for weight in weights.values())
     positive = sum(max(weight, 0) for weight in weights.values())
     # Where methods that are compared rank alike nothing is chance, as of a method and itself.
-    rivals = [stacked[rival] for rival in weights or (key,)]
+    rivals = [stacked[rival] for rival in list(weights) or list(contrast.weights)[:1]]
     same = np.all([metrics.same_ranks(rivals[0], rival) for rival in rivals], axis=0)
     same &= negative + positive == 0
     known = same if values.shape[1] == len(same) else same.all()
     bounds = (negative, positive) if weights else metrics.DIFFERENCES
-    return _rows(key, label, rounds, name, values, known=known, bounds=bounds)
+    return {"values": values, "known": known, "bounds": bounds}
 
 
 def _rows(
@@ -149,13 +135,6 @@ def _rows(
 def _averaged(metric: str, stacked: np.ndarray) -> np.ndarray:
     """(num_queries, num_rounds or 1), the mean over seeds of what is measured of each."""
     return np.mean([MEASURES[metric](one) for one in stacked], axis=0)
-
-
-def _paired(stacked: np.ndarray, baseline: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each seed with the baseline's of the same place; a baseline of one seed is everyone's."""
-    if len(baseline) == 1:
-        baseline = np.repeat(baseline, len(stacked), axis=0)
-    return list(zip(stacked, baseline, strict=True))
 
 
 def _round_labels(ranks: Ranks, benchmark: str, number: int, label: int | None) -> list[int]:

@@ -17,10 +17,8 @@ from daitir.fusion import remembered_views
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
 from daitir.scenes import NUM_QUESTIONS, controlled_view, merge_facts, parse
-from daitir.studies.engine.conditions import Condition
+from daitir.studies.engine.conditions import Condition, named
 from daitir.studies.engine.encoders import KEPT_UNDER
-from daitir.studies.engine.names import named
-from daitir.studies.perturbations import last_views
 from daitir.studies.queries import SEED
 
 if TYPE_CHECKING:
@@ -37,10 +35,6 @@ def _kept_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
     if condition.rounds is not None:
         features = features[:, list(condition.rounds)]
     return named(KEPT_UNDER, condition.encoder, "encoder of kept views")(bench, features)
-
-
-def _other_noise(bench: Bench, condition: Condition, argument: str) -> list[Path]:
-    return bench.draw(condition, seed=int(argument))
 
 
 def _first_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
@@ -62,13 +56,11 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
     recipe = replace(bench.profile.diffusion, steps=int(argument))
     if recipe == bench.profile.diffusion:
         return bench.draw(condition)
-    folder = bench.work_dir / "diffusion" / argument
+    usual, folder = bench.generator, bench.work_dir / "diffusion" / argument
     if not (folder / "model_index.json").is_file():
-        retrain_unet(
-            recipe, bench.generator.pipeline, folder, latents=folder.parent / "latents.safetensors",
-            device=bench.device, num_workers=bench.num_workers, progress=bench.progress,
-        )  # fmt: skip
-    usual = bench.generator
+        latents = folder.parent / "latents.safetensors"
+        on = {"latents": latents, "device": bench.device, **bench.drawing}
+        retrain_unet(recipe, usual.pipeline, folder, **on)
     generator = load_view_generator(
         str(folder), steps=usual.steps, guidance=usual.guidance, device=bench.device
     )
@@ -78,30 +70,22 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
 def _redrawn(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
     """What the recogniser reads off each kept view, rendered: drawn well, of the same content."""
     readings = bench.query_set(condition.queries).readings[: condition.number]
-    rounds = bench.rounds(condition)
-    return bench.draw_scenes(
-        [row[t] for row, chosen in zip(readings, rounds, strict=True) for t in chosen]
-    )
+    return bench.draw_scenes(bench.asked(readings, condition))
 
 
-def _controlled(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
-    """Rendered views of what was said, a share of it false (in percent)."""
+def _controlled(
+    bench: Bench, condition: Condition, argument: str, *, of_captions: bool = False
+) -> np.ndarray:
+    """Rendered views of what was said, or what captions state, a share of it false (in percent)."""
     talks, rounds = bench.talks(condition), bench.rounds(condition)
+    if of_captions:
+        facts = {str(i): parse(p).facts for i, p in enumerate(bench.prompts(condition))}
+    else:
+        asked = [(i, t) for i, chosen in enumerate(rounds) for t in chosen]
+        facts = {f"{i}/{t}": merge_facts(talks[i][: t + 1]) for i, t in asked}
     share = int(argument) / 100
-    return bench.draw_scenes([
-        controlled_view(merge_facts(turns[: t + 1]), broken_share=share, seed=f"{i}/{t}").scene
-        for i, (turns, chosen) in enumerate(zip(talks, rounds, strict=True))
-        for t in chosen
-    ])  # fmt: skip
-
-
-def _controlled_captions(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
-    """Rendered views of what the captions state, a share of it false (in percent)."""
-    share = int(argument) / 100
-    return bench.draw_scenes([
-        controlled_view(parse(prompt).facts, broken_share=share, seed=str(index)).scene
-        for index, prompt in enumerate(bench.prompts(condition))
-    ])  # fmt: skip
+    views = [controlled_view(f, broken_share=share, seed=seed) for seed, f in facts.items()]
+    return bench.draw_scenes([view.scene for view in views])
 
 
 def _stand_in(
@@ -116,6 +100,18 @@ def _remembered(bench: Bench, condition: Condition, argument: str) -> Tensor:
     decay, _, views = argument.partition(":")
     features = bench.view_features(replace(condition, views=views))
     return remembered_views(features, decay=float(decay))
+
+
+def last_views(view_features: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+    """At every round the latest view that is there, and where there is none yet.
+
+    `view_features` are (num_queries, num_rounds, dim) of all rounds, `missing` (num_queries,
+    num_rounds) bool, as is the second that is given.
+    """
+    rounds = torch.arange(missing.shape[1]).expand_as(missing)
+    latest = torch.where(missing, -1, rounds).cummax(dim=1).values
+    queries = torch.arange(len(missing))[:, None]
+    return view_features[queries, latest.clamp(min=0)], latest < 0
 
 
 def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -> Tensor:
@@ -136,14 +132,14 @@ def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -
 VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Path]]] = {
     "kept": _kept_views,
     "drawn": lambda bench, condition, argument: bench.draw(condition),
-    "view": _other_noise,
+    "view": lambda bench, condition, argument: bench.draw(condition, seed=int(argument)),
     "first": _first_views,
     "guidance": partial(_other_setting, setting="guidance"),
     "steps": partial(_other_setting, setting="steps"),
     "trained": _less_trained,
     "redrawn": _redrawn,
     "controlled": _controlled,
-    "controlled_captions": _controlled_captions,
+    "controlled_captions": partial(_controlled, of_captions=True),
     "text": lambda bench, condition, argument: bench.text_features(condition),
     "placebo": partial(_stand_in, make=lambda text, view: placebo_views(view)),
     "noise": partial(_stand_in, make=partial(noise_views, seed=SEED)),
