@@ -95,7 +95,7 @@ class HfEncoder(Encoder):
 
 def _pooled(output) -> Tensor:
     """The features: transformers 4 gives them bare, 5 as a part of its output."""
-    return output if isinstance(output, Tensor) else output.pooler_output
+    return getattr(output, "pooler_output", output)
 
 
 def _check_tokenizer(spec: str, source: str, options: dict) -> None:

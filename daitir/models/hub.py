@@ -65,18 +65,12 @@ def find_source(
 ) -> tuple[str, str | None]:
     """Where the model of a spec lies, `mini`, a folder or a hub's name, after `check_source`.
 
-    Args:
-        spec: the model, as it was named.
-        shipped: the folder of `mini`.
-        needs: what a folder must have, and by which files, one of which is enough.
-        kind: what the folder should be of, such as "a diffusers pipeline".
-        recipe: what `daitir pretrain` calls the recipe that writes such a folder.
+    `shipped` is the folder of `mini`. `needs` says what a folder must have, and by which files, one
+    of which is enough; `kind` is what the folder should be of, such as "a diffusers pipeline", and
+    `recipe` what `daitir pretrain` calls the recipe that writes such a folder.
 
-    Returns:
-        The folder or the hub's name, and `local` for `reading`.
-
-    Raises:
-        DataError: the folder lacks a part, or asks for code to be run.
+    Returns the folder or the hub's name, and `local` for `reading`. Raises DataError where the
+    folder lacks a part, or asks for code to be run.
     """
     folder = shipped if spec == "mini" else Path(spec)
     if spec != "mini" and not folder.is_dir():

@@ -150,14 +150,7 @@ class Recogniser:
     ) -> list[Scene]:
         """What each picture shows: the likeliest value of everything, a category twice included.
 
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3), of any size;
-                or one of these.
-            batch_size: images that the network sees together.
-            progress: show a bar.
-
-        Raises:
-            DataError: a path is no readable image, or an array is of another form.
+        Pictures of any size, paths and arrays are read as by `Encoder.encode_images`.
         """
         images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None

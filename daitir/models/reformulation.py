@@ -157,15 +157,9 @@ class Reformulator:
     ) -> Refinement:
         """One caption for every round of every dialogue, decoded greedily.
 
-        Round 0 is refined as well: a caption can be as wordy as an answer.
-
-        Args:
-            dialogues: what was said in each round of each dialogue, of any number of rounds.
-            batch_size: dialogues that are refined together; it does not change the captions.
-            progress: show a bar.
-
-        Raises:
-            DataError: there is no dialogue, or one without rounds.
+        Round 0 is refined as well: a caption can be as wordy as an answer. `batch_size` dialogues
+        are refined together, which does not change the captions. Raises DataError without a
+        dialogue, or for one without rounds.
         """
         if not dialogues:
             raise DataError("no dialogues to refine; give at least one")
@@ -201,19 +195,13 @@ class Reformulator:
         if refinement.faults:
             logger.warning(
                 "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec,
-                len(refinement.faults),
-                total,
-                refinement.fault_kinds,
-            )
+                self.spec, len(refinement.faults), total, refinement.fault_kinds,
+            )  # fmt: skip
         if num_truncated:
             logger.warning(
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
-                self.spec,
-                num_truncated,
-                total,
-                self._max_input,
-            )
+                self.spec, num_truncated, total, self._max_input,
+            )  # fmt: skip
         return refinement
 
     def _input(self, said: Sequence[str], before: Sequence[_Output]) -> list[int]:
@@ -286,11 +274,9 @@ def refine_resumably(
 ) -> Refinement:
     """As `Reformulator.refine`, `batch_size` dialogues after the other; a killed run goes on.
 
-    Args:
-        partial: a folder that gets a file for each batch, named by a hash of all that decides the
-            captions. Remove it when they are kept elsewhere.
-        group: processes that call this alike; each refines its share, and waits for the others.
-        progress: show a bar, of the main process alone.
+    The folder `partial` gets a file for each batch, named by a hash of all that decides the
+    captions; remove it when they are kept elsewhere. The processes of `group` call this alike; each
+    refines its share, and waits for the others.
 
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """

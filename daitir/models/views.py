@@ -108,26 +108,20 @@ class ViewGenerator:
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
 
-        Images that the cache holds are not drawn again, unless they are damaged or another's: such
-        files are drawn anew, counted in a warning. What is drawn does not depend on what the cache
-        held before. A file tells its prompt, seed, steps, guidance, model and size in its metadata
-        (EXIF, image description).
+        Images that the cache, a folder, holds are not drawn again, unless they are damaged or
+        another's: such files are drawn anew, counted in a warning. What is drawn does not depend on
+        what the cache held before. A file tells its prompt, seed, steps, guidance, model and size
+        in its metadata (EXIF, image description). Prompts that the text encoders cut off are
+        counted in a warning.
 
         Args:
-            prompts: what is drawn; those that the text encoders cut off are counted in a warning.
-            seeds: of the noise, one for each prompt; the same pair is drawn once.
-            cache: the folder of the files.
             negatives: for each prompt what must not be drawn, empty where there is nothing. A
                 pipeline that takes no negative prompt draws without; a warning tells.
             batch_size: images that are drawn together; it may change their last bits.
             group: processes that call this alike; each draws its share, and waits for the others.
-            progress: show a bar, of the main process alone.
 
-        Returns:
-            One path for each prompt.
-
-        Raises:
-            DataError: a prompt is empty, before anything is drawn; the disk is full; or as `draw`.
+        Raises DataError where a prompt is empty, before anything is drawn, where the disk is full,
+        and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
         # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).

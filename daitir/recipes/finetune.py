@@ -48,8 +48,7 @@ def encode(
     """Features of the texts and views, (num_dialogues, num_views, dim), and of the gallery.
 
     Where dialogues have different numbers of views the first two are (total_views, dim). A view
-    that is missing has the features of its text. `gallery_features` are given where the gallery
-    was encoded before. `workers` threads decode files. The model is in eval mode meanwhile.
+    that is missing has the features of its text. The model is in eval mode meanwhile.
     """
     was_training = encoder.model.training
     encoder.model.eval()
@@ -123,11 +122,8 @@ def finetune(
     Rounds without a view take part in the terms of the text alone; `without_view` in the log
     counts them in the batch.
 
-    Args:
-        encoder: the start, on the device where it is to be trained. Its weights change.
-        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end a card and the files
-            of `save_finetuned`. A run that was interrupted continues; one that is done is read.
-        workers: threads that decode pictures that are files.
+    The weights of `encoder` change. The folder gets checkpoint, `log.csv`, `best.safetensors`, and
+    at the end a card and the files of `save_finetuned`; a run that is done is read.
 
     Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
     holds another run, an unknown query or term, a batch without a negative or that the processes
@@ -172,9 +168,13 @@ def finetune(
     group.wait_for_everyone()
     if group.is_main_process:
         load_best(best_path, encoder.model)
-        card = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps,
-                "validation_images": len(val_data.gallery)}  # fmt: skip
-        Run(folder, seed=seed, device=str(encoder.device)).write_card(card, seconds)
+        Run(folder, seed=seed, device=str(encoder.device)).write_card(
+            seconds,
+            base=encoder.spec,
+            dialogues=len(train_data.texts),
+            steps=recipe.steps,
+            validation_images=len(val_data.gallery),
+        )
         facts = {"recipe": asdict(recipe), "seed": seed}
         save_finetuned(encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
@@ -192,7 +192,7 @@ class _Learner(nn.Module):
     def step_loss(
         self, data: FinetuneData, size: int, seed: int, workers: int
     ) -> Callable[[int], dict[str, Tensor]]:
-        """The losses of each step: of `size` dialogues of the data with one drawn round of each."""
+        """The losses of each step, of `size` dialogues with one drawn round of each."""
         counts, places = data.counts, data.target_indices
         lacks_views = self.objective.needs_views and data.num_without_view > 0
         settings = get_model_preprocess_cfg(self.model)

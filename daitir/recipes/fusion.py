@@ -29,8 +29,7 @@ class FusionData:
     """Features of drawn rounds and of a gallery.
 
     Attributes:
-        text_features: (num_dialogues, num_views, dim), of the captions that were drawn.
-        view_features: (num_dialogues, num_views, dim), of the drawings.
+        text_features, view_features: (num_dialogues, num_views, dim), of captions and drawings.
         gallery_features: (num_images, dim).
         counts: (num_dialogues,), how many views each dialogue has, where they differ; what is
             beyond them is padding by unit vectors.
@@ -45,7 +44,6 @@ class FusionData:
     targets: Tensor | None = None
 
     def to(self, device: str | torch.device) -> FusionData:
-        """The same data on a device."""
         values = (getattr(self, field.name) for field in fields(self))
         return FusionData(*(None if v is None else v.to(device) for v in values))
 
@@ -102,11 +100,8 @@ def train_fusion(
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
     in a batch; where several dialogues look for one, it is no negative of its own. Every
-    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept.
-
-    Args:
-        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
-            A run that was interrupted continues.
+    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept. The
+    folder gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
 
     Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
     for a loss that is not finite.
@@ -138,7 +133,7 @@ def train_fusion(
 def _step_loss(
     model: Fusion, data: FusionData, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of each step: on a batch of dialogues with one drawn round of each."""
+    """The loss of each step, on a batch of dialogues with one drawn round of each."""
     number, num_views = data.view_features.shape[:2]
     counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
 

@@ -105,24 +105,21 @@ def train(
     """Train a model in place, or continue where the folder's checkpoint stopped.
 
     Args:
-        model: what is trained; it stays on its device.
         step_loss: maps a step number to named scalar losses; `"loss"` is minimised. Its data must
             depend on the step number alone.
         folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
         groups: parameter groups of the optimiser, by default those of `parameter_groups`; a
             group's learning rate is the schedule's times its `"scale"`, where it has one.
-        after_backward: called before each update, for example to average gradients.
-        after_step: called after each update, for example to clamp a logit scale.
+        after_backward, after_step: called before and after each update, for example to average
+            gradients and to clamp a logit scale.
         stop_after: told how many steps are done, after each; true ends the training early.
         is_main: whether this process writes; of several that train together only one does.
 
-    Returns:
-        The seconds that all steps took, those before an interruption included.
+    Returns the seconds that all steps took, those before an interruption included.
 
-    Raises:
-        DataError: the folder's checkpoint is unreadable or of another model or configuration, or
-            another run works in the folder.
-        FloatingPointError: a loss is not finite; the last checkpoint is kept.
+    Raises DataError where the folder's checkpoint is unreadable or of another model or
+    configuration, or another run works in the folder; FloatingPointError where a loss is not
+    finite, and the last checkpoint is kept.
     """
     with claimed(folder):
         optimizer = AdamW(

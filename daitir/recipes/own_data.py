@@ -38,14 +38,9 @@ def read_split(
     """The rounds of a split with the files of their views and of the gallery.
 
     A round with several views is there once with each. The gallery of `train` is its targets
-    alone, of any other split the folder's.
-
-    Args:
-        dialogues: the file that the texts come from, the split's dialogues or its rewrites.
-        convention: of `daitir.data.dialogues.query_texts`.
-        needs_views: whether views are read; without them every round is there once, with None.
-        missing_views: `error`, or `text` for rounds without a view to have None, counted in a
-            warning.
+    alone, of any other split the folder's. The texts come from the file `dialogues`, the split's
+    dialogues or its rewrites. Where `needs_views` is false every round is there once, with None;
+    where `missing_views` is `text` rounds without a view have None, counted in a warning.
 
     Raises DataError, naming the file, for missing views, views of other dialogues, rewrites of
     other dialogues, files that are no pictures, targets outside the gallery, and a training split

@@ -29,9 +29,8 @@ Texts = dict[str, tuple[Path, str, str]]
 def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
     """The file of the texts of train and val, their convention, and how it is known.
 
-    Raises:
-        DataError: a split is missing, its dialogues do not show their convention, or the two
-            differ in it.
+    Raises DataError where a split is missing, its dialogues do not show their convention, or the
+    two differ in it.
     """
     if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
@@ -65,20 +64,13 @@ def train_on_data(
 ) -> float:
     """Train a fusion, or fine-tune the encoder, on the splits train and val of own data.
 
-    Args:
-        folder: gets weights, log and checkpoint; an interrupted run continues there.
-        encoder: whose features a fusion is trained on, or which is fine-tuned.
-        texts: as `split_texts` gives them.
-        missing_views: whether a round without a view is an `error`, or learnt from by its `text`
-            alone; a fusion leaves such rounds out.
-        val_images: pictures that validation ranks while an encoder learns, VAL_IMAGES by default.
-        tell: called with each line about the data.
+    The fusion is trained on the features of the encoder. A round without a view is refused, or,
+    where `missing_views` is `text`, learnt from by its text alone; a fusion leaves it out. While an
+    encoder learns, validation ranks `val_images` pictures, VAL_IMAGES by default. `tell` is called
+    with each line about the data.
 
-    Returns:
-        R@10 on validation, among all its pictures.
-
-    Raises:
-        DataError: the data are not fit for this training, or `folder` holds another run.
+    Returns R@10 on validation, among all its pictures. Raises DataError where the data are not fit
+    for this training, or `folder` holds another run.
     """
     texts = texts or split_texts(data)
     is_encoder = isinstance(recipe, EncoderRecipe)

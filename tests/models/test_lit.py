@@ -26,6 +26,7 @@ from daitir.common.errors import DataError
 from daitir.models import lit_encoder
 from daitir.models.encoders import load_encoder
 from daitir.recipes import lit
+from daitir.recipes.run import Run
 from daitir.recipes.settings import LitRecipe
 
 TINY = LitRecipe(
@@ -62,7 +63,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lit")
-    lit.train_lit(TINY, folder, progress=False)
+    lit.train_lit(TINY, Run(folder, progress=False))
     return folder
 
 

@@ -44,16 +44,10 @@ def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -
 def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
     """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
 
-    The heads of each layer are averaged and mixed with the identity, `residual` of it for the
-    connection past the layer; the product over layers says how much of each input token reaches
-    each output token if values are not looked at. Source: Abnar and Zuidema (2020).
-
-    Args:
-        attention: (batch, heads, tokens, tokens) of each layer, the first first.
-        residual: between 0 and 1.
-
-    Raises:
-        ValueError: without a layer, and for another residual.
+    The heads of each layer (batch, heads, tokens, tokens), the first first, are averaged and mixed
+    with the identity, `residual` of it for the connection past the layer; the product over layers
+    says how much of each input token reaches each output token if values are not looked at. Source:
+    Abnar and Zuidema (2020). Raises ValueError without a layer.
 
     >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> rollout([one[None, None], two[None, None]])
@@ -125,10 +119,7 @@ def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
 
 
 def rollout_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
-    """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked.
-
-    Arguments and errors are those of `attention_maps`.
-    """
+    """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked."""
     return patch_maps(encoder.model.visual, rollout(_vision_attention(encoder, pixels))).cpu()
 
 
@@ -143,13 +134,9 @@ def _vision_attention(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
 def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Relevance:
     """`relevance` of patches and tokens to the cosine of each image with its text.
 
-    Args:
-        pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
-        texts: one for each image.
-
-    Raises:
-        DataError: as `attention_maps`, and for a text tower that reads another token than the end.
-        ValueError: where they are not as many.
+    `pixels` (num_pairs, 3, size, size) are as `image_pixels` gives them. Raises DataError as
+    `attention_maps` does, and for a text tower that reads another token than the end; ValueError
+    where there are not as many texts as images.
     """
     _check_pixels(encoder, pixels)
     if len(pixels) != len(texts):

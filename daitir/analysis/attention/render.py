@@ -29,20 +29,13 @@ def show_maps(
     bounds: tuple[float, float] | None = None,
     scale: bool = True,
 ) -> Sequence[Axes]:
-    """Maps side by side on one scale, over their pictures where there are any.
+    """Maps (rows, columns) side by side on one scale, over their pictures where there are any.
 
-    Args:
-        maps: (rows, columns) each; a cell covers its part of the picture.
-        images: uint8 (height, width, 3), one for each map; they are shown in grey, so that colour
-            belongs to the map alone.
-        titles: a line above each panel.
-        label: what the scale measures.
-        alpha: how much the map hides of the picture.
-        axes: where to draw, one for each map; a new figure without them.
-        bounds: the scale's ends; 0 and the largest value of all panels without them.
-        scale: whether the scale is drawn beside the last panel.
-
-    Raises ValueError where the arguments are not as many.
+    A cell covers its part of the picture. Pictures, uint8 (height, width, 3), are shown in grey, so
+    that colour belongs to the map alone; `alpha` is how much the map hides of them. `label` is what
+    the scale measures, `bounds` its ends, by default 0 and the largest value of all panels. Without
+    `axes`, one for each map, a new figure is made. Raises ValueError where the arguments are not as
+    many.
     """
     if axes is None:
         size = (1.9 * len(maps) + 0.6, 2.1)

@@ -34,15 +34,9 @@ NUM_TANGENTS = 32  # derivatives at once
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
     """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
 
-    The exponential of the mean is the geometric mean of the ratios.
-
-    Args:
-        before: displacements (num_pairs, dim).
-        after: those of the same pairs under another encoder.
-
-    Raises:
-        DataError: where they are not as many, and for displacements of 0, whose change cannot be
-            seen in the picture.
+    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. The exponential
+    of the mean is the geometric mean of the ratios. Raises DataError where they are not as many,
+    and for displacements of 0, whose change cannot be seen in the picture.
 
     >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
     tensor([0.5000])
@@ -92,11 +86,9 @@ def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
     """Directions that tell gallery images apart: an orthonormal basis (num_directions, dim).
 
     The fewest principal directions of differences between images that hold `share` of their
-    variance; the covariance of differences is twice that of the images.
-
-    Raises:
-        DataError: for no more images than dimensions, a share outside (0, 1], and a spectrum whose
-            last direction inside and first outside are equal, so that no span is singled out.
+    variance; the covariance of differences is twice that of the images. Raises DataError for no
+    more images than dimensions, a share outside (0, 1], and a spectrum whose last direction inside
+    and first outside are equal, so that no span is singled out.
 
     >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
     >>> target_span(images, share=0.75).abs().round(decimals=3)
@@ -219,15 +211,11 @@ def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents
 
 
 def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
-    """Derivatives of an image's feature along changes of its pixels, (num_tangents, dim).
+    """Derivatives of an image's unit feature along changes of its pixels, (num_tangents, dim).
 
-    Args:
-        encoder: whose feature, of unit length, is derived.
-        pixels: (3, size, size), as `image_pixels` gives them.
-        tangents: (num_tangents, 3, size, size), such as a picture with one cue undone less the
-            picture; each is scaled to length 1, so that lengths of rows compare.
-
-    Raises DataError for a tangent of 0.
+    `pixels` (3, size, size) are as `image_pixels` gives them. `tangents` (num_tangents, 3, size,
+    size), such as a picture with one cue undone less the picture, are each scaled to length 1, so
+    that lengths of rows compare. Raises DataError for a tangent of 0.
     """
     scaled = unit(tangents.flatten(1)).view_as(tangents)
     tower = encoder.model.visual

@@ -14,6 +14,7 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.identity import CONFIG_NAME
 from daitir.recipes.clip import train_clip
 from daitir.recipes.finetune import finetune, load_trained
+from daitir.recipes.run import Run
 from daitir.studies.engine.conditions import ZERO_SHOT
 from daitir.studies.engine.names import named
 from daitir.studies.queries import SEED
@@ -57,8 +58,8 @@ def _other_clip(bench: Bench) -> Encoder:
     )
     folder = bench.work_dir / "encoders" / "other_clip"
     if not (folder / "open_clip_config.json").is_file():
-        train_clip(recipe, folder, seed=SEED + 1, device=bench.device,
-                   num_workers=bench.num_workers, progress=bench.progress)  # fmt: skip
+        options = {"num_workers": bench.num_workers, "progress": bench.progress}
+        train_clip(recipe, Run(folder, seed=SEED + 1, device=bench.device, **options))
     return load_encoder(f"open_clip:{folder}", device=bench.device)
 
 

@@ -16,6 +16,7 @@ from daitir.analysis.controls import noise_views, placebo_views
 from daitir.fusion import remembered_views
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
+from daitir.recipes.run import Run
 from daitir.scenes import NUM_QUESTIONS, controlled_view, merge_facts, parse
 from daitir.studies.engine.conditions import Condition
 from daitir.studies.engine.encoders import KEPT_UNDER
@@ -64,10 +65,10 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
         return bench.draw(condition)
     folder = bench.work_dir / "diffusion" / argument
     if not (folder / "model_index.json").is_file():
-        retrain_unet(
-            recipe, bench.generator.pipeline, folder, latents=folder.parent / "latents.safetensors",
-            device=bench.device, num_workers=bench.num_workers, progress=bench.progress,
-        )  # fmt: skip
+        options = {"num_workers": bench.num_workers, "progress": bench.progress}
+        run = Run(folder, device=bench.device, **options)
+        latents = folder.parent / "latents.safetensors"
+        retrain_unet(recipe, bench.generator.pipeline, run, latents=latents)
     usual = bench.generator
     generator = load_view_generator(
         str(folder), steps=usual.steps, guidance=usual.guidance, device=bench.device
