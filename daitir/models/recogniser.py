@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from daitir.common.errors import DataError
+from daitir.common.errors import DataError, reading_trained
 from daitir.common.files import read_json, weights_digest
 from daitir.models import ASSETS
 from daitir.models.encoder import Pictures, as_image, listed
@@ -226,20 +225,12 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
     """
     folder = RECOGNISER_FOLDER if spec == "mini" else Path(spec)
     config, weights = folder / CONFIG_NAME, folder / RECOGNISER_WEIGHTS
-    for path in (config, weights):
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such file; `daitir pretrain recogniser --out {folder}` writes it"
-            )
-    try:
+    command = f"daitir pretrain recogniser --out {folder}"
+    with reading_trained("recogniser", config, weights, command=command):
         settings = read_json(config)
-        same_world = settings["values"] == json.loads(json.dumps(VALUES))
+        if settings["values"] != json.loads(json.dumps(VALUES)):
+            raise DataError(f"{config}: made for another world; train it again")
         model = RecogniserNet(settings["width"])
         model.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no recogniser ({line}); train it again") from error
-    if not same_world:
-        raise DataError(f"{config}: made for other places, categories or colours; train it again")
     digest = identity(library="recogniser", settings=config, weights=weights)
     return Recogniser(spec, model, device, digest=digest)

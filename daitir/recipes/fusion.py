@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daitir.common.errors import DataError
+from daitir.common.errors import DataError, reading_trained
 from daitir.common.files import atomic_write, read_json, write_json
 from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
@@ -172,23 +171,15 @@ def load_fusion(
     Raises:
         DataError: a file is missing or damaged, or the fusion is another one than is asked for.
     """
-    for path in (folder / FUSION_CONFIG, folder / FUSION_WEIGHTS):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir train` writes it")
-    try:
-        settings = read_json(folder / FUSION_CONFIG)
+    config, weights = folder / FUSION_CONFIG, folder / FUSION_WEIGHTS
+    with reading_trained("fusion", config, weights, command="daitir train"):
+        settings = read_json(config)
         trained = FusionRecipe(**settings["recipe"])
         facts = settings | {"recipe": trained, "kind": trained.kind}
         model = build_fusion(settings["dim"], trained)
-        weights = load_file(folder / FUSION_WEIGHTS)
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no fusion ({line}); train it again") from error
-    asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
-    for name, wanted in asked.items():
-        if wanted is not None and facts[name] != wanted:
-            raise DataError(
-                f"{folder / FUSION_CONFIG}: a fusion of another {name}; choose another folder"
-            )
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+        asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
+        for name, wanted in asked.items():
+            if wanted is not None and facts[name] != wanted:
+                raise DataError(f"{config}: a fusion of another {name}; choose another folder")
     return model.eval()

@@ -74,9 +74,9 @@ def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[
     }
 
 
-def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 0) -> Scene:
-    """A scene of a split with up to six objects of any categories, one category perhaps twice."""
-    rng = random.Random(f"crowded/{seed}/{split}/{index}")
+def crowded_scene(seed: int, index: int, *, fewest: int = 0) -> Scene:
+    """A training scene with up to six objects of any categories, one category perhaps twice."""
+    rng = random.Random(f"crowded/{seed}/train/{index}")
     while True:
         cells = rng.sample(world.CELLS, rng.randint(fewest, len(world.CELLS)))
         objects = []
@@ -85,7 +85,7 @@ def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 
             category = objects[-1].category if twice else rng.choice(list(world.CATEGORIES))
             objects.append(any_object(rng, category, column, row))
         scene = Scene(*any_stage(rng), tuple(objects))
-        if split_of(scene) == split:
+        if split_of(scene) == "train":
             return scene
 
 

@@ -86,7 +86,7 @@ def test_a_head_that_is_missing_or_damaged_is_named(tmp_path):
         load_encoder(f"lit:{tmp_path}")
     path = tmp_path / "head.safetensors"
     path.write_bytes(b"no weights")
-    with pytest.raises(DataError, match="no head of lit"):
+    with pytest.raises(DataError, match="head.safetensors: damaged"):
         load_encoder(f"lit:{tmp_path}")
     save_file(load_file(lit_encoder.LIT_FOLDER / path.name), path)  # loses what it belongs to
     with pytest.raises(DataError, match="no head of lit"):

@@ -202,7 +202,7 @@ def test_folders_that_are_no_recogniser_are_refused(tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     settings["values"]["place"] = ["moon"]
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(DataError, match="other places"):
+    with pytest.raises(DataError, match="another world"):
         load_recogniser(str(folder))
     (folder / "config.json").write_text("[]")
     with pytest.raises(DataError, match="no recogniser"):

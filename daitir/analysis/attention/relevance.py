@@ -41,11 +41,11 @@ def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -
     return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
 
 
-def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
+def rollout(attention: Sequence[Tensor]) -> Tensor:
     """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
 
     The heads of each layer (batch, heads, tokens, tokens), the first first, are averaged and mixed
-    with the identity, `residual` of it for the connection past the layer; the product over layers
+    with the identity, half of each, for the connection past the layer; the product over layers
     says how much of each input token reaches each output token if values are not looked at. Source:
     Abnar and Zuidema (2020). Raises ValueError without a layer.
 
@@ -56,12 +56,10 @@ def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
     """
     if not attention:
         raise ValueError("no attention was recorded; run the model while the recorder is open")
-    if not 0 <= residual <= 1:
-        raise ValueError(f"residual is a share between 0 and 1, not {residual}")
     total = None
     for weights in attention:
         mean = weights.float().mean(dim=1)
-        mixed = (1 - residual) * mean + residual * torch.eye(mean.shape[-1], device=mean.device)
+        mixed = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2
         total = mixed if total is None else mixed @ total
     return total
 
