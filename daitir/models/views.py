@@ -156,11 +156,10 @@ class ViewGenerator:
         if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if any(negatives) and not self.takes_negatives:
-            logger.warning(
-                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without",
-                self.spec,
-                self.guidance,
+            told = (
+                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without"
             )
+            logger.warning(told, self.spec, self.guidance)
             negatives = [""] * len(prompts)
         empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
         if empty:
@@ -279,20 +278,19 @@ def _batches(views: list[_View], batch_size: int) -> Iterator[tuple[list[_View],
 def _values_digest(pipeline: DiffusionPipeline) -> str:
     """The identity of a pipeline that was put together in memory: of its values and settings."""
     parts = {
-        name: [weights_digest(part)] if isinstance(part, nn.Module) else []
+        name: [
+            *([weights_digest(part)] if isinstance(part, nn.Module) else []),
+            type(part).__name__,
+            str(getattr(part, "config", "")),
+        ]
         for name, part in pipeline.components.items()
     }
-    for name, part in pipeline.components.items():
-        parts[name] += [type(part).__name__, str(getattr(part, "config", ""))]
     return identity(kind=type(pipeline).__name__, parts=parts)
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not any(
-        known in message
-        for known in ("part of your input was truncated", "Token indices sequence length")
-    )
+    known = ("part of your input was truncated", "Token indices sequence length")
+    return not any(words in record.getMessage() for words in known)
 
 
 def load_view_generator(

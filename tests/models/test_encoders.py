@@ -215,7 +215,7 @@ def test_weights_of_another_activation_are_refused_before_anything_is_fetched(mo
         raise RuntimeError("was reached")
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
-    message = "another activation than ViT-B-32's, .* GELU; use open_clip:ViT-B-32-quickgelu@openai"
+    message = r"another quick_gelu .* than ViT-B-32's .*; use open_clip:ViT-B-32-quickgelu@openai"
     with pytest.raises(DataError, match=message):
         load_encoder("open_clip:ViT-B-32@openai")
     refused = 0
@@ -239,7 +239,7 @@ def test_a_file_beside_a_configuration_with_another_activation_is_refused(tmp_pa
     spec = f"open_clip:daitir-mini@{weights}"
     assert load_encoder(spec).dim == load_encoder("mini").dim
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=f"another activation .* use open_clip:{tmp_path}$"):
+    with pytest.raises(DataError, match=f"another quick_gelu .* use open_clip:{tmp_path}$"):
         load_encoder(spec)
     quick = load_encoder(f"open_clip:{tmp_path}").encode_texts(["a dog"])
     assert (quick - load_encoder("mini").encode_texts(["a dog"])).abs().max() > 1e-3
@@ -255,7 +255,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
     weights = CLIP_FOLDER / "open_clip_model.safetensors"
-    with pytest.raises(DataError, match="another embed_dim than daitir-wide's; use open_clip:"):
+    with pytest.raises(DataError, match="another embed_dim .* than daitir-wide's "):
         load_encoder(f"open_clip:daitir-wide@{weights}")  # its configuration lies beside it
     alone = shutil.copy(weights, tmp_path)
     with pytest.raises(DataError, match="could not be loaded"):

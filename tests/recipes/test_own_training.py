@@ -23,7 +23,7 @@ from daitir.recipes import triples
 from daitir.recipes.finetune import encode, finetune, recalls
 from daitir.recipes.fusion import recall, recall_values
 from daitir.recipes.loop import draw_views
-from daitir.recipes.own_data import encode_split, read_split, sample_gallery, with_views
+from daitir.recipes.own_training import encode_split, read_split, sample_gallery, with_views
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
 
