@@ -50,7 +50,7 @@ class Cues:
         """How many cues are of a kind of `CUE_KINDS`, or `"omitted"`."""
         if kind == "omitted":
             return len(self.omitted)
-        number = sum(other == kind for other in self.kinds.values())
+        number = list(self.kinds.values()).count(kind)
         return number + (len(self.extra) if kind == "invented" else 0)
 
 

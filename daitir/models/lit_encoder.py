@@ -106,14 +106,13 @@ def image_transform() -> transforms.Compose:
     Mean 127 and deviation 128 of 255 (`preprocessing.py` and `efficientnet_lite_builder.py` of
     TensorFlow's EfficientNet).
     """
-    return transforms.Compose(
-        [
-            transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(LIT_IMAGE_SIZE),
-            transforms.ToTensor(),
-            transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
-        ]
-    )
+    steps = [
+        transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(LIT_IMAGE_SIZE),
+        transforms.ToTensor(),
+        transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
+    ]
+    return transforms.Compose(steps)
 
 
 def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:

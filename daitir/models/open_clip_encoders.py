@@ -142,8 +142,8 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         quick = config | {"quick_gelu": True}
         _check_architecture(name, weights, quick, f"{name}-quickgelu@{weights}")
     text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
-    hub_names = [text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
-    hub_names = [hub_name for hub_name in hub_names if hub_name and not is_own]
+    keys = [] if is_own else ["hf_model_name", "hf_tokenizer_name"]
+    hub_names = [text[key] for key in keys if text.get(key)]
     for hub_name in hub_names:
         check_source(hub_name)
     preparation = _preparation(name, weights, beside)

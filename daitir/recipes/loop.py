@@ -150,7 +150,12 @@ def train(
                     f"the loss is {losses['loss'].item()} at step {step}; the last good checkpoint "
                     f"is {checkpoint}: lower the learning rate or raise the warm-up"
                 )
-            norm = _update(optimizer, losses["loss"], config.clip_norm, after_backward)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            if after_backward is not None:
+                after_backward()
+            norm = nn.utils.clip_grad_norm_(_parameters(optimizer), config.clip_norm).item()
+            optimizer.step()
             if after_step is not None:
                 after_step()
             done = step + 1
@@ -166,19 +171,6 @@ def train(
                 break
         model.eval()
         return time.perf_counter() - began
-
-
-def _update(
-    optimizer: AdamW, loss: Tensor, clip_norm: float, after_backward: Callable[[], None] | None
-) -> float:
-    """One step of the optimiser; the norm of the gradient before it was clipped."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if after_backward is not None:
-        after_backward()
-    norm = nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
-    optimizer.step()
-    return norm.item()
 
 
 def _parameters(optimizer: AdamW) -> list[nn.Parameter]:

@@ -43,9 +43,8 @@ class Run:
 
     def render(self, scenes: Sequence[Scene], size: int) -> np.ndarray:
         """Pictures of scenes, (num_scenes, size, size, 3) uint8."""
-        return render_scenes(
-            scenes, size=size, num_workers=self.num_workers, progress=self.progress
-        )
+        options = {"num_workers": self.num_workers, "progress": self.progress}
+        return render_scenes(scenes, size=size, **options)
 
     def train(
         self,
@@ -62,11 +61,9 @@ class Run:
         The recipe has the fields of `LoopConfig`, save for the changes. `stage` is the folder, in
         that of the run, of a training of several.
         """
-        config = LoopConfig.of(recipe, seed=self.seed, **changes)
-        folder = self.folder / stage
-        return train(
-            model, step_loss, config, folder, after_step=after_step, progress=self.progress
-        )
+        config, folder = LoopConfig.of(recipe, seed=self.seed, **changes), self.folder / stage
+        options = {"after_step": after_step, "progress": self.progress}
+        return train(model, step_loss, config, folder, **options)
 
     def write_card(self, seconds: float, **facts: object) -> None:
         """Write `card.json`: what the model is and was trained on, on what hardware, how long."""

@@ -180,7 +180,6 @@ def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:
 
 def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
     """Tokens as they are read, a mark of where words begin or end left out."""
-    inner = getattr(encoder.tokenizer, "tokenizer", None)
-    if inner is not None:  # open_clip's wrapper of a Hugging Face tokeniser
-        return [inner.decode([number]).strip() for number in ids]
-    return [encoder.tokenizer.decode([number]).strip() for number in ids]
+    # open_clip wraps tokenisers of Hugging Face.
+    tokenizer = getattr(encoder.tokenizer, "tokenizer", encoder.tokenizer)
+    return [tokenizer.decode([number]).strip() for number in ids]

@@ -179,8 +179,7 @@ def effect_of_removal(
     """Change of the target's logit and log-rank from queries to changed queries.
 
     The queries are (num_queries, dim), such as a view and `project_out(view, δ)`; the gallery is
-    (num_images, dim), and the targets are (num_queries,) indices of it. Errors as in
-    `target_ranks`.
+    (num_images, dim), and the targets are (num_queries,) indices of it.
     """
     pair = (query_features, changed_features)
     ranks = [target_ranks(q, gallery_features, target_indices).double().log1p() for q in pair]
@@ -192,8 +191,8 @@ def effect_of_removal(
 def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
     """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
 
-    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. `point`
-    has any shape, `tangents` (num_tangents, ...) its shape; the function gives (num_outputs,).
+    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. The
+    tangents (num_tangents, ...) are of the point's shape.
 
     >>> square = lambda x: x * x
     >>> jacobian_along(square, torch.tensor([1.0, 3.0]), torch.eye(2))
@@ -229,12 +228,11 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
         return jacobian_along(feature, pixels, scaled)
 
 
-def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
+def null_basis(weight: Tensor) -> Tensor:
     """Directions that a linear map sends to 0, an orthonormal basis (num_directions, num_inputs).
 
-    `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`.
-    Directions count whose singular value is at most `tolerance` of the largest; there are none
-    where the map is one to one. Raises DataError for a map that is 0.
+    `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`. There
+    are no such directions where the map is one to one. Raises DataError for a map that is 0.
 
     >>> null_basis(torch.tensor([[1.0], [0.0]])).abs()
     tensor([[0., 1.]])
@@ -242,7 +240,7 @@ def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
     if weight.ndim != 2 or not (weight != 0).any():
         raise DataError(f"a weight of shape {tuple(weight.shape)} that is not all 0 is wanted")
     directions, values, _ = torch.linalg.svd(weight.double(), full_matrices=True)
-    rank = int((values > tolerance * values[0]).sum())
+    rank = int((values > TOLERANCE * values[0]).sum())
     return directions[:, rank:].T.to(weight)
 
 
