@@ -10,7 +10,6 @@ caption is left out (`daitir.data.captions`).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from transformers import (
 )
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json, weights_digest
+from daitir.common.files import read_json, weights_digest, write_json
 from daitir.data.captions import read_caption
 from daitir.models import ASSETS
 from daitir.models.hub import NO_CODE, check_source, find_source, reading
@@ -313,8 +312,7 @@ def refine_resumably(
 
 def _write_refinement(path: Path, refinement: Refinement) -> None:
     faults = [[*place, kind] for place, kind in refinement.faults.items()]
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(asdict(refinement) | {"faults": faults}), encoding="utf-8")
+    write_json(path, asdict(refinement) | {"faults": faults})
 
 
 def _read_refinement(path: Path) -> Refinement:

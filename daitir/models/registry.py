@@ -7,7 +7,7 @@ that loads it, and name it here, or call `register_encoder` from outside the pac
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
 from daitir.common.errors import DataError
@@ -32,10 +32,7 @@ class EncoderKind(NamedTuple):
 
     def loader(self) -> Callable[..., Encoder]:
         """The function that builds an encoder."""
-        if not isinstance(self.load, str):
-            return self.load
-        module, _, function = self.load.partition(":")
-        return getattr(import_module(module), function)
+        return resolve_name(self.load) if isinstance(self.load, str) else self.load
 
 
 ENCODER_KINDS = {

@@ -36,45 +36,23 @@ from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.retrieval import target_ranks
 
 
-@torch.no_grad()
-def encode(
-    encoder: Encoder,
-    data: FinetuneData,
-    *,
-    gallery_features: Tensor | None = None,
-    workers: int = 0,
-    progress: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of the texts and views, (num_dialogues, num_views, dim), and of the gallery.
-
-    Where dialogues have different numbers of views the first two are (total_views, dim). A view
-    that is missing has the features of its text. The model is in eval mode meanwhile.
-    """
-    was_training = encoder.model.training
-    encoder.model.eval()
-    texts = encoder.encode_texts([text for row in data.texts for text in row], progress=progress)
-    pictures = [view for row in data.views for view in row]
-    there = torch.tensor([view is not None for view in pictures])
-    views = texts.clone()
-    embed = partial(encoder.encode_images, workers=workers, progress=progress)
-    views[there] = embed([view for view in pictures if view is not None])
-    gallery = embed(data.gallery) if gallery_features is None else gallery_features
-    encoder.model.train(was_training)
-    if isinstance(data.rounds, Tensor):
-        shape = (*data.rounds.shape, encoder.dim)
-        texts, views = texts.view(shape), views.view(shape)
-    return texts, views, gallery
-
-
 def recalls(
     encoder: Encoder, data: FinetuneData, k: int = 10, *, workers: int = 0
 ) -> dict[str, float]:
     """R@k over all drawn rounds by text alone, by view alone, and by DAR's sum (`dar`).
 
-    For a round without a view all three are the text.
+    For a round without a view all three are the text. The model is in eval mode meanwhile.
     """
-    encoded = encode(encoder, data, workers=workers)
-    texts, views, gallery = (features.reshape(-1, encoder.dim) for features in encoded)
+    was_training = encoder.model.training
+    encoder.model.eval()
+    texts = encoder.encode_texts([text for row in data.texts for text in row])
+    pictures = [view for row in data.views for view in row]
+    there = torch.tensor([view is not None for view in pictures])
+    views = texts.clone()
+    embed = partial(encoder.encode_images, workers=workers)
+    views[there] = embed([view for view in pictures if view is not None])
+    gallery = embed(data.gallery)
+    encoder.model.train(was_training)
     rounds = torch.tensor([int(t) for row in data.rounds for t in row])
     queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=rounds)}
     targets = data.target_indices.repeat_interleave(data.counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import transformers
@@ -74,7 +75,8 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
     torch.manual_seed(run.seed)
     model = build_lm(recipe, tokenizer).to(run.device)
 
-    def loss_with(single: Callable, number: int, step: int) -> dict[str, Tensor]:
+    def loss_of(single: Callable, number: int, first: int, step: int) -> dict[str, Tensor]:
+        step += first
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             windows += training_windows(tokenizer, run.seed, index)
@@ -89,17 +91,12 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
         ]
         return losses_of(model, [[part.to(run.device) for part in chunk] for chunk in chunks])
 
-    def first_loss(step: int) -> dict[str, Tensor]:
-        return loss_with(caption_window, recipe.num_captions, step)
-
-    def second_loss(step: int) -> dict[str, Tensor]:
-        return loss_with(answer_window, recipe.num_answers, recipe.steps + step)
-
+    captions = partial(loss_of, caption_window, recipe.num_captions, 0)
+    answers = partial(loss_of, answer_window, recipe.num_answers, recipe.steps)
     # The head is the embedding's matrix once more: a checkpoint holds it once.
-    seconds = run.train(model.model, first_loss, recipe, stage="work/captions")
-    seconds += run.train(
-        model.model, second_loss, recipe, stage="work/answers", steps=recipe.answer_steps
-    )
+    seconds = run.train(model.model, captions, recipe, stage="work/captions")
+    steps = recipe.answer_steps
+    seconds += run.train(model.model, answers, recipe, stage="work/answers", steps=steps)
     parameters = count_parameters(model)
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -60,7 +60,7 @@ def train_on_data(
     folder: Path,
     encoder: CachedEncoder,
     *,
-    texts: Texts | None = None,
+    texts: Texts,
     missing_views: str = "error",
     val_images: int | None = None,
     seed: int = 0,
@@ -70,15 +70,14 @@ def train_on_data(
 ) -> float:
     """Train a fusion, or fine-tune the encoder, on the splits train and val of own data.
 
-    The fusion is trained on the features of the encoder. A round without a view is refused, or,
-    where `missing_views` is `text`, learnt from by its text alone; a fusion leaves it out. While an
-    encoder learns, validation ranks `val_images` pictures, VAL_IMAGES by default. `tell` is called
-    with each line about the data.
+    `texts` are as `split_texts` gives them. The fusion is trained on the features of the encoder. A
+    round without a view is refused, or, where `missing_views` is `text`, learnt from by its text
+    alone; a fusion leaves it out. While an encoder learns, validation ranks `val_images` pictures,
+    VAL_IMAGES by default. `tell` is called with each line about the data.
 
     Returns R@10 on validation, among all its pictures. Raises DataError where the data are not fit
     for this training, or `folder` holds another run.
     """
-    texts = texts or split_texts(data)
     is_encoder = isinstance(recipe, EncoderRecipe)
     if is_encoder:
         check_trainable(encoder.encoder)
