@@ -212,9 +212,8 @@ class Reformulator:
 
     def _outputs(self, inputs: list[list[int]]) -> list[_Output]:
         """What the model writes after each input; where it is of no use it is asked again."""
-        outputs = [
-            _Output(*read_caption(text, ended=ended)) for text, ended in self._generate(inputs)
-        ]
+        found = self._generate(inputs)
+        outputs = [_Output(*read_caption(text, ended=ended)) for text, ended in found]
         useless = [number for number, output in enumerate(outputs) if output.fault]
         if useless and not self.round_by_round:
             again = self._generate([inputs[number] for number in useless], **RETRY)

@@ -114,11 +114,10 @@ class ViewGenerator:
         in its metadata (EXIF, image description). Prompts that the text encoders cut off are
         counted in a warning.
 
-        Args:
-            negatives: for each prompt what must not be drawn, empty where there is nothing. A
-                pipeline that takes no negative prompt draws without; a warning tells.
-            batch_size: images that are drawn together; it may change their last bits.
-            group: processes that call this alike; each draws its share, and waits for the others.
+        `negatives` say for each prompt what must not be drawn, empty where there is nothing; a
+        pipeline that takes no negative prompt draws without, and a warning tells. `batch_size`
+        images are drawn together, which may change their last bits. The processes of `group` call
+        this alike; each draws its share, and waits for the others.
 
         Raises DataError where a prompt is empty, before anything is drawn, where the disk is full,
         and as `draw` does.
