@@ -168,7 +168,7 @@ def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> Li
         scale = tensors.pop("logit_scale")
         encoder = build_lit(len(tensors["bias"]), device=device)
         if parts_digest() != digest:
-            raise DataError(f"{path}: was trained for other weights than the installed")
+            raise DataError(f"{path}: of other weights than the installed; train it again")
         encoder.model.head.load_state_dict(tensors)
     encoder.model.logit_scale.fill_(scale)
     encoder.came_from(identity(library="lit", parts=digest, head=path))
