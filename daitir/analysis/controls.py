@@ -26,19 +26,11 @@ def placebo_views(view_features: Tensor) -> Tensor:
 
 
 def noise_views(text_features: Tensor, view_features: Tensor, *, seed: int) -> Tensor:
-    """Random directions that are as far from each text as its view is.
+    """Random unit vectors that are as far from each text as its view is, all (..., dim).
 
     With c the cosine of text and view, the stand-in is c of the text and sqrt(1 - c²) of a random
     unit vector orthogonal to it, drawn anew for each query and round. A sum of text and stand-in
-    then moves as far from the text as that of text and view.
-
-    Args:
-        text_features: (..., dim) unit vectors.
-        view_features: (..., dim) unit vectors.
-        seed: of the directions.
-
-    Returns:
-        (..., dim) unit vectors. Raises ValueError for two shapes.
+    then moves as far from the text as that of text and view. Raises ValueError for two shapes.
     """
     if text_features.shape != view_features.shape:
         raise ValueError(

@@ -50,18 +50,16 @@ class Cues:
         """How many cues are of a kind of `CUE_KINDS`, or `"omitted"`."""
         if kind == "omitted":
             return len(self.omitted)
-        number = sum(other == kind for other in self.kinds.values())
+        number = list(self.kinds.values()).count(kind)
         return number + (len(self.extra) if kind == "invented" else 0)
 
 
 def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
     """The cues of a view.
 
-    Args:
-        stated: the facts of the query's text, such as `parse(caption).facts`; where two values of
-            one attribute are stated the last one counts.
-        seen: what the recogniser reads off the view.
-        target: what is true.
+    `stated` are the facts of the query's text, such as `parse(caption).facts`; where two values of
+    one attribute are stated the last one counts. `seen` is what the recogniser reads off the view,
+    `target` what is true.
 
     >>> dog = SceneObject("dog", None, "small", "left", "back")
     >>> beach, city = Scene("beach", "day", "clear", (dog,)), Scene("city", "day", "clear", (dog,))
@@ -95,17 +93,12 @@ def cue_table(
 ) -> pd.DataFrame:
     """How many cues of each kind every view has, by attribute.
 
-    Args:
-        captions: `captions[dialogue][view]`, the texts that were drawn.
-        readings: `readings[dialogue][view]`, what the recogniser reads off the views.
-        targets: what is true, one scene for each dialogue.
+    Captions and readings are `captions[dialogue][view]`, the texts that were drawn, and
+    `readings[dialogue][view]`, what the recogniser reads off the views; targets are one scene for
+    each dialogue, what is true.
 
-    Returns:
-        The columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (of
-        `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
-
-    Raises:
-        ValueError: where the arguments differ in length.
+    Returns the columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind`
+    (of `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
     """
     rows = []
     for dialogue, (texts, scenes, target) in enumerate(
@@ -166,16 +159,12 @@ class Intervention(NamedTuple):
 def interventions(
     view: Scene, target: Scene, *, seed: int | str = 0
 ) -> tuple[list[Intervention], int]:
-    """Every single repair of a view and for every true cue of it one way to break it.
+    """Every single repair of a view, and for every true cue of it one way to break it.
 
-    Args:
-        view: at most one object of each category; see `one_of_each`.
-        target: what is true.
-        seed: of the false values and of the object that is put in.
-
-    Returns:
-        The interventions, and how many could not be made since the cell was taken. An attribute of
-        an object that the target lacks is repaired with the object, not by itself.
+    The view has one object of each category at most; see `one_of_each`. `seed` is of the false
+    values and of the object that is put in. An attribute of an object that the target lacks is
+    repaired with the object, not by itself. The second value is how many interventions could not be
+    made since the cell was taken.
     """
     rng = random.Random(f"interventions/{seed}")
     changes: list[tuple[str, str, Fact | SceneObject]] = []

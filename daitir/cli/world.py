@@ -108,10 +108,11 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if model == "tokenizer":
         recipe.train_tokenizer().save_pretrained(out)
     else:
-        on = {"device": arguments.device, "num_workers": arguments.workers}
-        train = getattr(recipe, f"train_{model}")
+        from daitir.recipes.run import Run  # late: it loads torch
+
+        run = Run(out, arguments.seed, arguments.device, arguments.workers)
         with claimed(out):
-            train(getattr(profile, model), out, seed=arguments.seed, **on)
+            getattr(recipe, f"train_{model}")(getattr(profile, model), run)
     spec = {"clip": "open_clip", "lit": "lit"}.get(model)
     say(f"written to {out}" + (f"; load it with --encoder {spec}:{out}" if spec else ""))
 

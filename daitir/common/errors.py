@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class DataError(ValueError):
@@ -26,3 +27,23 @@ def naming(option: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{option}: {error}") from error
+
+
+@contextmanager
+def reading_trained(what: str, *paths: Path, command: str) -> Iterator[None]:
+    """Within it the files of a trained model are read, which `command` writes.
+
+    Raises DataError, naming the file or the folder, where one is missing or damaged.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; `{command}` writes it")
+    from safetensors import SafetensorError  # late: it loads torch
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{paths[0].parent}: no {what} ({line}); train it again") from error

@@ -79,7 +79,9 @@ class CachedEncoder:
             return self.encoder.encode_texts(texts, batch_size=batch_size)
         # In the encoder's order, so that batches are its own: texts of like length together.
         unique = sorted(dict.fromkeys(texts), key=len)
-        names = [_text_name(text) for text in unique]
+        names = [
+            hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in unique
+        ]
         stamps = np.empty((len(names), 0), np.int64)
         absent = np.flatnonzero(self._texts.find(names, stamps) < 0).tolist()
         if len(self._texts) + len(absent) > MAX_TEXTS:
@@ -96,9 +98,7 @@ class CachedEncoder:
                 for start in range(0, len(absent), batch_size)
             )
             new = [names[i] for i in absent]
-            with tqdm(
-                total=len(new), desc="encoding texts", unit="item", disable=not progress
-            ) as bar:
+            with tqdm(total=len(new), desc="encoding texts", disable=not progress) as bar:
                 self._texts.keep(new, None, batches, size=len(new), done=bar.update)
         rows = dict(zip(unique, self._texts.find(names, stamps).tolist(), strict=True))
         return self._texts.load(np.array([rows[text] for text in texts]))
@@ -123,14 +123,10 @@ class CachedEncoder:
     ) -> int:
         """Embed the picture files below `root` that are new or changed; how many those were.
 
-        Args:
-            paths: the picture files.
-            group: processes that call this alike; each embeds its share of the shards, and waits
-                for the others. What is kept is what one process would keep.
-            progress: show a bar, of the main process alone.
+        The processes of `group` call this alike; each embeds its share of the shards, and waits for
+        the others. What is kept is what one process would keep.
 
-        Raises:
-            DataError: as `encode_images`, and for a path that is not below `root`.
+        Raises DataError as `encode_images` does, and for a path that is not below `root`.
         """
         files = self._files(paths)
         if files is None:
@@ -192,11 +188,9 @@ class CachedEncoder:
 
 
 class _Files:
-    """Picture files as they are now.
+    """Picture files as they are now: their names relative to the root, and stamps.
 
-    Attributes:
-        names: relative to the root.
-        stamps: (n, 3) size and times of change, as a shard keeps them.
+    A stamp is the size and the times of change, as a shard keeps them.
     """
 
     def __init__(self, root: str, names: list[str]):
@@ -245,7 +239,3 @@ def users_features_folder(root: str | Path, digest: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     key = hashlib.sha256(os.fsencode(Path(root).resolve()) + digest.encode()).hexdigest()
     return cache / "daitir" / "features" / key[:16]
-
-
-def _text_name(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.errors import DataError, reading_trained
+from daitir.common.files import atomic_write, read_json, write_json
 from daitir.models.encoder import Encoder
 from daitir.models.identity import CONFIG_NAME, identity
 
@@ -60,9 +58,7 @@ def save_finetuned(
     settings = {"base": base.spec, "base_digest": base.digest, "rank": rank}
     with atomic_write(folder / DIFFERENCE_NAME) as temporary:
         save_file({name: t.half().contiguous() for name, t in tensors.items()}, temporary)
-    with atomic_write(folder / CONFIG_NAME) as temporary:
-        text = json.dumps(settings | dict(facts or {}), indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / CONFIG_NAME, settings | dict(facts or {}))
 
 
 def load_finetuned(
@@ -75,23 +71,18 @@ def load_finetuned(
     """
     folder = Path(folder)
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
-    for path in (config, difference):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir train dmcl` writes it")
-    try:
+    command = "daitir train dmcl"
+    with reading_trained("fine-tuned encoder", config, difference, command=command):
         settings = read_json(config)
         spec, digest = settings["base"], settings["base_digest"]
         tensors = {name: tensor.float() for name, tensor in load_file(difference).items()}
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no fine-tuned encoder ({line}); train it again") from error
     try:
         encoder = load_base(spec, device=device)
     except RecursionError as error:
         raise DataError(f"{config}: names itself as its base; train again") from error
     if encoder.digest != digest:
         raise DataError(f"{folder}: was fine-tuned from another {spec}; train it again")
-    try:
+    with reading_trained(f"difference to {spec}", difference, command=command):
         for name, weights in encoder.model.state_dict().items():
             if name in tensors:
                 change = tensors[name]
@@ -99,10 +90,6 @@ def load_finetuned(
                 change = tensors[f"{name}.left"] @ tensors[f"{name}.right"]
             # In single precision on the CPU, so that it is the same on every device.
             weights.copy_((weights.cpu().float() + change.view(weights.shape)).to(weights))
-    except (KeyError, RuntimeError) as error:
-        raise DataError(
-            f"{difference}: of another architecture than {spec}; train it again"
-        ) from error
     encoder.spec, encoder.folder = f"finetuned:{folder}", folder
     encoder.came_from(identity(library="finetuned", base=digest, difference=difference))
     return encoder

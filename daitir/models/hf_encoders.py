@@ -95,14 +95,7 @@ class HfEncoder(Encoder):
 
 def _pooled(output) -> Tensor:
     """The features: transformers 4 gives them bare, 5 as a part of its output."""
-    return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _check_tokenizer(spec: str, source: str, options: dict) -> None:
-    """Raises DataError where transformers would quietly take another tokeniser than the model's."""
-    wanted = get_tokenizer_config(source, **options).get("tokenizer_class", "")
-    if wanted.startswith("SiglipTokenizer") and not is_sentencepiece_available():
-        raise DataError(f"{spec}: its tokeniser needs a package; pip install sentencepiece")
+    return getattr(output, "pooler_output", output)
 
 
 def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
@@ -131,7 +124,10 @@ def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
         processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
-        _check_tokenizer(spec, source, options)
+        wanted = get_tokenizer_config(source, **options).get("tokenizer_class", "")
+        # Without the package transformers would quietly take another tokeniser than the model's.
+        if wanted.startswith("SiglipTokenizer") and not is_sentencepiece_available():
+            raise DataError(f"{spec}: its tokeniser needs a package; pip install sentencepiece")
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
+from unittest.mock import patch
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -41,9 +41,8 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
         if folder is None:
             return None
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        if path.name in _VOCABULARIES or path.name.endswith(".index.json"):
-            continue
-        if not path.is_file():  # a pipe would be waited for
+        is_other = path.name in _VOCABULARIES or path.name.endswith(".index.json")
+        if is_other or not path.is_file():  # a pipe would be waited for
             continue
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
@@ -65,18 +64,12 @@ def find_source(
 ) -> tuple[str, str | None]:
     """Where the model of a spec lies, `mini`, a folder or a hub's name, after `check_source`.
 
-    Args:
-        spec: the model, as it was named.
-        shipped: the folder of `mini`.
-        needs: what a folder must have, and by which files, one of which is enough.
-        kind: what the folder should be of, such as "a diffusers pipeline".
-        recipe: what `daitir pretrain` calls the recipe that writes such a folder.
+    `shipped` is the folder of `mini`. `needs` says what a folder must have, and by which files, one
+    of which is enough; `kind` is what the folder should be of, such as "a diffusers pipeline", and
+    `recipe` what `daitir pretrain` calls the recipe that writes such a folder.
 
-    Returns:
-        The folder or the hub's name, and `local` for `reading`.
-
-    Raises:
-        DataError: the folder lacks a part, or asks for code to be run.
+    Returns the folder or the hub's name, and `local` for `reading`. Raises DataError where the
+    folder lacks a part, or asks for code to be run.
     """
     folder = shipped if spec == "mini" else Path(spec)
     if spec != "mini" and not folder.is_dir():
@@ -95,16 +88,15 @@ def find_source(
 
 def _asks_for_code(settings: object) -> str | None:
     """The key that asks for code to be run, at any depth."""
+    parts = settings if isinstance(settings, list) else []
     if isinstance(settings, dict):
+        parts = settings.values()
         for key, value in settings.items():
             if key in ("auto_map", "trust_remote_code", "custom_pipeline") and value:
                 return repr(key)
             # A kernel of the hub is code too; the libraries' own ways have plain names.
             if key.endswith("attn_implementation") and "/" in str(value):
                 return repr(key)
-    parts = settings.values() if isinstance(settings, dict) else settings
-    if not isinstance(settings, dict | list):
-        return None
     return next((key for key in map(_asks_for_code, parts) if key), None)
 
 
@@ -154,25 +146,22 @@ def reading(
 ) -> Iterator[None]:
     """Within it a model is read: whatever fails is one line, no code runs and no absent hub stalls.
 
-    Args:
-        spec: the model, as it was named.
-        what: the model is, such as "language model".
-        local: for what the hub has, the form of a spec that names files here, such as
-            `hf:FOLDER`; None where all lies here, and the hub is not asked.
-        advice: follows the reason of a failure that has nothing to do with the hub.
+    `spec` is the model, as it was named, and `what` it is, such as "language model". Where the hub
+    may be asked `local` is the form of a spec that names files here, such as `hf:FOLDER`. `advice`
+    follows the reason of a failure that has nothing to do with the hub.
 
-    Raises:
-        DataError: the model could not be loaded; a log of level INFO has what the library raised.
+    Raises DataError where the model could not be loaded; a log of level INFO has what the library
+    raised.
     """
     from transformers import dynamic_module_utils  # late: it takes seconds to load
 
     is_offline = constants.HF_HUB_OFFLINE or (local is not None and not _hub_answers())
     try:
         with (
-            _set_to(constants, "HF_HUB_OFFLINE", is_offline),
+            patch.object(constants, "HF_HUB_OFFLINE", is_offline),
             # Seconds that an answer is waited for by transformers, which else asks whether code
             # may be run; open_clip calls it without saying so.
-            _set_to(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0),
+            patch.object(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0),
             warnings.catch_warnings(),  # about options that one library gives another
         ):
             warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
@@ -209,16 +198,6 @@ def _why_missing(error: BaseException | None) -> str | None:
     return None
 
 
-@contextmanager
-def _set_to(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
 def _hub_answers() -> bool:
     """Whether the hub can be reached; if not, a warning tells.
 
@@ -229,10 +208,9 @@ def _hub_answers() -> bool:
     parts = urlsplit(constants.ENDPOINT)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection((parts.hostname, port), timeout=HUB_TIMEOUT):
-            return True
+        socket.create_connection((parts.hostname, port), timeout=HUB_TIMEOUT).close()
     except OSError:
-        logger.warning(
-            "%s cannot be reached: only what was fetched before is used", constants.ENDPOINT
-        )
+        told = "%s cannot be reached: only what was fetched before is used"
+        logger.warning(told, constants.ENDPOINT)
         return False
+    return True

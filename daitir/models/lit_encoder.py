@@ -12,14 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import transforms
 from transformers import AutoModel, AutoTokenizer
 
-from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.errors import DataError, reading_trained
+from daitir.common.files import atomic_write, read_tensors
 from daitir.models import ASSETS
 from daitir.models.encoder import Encoder
 from daitir.models.hub import NO_CODE, check_source
@@ -107,14 +106,13 @@ def image_transform() -> transforms.Compose:
     Mean 127 and deviation 128 of 255 (`preprocessing.py` and `efficientnet_lite_builder.py` of
     TensorFlow's EfficientNet).
     """
-    return transforms.Compose(
-        [
-            transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(LIT_IMAGE_SIZE),
-            transforms.ToTensor(),
-            transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
-        ]
-    )
+    steps = [
+        transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(LIT_IMAGE_SIZE),
+        transforms.ToTensor(),
+        transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
+    ]
+    return transforms.Compose(steps)
 
 
 def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
@@ -163,22 +161,15 @@ def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> Li
     """
     folder = Path(name) if name else LIT_FOLDER
     path = folder / HEAD_NAME
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `daitir pretrain lit --out {folder}` writes it")
-    try:
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-        with safe_open(path, "pt") as file:
-            digest = (file.metadata() or {})["parts"]
-        dim, scale = len(tensors["bias"]), tensors.pop("logit_scale")
-    except (SafetensorError, OSError, KeyError) as error:
-        raise DataError(f"{path}: no head of lit ({error}); train it again") from error
-    encoder = build_lit(dim, device=device)
-    if parts_digest() != digest:
-        raise DataError(f"{path}: was trained for other weights than the installed; train it again")
-    try:
+    with reading_trained("head of lit", path, command=f"daitir pretrain lit --out {folder}"):
+        tensors, metadata = read_tensors(path, then="train it again")
+        digest = metadata["parts"]
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        scale = tensors.pop("logit_scale")
+        encoder = build_lit(len(tensors["bias"]), device=device)
+        if parts_digest() != digest:
+            raise DataError(f"{path}: of other weights than the installed; train it again")
         encoder.model.head.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DataError(f"{path}: of another shape than MiniLM; train it again") from error
     encoder.model.logit_scale.fill_(scale)
     encoder.came_from(identity(library="lit", parts=digest, head=path))
     encoder.folder, encoder.spec = folder, f"lit:{folder}" if name else "lit"

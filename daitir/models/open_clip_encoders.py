@@ -132,15 +132,18 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
     file = _named_file(name, weights)
     is_tag = bool(weights) and file is None
     beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file is not None else {}
+    config = open_clip.get_model_config(name)
     if beside:
         check_source(file.parent)
-        _check_architecture(name, file, beside)
-    if is_tag:
-        _check_activation(name, weights)
-    config = open_clip.get_model_config(name)
+        if isinstance(beside.get("model_cfg"), dict):
+            _check_architecture(name, file, beside["model_cfg"], file.parent)
+    # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
+    if is_tag and open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
+        quick = config | {"quick_gelu": True}
+        _check_architecture(name, weights, quick, f"{name}-quickgelu@{weights}")
     text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
-    hub_names = [text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
-    hub_names = [hub_name for hub_name in hub_names if hub_name and not is_own]
+    keys = [] if is_own else ["hf_model_name", "hf_tokenizer_name"]
+    hub_names = [text[key] for key in keys if text.get(key)]
     for hub_name in hub_names:
         check_source(hub_name)
     preparation = _preparation(name, weights, beside)
@@ -155,7 +158,8 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
             length = text["context_length"]
             tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=length, **NO_CODE)
         else:
-            tokenizer = open_clip.get_tokenizer(name, **_no_code(text))
+            no_code = NO_CODE if text.get("hf_tokenizer_name") else {}
+            tokenizer = open_clip.get_tokenizer(name, **no_code)
         if is_tag:
             file = Path(download_pretrained(open_clip.get_pretrained_cfg(name, weights)))
         elif preparation is not None:
@@ -204,7 +208,8 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenCli
     with reading(folder, "dual encoder", local="open_clip:FOLDER" if tower else None):
         weights = _find_weights(folder)
         model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **_no_code(text))
+        no_code = NO_CODE if text.get("hf_tokenizer_name") else {}  # open_clip's own knows no such
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **no_code)
     sources = [folder] if text.get("hf_tokenizer_name") else []
     sources += [check_source(tower)] if tower else []
     origin = _origin(config, settings.get("preprocess_cfg"), weights, sources)
@@ -235,11 +240,6 @@ def _origin(
     return identity(
         library="open_clip", model=config, preprocessing=preparation, weights=weights, text=files
     )
-
-
-def _no_code(text: dict) -> dict:
-    """What `get_tokenizer` is told; open_clip's own tokeniser knows no such word."""
-    return NO_CODE if text.get("hf_tokenizer_name") else {}
 
 
 def _read_settings(path: Path) -> dict:
@@ -283,39 +283,19 @@ def _prepare(model, settings: dict):
     return image_transform_v2(PreprocessCfg(**merged), is_train=False)
 
 
-def _check_activation(name: str, tag: str) -> None:
-    """Raises DataError where the weights of a tag want QuickGELU and the name has GELU.
+def _check_architecture(name: str, weights: object, config: dict, instead: object) -> None:
+    """Raises DataError where weights were trained in another architecture than a name's.
 
-    The shapes fit, so open_clip loads them, at best with a warning, and all features are wrong.
+    The shapes may fit, so open_clip loads them, at best with a warning, and all features are wrong.
     """
-    # Where a tag does not tell, the architecture does (roberta-ViT-B-32).
-    is_quick = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")
-    if is_quick and not open_clip.get_model_config(name).get("quick_gelu"):
-        raise _mismatch(name, tag, "quick_gelu", f"{name}-quickgelu@{tag}")
-
-
-def _check_architecture(name: str, file: Path, beside: dict) -> None:
-    """Raises DataError where the settings beside a file are of another architecture than a name's.
-
-    The shapes may fit all the same, as in `_check_activation`.
-    """
-    if not isinstance(beside.get("model_cfg"), dict):
-        return
-    ours, theirs = map(_with_effect, (open_clip.get_model_config(name), beside["model_cfg"]))
-    for key in ours | theirs:
-        if ours.get(key) != theirs.get(key):
-            raise _mismatch(name, file, key, file.parent)
-
-
-def _mismatch(name: str, weights: object, setting: str, instead: object) -> DataError:
-    what = f"{setting} than {name}'s"
-    if setting == "quick_gelu":
-        has_quick = open_clip.get_model_config(name).get("quick_gelu")
-        what = f"activation than {name}'s, which is {'QuickGELU' if has_quick else 'GELU'}"
-    return DataError(
-        f"open_clip:{name}@{weights}: these weights were trained with another {what}; use "
-        f"open_clip:{instead}"
-    )
+    ours, theirs = map(_with_effect, (open_clip.get_model_config(name), config))
+    for setting in ours | theirs:
+        if ours.get(setting) != theirs.get(setting):
+            raise DataError(
+                f"open_clip:{name}@{weights}: these weights were trained with another {setting} "
+                f"({theirs.get(setting)}) than {name}'s ({ours.get(setting)}); use "
+                f"open_clip:{instead}"
+            )
 
 
 def _with_effect(config: dict) -> dict[str, object]:

@@ -22,10 +22,7 @@ def prompt_tokens(
 ) -> list[int]:
     """The tokens of a prompt with a dialogue in it, in the tokeniser's chat template if it has one.
 
-    Args:
-        tokenizer: the model's own.
-        prompt: holds `{dialogue}` where the dialogue goes.
-        said: the rounds, which become a line each.
+    `prompt` holds `{dialogue}` where the dialogue goes; each of its rounds becomes a line.
     """
     text = prompt.replace("{dialogue}", "\n".join(said))
     if not tokenizer.chat_template:
@@ -42,11 +39,8 @@ def round_tokens(
 ) -> list[int]:
     """The tokens that the mini model reads before it writes the caption of the last round.
 
-    Args:
-        tokenizer: the package's.
-        said: what was said in each round.
-        captions: the caption of each round but the last; None where the model wrote nothing of
-            use, and the round's words wait for the next caption.
+    `said` are the words of each round, `captions` those of each round but the last. A caption is
+    None where the model wrote nothing of use, and the round's words wait for the next one.
     """
     rounds: list[tuple[str, str | None]] = []
     waiting: list[str] = []
@@ -66,15 +60,11 @@ def window(
     """Some rounds of a dialogue and of its refinement, as the mini model reads and writes them.
 
     Every caption stands between `<start>` and `<end>`, the words of a round bare before it:
-    `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on.
+    `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on. `caption` is the one
+    before the first of the rounds, empty where there is none; a round is what was said, and the
+    caption after it, None for one still to be written.
 
-    Args:
-        tokenizer: the package's.
-        caption: the caption before the first of the rounds; empty where there is none.
-        rounds: what was said, and the caption after it; None for a caption still to be written.
-
-    Returns:
-        Token numbers, and which of them the model has to write.
+    Returns token numbers, and which of them the model has to write.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from daitir.common.errors import DataError
+from daitir.common.errors import DataError, reading_trained
 from daitir.common.files import read_json, weights_digest
 from daitir.models import ASSETS
 from daitir.models.encoder import Pictures, as_image, listed
@@ -150,14 +149,7 @@ class Recogniser:
     ) -> list[Scene]:
         """What each picture shows: the likeliest value of everything, a category twice included.
 
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3), of any size;
-                or one of these.
-            batch_size: images that the network sees together.
-            progress: show a bar.
-
-        Raises:
-            DataError: a path is no readable image, or an array is of another form.
+        Pictures of any size, paths and arrays are read as by `Encoder.encode_images`.
         """
         images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
@@ -233,20 +225,12 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
     """
     folder = RECOGNISER_FOLDER if spec == "mini" else Path(spec)
     config, weights = folder / CONFIG_NAME, folder / RECOGNISER_WEIGHTS
-    for path in (config, weights):
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such file; `daitir pretrain recogniser --out {folder}` writes it"
-            )
-    try:
+    command = f"daitir pretrain recogniser --out {folder}"
+    with reading_trained("recogniser", config, weights, command=command):
         settings = read_json(config)
-        same_world = settings["values"] == json.loads(json.dumps(VALUES))
+        if settings["values"] != json.loads(json.dumps(VALUES)):
+            raise DataError(f"{config}: made for another world; train it again")
         model = RecogniserNet(settings["width"])
         model.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no recogniser ({line}); train it again") from error
-    if not same_world:
-        raise DataError(f"{config}: made for other places, categories or colours; train it again")
     digest = identity(library="recogniser", settings=config, weights=weights)
     return Recogniser(spec, model, device, digest=digest)

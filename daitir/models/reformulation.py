@@ -10,7 +10,6 @@ caption is left out (`daitir.data.captions`).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from transformers import (
 )
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json, weights_digest
+from daitir.common.files import read_json, weights_digest, write_json
 from daitir.data.captions import read_caption
 from daitir.models import ASSETS
 from daitir.models.hub import NO_CODE, check_source, find_source, reading
@@ -157,15 +156,9 @@ class Reformulator:
     ) -> Refinement:
         """One caption for every round of every dialogue, decoded greedily.
 
-        Round 0 is refined as well: a caption can be as wordy as an answer.
-
-        Args:
-            dialogues: what was said in each round of each dialogue, of any number of rounds.
-            batch_size: dialogues that are refined together; it does not change the captions.
-            progress: show a bar.
-
-        Raises:
-            DataError: there is no dialogue, or one without rounds.
+        Round 0 is refined as well: a caption can be as wordy as an answer. `batch_size` dialogues
+        are refined together, which does not change the captions. Raises DataError without a
+        dialogue, or for one without rounds.
         """
         if not dialogues:
             raise DataError("no dialogues to refine; give at least one")
@@ -201,19 +194,13 @@ class Reformulator:
         if refinement.faults:
             logger.warning(
                 "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec,
-                len(refinement.faults),
-                total,
-                refinement.fault_kinds,
-            )
+                self.spec, len(refinement.faults), total, refinement.fault_kinds,
+            )  # fmt: skip
         if num_truncated:
             logger.warning(
                 "%s: %d of %d inputs were longer than %d tokens and lost their middle",
-                self.spec,
-                num_truncated,
-                total,
-                self._max_input,
-            )
+                self.spec, num_truncated, total, self._max_input,
+            )  # fmt: skip
         return refinement
 
     def _input(self, said: Sequence[str], before: Sequence[_Output]) -> list[int]:
@@ -225,9 +212,8 @@ class Reformulator:
 
     def _outputs(self, inputs: list[list[int]]) -> list[_Output]:
         """What the model writes after each input; where it is of no use it is asked again."""
-        outputs = [
-            _Output(*read_caption(text, ended=ended)) for text, ended in self._generate(inputs)
-        ]
+        found = self._generate(inputs)
+        outputs = [_Output(*read_caption(text, ended=ended)) for text, ended in found]
         useless = [number for number, output in enumerate(outputs) if output.fault]
         if useless and not self.round_by_round:
             again = self._generate([inputs[number] for number in useless], **RETRY)
@@ -286,11 +272,9 @@ def refine_resumably(
 ) -> Refinement:
     """As `Reformulator.refine`, `batch_size` dialogues after the other; a killed run goes on.
 
-    Args:
-        partial: a folder that gets a file for each batch, named by a hash of all that decides the
-            captions. Remove it when they are kept elsewhere.
-        group: processes that call this alike; each refines its share, and waits for the others.
-        progress: show a bar, of the main process alone.
+    The folder `partial` gets a file for each batch, named by a hash of all that decides the
+    captions; remove it when they are kept elsewhere. The processes of `group` call this alike; each
+    refines its share, and waits for the others.
 
     Raises DataError as `refine` does, and where a file of `partial` is damaged.
     """
@@ -327,8 +311,7 @@ def refine_resumably(
 
 def _write_refinement(path: Path, refinement: Refinement) -> None:
     faults = [[*place, kind] for place, kind in refinement.faults.items()]
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(asdict(refinement) | {"faults": faults}), encoding="utf-8")
+    write_json(path, asdict(refinement) | {"faults": faults})
 
 
 def _read_refinement(path: Path) -> Refinement:

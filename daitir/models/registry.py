@@ -7,7 +7,7 @@ that loads it, and name it here, or call `register_encoder` from outside the pac
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
 from daitir.common.errors import DataError
@@ -23,8 +23,7 @@ class EncoderKind(NamedTuple):
         load: builds an encoder from what follows the colon of its spec and a `device=`; or where
             that function is, `"module:function"`, which is imported when it is first wanted.
         forms: the specs of this kind; one without a colon stands for the model that needs no name.
-        has_base: whether it builds on another encoder; `load` then also gets `load_base=`, which
-            loads one by its spec, as `load_encoder` does.
+        has_base: whether `load` also gets `load_base=`, which loads another encoder by its spec.
     """
 
     load: Callable[..., Encoder] | str
@@ -33,10 +32,7 @@ class EncoderKind(NamedTuple):
 
     def loader(self) -> Callable[..., Encoder]:
         """The function that builds an encoder."""
-        if not isinstance(self.load, str):
-            return self.load
-        module, _, function = self.load.partition(":")
-        return getattr(import_module(module), function)
+        return resolve_name(self.load) if isinstance(self.load, str) else self.load
 
 
 ENCODER_KINDS = {
@@ -63,22 +59,16 @@ ENCODER_KINDS = {
 
 
 def register_encoder(kind: str, load: Callable[..., Encoder] | str, *forms: str) -> None:
-    """Let `load_encoder` and every command know a kind of encoder.
+    """Let `load_encoder` and every command know a kind of encoder, whose specs begin with `kind`.
 
-    Args:
-        kind: what its specs begin with.
-        load: as in `EncoderKind`.
-        forms: as in `EncoderKind`; without any `kind:NAME`.
+    `load` and `forms` are as in `EncoderKind`; without forms there is `kind:NAME`. Raises
+    ValueError where the kind is registered already.
 
-    Raises:
-        ValueError: the kind is registered already.
-
-    Example:
-        >>> from daitir.models.encoders import load_encoder
-        >>> register_encoder("same", lambda name, device: load_encoder(name, device=device))
-        >>> load_encoder("same:mini").dim
-        128
-        >>> del ENCODER_KINDS["same"]
+    >>> from daitir.models.encoders import load_encoder
+    >>> register_encoder("same", lambda name, device: load_encoder(name, device=device))
+    >>> load_encoder("same:mini").dim
+    128
+    >>> del ENCODER_KINDS["same"]
     """
     if kind in ENCODER_KINDS:
         raise ValueError(f"the encoder {kind!r} is registered already")
@@ -92,11 +82,7 @@ def encoder_forms() -> str:
 
 
 def encoder_kind(spec: str) -> tuple[EncoderKind, str]:
-    """The kind of a spec, and the name that follows.
-
-    Raises:
-        DataError: no kind has specs of this form; the message lists the forms.
-    """
+    """The kind of a spec, and the name that follows; DataError lists the forms there are."""
     kind, colon, name = spec.partition(":")
     forms = ENCODER_KINDS[kind].forms if kind in ENCODER_KINDS else ()
     is_known = any(":" in form for form in forms) if colon and name else spec in forms

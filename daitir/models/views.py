@@ -108,26 +108,19 @@ class ViewGenerator:
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
 
-        Images that the cache holds are not drawn again, unless they are damaged or another's: such
-        files are drawn anew, counted in a warning. What is drawn does not depend on what the cache
-        held before. A file tells its prompt, seed, steps, guidance, model and size in its metadata
-        (EXIF, image description).
+        Images that the cache, a folder, holds are not drawn again, unless they are damaged or
+        another's: such files are drawn anew, counted in a warning. What is drawn does not depend on
+        what the cache held before. A file tells its prompt, seed, steps, guidance, model and size
+        in its metadata (EXIF, image description). Prompts that the text encoders cut off are
+        counted in a warning.
 
-        Args:
-            prompts: what is drawn; those that the text encoders cut off are counted in a warning.
-            seeds: of the noise, one for each prompt; the same pair is drawn once.
-            cache: the folder of the files.
-            negatives: for each prompt what must not be drawn, empty where there is nothing. A
-                pipeline that takes no negative prompt draws without; a warning tells.
-            batch_size: images that are drawn together; it may change their last bits.
-            group: processes that call this alike; each draws its share, and waits for the others.
-            progress: show a bar, of the main process alone.
+        `negatives` say for each prompt what must not be drawn, empty where there is nothing; a
+        pipeline that takes no negative prompt draws without, and a warning tells. `batch_size`
+        images are drawn together, which may change their last bits. The processes of `group` call
+        this alike; each draws its share, and waits for the others.
 
-        Returns:
-            One path for each prompt.
-
-        Raises:
-            DataError: a prompt is empty, before anything is drawn; the disk is full; or as `draw`.
+        Raises DataError where a prompt is empty, before anything is drawn, where the disk is full,
+        and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
         # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
@@ -162,11 +155,10 @@ class ViewGenerator:
         if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if any(negatives) and not self.takes_negatives:
-            logger.warning(
-                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without",
-                self.spec,
-                self.guidance,
+            told = (
+                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without"
             )
+            logger.warning(told, self.spec, self.guidance)
             negatives = [""] * len(prompts)
         empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
         if empty:
@@ -285,20 +277,19 @@ def _batches(views: list[_View], batch_size: int) -> Iterator[tuple[list[_View],
 def _values_digest(pipeline: DiffusionPipeline) -> str:
     """The identity of a pipeline that was put together in memory: of its values and settings."""
     parts = {
-        name: [weights_digest(part)] if isinstance(part, nn.Module) else []
+        name: [
+            *([weights_digest(part)] if isinstance(part, nn.Module) else []),
+            type(part).__name__,
+            str(getattr(part, "config", "")),
+        ]
         for name, part in pipeline.components.items()
     }
-    for name, part in pipeline.components.items():
-        parts[name] += [type(part).__name__, str(getattr(part, "config", ""))]
     return identity(kind=type(pipeline).__name__, parts=parts)
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not any(
-        known in message
-        for known in ("part of your input was truncated", "Token indices sequence length")
-    )
+    known = ("part of your input was truncated", "Token indices sequence length")
+    return not any(words in record.getMessage() for words in known)
 
 
 def load_view_generator(

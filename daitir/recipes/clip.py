@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 import open_clip
@@ -24,7 +23,7 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.objectives import info_nce
-from daitir.recipes.run import Options, Run, count_parameters, half_weights
+from daitir.recipes.run import Run, count_parameters, half_weights
 from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import sample_scenes, short_caption
 
@@ -32,8 +31,8 @@ MAX_LOGIT_SCALE = 100.0
 MEAN = STD = 0.5
 
 
-def train_clip(recipe: ClipRecipe, folder: Path, **options: Unpack[Options]) -> None:
-    """Train a dual encoder from scratch; `load_encoder("open_clip:FOLDER")` reads it.
+def train_clip(recipe: ClipRecipe, run: Run) -> None:
+    """Train a dual encoder from scratch; `load_encoder("open_clip:FOLDER")` reads its folder.
 
     The pictures are `recipe.num_scenes` training scenes, rendered once; each step takes a random
     batch of them with captions written anew, so that a scene is seldom described twice alike.
@@ -45,7 +44,6 @@ def train_clip(recipe: ClipRecipe, folder: Path, **options: Unpack[Options]) -> 
         raise DataError(
             f"{recipe.model!r} has no config in daitir/models/configs; choose one of {known}"
         )
-    run = Run(folder, **options)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = open_clip.create_model(recipe.model).to(run.device)
@@ -67,15 +65,15 @@ def train_clip(recipe: ClipRecipe, folder: Path, **options: Unpack[Options]) -> 
         return {"loss": loss, "logit_scale": logit_scale}
 
     seconds = run.train(model, step_loss, recipe, after_step=lambda: clamp_logit_scale(model))
-    export(model, open_clip.get_model_config(recipe.model), folder)
-    facts = {
-        "model": recipe.model,
-        "parameters": count_parameters(model),
-        "training_scenes": recipe.num_scenes,
-        "steps": recipe.steps,
-        "batch_size": recipe.batch_size,
-    }
-    run.write_card(facts, seconds)
+    export(model, open_clip.get_model_config(recipe.model), run.folder)
+    run.write_card(
+        seconds,
+        model=recipe.model,
+        parameters=count_parameters(model),
+        training_scenes=recipe.num_scenes,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+    )
 
 
 @torch.no_grad()

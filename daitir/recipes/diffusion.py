@@ -10,7 +10,6 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 import torch
 from diffusers import (
@@ -29,7 +28,7 @@ from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors, weights_digest
 from daitir.recipes.autoencoder import encode, train_autoencoder
 from daitir.recipes.loop import LOG_NAME
-from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import DiffusionRecipe
 from daitir.recipes.text_encoder import prompt_tokenizer, tokenize, train_text_encoder, write_prompt
 from daitir.scenes import Scene, sample_scenes
@@ -40,14 +39,14 @@ PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
 LATENTS_NAME = "latents.safetensors"
 
 
-def train_diffusion(recipe: DiffusionRecipe, folder: Path, **options: Unpack[Options]) -> None:
+def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
     """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
 
     `folder/work` gets the checkpoints and logs of the three parts.
 
     Raises DataError for a checkpoint of another run.
     """
-    run = Run(folder, **options)
+    folder = run.folder
     work = replace(run, folder=folder / "work")
     autoencoder, autoencoder_seconds = train_autoencoder(recipe, work)
     autoencoder.requires_grad_(False)
@@ -59,31 +58,25 @@ def train_diffusion(recipe: DiffusionRecipe, folder: Path, **options: Unpack[Opt
     with atomic_write(folder / LOG_NAME) as temporary:
         shutil.copyfile(work.folder / "unet" / LOG_NAME, temporary)
     parts = {"autoencoder": autoencoder, "text_encoder": text_encoder, "unet": denoiser.unet}
-    facts = {
-        "model": "daitir-diffusion",
-        "parameters": {name: count_parameters(part) for name, part in parts.items()},
-        "training_scenes": recipe.num_scenes,
-        "autoencoder_steps": recipe.autoencoder_steps,
-        "text_steps": recipe.text_steps,
-        "steps": recipe.steps,
-        "batch_size": recipe.batch_size,
-    }
-    run.write_card(facts, autoencoder_seconds + text_seconds + seconds)
+    run.write_card(
+        autoencoder_seconds + text_seconds + seconds,
+        model="daitir-diffusion",
+        parameters={name: count_parameters(part) for name, part in parts.items()},
+        training_scenes=recipe.num_scenes,
+        autoencoder_steps=recipe.autoencoder_steps,
+        text_steps=recipe.text_steps,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+    )
 
 
 def retrain_unet(
-    recipe: DiffusionRecipe,
-    pipeline: StableDiffusionPipeline,
-    folder: Path,
-    *,
-    latents: Path,
-    **options: Unpack[Options],
+    recipe: DiffusionRecipe, pipeline: StableDiffusionPipeline, run: Run, *, latents: Path
 ) -> None:
     """Train only the U-Net anew and write a pipeline folder: for example with fewer steps.
 
-    Args:
-        pipeline: whose autoencoder, text encoder and prompts the new one shares.
-        latents: file that keeps the latents of the training scenes for further runs.
+    The new pipeline shares the autoencoder, text encoder and prompts of `pipeline`. `latents` is a
+    file that keeps the latents of the training scenes for further runs.
 
     Raises DataError for a checkpoint of another run, and for a pipeline of other parts than those
     of the recipe.
@@ -95,15 +88,15 @@ def retrain_unet(
             f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
             "`daitir pretrain diffusion`"
         )
-    run = Run(folder / "work", **options)
+    work = replace(run, folder=run.folder / "work")
     autoencoder, text_encoder = (
         copy.deepcopy(part).float().to(run.device).requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder)
     )
     scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
-    clean = cached_latents(latents, recipe, autoencoder, scenes, run)
-    denoiser, _ = train_unet(recipe, run, clean, scenes, text_encoder)
-    export(folder, autoencoder, text_encoder, denoiser.average)
+    clean = cached_latents(latents, recipe, autoencoder, scenes, work)
+    denoiser, _ = train_unet(recipe, work, clean, scenes, text_encoder)
+    export(run.folder, autoencoder, text_encoder, denoiser.average)
 
 
 class Denoiser(nn.Module):

@@ -36,46 +36,23 @@ from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.retrieval import target_ranks
 
 
-@torch.no_grad()
-def encode(
-    encoder: Encoder,
-    data: FinetuneData,
-    *,
-    gallery_features: Tensor | None = None,
-    workers: int = 0,
-    progress: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of the texts and views, (num_dialogues, num_views, dim), and of the gallery.
-
-    Where dialogues have different numbers of views the first two are (total_views, dim). A view
-    that is missing has the features of its text. `gallery_features` are given where the gallery
-    was encoded before. `workers` threads decode files. The model is in eval mode meanwhile.
-    """
-    was_training = encoder.model.training
-    encoder.model.eval()
-    texts = encoder.encode_texts([text for row in data.texts for text in row], progress=progress)
-    pictures = [view for row in data.views for view in row]
-    there = torch.tensor([view is not None for view in pictures])
-    views = texts.clone()
-    embed = partial(encoder.encode_images, workers=workers, progress=progress)
-    views[there] = embed([view for view in pictures if view is not None])
-    gallery = embed(data.gallery) if gallery_features is None else gallery_features
-    encoder.model.train(was_training)
-    if isinstance(data.rounds, Tensor):
-        shape = (*data.rounds.shape, encoder.dim)
-        texts, views = texts.view(shape), views.view(shape)
-    return texts, views, gallery
-
-
 def recalls(
     encoder: Encoder, data: FinetuneData, k: int = 10, *, workers: int = 0
 ) -> dict[str, float]:
     """R@k over all drawn rounds by text alone, by view alone, and by DAR's sum (`dar`).
 
-    For a round without a view all three are the text.
+    For a round without a view all three are the text. The model is in eval mode meanwhile.
     """
-    encoded = encode(encoder, data, workers=workers)
-    texts, views, gallery = (features.reshape(-1, encoder.dim) for features in encoded)
+    was_training = encoder.model.training
+    encoder.model.eval()
+    texts = encoder.encode_texts([text for row in data.texts for text in row])
+    pictures = [view for row in data.views for view in row]
+    there = torch.tensor([view is not None for view in pictures])
+    views = texts.clone()
+    embed = partial(encoder.encode_images, workers=workers)
+    views[there] = embed([view for view in pictures if view is not None])
+    gallery = embed(data.gallery)
+    encoder.model.train(was_training)
     rounds = torch.tensor([int(t) for row in data.rounds for t in row])
     queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=rounds)}
     targets = data.target_indices.repeat_interleave(data.counts)
@@ -123,11 +100,8 @@ def finetune(
     Rounds without a view take part in the terms of the text alone; `without_view` in the log
     counts them in the batch.
 
-    Args:
-        encoder: the start, on the device where it is to be trained. Its weights change.
-        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end a card and the files
-            of `save_finetuned`. A run that was interrupted continues; one that is done is read.
-        workers: threads that decode pictures that are files.
+    The weights of `encoder` change. The folder gets checkpoint, `log.csv`, `best.safetensors`, and
+    at the end a card and the files of `save_finetuned`; a run that is done is read.
 
     Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
     holds another run, an unknown query or term, a batch without a negative or that the processes
@@ -172,9 +146,13 @@ def finetune(
     group.wait_for_everyone()
     if group.is_main_process:
         load_best(best_path, encoder.model)
-        card = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps,
-                "validation_images": len(val_data.gallery)}  # fmt: skip
-        Run(folder, seed=seed, device=str(encoder.device)).write_card(card, seconds)
+        Run(folder, seed=seed, device=str(encoder.device)).write_card(
+            seconds,
+            base=encoder.spec,
+            dialogues=len(train_data.texts),
+            steps=recipe.steps,
+            validation_images=len(val_data.gallery),
+        )
         facts = {"recipe": asdict(recipe), "seed": seed}
         save_finetuned(encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
@@ -192,7 +170,7 @@ class _Learner(nn.Module):
     def step_loss(
         self, data: FinetuneData, size: int, seed: int, workers: int
     ) -> Callable[[int], dict[str, Tensor]]:
-        """The losses of each step: of `size` dialogues of the data with one drawn round of each."""
+        """The losses of each step, of `size` dialogues with one drawn round of each."""
         counts, places = data.counts, data.target_indices
         lacks_views = self.objective.needs_views and data.num_without_view > 0
         settings = get_model_preprocess_cfg(self.model)

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daitir.common.errors import DataError
+from daitir.common.errors import DataError, reading_trained
 from daitir.common.files import atomic_write, read_json, write_json
 from daitir.fusion import Fusion, build_fusion
 from daitir.recipes.loop import LoopConfig, draw_views, train
@@ -29,8 +28,7 @@ class FusionData:
     """Features of drawn rounds and of a gallery.
 
     Attributes:
-        text_features: (num_dialogues, num_views, dim), of the captions that were drawn.
-        view_features: (num_dialogues, num_views, dim), of the drawings.
+        text_features, view_features: (num_dialogues, num_views, dim), of captions and drawings.
         gallery_features: (num_images, dim).
         counts: (num_dialogues,), how many views each dialogue has, where they differ; what is
             beyond them is padding by unit vectors.
@@ -45,7 +43,6 @@ class FusionData:
     targets: Tensor | None = None
 
     def to(self, device: str | torch.device) -> FusionData:
-        """The same data on a device."""
         values = (getattr(self, field.name) for field in fields(self))
         return FusionData(*(None if v is None else v.to(device) for v in values))
 
@@ -102,11 +99,8 @@ def train_fusion(
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
     in a batch; where several dialogues look for one, it is no negative of its own. Every
-    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept.
-
-    Args:
-        folder: gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
-            A run that was interrupted continues.
+    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept. The
+    folder gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
 
     Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
     for a loss that is not finite.
@@ -138,7 +132,7 @@ def train_fusion(
 def _step_loss(
     model: Fusion, data: FusionData, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of each step: on a batch of dialogues with one drawn round of each."""
+    """The loss of each step, on a batch of dialogues with one drawn round of each."""
     number, num_views = data.view_features.shape[:2]
     counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
 
@@ -177,23 +171,15 @@ def load_fusion(
     Raises:
         DataError: a file is missing or damaged, or the fusion is another one than is asked for.
     """
-    for path in (folder / FUSION_CONFIG, folder / FUSION_WEIGHTS):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir train` writes it")
-    try:
-        settings = read_json(folder / FUSION_CONFIG)
+    config, weights = folder / FUSION_CONFIG, folder / FUSION_WEIGHTS
+    with reading_trained("fusion", config, weights, command="daitir train"):
+        settings = read_json(config)
         trained = FusionRecipe(**settings["recipe"])
         facts = settings | {"recipe": trained, "kind": trained.kind}
         model = build_fusion(settings["dim"], trained)
-        weights = load_file(folder / FUSION_WEIGHTS)
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise DataError(f"{folder}: no fusion ({line}); train it again") from error
-    asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
-    for name, wanted in asked.items():
-        if wanted is not None and facts[name] != wanted:
-            raise DataError(
-                f"{folder / FUSION_CONFIG}: a fusion of another {name}; choose another folder"
-            )
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+        asked = {"dim": dim, "seed": seed, "recipe": recipe, "kind": kind}
+        for name, wanted in asked.items():
+            if wanted is not None and facts[name] != wanted:
+                raise DataError(f"{config}: a fusion of another {name}; choose another folder")
     return model.eval()

@@ -11,8 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Unpack
 
 import torch
 from open_clip import IMAGENET_CLASSNAMES
@@ -23,7 +21,7 @@ from tqdm import tqdm
 
 from daitir.metrics import bootstrap_interval
 from daitir.models.lit_encoder import LitEncoder, build_lit, class_directions, save_head
-from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import LitRecipe
 from daitir.retrieval import target_ranks
 
@@ -180,17 +178,16 @@ def embed(encoder: LitEncoder, texts: Texts, *, progress: bool = False) -> tuple
     return embeddings, torch.tensor([index for _, index in texts])
 
 
-def train_lit(recipe: LitRecipe, folder: Path, **options: Unpack[Options]) -> None:
+def train_lit(recipe: LitRecipe, run: Run) -> None:
     """Choose a head on validation classes, measure it on test classes, and train it on all.
 
     Nothing said of a held-out class is in training, its direction neither; it stands in the gallery
-    by its direction beside the others of its split. `folder` gets the head that `load_lit` reads,
+    by its direction beside the others of its split. The folder gets the head that `load_lit` reads,
     and a card with what was measured. A run that was interrupted begins anew.
 
     Raises DataError where the packages of the parts are missing.
     """
-    run, begin = Run(folder, **options), time.monotonic()
-    seed = run.seed
+    begin, seed = time.monotonic(), run.seed
     encoder = build_lit(recipe.dim, device=run.device)
     directions = class_directions(encoder.model).cpu()
     train_classes, val_classes, test_classes = split_classes(recipe, seed=seed)
@@ -223,7 +220,7 @@ def train_lit(recipe: LitRecipe, folder: Path, **options: Unpack[Options]) -> No
     encoder.model.head.load_state_dict(fit(chosen, list(range(recipe.num_classes))).state_dict())
     scale = _calibrated(heads[chosen], val["sentence"], directions)
     encoder.model.logit_scale.fill_(scale).log_()
-    save_head(encoder.model, folder)
+    save_head(encoder.model, run.folder)
     facts = {
         "model": "daitir-lit",
         "parameters_of_the_head": count_parameters(encoder.model.head),
@@ -238,7 +235,7 @@ def train_lit(recipe: LitRecipe, folder: Path, **options: Unpack[Options]) -> No
         "chance_R@10": round(10 / len(test_classes), 4),
         "logit_scale": scale,
     }
-    run.write_card(facts, time.monotonic() - begin)
+    run.write_card(time.monotonic() - begin, **facts)
 
 
 def _recalls(

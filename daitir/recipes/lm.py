@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Unpack
+from functools import partial
 
 import torch
 import transformers
@@ -20,7 +19,7 @@ from daitir.models.hub import NO_CODE
 from daitir.models.prompts import WINDOW_ROUNDS, window
 from daitir.recipes.loop import LOG_NAME
 from daitir.recipes.recogniser import any_object, any_stage
-from daitir.recipes.run import Options, Run, count_parameters
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
 from daitir.scenes import (
     Question,
@@ -64,19 +63,20 @@ def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     )
 
 
-def train_lm(recipe: LmRecipe, folder: Path, **options: Unpack[Options]) -> None:
+def train_lm(recipe: LmRecipe, run: Run) -> None:
     """Train a language model from scratch; `load_reformulator` reads its folder.
 
     `folder/work` gets the checkpoints and logs of both stages.
 
     Raises DataError for a checkpoint of another run.
     """
-    run = Run(folder, **options)
+    folder = run.folder
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = build_lm(recipe, tokenizer).to(run.device)
 
-    def loss_with(single: Callable, number: int, step: int) -> dict[str, Tensor]:
+    def loss_of(single: Callable, number: int, first: int, step: int) -> dict[str, Tensor]:
+        step += first
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             windows += training_windows(tokenizer, run.seed, index)
@@ -91,34 +91,29 @@ def train_lm(recipe: LmRecipe, folder: Path, **options: Unpack[Options]) -> None
         ]
         return losses_of(model, [[part.to(run.device) for part in chunk] for chunk in chunks])
 
-    def first_loss(step: int) -> dict[str, Tensor]:
-        return loss_with(caption_window, recipe.num_captions, step)
-
-    def second_loss(step: int) -> dict[str, Tensor]:
-        return loss_with(answer_window, recipe.num_answers, recipe.steps + step)
-
+    captions = partial(loss_of, caption_window, recipe.num_captions, 0)
+    answers = partial(loss_of, answer_window, recipe.num_answers, recipe.steps)
     # The head is the embedding's matrix once more: a checkpoint holds it once.
-    seconds = run.train(model.model, first_loss, recipe, stage="work/captions")
-    seconds += run.train(
-        model.model, second_loss, recipe, stage="work/answers", steps=recipe.answer_steps
-    )
+    seconds = run.train(model.model, captions, recipe, stage="work/captions")
+    steps = recipe.answer_steps
+    seconds += run.train(model.model, answers, recipe, stage="work/answers", steps=steps)
     parameters = count_parameters(model)
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with atomic_write(folder / LOG_NAME) as temporary:
         shutil.copyfile(folder / "work" / "answers" / LOG_NAME, temporary)
-    facts = {
-        "model": "daitir-lm",
-        "parameters": parameters,
-        "training_dialogues": (recipe.steps + recipe.answer_steps) * recipe.batch_size,
-        "steps": recipe.steps,
-        "answer_steps": recipe.answer_steps,
-        "batch_size": recipe.batch_size,
-        "num_captions": recipe.num_captions,
-        "num_answers": recipe.num_answers,
-        "transformers": transformers.__version__,
-    }
-    run.write_card(facts, seconds)
+    run.write_card(
+        seconds,
+        model="daitir-lm",
+        parameters=parameters,
+        training_dialogues=(recipe.steps + recipe.answer_steps) * recipe.batch_size,
+        steps=recipe.steps,
+        answer_steps=recipe.answer_steps,
+        batch_size=recipe.batch_size,
+        num_captions=recipe.num_captions,
+        num_answers=recipe.num_answers,
+        transformers=transformers.__version__,
+    )
 
 
 def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:

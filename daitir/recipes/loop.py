@@ -105,24 +105,21 @@ def train(
     """Train a model in place, or continue where the folder's checkpoint stopped.
 
     Args:
-        model: what is trained; it stays on its device.
         step_loss: maps a step number to named scalar losses; `"loss"` is minimised. Its data must
             depend on the step number alone.
         folder: gets `checkpoint.safetensors` (weights, optimiser state, step) and `log.csv`.
         groups: parameter groups of the optimiser, by default those of `parameter_groups`; a
             group's learning rate is the schedule's times its `"scale"`, where it has one.
-        after_backward: called before each update, for example to average gradients.
-        after_step: called after each update, for example to clamp a logit scale.
+        after_backward, after_step: called before and after each update, for example to average
+            gradients and to clamp a logit scale.
         stop_after: told how many steps are done, after each; true ends the training early.
         is_main: whether this process writes; of several that train together only one does.
 
-    Returns:
-        The seconds that all steps took, those before an interruption included.
+    Returns the seconds that all steps took, those before an interruption included.
 
-    Raises:
-        DataError: the folder's checkpoint is unreadable or of another model or configuration, or
-            another run works in the folder.
-        FloatingPointError: a loss is not finite; the last checkpoint is kept.
+    Raises DataError where the folder's checkpoint is unreadable or of another model or
+    configuration, or another run works in the folder; FloatingPointError where a loss is not
+    finite, and the last checkpoint is kept.
     """
     with claimed(folder):
         optimizer = AdamW(
@@ -153,7 +150,12 @@ def train(
                     f"the loss is {losses['loss'].item()} at step {step}; the last good checkpoint "
                     f"is {checkpoint}: lower the learning rate or raise the warm-up"
                 )
-            norm = _update(optimizer, losses["loss"], config.clip_norm, after_backward)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            if after_backward is not None:
+                after_backward()
+            norm = nn.utils.clip_grad_norm_(_parameters(optimizer), config.clip_norm).item()
+            optimizer.step()
             if after_step is not None:
                 after_step()
             done = step + 1
@@ -169,19 +171,6 @@ def train(
                 break
         model.eval()
         return time.perf_counter() - began
-
-
-def _update(
-    optimizer: AdamW, loss: Tensor, clip_norm: float, after_backward: Callable[[], None] | None
-) -> float:
-    """One step of the optimiser; the norm of the gradient before it was clipped."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if after_backward is not None:
-        after_backward()
-    norm = nn.utils.clip_grad_norm_(_parameters(optimizer), clip_norm)
-    optimizer.step()
-    return norm.item()
 
 
 def _parameters(optimizer: AdamW) -> list[nn.Parameter]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from daitir.common.errors import DataError
 from daitir.common.files import read_json, write_json
 from daitir.models.encoders import Encoder
-from daitir.recipes.loop import LOG_NAME
 
 logger = logging.getLogger(__name__)
 ORIGIN_NAME = "origin.json"
@@ -25,13 +24,10 @@ def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
         _, digest, data_before = _read(path)
         differing = ["another encoder"] * (digest != encoder.digest)
         differing += ["other data"] * (data_before != data)
-    else:
-        # A run that began before there was such a file is of a profile.
-        differing = ["other data"] * (data is not None and (folder / LOG_NAME).is_file())
-    if differing:
-        raise DataError(
-            f"{folder}: holds a run with {' and '.join(differing)}; choose another folder"
-        )
+        if differing:
+            raise DataError(
+                f"{folder}: holds a run with {' and '.join(differing)}; choose another folder"
+            )
     facts = {"encoder": {"spec": encoder.spec, "digest": encoder.digest}, "data": data}
     write_json(path, facts)
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from daitir.common.errors import DataError
 from daitir.data.datafolder import DataFolder
+from daitir.data.dialogues import query_texts
+from daitir.data.gallery import check_images
+from daitir.data.rewrites import read_source
+from daitir.data.viewfiles import find_views
+from daitir.evaluation import check_features
+from daitir.models.encoders import Encoder
 from daitir.models.features import CachedEncoder
 from daitir.recipes.finetune import check_trainable, finetune, needs_views, recalls
-from daitir.recipes.fusion import recall, train_fusion
+from daitir.recipes.fusion import FusionData, recall, train_fusion
 from daitir.recipes.origin import claim
-from daitir.recipes.own_data import (
-    data_digest,
-    describe,
-    encode_split,
-    read_split,
-    sample_gallery,
-    with_views,
-)
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
+from daitir.recipes.triples import FinetuneData
 
+logger = logging.getLogger(__name__)
 VAL_IMAGES = 2000
 Texts = dict[str, tuple[Path, str, str]]
 
@@ -29,9 +35,8 @@ Texts = dict[str, tuple[Path, str, str]]
 def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
     """The file of the texts of train and val, their convention, and how it is known.
 
-    Raises:
-        DataError: a split is missing, its dialogues do not show their convention, or the two
-            differ in it.
+    Raises DataError where a split is missing, its dialogues do not show their convention, or the
+    two differ in it.
     """
     if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
@@ -55,7 +60,7 @@ def train_on_data(
     folder: Path,
     encoder: CachedEncoder,
     *,
-    texts: Texts | None = None,
+    texts: Texts,
     missing_views: str = "error",
     val_images: int | None = None,
     seed: int = 0,
@@ -65,22 +70,14 @@ def train_on_data(
 ) -> float:
     """Train a fusion, or fine-tune the encoder, on the splits train and val of own data.
 
-    Args:
-        folder: gets weights, log and checkpoint; an interrupted run continues there.
-        encoder: whose features a fusion is trained on, or which is fine-tuned.
-        texts: as `split_texts` gives them.
-        missing_views: whether a round without a view is an `error`, or learnt from by its `text`
-            alone; a fusion leaves such rounds out.
-        val_images: pictures that validation ranks while an encoder learns, VAL_IMAGES by default.
-        tell: called with each line about the data.
+    `texts` are as `split_texts` gives them. The fusion is trained on the features of the encoder. A
+    round without a view is refused, or, where `missing_views` is `text`, learnt from by its text
+    alone; a fusion leaves it out. While an encoder learns, validation ranks `val_images` pictures,
+    VAL_IMAGES by default. `tell` is called with each line about the data.
 
-    Returns:
-        R@10 on validation, among all its pictures.
-
-    Raises:
-        DataError: the data are not fit for this training, or `folder` holds another run.
+    Returns R@10 on validation, among all its pictures. Raises DataError where the data are not fit
+    for this training, or `folder` holds another run.
     """
-    texts = texts or split_texts(data)
     is_encoder = isinstance(recipe, EncoderRecipe)
     if is_encoder:
         check_trainable(encoder.encoder)
@@ -103,7 +100,7 @@ def train_on_data(
     for split, rounds in splits.items():
         path, convention, why = texts[split]
         tell(f"{split} texts: {convention} of {path} ({why})")
-        tell(describe(split, rounds, encoder.encoder))
+        tell(_described(split, rounds, encoder.encoder))
     if len(splits["val"].gallery) < len(whole_val.gallery):
         tell(
             f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
@@ -120,3 +117,156 @@ def train_on_data(
     ]
     fusion = train_fusion(*features, recipe, folder, seed=seed, device=device)
     return recall(fusion, features[1])
+
+
+def read_split(
+    data: DataFolder,
+    split: str,
+    dialogues: Path,
+    *,
+    convention: str,
+    needs_views: bool = True,
+    missing_views: str = "error",
+) -> FinetuneData:
+    """The rounds of a split with the files of their views and of the gallery.
+
+    A round with several views is there once with each. The gallery of `train` is its targets
+    alone, of any other split the folder's. The texts come from the file `dialogues`, the split's
+    dialogues or its rewrites. Where `needs_views` is false every round is there once, with None;
+    where `missing_views` is `text` rounds without a view have None, counted in a warning.
+
+    Raises DataError, naming the file, for missing views, views of other dialogues, rewrites of
+    other dialogues, files that are no pictures, targets outside the gallery, and a training split
+    about a single picture.
+    """
+    gallery = None if split == "train" else data.gallery()
+    talks = read_source(
+        dialogues, data.dialogue_file(split), gallery=gallery, allow_duplicate_targets=True
+    )
+    texts = query_texts(talks, convention=convention)
+    lengths = [len(row) for row in texts]
+    views: list[list[list[Path | None]]] = [[[None]] * length for length in lengths]
+    if needs_views:
+        folder = data.views_dir(split)
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder; views of the split {split!r} are needed, "
+                f"`daitir generate --data {data.root} --split {split}` draws some"
+            )
+        found = find_views(folder, talks, missing=missing_views)
+        check_images(folder, [path.name for rounds in found for files in rounds for path in files])
+        views = [[files or [None] for files in rounds] for rounds in found]
+    targets = [talk.image for talk in talks]
+    if gallery is None:
+        gallery = list(dict.fromkeys(targets))
+        if len(gallery) < 2:
+            raise DataError(
+                f"{dialogues}: all dialogues are about one picture, {gallery[0]}; training needs "
+                "two pictures or more"
+            )
+    check_images(data.images_dir, gallery)
+    index_of = {name: index for index, name in enumerate(gallery)}
+    drawn = [[(t, view) for t, files in enumerate(row) for view in files] for row in views]
+    return FinetuneData(
+        texts=[[row[t] for t, _ in pairs] for row, pairs in zip(texts, drawn, strict=True)],
+        rounds=[[t for t, _ in pairs] for pairs in drawn],
+        views=[[view for _, view in pairs] for pairs in drawn],
+        gallery=[data.images_dir / name for name in gallery],
+        targets=torch.tensor([index_of[name] for name in targets]),
+    )
+
+
+def with_views(data: FinetuneData) -> FinetuneData:
+    """The rounds that have a view, and the dialogues that have such a round; the gallery stays.
+
+    What is left out is counted in a warning. Raises DataError where no view is left.
+    """
+    kept = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
+    rows = [i for i, places in enumerate(kept) if places]
+    if not rows:
+        raise DataError("no round has a view; a fusion cannot be trained")
+    if data.num_without_view:
+        logger.warning(
+            "%d rounds without a view are left out, and with them %d of %d dialogues",
+            data.num_without_view, len(kept) - len(rows), len(kept),
+        )  # fmt: skip
+    texts, rounds, views = (
+        [[values[i][k] for k in kept[i]] for i in rows]
+        for values in (data.texts, data.rounds, data.views)
+    )
+    return FinetuneData(texts, rounds, views, data.gallery, data.target_indices[rows])
+
+
+def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
+    """The data with `number` pictures of the gallery: all targets, and others drawn at random.
+
+    The draw is the same whenever the gallery is. Where there are more targets, all of them stay.
+
+    >>> data = FinetuneData([["a"]], [[0]], [[None]], list("stuvwxyz"), torch.tensor([5]))
+    >>> few = sample_gallery(data, 3)
+    >>> len(few.gallery), few.gallery[few.targets[0]]
+    (3, 'x')
+    """
+    targets, places = data.target_indices.unique(return_inverse=True)
+    is_target = torch.zeros(len(data.gallery), dtype=torch.bool)
+    is_target[targets] = True
+    others = (~is_target).nonzero().flatten()
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+    chosen = others[order[: max(0, number - len(targets))]]
+    kept = torch.cat([targets, chosen]).sort().values
+    gallery = [data.gallery[i] for i in kept.tolist()]
+    return replace(data, gallery=gallery, targets=torch.searchsorted(kept, targets)[places])
+
+
+def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
+    """The features of rounds that all have a view, for a fusion to be trained on.
+
+    Raises DataError for features that are not finite unit vectors.
+    """
+    texts = [text for row in data.texts for text in row]
+    views = [view for row in data.views for view in row]
+    found = []
+    for what, items, encoding in (
+        ("texts", texts, encoder.encode_texts),
+        ("views", views, encoder.encode_images),
+        ("images", data.gallery, encoder.encode_images),
+    ):
+        features = encoding(items, progress=progress)
+        check_features(what, features, (len(items), encoder.dim))
+        found.append(features)
+    counts = data.counts
+    text_features, view_features = (_padded(features, counts) for features in found[:2])
+    return FusionData(text_features, view_features, found[2], counts, data.target_indices)
+
+
+def _padded(features: Tensor, counts: Tensor) -> Tensor:
+    """(num_dialogues, num_views, dim) of (total_views, dim); the last view of each is repeated."""
+    starts = counts.cumsum(0) - counts
+    places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1)
+    return features[starts[:, None] + places]
+
+
+def data_digest(parts: Mapping[str, FinetuneData], root: Path) -> str:
+    """A hash of all that a run reads: texts, targets, and names and sizes of the files."""
+
+    def stamp(path: Path | None) -> list | None:
+        return None if path is None else [path.relative_to(root).as_posix(), path.stat().st_size]
+
+    digest = hashlib.sha256()
+    for name, part in parts.items():
+        files = [[stamp(view) for view in row] for row in part.views]
+        pictures = [stamp(path) for path in part.gallery]
+        facts = [name, part.texts, part.rounds, files, pictures, part.target_indices.tolist()]
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()
+
+
+def _described(name: str, data: FinetuneData, encoder: Encoder) -> str:
+    """What a split holds, in one line."""
+    texts = [text for row in data.texts for text in row]
+    counts = data.counts
+    return (
+        f"{name}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} views, "
+        f"{len(texts):,} in all, {data.num_without_view:,} of them missing; "
+        f"{len(data.gallery):,} pictures; {encoder.count_truncated(texts):,} texts are cut"
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 import torch
@@ -23,12 +21,12 @@ from daitir.models.recogniser import (
     to_pixels,
     to_values,
 )
-from daitir.recipes.run import Options, Run, count_parameters, half_weights
+from daitir.recipes.run import Run, count_parameters, half_weights
 from daitir.recipes.settings import RecogniserRecipe
 from daitir.scenes import Scene, SceneObject, sample_scenes, split_of, world
 
 
-def train_recogniser(recipe: RecogniserRecipe, folder: Path, **options: Unpack[Options]) -> None:
+def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
     """Train a recogniser from scratch; `load_recogniser` reads its folder.
 
     Half of the pictures are training scenes as the world has them; the other half is crowded:
@@ -37,7 +35,6 @@ def train_recogniser(recipe: RecogniserRecipe, folder: Path, **options: Unpack[O
 
     Raises DataError for a checkpoint of another run.
     """
-    run = Run(folder, **options)
     torch.manual_seed(run.seed)
     model = RecogniserNet(recipe.width).to(run.device, memory_format=torch.channels_last)
     scenes = sample_scenes(run.seed, "train", recipe.num_scenes // 2)
@@ -53,18 +50,18 @@ def train_recogniser(recipe: RecogniserRecipe, folder: Path, **options: Unpack[O
         return {"loss": sum(losses.values()), **losses}
 
     seconds = run.train(model, step_loss, recipe)
-    with atomic_write(folder / RECOGNISER_WEIGHTS) as temporary:
+    with atomic_write(run.folder / RECOGNISER_WEIGHTS) as temporary:
         save_file(half_weights(model.state_dict()), temporary)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
-    write_json(folder / CONFIG_NAME, settings)
-    facts = {
-        "model": "daitir-recogniser",
-        "parameters": count_parameters(model),
-        "training_scenes": recipe.num_scenes,
-        "steps": recipe.steps,
-        "batch_size": recipe.batch_size,
-    }
-    run.write_card(facts, seconds)
+    write_json(run.folder / CONFIG_NAME, settings)
+    run.write_card(
+        seconds,
+        model="daitir-recogniser",
+        parameters=count_parameters(model),
+        training_scenes=recipe.num_scenes,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+    )
 
 
 def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,9 +74,9 @@ def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[
     }
 
 
-def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 0) -> Scene:
-    """A scene of a split with up to six objects of any categories, one category perhaps twice."""
-    rng = random.Random(f"crowded/{seed}/{split}/{index}")
+def crowded_scene(seed: int, index: int, *, fewest: int = 0) -> Scene:
+    """A training scene with up to six objects of any categories, one category perhaps twice."""
+    rng = random.Random(f"crowded/{seed}/train/{index}")
     while True:
         cells = rng.sample(world.CELLS, rng.randint(fewest, len(world.CELLS)))
         objects = []
@@ -88,7 +85,7 @@ def crowded_scene(seed: int, index: int, *, split: str = "train", fewest: int = 
             category = objects[-1].category if twice else rng.choice(list(world.CATEGORIES))
             objects.append(any_object(rng, category, column, row))
         scene = Scene(*any_stage(rng), tuple(objects))
-        if split_of(scene) == split:
+        if split_of(scene) == "train":
             return scene
 
 

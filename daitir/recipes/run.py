@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,6 @@ from daitir.recipes.loop import LoopConfig, train
 from daitir.scenes import Scene, render_scenes
 
 CARD_NAME = "card.json"
-
-
-class Options(TypedDict, total=False):
-    """What every training can be told by keyword; `Run` says what each means."""
-
-    seed: int
-    device: str
-    num_workers: int
-    progress: bool
 
 
 @dataclass(frozen=True)
@@ -52,9 +43,8 @@ class Run:
 
     def render(self, scenes: Sequence[Scene], size: int) -> np.ndarray:
         """Pictures of scenes, (num_scenes, size, size, 3) uint8."""
-        return render_scenes(
-            scenes, size=size, num_workers=self.num_workers, progress=self.progress
-        )
+        options = {"num_workers": self.num_workers, "progress": self.progress}
+        return render_scenes(scenes, size=size, **options)
 
     def train(
         self,
@@ -68,17 +58,14 @@ class Run:
     ) -> float:
         """Train a model in place as `daitir.recipes.loop.train` does; the seconds that it took.
 
-        Args:
-            recipe: has the fields of `LoopConfig`, save for the changes.
-            stage: the folder, in that of the run, of a training of several.
+        The recipe has the fields of `LoopConfig`, save for the changes. `stage` is the folder, in
+        that of the run, of a training of several.
         """
-        config = LoopConfig.of(recipe, seed=self.seed, **changes)
-        folder = self.folder / stage
-        return train(
-            model, step_loss, config, folder, after_step=after_step, progress=self.progress
-        )
+        config, folder = LoopConfig.of(recipe, seed=self.seed, **changes), self.folder / stage
+        options = {"after_step": after_step, "progress": self.progress}
+        return train(model, step_loss, config, folder, **options)
 
-    def write_card(self, facts: Mapping[str, object], seconds: float) -> None:
+    def write_card(self, seconds: float, **facts: object) -> None:
         """Write `card.json`: what the model is and was trained on, on what hardware, how long."""
         card = {
             **facts,

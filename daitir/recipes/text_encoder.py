@@ -9,7 +9,6 @@ each cell, one for place, time and weather.
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -52,17 +51,15 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
     ]
 
 
-def clip_text_model(weights: Path | None = None) -> CLIPTextModel:
-    """The text tower of an open_clip model as transformers has it; default: the mini encoder's.
+def clip_text_model() -> CLIPTextModel:
+    """The text tower of the mini encoder as transformers has it.
 
     The features of tokens are those of the tower after its last normalisation; the projection to
     the space of pictures is left out.
     """
     tower = {
         name.removeprefix("text."): tensor.float()
-        for name, tensor in load_file(
-            weights or CLIP_FOLDER / "open_clip_model.safetensors"
-        ).items()
+        for name, tensor in load_file(CLIP_FOLDER / "open_clip_model.safetensors").items()
         if name.startswith("text.")
     }
     vocab_size, width = tower["token_embedding.weight"].shape

@@ -22,12 +22,8 @@ from transformers import PreTrainedTokenizerFast
 from daitir.recipes.settings import TRAINING_SOURCES
 from daitir.scenes import dialogue, sample_scenes, short_caption
 
-VOCAB_SIZE = 1024
 
-
-def train_tokenizer(
-    vocab_size: int = VOCAB_SIZE, *, num_scenes: int = 3000
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocab_size: int = 1024, *, num_scenes: int = 3000) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokeniser, learned from captions and dialogues of training scenes.
 
     Every text encodes, since unknown words fall back to their bytes. Padding is 0, the end token

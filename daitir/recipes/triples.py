@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,12 @@ class FinetuneData:
 
     def first(self, number: int | None) -> FinetuneData:
         """The data of the first dialogues alone, with the whole gallery."""
-        return FinetuneData(
-            self.texts[:number],
-            self.rounds[:number],
-            self.views[:number],
-            self.gallery,
-            None if self.targets is None else self.targets[:number],
+        return replace(
+            self,
+            texts=self.texts[:number],
+            rounds=self.rounds[:number],
+            views=self.views[:number],
+            targets=None if self.targets is None else self.targets[:number],
         )
 
     @property
@@ -54,7 +54,7 @@ class FinetuneData:
 
     @property
     def target_indices(self) -> Tensor:
-        """(num_dialogues,), the picture of the gallery that each dialogue looks for."""
+        """`targets`, whether given or not."""
         return torch.arange(len(self.texts)) if self.targets is None else self.targets
 
     @property

@@ -10,31 +10,31 @@ from torch.nn import functional as F
 
 from daitir import metrics
 from daitir.analysis.attention import image_pixels
-from daitir.analysis.geometry import (
-    alignment_values,
+from daitir.analysis.geometry.nullspace import (
     attenuation,
-    beaten_shares,
     cue_jacobian,
     effect_of_removal,
-    effective_rank,
     equal_noise,
-    fit_probe,
-    jackknife_interval,
-    layer_features,
-    leave_out,
-    linear_cka,
-    modality_gap,
+    jacobian_along,
     null_basis,
     principal_angles,
     project_out,
     random_span,
     share_in_span,
-    spectrum,
     target_span,
+)
+from daitir.analysis.geometry.probes import beaten_shares, fit_probe, layer_features
+from daitir.analysis.geometry.spaces import (
+    alignment_values,
+    effective_rank,
+    jackknife_interval,
+    leave_out,
+    linear_cka,
+    modality_gap,
+    spectrum,
     uniformity,
     unit,
 )
-from daitir.analysis.geometry.nullspace import jacobian_along
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.open_clip_encoders import OpenClipEncoder

@@ -81,22 +81,20 @@ def test_one_text_and_one_picture_are_one(mini, pictures, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [(5, "int"), (None, "NoneType"), (b"a dog", "bytes"), ({"a": 1}, "dict"), ({"a"}, "set"),
-     ([b"a"], "bytes"), (["a", None], "NoneType"), ([["a"]], "list")],
-)  # fmt: skip
+    [(b"a dog", "int"), ([b"a"], "bytes"), ([None], "NoneType"), ([["a"]], "list")],
+)
 def test_what_is_no_text_and_no_picture_is_named(mini, given, named):
     with pytest.raises(DataError, match=f"not {named}$"):
         mini.encode_texts(given)
-    if given != ["a", None]:
-        with pytest.raises(DataError, match=f"not {named}$"):
-            mini.encode_images(given)
+    with pytest.raises(DataError, match=f"image 0: .*not {named} "):
+        mini.encode_images(given)
 
 
 def test_arrays_that_are_no_pictures_are_refused(mini):
     for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
         with pytest.raises(DataError, match=r"uint8 \(height, width, 3\) is wanted, not "):
             mini.encode_images([array])
-    with pytest.raises(DataError, match="not Tensor$"):
+    with pytest.raises(DataError, match=r"not torch.float32 \(3, 64, 64\)$"):
         mini.encode_images(torch.zeros(1, 3, 64, 64))
 
 
@@ -218,7 +216,7 @@ def test_weights_of_another_activation_are_refused_before_anything_is_fetched(mo
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nobody looks for a hub
-    message = "another activation than ViT-B-32's, .* GELU; use open_clip:ViT-B-32-quickgelu@openai"
+    message = r"another quick_gelu .* than ViT-B-32's .*; use open_clip:ViT-B-32-quickgelu@openai"
     with pytest.raises(DataError, match=message):
         load_encoder("open_clip:ViT-B-32@openai")
     refused = 0
@@ -242,7 +240,7 @@ def test_a_file_beside_a_configuration_with_another_activation_is_refused(tmp_pa
     spec = f"open_clip:daitir-mini@{weights}"
     assert load_encoder(spec).dim == load_encoder("mini").dim
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=f"another activation .* use open_clip:{tmp_path}$"):
+    with pytest.raises(DataError, match=f"another quick_gelu .* use open_clip:{tmp_path}$"):
         load_encoder(spec)
     quick = load_encoder(f"open_clip:{tmp_path}").encode_texts(["a dog"])
     assert (quick - load_encoder("mini").encode_texts(["a dog"])).abs().max() > 1e-3
@@ -258,7 +256,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
     weights = CLIP_FOLDER / "open_clip_model.safetensors"
-    with pytest.raises(DataError, match="another embed_dim than daitir-wide's; use open_clip:"):
+    with pytest.raises(DataError, match="another embed_dim .* than daitir-wide's "):
         load_encoder(f"open_clip:daitir-wide@{weights}")  # its configuration lies beside it
     alone = shutil.copy(weights, tmp_path)
     with pytest.raises(DataError, match="could not be loaded"):

@@ -26,6 +26,7 @@ from daitir.common.errors import DataError
 from daitir.models import lit_encoder
 from daitir.models.encoders import load_encoder
 from daitir.recipes import lit
+from daitir.recipes.run import Run
 from daitir.recipes.settings import LitRecipe
 
 TINY = LitRecipe(
@@ -62,7 +63,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lit")
-    lit.train_lit(TINY, folder, progress=False)
+    lit.train_lit(TINY, Run(folder, progress=False))
     return folder
 
 
@@ -85,7 +86,7 @@ def test_a_head_that_is_missing_or_damaged_is_named(tmp_path):
         load_encoder(f"lit:{tmp_path}")
     path = tmp_path / "head.safetensors"
     path.write_bytes(b"no weights")
-    with pytest.raises(DataError, match="no head of lit"):
+    with pytest.raises(DataError, match="head.safetensors: damaged"):
         load_encoder(f"lit:{tmp_path}")
     save_file(load_file(lit_encoder.LIT_FOLDER / path.name), path)  # loses what it belongs to
     with pytest.raises(DataError, match="no head of lit"):

@@ -30,6 +30,7 @@ from daitir.models.reformulation import (
     refine_resumably,
 )
 from daitir.recipes.lm import train_lm
+from daitir.recipes.run import Run
 from daitir.scenes import (
     SOURCES,
     Fact,
@@ -55,7 +56,7 @@ def folder(tmp_path_factory):
     tiny = dataclasses.replace(
         PROFILES["classroom"].lm, width=16, layers=1, heads=2, steps=4, answer_steps=1, batch_size=2
     )
-    train_lm(tiny, folder, progress=False)
+    train_lm(tiny, Run(folder, progress=False))
     return folder
 
 

@@ -45,7 +45,7 @@ TINY = dataclasses.replace(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diffusion")
-    diffusion.train_diffusion(TINY, folder, progress=False)
+    diffusion.train_diffusion(TINY, Run(folder, progress=False))
     return folder
 
 
@@ -198,9 +198,9 @@ def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
 
     monkeypatch.setattr(module, stage, killed)
     with pytest.raises(KeyboardInterrupt):
-        diffusion.train_diffusion(TINY, tmp_path, progress=False)
+        diffusion.train_diffusion(TINY, Run(tmp_path, progress=False))
     monkeypatch.setattr(module, stage, original)
-    diffusion.train_diffusion(TINY, tmp_path, progress=False)
+    diffusion.train_diffusion(TINY, Run(tmp_path, progress=False))
     for path in folder.glob("*/diffusion_pytorch_model.safetensors"):
         again = load_file(tmp_path / path.relative_to(folder))
         for name, tensor in load_file(path).items():

@@ -16,6 +16,7 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.reformulation import load_reformulator
 from daitir.recipes import lm
 from daitir.recipes.loop import LOG_NAME, LoopConfig
+from daitir.recipes.run import Run
 from daitir.recipes.settings import TRAINING_SOURCES
 from daitir.scenes import (
     NUM_QUESTIONS,
@@ -36,7 +37,7 @@ TINY = dataclasses.replace(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    lm.train_lm(TINY, folder, progress=False)
+    lm.train_lm(TINY, Run(folder, progress=False))
     return folder
 
 
@@ -119,15 +120,15 @@ def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, kill_at):
 
     monkeypatch.setattr(lm, "training_windows", killed)
     with pytest.raises(KeyboardInterrupt):
-        lm.train_lm(TINY, tmp_path, progress=False)
+        lm.train_lm(TINY, Run(tmp_path, progress=False))
     assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.setattr(lm, "training_windows", original)
-    lm.train_lm(TINY, tmp_path, progress=False)
+    lm.train_lm(TINY, Run(tmp_path, progress=False))
     again = load_file(tmp_path / "model.safetensors")
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(tensor, again[name]), name
     with pytest.raises(DataError, match="another seed"):
-        lm.train_lm(TINY, tmp_path, seed=1, progress=False)
+        lm.train_lm(TINY, Run(tmp_path, seed=1, progress=False))
 
 
 def test_the_classroom_model_is_small(tokenizer):

@@ -20,10 +20,10 @@ from daitir.data.gallery import read_image
 from daitir.fusion import build_fusion, dar_fusion
 from daitir.models.encoders import load_encoder
 from daitir.recipes import triples
-from daitir.recipes.finetune import encode, finetune, recalls
+from daitir.recipes.finetune import finetune, recalls
 from daitir.recipes.fusion import recall, recall_values
 from daitir.recipes.loop import draw_views
-from daitir.recipes.own_data import encode_split, read_split, sample_gallery, with_views
+from daitir.recipes.own_training import encode_split, read_split, sample_gallery, with_views
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
 
@@ -138,10 +138,14 @@ def test_features_and_recall_of_ragged_dialogues_are_those_of_plain_loops(whole,
 
 def test_a_round_without_a_view_is_measured_by_its_text(gaps, mini):
     data = _split(gaps, "val", missing_views="text")
-    texts, views, _ = encode(mini, data)
     place = int(data.counts[0]) + 2
-    same = (texts == views).all(dim=1)
-    assert same.nonzero().flatten().tolist() == [place]
+    pictures = [view for row in data.views for view in row]
+    assert [number for number, view in enumerate(pictures) if view is None] == [place]
+    lone = replace(
+        data, texts=[[data.texts[1][2]]], rounds=[[2]], views=[[None]], targets=data.targets[1:2]
+    )
+    for k in (1, 5, 10):
+        assert len(set(recalls(mini, lone, k).values())) == 1
 
 
 def test_files_in_memory_and_on_disk_train_alike(whole, mini, tmp_path):

@@ -8,6 +8,7 @@ from hub_models import tiny_pipeline
 from daitir.common.errors import DataError
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
+from daitir.recipes.run import Run
 from daitir.studies.profiles import PROFILES
 
 
@@ -27,9 +28,9 @@ def small():
 @pytest.mark.slow
 def test_the_retrained_pipeline_shares_all_but_the_unet(small, tmp_path):
     whole = load_view_generator("mini").pipeline
-    options = {"latents": tmp_path / "latents.safetensors", "progress": False}
     recipe = dataclasses.replace(small.diffusion, steps=2)
-    retrain_unet(recipe, whole, tmp_path / "other", **options)
+    run = Run(tmp_path / "other", progress=False)
+    retrain_unet(recipe, whole, run, latents=tmp_path / "latents.safetensors")
     other = load_view_generator(str(tmp_path / "other")).pipeline
     for part in ("vae", "text_encoder"):
         theirs = getattr(other, part).state_dict()
@@ -41,4 +42,4 @@ def test_the_retrained_pipeline_shares_all_but_the_unet(small, tmp_path):
 def test_a_pipeline_of_other_parts_is_refused(small, tmp_path):
     pipeline = ViewGenerator("tiny", tiny_pipeline()).pipeline
     with pytest.raises(DataError, match="do not fit the recipe.*daitir pretrain diffusion"):
-        retrain_unet(small.diffusion, pipeline, tmp_path, latents=tmp_path / "x.safetensors")
+        retrain_unet(small.diffusion, pipeline, Run(tmp_path), latents=tmp_path / "x.safetensors")

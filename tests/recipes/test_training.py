@@ -16,6 +16,7 @@ from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.recipes.clip import train_clip
 from daitir.recipes.loop import CHECKPOINT_NAME, LOG_NAME, LoopConfig, train
+from daitir.recipes.run import Run
 from daitir.recipes.selection import keep_best, load_best
 from daitir.recipes.settings import ClipRecipe
 from daitir.recipes.tokenizer import train_tokenizer
@@ -225,13 +226,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_clip_recipe_trains_and_its_folder_loads(tmp_path):
     recipe = ClipRecipe(model="daitir-mini", num_scenes=32, steps=3, batch_size=8, warmup_steps=1)
-    train_clip(recipe, tmp_path, progress=False)
+    train_clip(recipe, Run(tmp_path, progress=False))
     encoder = load_encoder(f"open_clip:{tmp_path}")
     assert encoder.encode_texts(["a dog"]).shape == (1, 128)
     parameters = sum(p.numel() for p in encoder.model.parameters())
     assert parameters < 4_000_000
     with pytest.raises(DataError, match="no config in"):
-        train_clip(dataclasses.replace(recipe, model="RN50"), tmp_path / "other")
+        train_clip(dataclasses.replace(recipe, model="RN50"), Run(tmp_path / "other"))
 
 
 @pytest.mark.slow
@@ -239,7 +240,7 @@ def test_the_gpu_recipe_runs_on_a_cpu_at_reduced_size(tmp_path):
     recipe = dataclasses.replace(
         PROFILES["gpu"].clip, num_scenes=8, steps=1, batch_size=2, warmup_steps=1
     )
-    train_clip(recipe, tmp_path, progress=False)
+    train_clip(recipe, Run(tmp_path, progress=False))
     encoder = load_encoder(f"open_clip:{tmp_path}")
     assert (encoder.dim, encoder.image_size) == (256, PROFILES["gpu"].image_size)
 

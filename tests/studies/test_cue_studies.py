@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from daitir.analysis.geometry import cue_jacobian, unit
+from daitir.analysis.geometry import cue_jacobian
 from daitir.analysis.geometry.nullspace import before_projection
 from daitir.analysis.geometry.pairs import CuePair, cue_pairs
+from daitir.analysis.geometry.spaces import unit
 from daitir.common.errors import DataError
 from daitir.metrics import bootstrap_interval, paired_bootstrap
 from daitir.models import ASSETS

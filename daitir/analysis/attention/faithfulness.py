@@ -14,21 +14,12 @@ from daitir.common.errors import DataError
 
 
 def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of each map's mass that lies on its mask.
+    """Share of the mass of each map, (num_images, rows, columns), on its mask: (num_images,).
 
-    A cell that the mask covers in part counts in part. Compare with the mask's share of the
-    picture, which an even map has.
-
-    Args:
-        maps: (num_images, rows, columns), not negative.
-        masks: (num_images, height, width) bool, whose sides are multiples of the maps'.
-
-    Returns:
-        (num_images,).
-
-    Raises:
-        DataError: for sizes that do not fit, an empty mask, and maps that are negative or zero
-            throughout.
+    `masks` (num_images, height, width) are bool, with sides that are multiples of the maps'. A cell
+    that the mask covers in part counts in part. Compare with the mask's share of the picture, which
+    an even map has. Raises DataError for sizes that do not fit, an empty mask, and maps that are
+    negative or zero throughout.
 
     >>> cells = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
     >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -81,18 +72,13 @@ def deletion_insertion(
 ) -> Curves:
     """Scores as the most important cells are removed from a picture, and as they are put in.
 
-    Cells are taken in the order of the map, the highest first; what is not shown has the colour
-    that is the picture's mean. Source: Petsiuk et al. (2018).
+    Cells are taken in the order of the map, the highest first, in `num_steps` equal parts; what is
+    not shown has the colour that is the picture's mean. `score` maps pixels (num_images, 3, height,
+    width) to scores (num_images,); the sides of `pixels` are multiples of those of the maps
+    (num_images, rows, columns). Source: Petsiuk et al. (2018).
 
-    Args:
-        score: (num_images, 3, height, width) pixels to (num_images,) scores.
-        pixels: (num_images, 3, height, width), sides multiples of the maps'.
-        maps: (num_images, rows, columns).
-        num_steps: into how many equal parts the cells are divided.
-
-    Raises:
-        DataError: for sizes that do not fit.
-        ValueError: for steps that are not between 1 and the number of cells.
+    Raises DataError for sizes that do not fit, and ValueError for steps that are not between 1 and
+    the number of cells.
     """
     number, rows, columns = maps.shape
     _check_sides(maps, pixels)

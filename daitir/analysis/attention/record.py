@@ -21,18 +21,14 @@ if TYPE_CHECKING:
 
 
 def text_tower(model: nn.Module) -> nn.Module:
-    """The part of an open_clip model that holds the text transformer, in `CLIP` the model itself.
-
-    `model.visual` is the other tower.
-    """
+    """The part of an open_clip model that holds the text transformer; of a `CLIP` itself."""
     return getattr(model, "text", model)
 
 
 def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
     """The self-attention of every block of an open_clip ViT or text tower, first layer first.
 
-    Raises:
-        DataError: for a tower without such blocks, or whose attention has a fused kernel only.
+    Raises DataError for a tower without such blocks, or whose attention has a fused kernel only.
     """
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if blocks is None or not len(blocks):
@@ -54,13 +50,10 @@ def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
 def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention of an open_clip tower: `model.visual`, or `text_tower(model)`.
 
-    Yields:
-        A list that holds, after a forward pass, the attention of each layer,
-        (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The output
-        was computed from these tensors, so that a gradient with respect to them can be taken.
-
-    Raises:
-        DataError: as `attention_layers`.
+    Yields a list that holds, after a forward pass, the attention of each layer,
+    (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The output was
+    computed from these tensors, so that a gradient with respect to them can be taken. Raises
+    DataError as `attention_layers` does.
     """
     layers = attention_layers(tower)
     recorded: list[Tensor] = []
@@ -94,15 +87,10 @@ def explicit_attention(
 ) -> tuple[Tensor, Tensor]:
     """Self-attention by plain products: the output, and the weights that it is made of.
 
-    Args:
-        layer: a layer whose dropout is not used.
-        inputs: (batch, tokens, width), or (tokens, batch, width) where the layer is not
-            `batch_first`; the output has the same shape.
-        mask: (tokens, tokens) or (batch · heads, tokens, tokens), added to the scores, or bool,
-            true where a token must not look.
-
-    Returns:
-        The output, and weights (batch, heads, tokens, tokens) of a softmax in single precision.
+    The output has the shape of `inputs`: (batch, tokens, width), or (tokens, batch, width) where
+    the layer is not `batch_first`. The weights (batch, heads, tokens, tokens) are of a softmax in
+    single precision. `mask` (tokens, tokens) or (batch · heads, tokens, tokens) is added to the
+    scores, or is bool, true where a token must not look. Dropout is not used.
     """
     x = inputs if layer.batch_first else inputs.transpose(0, 1)
     batch, tokens, width = x.shape
@@ -156,10 +144,8 @@ def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttenti
     """Record a diffusers pipeline's attention to the tokens of its prompts while it draws.
 
     Of guided drawing the half that sees the prompt is kept. One batch of prompts may be drawn.
-
-    Raises:
-        DataError: for a pipeline without a U-Net that attends to a text, and for one whose
-            attention has a fused kernel or a processor of another kind.
+    Raises DataError for a pipeline without a U-Net that attends to a text, and for one whose
+    attention has a fused kernel or a processor of another kind.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 

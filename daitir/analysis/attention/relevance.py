@@ -41,19 +41,13 @@ def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -
     return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
 
 
-def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
+def rollout(attention: Sequence[Tensor]) -> Tensor:
     """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
 
-    The heads of each layer are averaged and mixed with the identity, `residual` of it for the
-    connection past the layer; the product over layers says how much of each input token reaches
-    each output token if values are not looked at. Source: Abnar and Zuidema (2020).
-
-    Args:
-        attention: (batch, heads, tokens, tokens) of each layer, the first first.
-        residual: between 0 and 1.
-
-    Raises:
-        ValueError: without a layer, and for another residual.
+    The heads of each layer (batch, heads, tokens, tokens), the first first, are averaged and mixed
+    with the identity, half of each, for the connection past the layer; the product over layers
+    says how much of each input token reaches each output token if values are not looked at. Source:
+    Abnar and Zuidema (2020). Raises ValueError without a layer.
 
     >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> rollout([one[None, None], two[None, None]])
@@ -62,12 +56,10 @@ def rollout(attention: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
     """
     if not attention:
         raise ValueError("no attention was recorded; run the model while the recorder is open")
-    if not 0 <= residual <= 1:
-        raise ValueError(f"residual is a share between 0 and 1, not {residual}")
     total = None
     for weights in attention:
         mean = weights.float().mean(dim=1)
-        mixed = (1 - residual) * mean + residual * torch.eye(mean.shape[-1], device=mean.device)
+        mixed = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2
         total = mixed if total is None else mixed @ total
     return total
 
@@ -125,10 +117,7 @@ def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
 
 
 def rollout_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
-    """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked.
-
-    Arguments and errors are those of `attention_maps`.
-    """
+    """`rollout` of images as maps of the patches, (num_images, rows, columns); no text is asked."""
     return patch_maps(encoder.model.visual, rollout(_vision_attention(encoder, pixels))).cpu()
 
 
@@ -143,13 +132,9 @@ def _vision_attention(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
 def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Relevance:
     """`relevance` of patches and tokens to the cosine of each image with its text.
 
-    Args:
-        pixels: (num_pairs, 3, size, size), as `image_pixels` gives them.
-        texts: one for each image.
-
-    Raises:
-        DataError: as `attention_maps`, and for a text tower that reads another token than the end.
-        ValueError: where they are not as many.
+    `pixels` (num_pairs, 3, size, size) are as `image_pixels` gives them. Raises DataError as
+    `attention_maps` does, and for a text tower that reads another token than the end; ValueError
+    where there are not as many texts as images.
     """
     _check_pixels(encoder, pixels)
     if len(pixels) != len(texts):
@@ -195,7 +180,6 @@ def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:
 
 def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
     """Tokens as they are read, a mark of where words begin or end left out."""
-    inner = getattr(encoder.tokenizer, "tokenizer", None)
-    if inner is not None:  # open_clip's wrapper of a Hugging Face tokeniser
-        return [inner.decode([number]).strip() for number in ids]
-    return [encoder.tokenizer.decode([number]).strip() for number in ids]
+    # open_clip wraps tokenisers of Hugging Face.
+    tokenizer = getattr(encoder.tokenizer, "tokenizer", encoder.tokenizer)
+    return [tokenizer.decode([number]).strip() for number in ids]

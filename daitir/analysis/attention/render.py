@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-MAP = "cividis"
+MAP, OPACITY = "cividis", 0.7
 
 
 def show_maps(
@@ -24,25 +24,16 @@ def show_maps(
     images: Sequence[np.ndarray] | None = None,
     titles: Sequence[str] | None = None,
     label: str = "",
-    alpha: float = 0.7,
     axes: Sequence[Axes] | None = None,
     bounds: tuple[float, float] | None = None,
     scale: bool = True,
 ) -> Sequence[Axes]:
-    """Maps side by side on one scale, over their pictures where there are any.
+    """Maps (rows, columns) side by side on one scale, over their pictures where there are any.
 
-    Args:
-        maps: (rows, columns) each; a cell covers its part of the picture.
-        images: uint8 (height, width, 3), one for each map; they are shown in grey, so that colour
-            belongs to the map alone.
-        titles: a line above each panel.
-        label: what the scale measures.
-        alpha: how much the map hides of the picture.
-        axes: where to draw, one for each map; a new figure without them.
-        bounds: the scale's ends; 0 and the largest value of all panels without them.
-        scale: whether the scale is drawn beside the last panel.
-
-    Raises ValueError where the arguments are not as many.
+    A cell covers its part of the picture. Pictures, uint8 (height, width, 3), are shown in grey, so
+    that colour belongs to the map alone. `label` is what the scale measures, `bounds` its ends, by
+    default 0 and the largest value of all panels. Without `axes`, one for each map, a new figure is
+    made. Raises ValueError where the arguments are not as many.
     """
     if axes is None:
         size = (1.9 * len(maps) + 0.6, 2.1)
@@ -56,8 +47,8 @@ def show_maps(
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         if image is not None:
             ax.imshow(image @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255)
-        ax.imshow(values, cmap=MAP, norm=norm, extent=extent, interpolation="nearest",
-                  alpha=1.0 if image is None else alpha)  # fmt: skip
+        alpha = 1.0 if image is None else OPACITY
+        ax.imshow(values, MAP, norm, extent=extent, interpolation="nearest", alpha=alpha)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
     if scale:
@@ -114,14 +105,11 @@ def before_after(
     (3, num_images). Raises ValueError where the arguments are not as many.
     """
     number = len(images)
-    figure, axes = plt.subplots(
-        3, number, figsize=(1.5 * number + 0.9, 4.9), layout="constrained", squeeze=False
-    )
-    shares = [
-        [np.asarray(v, dtype=float) / np.asarray(v, dtype=float).sum() for v in maps]
-        for maps in (before, after)
-    ]
-    bounds = (0.0, max(values.max() for values in (*shares[0], *shares[1])))
+    size = (1.5 * number + 0.9, 4.9)
+    figure, axes = plt.subplots(3, number, figsize=size, layout="constrained", squeeze=False)
+    arrays = [[np.asarray(values, dtype=float) for values in maps] for maps in (before, after)]
+    shares = [[values / values.sum() for values in maps] for maps in arrays]
+    bounds = (0.0, max(values.max() for maps in shares for values in maps))
     for ax, image, title in zip(axes[0], images, titles or [""] * number, strict=True):
         ax.imshow(image, interpolation="nearest")
         ax.set_title(title, fontsize=8)

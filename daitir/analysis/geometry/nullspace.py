@@ -34,15 +34,9 @@ NUM_TANGENTS = 32  # derivatives at once
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
     """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
 
-    The exponential of the mean is the geometric mean of the ratios.
-
-    Args:
-        before: displacements (num_pairs, dim).
-        after: those of the same pairs under another encoder.
-
-    Raises:
-        DataError: where they are not as many, and for displacements of 0, whose change cannot be
-            seen in the picture.
+    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. The exponential
+    of the mean is the geometric mean of the ratios. Raises DataError where they are not as many,
+    and for displacements of 0, whose change cannot be seen in the picture.
 
     >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
     tensor([0.5000])
@@ -92,11 +86,9 @@ def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
     """Directions that tell gallery images apart: an orthonormal basis (num_directions, dim).
 
     The fewest principal directions of differences between images that hold `share` of their
-    variance; the covariance of differences is twice that of the images.
-
-    Raises:
-        DataError: for no more images than dimensions, a share outside (0, 1], and a spectrum whose
-            last direction inside and first outside are equal, so that no span is singled out.
+    variance; the covariance of differences is twice that of the images. Raises DataError for no
+    more images than dimensions, a share outside (0, 1], and a spectrum whose last direction inside
+    and first outside are equal, so that no span is singled out.
 
     >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
     >>> target_span(images, share=0.75).abs().round(decimals=3)
@@ -187,8 +179,7 @@ def effect_of_removal(
     """Change of the target's logit and log-rank from queries to changed queries.
 
     The queries are (num_queries, dim), such as a view and `project_out(view, δ)`; the gallery is
-    (num_images, dim), and the targets are (num_queries,) indices of it. Errors as in
-    `target_ranks`.
+    (num_images, dim), and the targets are (num_queries,) indices of it.
     """
     pair = (query_features, changed_features)
     ranks = [target_ranks(q, gallery_features, target_indices).double().log1p() for q in pair]
@@ -200,8 +191,8 @@ def effect_of_removal(
 def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
     """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
 
-    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. `point`
-    has any shape, `tangents` (num_tangents, ...) its shape; the function gives (num_outputs,).
+    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. The
+    tangents (num_tangents, ...) are of the point's shape.
 
     >>> square = lambda x: x * x
     >>> jacobian_along(square, torch.tensor([1.0, 3.0]), torch.eye(2))
@@ -219,15 +210,11 @@ def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents
 
 
 def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
-    """Derivatives of an image's feature along changes of its pixels, (num_tangents, dim).
+    """Derivatives of an image's unit feature along changes of its pixels, (num_tangents, dim).
 
-    Args:
-        encoder: whose feature, of unit length, is derived.
-        pixels: (3, size, size), as `image_pixels` gives them.
-        tangents: (num_tangents, 3, size, size), such as a picture with one cue undone less the
-            picture; each is scaled to length 1, so that lengths of rows compare.
-
-    Raises DataError for a tangent of 0.
+    `pixels` (3, size, size) are as `image_pixels` gives them. `tangents` (num_tangents, 3, size,
+    size), such as a picture with one cue undone less the picture, are each scaled to length 1, so
+    that lengths of rows compare. Raises DataError for a tangent of 0.
     """
     scaled = unit(tangents.flatten(1)).view_as(tangents)
     tower = encoder.model.visual
@@ -241,12 +228,11 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
         return jacobian_along(feature, pixels, scaled)
 
 
-def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
+def null_basis(weight: Tensor) -> Tensor:
     """Directions that a linear map sends to 0, an orthonormal basis (num_directions, num_inputs).
 
-    `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`.
-    Directions count whose singular value is at most `tolerance` of the largest; there are none
-    where the map is one to one. Raises DataError for a map that is 0.
+    `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`. There
+    are no such directions where the map is one to one. Raises DataError for a map that is 0.
 
     >>> null_basis(torch.tensor([[1.0], [0.0]])).abs()
     tensor([[0., 1.]])
@@ -254,7 +240,7 @@ def null_basis(weight: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
     if weight.ndim != 2 or not (weight != 0).any():
         raise DataError(f"a weight of shape {tuple(weight.shape)} that is not all 0 is wanted")
     directions, values, _ = torch.linalg.svd(weight.double(), full_matrices=True)
-    rank = int((values > tolerance * values[0]).sum())
+    rank = int((values > TOLERANCE * values[0]).sum())
     return directions[:, rank:].T.to(weight)
 
 

@@ -45,17 +45,10 @@ def cue_pairs(
 ) -> tuple[list[Scene], list[CuePair]]:
     """The views, one object of each category, and every pair of theirs.
 
-    What is put in, such as an object that the view lacks, is no cue of the view and left out, and
-    so are stated facts that are false of the target.
-
-    Args:
-        captions: what each view was drawn from.
-        readings: what the recogniser reads off it.
-        targets: what is true.
-        seed: of the false values that undo true cues.
-
-    Raises:
-        DataError: where the three are not as many or there is no pair.
+    For each view there are the caption that it was drawn from, what the recogniser reads off it and
+    the true scene. What is put in, such as an object that the view lacks, is no cue of the view and
+    left out, and so are stated facts that are false of the target. `seed` is of the false values
+    that undo true cues. Raises DataError where the three are not as many or there is no pair.
     """
     if not len(captions) == len(readings) == len(targets):
         raise DataError(

@@ -64,10 +64,8 @@ class Probe:
 def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) -> Probe:
     """Ridge regression of labels, its strength chosen by the error of five-fold cross-validation.
 
-    Args:
-        features: (num_items, dim), of pictures other than those that the probe is for.
-        labels: the labels of each item, any number of them, such as the facts of a scene.
-        seed: of the folds.
+    The features (num_items, dim) are of other pictures than those that the probe is for. Each item
+    has any number of labels, such as the facts of a scene. `seed` is of the folds.
 
     Raises DataError for labels that are not as many, for labels that all items share, and for
     fewer items than twice the dimensions, where a probe reads what is not there.

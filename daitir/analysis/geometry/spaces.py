@@ -119,16 +119,9 @@ def leave_out(
     """A statistic of all rows, and with each group of rows left out, (1 + num_groups,) double.
 
     For statistics of a whole set that are no means: resampling with replacement would put copies
-    of a row at distance 0 and lower the rank, leaving rows out does neither.
-
-    Args:
-        statistic: of tensors (num_items, ...).
-        features: tensors whose rows belong together and are left out together.
-        num_groups: into how many groups rows are divided, at random.
-        seed: of the division.
-
-    Raises:
-        DataError: for rows that are not as many and for fewer rows than groups.
+    of a row at distance 0 and lower the rank, leaving rows out does neither. The rows of all
+    `features` (num_items, ...) belong together; `seed` is of their division into groups. Raises
+    DataError for rows that are not as many and for fewer rows than groups.
     """
     number = len(features[0])
     if any(len(rows) != number for rows in features):

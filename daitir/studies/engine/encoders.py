@@ -14,6 +14,7 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.identity import CONFIG_NAME
 from daitir.recipes.clip import train_clip
 from daitir.recipes.finetune import finetune, load_trained
+from daitir.recipes.run import Run
 from daitir.studies.engine.conditions import ZERO_SHOT, named
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import as_read, encoder_folder, training_data
@@ -52,7 +53,7 @@ def _other_clip(bench: Bench) -> Encoder:
     recipe = replace(usual, batch_size=usual.batch_size // 2, **shorter)
     folder = bench.work_dir / "encoders" / "other_clip"
     if not (folder / "open_clip_config.json").is_file():
-        train_clip(recipe, folder, seed=SEED + 1, device=bench.device, **bench.drawing)
+        train_clip(recipe, Run(folder, seed=SEED + 1, device=bench.device, **bench.drawing))
     return load_encoder(f"open_clip:{folder}", device=bench.device)
 
 

@@ -25,7 +25,7 @@ from daitir.studies.engine.conditions import Key
 
 @dataclass
 class Ranks:
-    """Ranks of a study, and what was measured of queries besides: arrays (num_queries, num_rounds)."""
+    """Ranks of a study and what else is measured of queries: arrays (num_queries, num_rounds)."""
 
     arrays: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     values: dict[tuple[str, str, int, str], np.ndarray] = field(default_factory=dict)

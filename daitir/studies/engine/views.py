@@ -16,6 +16,7 @@ from daitir.analysis.controls import noise_views, placebo_views
 from daitir.fusion import remembered_views
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
+from daitir.recipes.run import Run
 from daitir.scenes import NUM_QUESTIONS, controlled_view, merge_facts, parse
 from daitir.studies.engine.conditions import Condition, named
 from daitir.studies.engine.encoders import KEPT_UNDER
@@ -58,9 +59,9 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
         return bench.draw(condition)
     usual, folder = bench.generator, bench.work_dir / "diffusion" / argument
     if not (folder / "model_index.json").is_file():
+        run = Run(folder, device=bench.device, **bench.drawing)
         latents = folder.parent / "latents.safetensors"
-        on = {"latents": latents, "device": bench.device, **bench.drawing}
-        retrain_unet(recipe, usual.pipeline, folder, **on)
+        retrain_unet(recipe, usual.pipeline, run, latents=latents)
     generator = load_view_generator(
         str(folder), steps=usual.steps, guidance=usual.guidance, device=bench.device
     )
