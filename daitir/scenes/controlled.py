@@ -1,9 +1,7 @@
 """Controlled views: what an ideal generator would draw of a query, with a knob for mistakes.
 
 It draws what is stated, invents the rest from the world's prior, and contradicts a chosen share
-of what is stated. It reads facts, not words, so it stands for a perfect reader with a pen of
-known quality: a way to see what views could add before a diffusion model is trained, and never
-to be mixed up with drawn views.
+of what is stated. It reads facts, not words, and is never to be mixed up with drawn views.
 """
 
 from __future__ import annotations

