@@ -20,11 +20,12 @@ from daitir.common.terminal import say
 from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.data.manifests import (
     MANIFEST,
+    REWRITES_FORMAT,
+    VIEWS_FORMAT,
     Rewrites,
     Views,
     content_digest,
-    is_rewrites_manifest,
-    is_views_manifest,
+    is_manifest,
     rewrites_manifest,
     round_digests,
     write_rewrites,
@@ -75,8 +76,9 @@ def refine(arguments: argparse.Namespace) -> None:
     model = Path(arguments.model)
     reads += [arguments.prompt, model if model.exists() else None]
     rule = {"inputs": reads, "overwrite": arguments.overwrite}
-    check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
-    check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
+    beside = rewrites_manifest(out)
+    check_output(out, is_ours=lambda _: is_manifest(beside, REWRITES_FORMAT), **rule)
+    check_output(beside, is_ours=lambda path: is_manifest(path, REWRITES_FORMAT), **rule)
     dialogues = read_source(path, allow_duplicate_targets=True)
     dialogues = inputs.first_of(dialogues, arguments.num_dialogues, path)
     prompt = _read_prompt(arguments.prompt)
@@ -205,7 +207,7 @@ def generate(arguments: argparse.Namespace) -> None:
         reads = [files[name] for name in files if name != "views"]
     pipeline = Path(arguments.pipeline)
     reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
-    check_output(out / MANIFEST, inputs=reads, is_ours=is_views_manifest)
+    check_output(out / MANIFEST, inputs=reads, is_ours=lambda path: is_manifest(path, VIEWS_FORMAT))
     check_output(arguments.cache / "view.webp", inputs=reads)
     path = source.dialogues
     dialogues, convention, why = source.read_dialogues(

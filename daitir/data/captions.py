@@ -1,14 +1,12 @@
 """The caption in what a language model writes, and what makes an output of no use.
 
 An instruction-tuned model may think aloud, announce its caption, label it, quote it, fence it, and
-explain it afterwards. `read_caption` takes the caption out of all that by rules of words and signs;
-where the rules leave it open which words are the caption, the output counts as a fault, for a wrong
-caption does more harm than none.
+explain it afterwards. Where the rules leave it open which words are the caption, the output counts
+as a fault, for a wrong caption does more harm than none.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from typing import NamedTuple
 
@@ -61,18 +59,12 @@ def fault_of(text: str) -> str | None:
     return None
 
 
-_THINK = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|seed:think)"
-_THOUGHT = re.compile(  # where reasoning ends, in the signs of several families of models
-    rf"<\s*/\s*{_THINK}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|assistantfinal", re.I
-)
-_THINKS = re.compile(
-    rf"<\s*{_THINK}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|^analysis(?=we |the |user|i )",
-    re.I,
-)
-_WRAPPED = (  # the caption within tags, a fence or a box, whose end may be missing
-    re.compile(r"<(caption|(?:final_)?answer|output|response|result)>(.*?)(</\1>|$)", re.S | re.I),
+_THINK = r"think(?:ing)?|thoughts?|reasoning|reflection|analysis"
+_THOUGHT = re.compile(rf"</(?:{_THINK})>|\[/THINK\]", re.I)  # where reasoning ends
+_THINKS = re.compile(rf"<(?:{_THINK})>|\[THINK\]", re.I)
+_WRAPPED = (  # the caption within tags or a fence, whose end may be missing
+    re.compile(r"<(caption|answer|output|response|result)>(.*?)(</\1>|$)", re.S | re.I),
     re.compile(r"(```|~~~)(?:[\w+-]*[^\S\n]*\n)?(.*?)(\1|$)", re.S),
-    re.compile(r"(\\boxed\{(?:\\text\{)?)([^{}]*)(\}|$)"),
 )
 
 _NOUN = (
@@ -95,31 +87,19 @@ _OF = (  # "(refined) of the picture that states everything would be"
     r"(?:\s(?:is|are|would be|could be|can be|might be|should be|reads|below|then))*"
 )
 _COLON = r"(?:\s*[:：]|\s[-–—](?=\s)|(?<=\bis|\bbe)(?=\s[\"“«])|(?<=reads)(?=\s[\"“«]))\s*"
-_FOREIGN = (
-    r"(?:légende|description|réponse|leyenda|descripción|respuesta|legenda|descrição|resposta|"
-    r"bildunterschrift|bildbeschreibung|beschreibung|antwort|didascalia|descrizione|risposta|"
-    r"подпись|описание|ответ|标题|描述|说明|答案|標題|說明|キャプション|説明|回答|캡션|설명|답변)"
-)
-_FOREIGN_HERE = (
-    r"(?:voici|aquí (?:está|tienes)|aqui está|hier ist|ecco|вот|以下|这是|這是|こちら|다음)"
-)
 _LABEL = re.compile(
     rf"(?:^|(?<=[.!?])\s+)(?:{_HERE}{_NOUN}{_OF}(?:{_COLON}|[.!](?:\s+|$)|$)|"
     rf"(?:(?:so|thus|therefore|hence|i think),?\s)?(?:{_ADJECTIVE}[ -])*{_NOUN}{_OF}{_COLON}|"
     r"i(?:['’]d| would| will| can) (?:describe|caption|summari[sz]e|write|put)\b[^:：\n]*[:：]\s*)|"
     rf"^(?:{_ADJECTIVE}[ -])*(?:caption|description|answer) (?:is|would be) (?=(?:an?|the|two)\s)|"
     rf"^(?:{_ADJECTIVE}[ -])*{_NOUN}[.!]?$|^\[(?:{_ADJECTIVE}[ -])*{_NOUN}\]\s*|"
-    r"^(?:assistant|model)$|^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*|"
-    # The same in other languages: "Voici une légende :", "以下是图片的描述："
-    rf"^{_FOREIGN_HERE}?[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[:：]\s*|"
-    rf"^{_FOREIGN_HERE}[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[。.!！]?$",
+    r"^(?:assistant|model)$|^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*",
     re.I,
 )
 _OPENER = re.compile(
     r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|al(?:l )?right|understood|got it|"
     r"hello|hi|hi there|great(?: question)?|thanks|thank you|no problem|here you (?:go|are)|"
-    r"in (?:summary|short|conclusion|one sentence)|bien sûr|natürlich|claro|por supuesto|certo|"
-    r"конечно|好的|当然|はい|もちろん(?:です)?|네|"
+    r"in (?:summary|short|conclusion|one sentence)|"
     r"i(?:['’]d| would) be (?:happy|glad) to (?:help|assist)[^.!:\n]*|"
     r"(?:based on|given|according to|from|considering|using) (?:the|this|your|our|all)[^,:\n]*"
     r"\b(?:dialogue|conversation|information|answers?|questions?|details?|above)\b[^,:\n]*(?=,)|"
@@ -131,9 +111,7 @@ _REFUSAL = re.compile(
     r"(?:my |i )?apolog|i (?:can ?not|can['’]?t|could ?n[o'’]t|do(?:n['’]t| not) have)\b|"
     r"as an? (?:ai|(?:large )?language model|assistant)\b|unfortunately,|there is not enough|"
     r"n/?a$|(?:there is )?no (?:caption|information|picture|image|dialogue) (?:can|is|was|about)\b|"
-    r"(?:please|could you|can you)(?: please)? (?:provide|share|give|describe|upload)|"
-    r"对不起|抱歉|很抱歉|無法|无法|申し訳|すみません|죄송|lo siento|désolée?\b|je suis désolé|"
-    r"es tut mir leid|entschuldigung|desculpe|mi dispiace|извините|к сожалению",
+    r"(?:please|could you|can you)(?: please)? (?:provide|share|give|describe|upload)",
     re.I,
 )
 _REASONING = re.compile(
@@ -169,8 +147,7 @@ _QUESTION = re.compile(
 )
 _QUOTES = {
     '"': '"', "'": "'", "“": "”", "‘": "’", "”": "”", "’": "’", "„": "“”", "‚": "‘’",
-    "«": "»", "»": "«", "‹": "›", "「": "」", "『": "』", "《": "》", "＂": "＂",
-    "`": "`", "*": "*", "_": "_",
+    "«": "»", "»": "«", "「": "」", "`": "`", "*": "*", "_": "_",
 }  # fmt: skip
 
 
@@ -189,15 +166,11 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
 
     A label ("Caption:") tells where the caption stands; without one it is the first line that is
     not talk about the task. A line that ends in a comma, or in a word such as "and", goes on in the
-    next one; other lines after the caption are dropped.
+    next one; other lines after the caption are dropped. Where the model did not come to an end
+    (`ended`), a caption is whole only if something follows it.
 
-    Args:
-        ended: whether the model came to an end; if not, a caption is whole only where something
-            follows it.
-
-    Returns:
-        The caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`, which
-        no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
+    Returns the caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`,
+    which no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
 
     >>> read_caption("Sure! Here is a caption of the picture:\\n\\n\\"A red dog.\\"\\n\\nNote: it is red.")
     ('A red dog.', None)
@@ -214,10 +187,8 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
     for pattern in _WRAPPED:
         if (match := pattern.search(text)) and match[2].strip():
             text, ended = match[2], ended or bool(match[3])
-    if (values := _json_values(text)) is not None:
-        if len(values) != 1:
-            return "", "list"
-        text, ended = values[0], True
+    if re.match(r"\s*(?:\{|\[\s*\")", text):  # JSON
+        return "", "list"
     lines, is_apart = [], False
     for line in text.splitlines():
         if is_word := re.search(r"\w", line):
@@ -290,20 +261,6 @@ def _line(line: str) -> _Line:
     if re.search(r"[:：]$", words):
         return _Line("talk", words)
     return _Line("caption", words, item is not None)
-
-
-def _json_values(text: str) -> list[str] | None:
-    """The texts of a JSON object or list that may be a caption; None of any other text."""
-    if text.strip()[:1] not in ("{", "["):
-        return None
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(content, dict):
-        named = [value for key, value in content.items() if re.search(_NOUN, key, re.I)]
-        content = named or list(content.values())
-    return [value for value in content if isinstance(value, str)]
 
 
 def _unquoted(text: str) -> str:

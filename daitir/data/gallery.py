@@ -40,27 +40,15 @@ IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suf
 NUM_EXAMPLES = 3  # that a message about many names
 MAX_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 
-_PHOTOMETRIC = 262  # TIFF's tag that tells what zero is
-_HEAD = 512  # bytes that tell what a file is that is no such picture
-_CONVERT = "which is not read; convert it to JPEG or PNG"
-_MARKUP = rb"(?is)(?:\xef\xbb\xbf)?\s*<(?:[!?][^<]*<)*"  # up to the name of the first element
-_OTHERS = (  # what such files often are, by how they begin
-    (rb"(?s).{4}ftyp.{0,60}(heic|heix|heim|heis|hevc|hevx)", f"HEIC, {_CONVERT}"),
-    (rb"(?s).{4}ftyp.{0,60}(avif|avis)", f"AVIF, {_CONVERT}, or install a newer Pillow"),
-    (rb"(?s).{4}ftyp(mif1|msf1)", f"HEIF, {_CONVERT}"),
-    (rb"(?s).{4}ftyp|\x1aE\xdf\xa3|(?s:RIFF.{4}AVI )", "a video; save a frame of it as a picture"),
-    (rb"(?s)\0\0\0\x0cJXL |\xff\x0a", f"JPEG XL, {_CONVERT}"),
-    (rb"(?s)\0\0\0\x0cjP  |\xff\x4f\xff\x51", f"JPEG 2000, {_CONVERT}"),
-    (rb"8BPS", f"a file of Photoshop, {_CONVERT}"),
-    (rb"\0\0[\1\2]\0", f"an icon, {_CONVERT}"),
-    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", f"PDF or PostScript, {_CONVERT}"),
-    (rb"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the file itself"),
-    (rb"(?:\.\./)*(?:/|\.git/)annex/objects/",
-     "a pointer of git-annex; `git annex get` fetches the file itself"),
-    (_MARKUP + rb"svg\b", f"SVG, {_CONVERT}"),
-    (_MARKUP + rb"(?:!doctype\s+html|html|head|body)\b",
-     "a web page, as a failed download leaves it; fetch the picture again"),
-    (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "a packed file; unpack it"),
+_OTHERS = (  # what files that are no such picture often are, by how they begin
+    (rb"(?s).{4}ftyp(heic|heix|hevc|mif1|msf1)",
+     "is HEIC or HEIF, which is not read; convert it to JPEG or PNG"),
+    (rb"version https://git-lfs",
+     "is a pointer of Git LFS; `git lfs pull` fetches the file itself"),
+    (rb"(\.\./)*(/|\.git/)annex/objects/",
+     "is a pointer of git-annex; `git annex get` fetches the file itself"),
+    (rb"(?i)\s*<(!doctype\s+)?html\b",
+     "is a web page, as a failed download leaves it; fetch the picture again"),
 )  # fmt: skip
 
 
@@ -186,18 +174,8 @@ def read_image(path: str | Path) -> Image.Image:
     Raises DataError when the file is empty, truncated, no regular file, no image, or larger than
     MAX_PIXELS.
     """
-    with open_image(path) as image:
-        return _guarded(path, lambda: _to_rgb(image))
-
-
-def is_animated(path: str | Path) -> bool:
-    """Whether a file holds several pictures to be shown one after the other, or several pages.
-
-    Raises DataError as `read_image` does, but for what is truncated.
-    """
-    with open_image(path) as image:
-        # A second picture in a JPEG is a preview or another view (MPO).
-        return image.format != "MPO" and _guarded(path, lambda: getattr(image, "n_frames", 1)) > 1
+    with _open_image(path) as image:
+        return _to_rgb(image)
 
 
 def check_images(
@@ -205,12 +183,9 @@ def check_images(
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
-    A link that leaves the folder is unreadable.
-
-    Args:
-        skip_unreadable: decode every image, so that truncated ones are found too, and leave the
-            unreadable ones out, counted in a warning; else only the headers are looked at, which
-            is fast. None where the command has no such option.
+    A link that leaves the folder is unreadable. With `skip_unreadable` every image is decoded, so
+    that truncated ones are found too, and unreadable ones are left out, counted in a warning; else
+    only the headers are looked at. It is None where the command has no such option.
 
     Raises DataError for unreadable files, with their number and the first examples, or where none
     is left.
@@ -247,40 +222,34 @@ def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
 
 
 def _check_header(path: Path) -> None:
-    with open_image(path):
+    with _open_image(path):
         pass
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def _open_image(path: str | Path) -> Iterator[Image.Image]:
     """The image, not decoded yet, of an acceptable kind and size.
 
-    Raises DataError as `read_image` does, but for what is truncated.
-    """
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise DataError(f"{path}: empty file (0 bytes), no image")
-        image = _guarded(path, lambda: Image.open(file, formats=tuple(FORMATS)))
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width} × {image.height}"
-            raise DataError(f"{path}: {size} pixels, more than {MAX_PIXELS:,}; shrink it")
-        if not image.width * image.height:
-            raise DataError(f"{path}: the image has no pixels")
-        with image:
-            yield image
-
-
-def _guarded(path: str | Path, action: Callable):
-    """The result of `action`, any exception of Pillow's turned into a DataError.
-
-    On damaged files Pillow raises nearly anything: OSError, SyntaxError, ValueError, struct.error…
+    Any exception of Pillow's becomes a DataError, also while the image is in use: on damaged files
+    it raises nearly anything, OSError, SyntaxError, ValueError, struct.error…
     """
     try:
-        return action()
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise DataError(f"{path}: empty file (0 bytes), no image")
+            head = file.read(512)
+            with Image.open(file, formats=tuple(FORMATS)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if not image.width * image.height:
+                    raise DataError(f"{path}: the image has no pixels")
+                yield image
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: {_what_else(path)}") from error
+        told = (what for beginning, what in _OTHERS if re.match(beginning, head))
+        what = next(told, f"not an image ({', '.join(FORMATS)}); convert it to JPEG or PNG")
+        raise DataError(f"{path}: {what}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: more than {MAX_PIXELS:,} pixels; shrink it") from error
     except Exception as error:
@@ -288,48 +257,19 @@ def _guarded(path: str | Path, action: Callable):
         raise DataError(f"{path}: truncated or damaged image ({reason})") from error
 
 
-def _what_else(path: str | Path) -> str:
-    """What a file is that is none of the pictures that are read, and the way out."""
-    with open_regular(path) as file:
-        head = file.read(_HEAD)
-    for beginning, what in _OTHERS:
-        if re.match(beginning, head):
-            return f"is {what}"
-    return f"not an image ({', '.join(FORMATS)})"
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # What the pixels mean is known before they are decoded, and lost where a copy is made.
-    stored, is_tiff = _stored_mode(image), image.format == "TIFF"
-    clear = image.info.get("transparency")
-    black_is_white = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow turns 8 bits itself
+    is_tiff, clear = image.format == "TIFF", image.info.get("transparency")
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or is_tiff and image.mode.startswith("I"):
+        raise ValueError("pixels of more than 8 bits, or signed, have no known white in TIFF")
     if image.mode.startswith("I"):  # I;16 and its byte orders, and I, which older Pillows give
         values = np.asarray(image).astype(np.int64)
-        if is_tiff and image.mode == "I" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("grey values beyond 16 bits, or signed, have no known white")
-        white = 4095 if stored == "I;12" else 65535
-        grey = (255 * values + white // 2) // white
-        grey = 255 - grey if black_is_white else grey
+        grey = (255 * values + 32767) // 65535
         if clear is not None:
             grey[values == clear] = 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known white")
-    # PNG names the transparent colour as it is stored; Pillow has scaled the pixels to 8 bits.
-    if stored == "RGB;16B" and clear is not None:
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif stored in ("L;2", "L;4") and clear is not None:
-        image.info["transparency"] = clear * (85 if stored == "L;2" else 17)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _stored_mode(image: Image.Image) -> str:
-    """Pillow's name of how the pixels lie in the file, empty where it names none."""
-    tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from ftfy.badness import BADNESS_RE
 
 from daitir.data.captions import fault_of
-from daitir.data.dialogues import Dialogue, query_texts
+from daitir.data.dialogues import Dialogue, Problem, query_texts
 
 if TYPE_CHECKING:
     from daitir.models.encoders import Encoder
@@ -26,42 +28,14 @@ _LEFTOVER = re.compile(
     re.I,
 )
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# UTF-8 that was read as Windows-1252 or Latin-1, such as "cafÃ©" and "isnâ€™t". What also comes
-# next to each other in sound text, a letter and a quotation mark or a dash, counts for "Ã" alone.
-_QUOTES = "“”„‘’‚–—…«»"
-_CONTINUED = "".join(
-    sorted(set(bytes(range(0x80, 0xC0)).decode("latin-1"))
-           | set(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")))
-)  # fmt: skip
-_PLAIN = "".join(char for char in _CONTINUED if char not in _QUOTES)
-_MISREAD = re.compile(
-    f"[ÂÃ][{_CONTINUED}]|[Ä-ß][{_PLAIN}]|â€[{_CONTINUED}]|[à-ï][{_PLAIN}]{{2}}|[ð-ô][{_PLAIN}]{{3}}"
-)
 _QUESTION = re.compile("[?\N{FULLWIDTH QUESTION MARK}\N{ARABIC QUESTION MARK}]")
 _ENDS = re.compile(r"[.!。！؟?？]\s*$")
 
 
-class Oddity(NamedTuple):
-    """One thing about one round of one dialogue."""
-
-    kind: str
-    dialogue: int
-    round: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"dialogue {self.dialogue}: round {self.round} {self.message}"
-
-
-def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Oddity]:
+def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Problem]:
     """What is odd about the rounds of dialogues, or, with `are_captions`, of their rewrites.
 
-    Kinds: `lost_character` and `wrong_encoding`; `control_character`; `leftover`, labels and signs
-    that belong to a prompt, a template or a web page; `repeated_round`; `fragment`, a caption of
-    fewer than two words or a round without a word; `loop`, a caption that says the same words over
-    and over. Of dialogues: `split_question`, a question, or a question and its answer, in two
-    rounds; and where nearly all rounds are questions, `no_question` and `no_answer`. Blank rounds
-    are errors, and left to `daitir.data.dialogues.lint_dialogues`.
+    Of these no questions are expected. Blank rounds are errors, and left to `lint_dialogues`.
     """
     later = [text for dialogue in dialogues for text in dialogue.rounds[1:]]
     share = sum(bool(_QUESTION.search(text)) for text in later) / max(1, len(later))
@@ -71,29 +45,30 @@ def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator
             if not text.strip():
                 continue
             for kind, message in _odd_words(text, is_caption=are_captions or t == 0):
-                yield Oddity(kind, number, t, message)
+                yield Problem(number, kind, f"round {t} {message}: {text!r}")
             earlier = first_with.setdefault(" ".join(text.casefold().split()), t)
             if earlier != t:
-                yield Oddity("repeated_round", number, t, f"repeats round {earlier}: {text!r}")
+                message = f"round {t} repeats round {earlier}: {text!r}"
+                yield Problem(number, "repeated_round", message)
         if not are_captions:
             for kind, t, message in _odd_questions(dialogue.rounds, share):
-                yield Oddity(kind, number, t, f"{message}: {dialogue.rounds[t]!r}")
+                yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}")
 
 
 def _odd_words(text: str, *, is_caption: bool) -> Iterator[tuple[str, str]]:
     if LOST in text:
-        yield "lost_character", f"holds {LOST!r}, lost in an encoding: {text!r}"
-    if match := _MISREAD.search(text):
-        yield "wrong_encoding", f"holds {match[0]!r}, UTF-8 read in another encoding: {text!r}"
+        yield "lost_character", f"holds {LOST!r}, lost in an encoding"
+    if match := BADNESS_RE.search(text):
+        yield "wrong_encoding", f"holds {match[0]!r}, UTF-8 read in another encoding"
     if match := _CONTROL.search(text):
-        yield "control_character", f"holds {match[0]!r}, which is no character to read: {text!r}"
+        yield "control_character", f"holds {match[0]!r}, which is no character to read"
     if match := _LEFTOVER.search(text):
-        yield "leftover", f"holds {match[0]!r}: {text!r}"
+        yield "leftover", f"holds {match[0]!r}"
     if is_caption and (fault := fault_of(text)):
         kind = "loop" if fault == "loop" else "fragment"
-        yield kind, f"is a {kind}, no caption: {text!r}"
+        yield kind, f"is a {kind}, no caption"
     elif not any(map(str.isalnum, text)):
-        yield "fragment", f"has no word: {text!r}"
+        yield "fragment", "has no word"
 
 
 def _odd_questions(rounds: Sequence[str], share: float) -> Iterator[tuple[str, int, str]]:
@@ -121,10 +96,10 @@ def _odd_questions(rounds: Sequence[str], share: float) -> Iterator[tuple[str, i
 
 def cut_rounds(
     dialogues: Sequence[Dialogue], encoder: Encoder, *, convention: str
-) -> Iterator[Oddity]:
+) -> Iterator[Problem]:
     """The rounds whose query text, by a text convention, is longer than an encoder reads."""
     for number, texts in enumerate(query_texts(dialogues, convention=convention)):
         for t, text in enumerate(texts):
             if encoder.count_truncated([text]):
-                message = f"is cut: more than {encoder.context_length} tokens by {convention}"
-                yield Oddity("cut_round", number, t, message)
+                limit = f"more than {encoder.context_length} tokens by {convention}"
+                yield Problem(number, "cut_round", f"round {t} is cut: {limit}")

@@ -1,10 +1,8 @@
 """Manifests of derived files: the format, and reading and writing it.
 
 A folder of views holds `manifest.json`, and rewrites `NAME.json` have `NAME.manifest.json` beside
-them. `book/derived_files.md` describes both, so that others can publish files in this format. What
-ties a view or a caption to a dialogue is the digest of its *source round* (`round_digests`): it
-changes where a dialogue is moved, shortened at its beginning, about another picture, or says
-something else in any round up to this one.
+them. `book/derived_files.md` describes both. What ties a view or a caption to a dialogue is the
+digest of its *source round* (`round_digests`).
 """
 
 from __future__ import annotations
@@ -63,11 +61,7 @@ class Rewrites:
 
 
 def round_digests(dialogue: Dialogue) -> list[str]:
-    """The digest of every round: of the picture's name and of all that was said up to it.
-
-    Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
-    the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
-    """
+    """The digest of every round: of the picture's name and of all that was said up to it."""
     digest = hashlib.sha256()
     digests = []
     for text in (dialogue.image, *dialogue.rounds):
@@ -143,14 +137,12 @@ def write_rewrites(path: Path, manifest: Rewrites) -> None:
     _write(rewrites_manifest(path), content, "rounds", content.pop("rounds"))
 
 
-def is_views_manifest(path: Path) -> bool:
-    """Whether a file is the manifest of a folder of views."""
-    return _has_format(path, VIEWS_FORMAT)
-
-
-def is_rewrites_manifest(path: Path) -> bool:
-    """Whether a file is the manifest of a file of rewrites."""
-    return _has_format(path, REWRITES_FORMAT)
+def is_manifest(path: Path, format: str) -> bool:
+    """Whether a file is a sound manifest of a format."""
+    try:
+        return _read(path, format) is not None
+    except DataError:
+        return False
 
 
 def _known(names: Iterable[str], content: Mapping) -> dict:
@@ -162,20 +154,12 @@ def _read(path: Path, format: str) -> dict | None:
     if not path.is_file():
         return None
     content = read_json(path)
-    told = content.get("format") if isinstance(content, dict) else None
-    kind = format.partition("/")[0]
-    if not isinstance(told, str) or not told.startswith(f"{kind}/"):
+    told = str(content.get("format")) if isinstance(content, dict) else ""
+    if not told.startswith(format.partition("/")[0] + "/"):
         return None
     if told != format:
         raise DataError(f"{path}: of the format {told}, which this version does not know")
     return content
-
-
-def _has_format(path: Path, format: str) -> bool:
-    try:
-        return _read(path, format) is not None
-    except DataError:
-        return False
 
 
 def _write(path: Path, head: Mapping, name: str, rows: Sequence) -> None:
