@@ -104,7 +104,7 @@ class Parser(argparse.ArgumentParser):
             "adds to those before (raw_dialogue, and all_rewrites, which repeats captions); "
             "default: current_rewrite for rewrites that daitir or --data knows, raw_dialogue for "
             "questions with answers; for anything else it must be named",
-            choices=tuple(TEXT_CONVENTIONS),
+            choices=TEXT_CONVENTIONS,
         )
 
     def seed(self, help: str = "") -> None:

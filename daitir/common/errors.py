@@ -14,7 +14,7 @@ class DataError(ValueError):
 
 
 @contextmanager
-def naming(option: str) -> Iterator[None]:
+def naming(option: object) -> Iterator[None]:
     """Within it every DataError begins with the option whose value is wrong.
 
     >>> with naming("--price"):

@@ -14,8 +14,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.errors import DataError, naming
+from daitir.common.files import atomic_write, check_is_folder
 from daitir.data.archives import unpack
 from daitir.data.dialogues import read_dialogues, write_dialogues
 from daitir.data.downloads import RemoteFile, verify
@@ -31,17 +31,14 @@ _ID = re.compile(r"(?:^|\D)(\d{12})$")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One of the papers' data sets.
-
-    `unpacked` tells whether the files lie unpacked beside themselves at the end.
-    """
+    """One of the papers' data sets."""
 
     name: str
     title: str  # with its reference
     page: str
     licence: str
     files: tuple[RemoteFile, ...]
-    unpacked: bool = False
+    unpacked: bool = False  # whether the files lie unpacked beside themselves at the end
 
 
 def _chatir(name: str, **known) -> RemoteFile:
@@ -104,13 +101,11 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
 
     Raises DataError where there is none of them, two of one name, or a wrong one.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    check_is_folder(folder, "downloads")
     paths_by_name = {}
     for file in dataset.files:
         stem = Path(file.name).stem
-        names = [file.name, stem if dataset.unpacked else f"{stem}.json"]
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys((file.name, stem if dataset.unpacked else f"{stem}.json")):
             here = [folder] if folder.name == name else []
             paths = here or sorted(path for path in folder.rglob(name) if path.exists())
             if len(paths) > 1:
@@ -134,14 +129,11 @@ def prepare(
     images: Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Make folders of own data below `out` from a data set's files, and say what they hold.
+    """Make folders of own data below `out` from the `find_files`, and say what they hold.
 
-    Args:
-        files: paths by name, as `find_files` gives them.
-        images: the folder of COCO's pictures, which `images/` will be a link to.
-
-    Raises DataError where a file is not what its name says, where `images` has not the pictures,
-    or where `images/` exists and is another folder.
+    `images/` will be a link to `images`, the folder of COCO's pictures. Raises DataError where a
+    file is not what its name says, where `images` has not the pictures, or where `images/` exists
+    and is another folder.
     """
     if dataset.name == "coco-unlabeled":
         return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
@@ -151,11 +143,8 @@ def prepare(
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
     folder = _link_images(out, images)
-    numbers = {} if not any(folder.iterdir()) else {
-        int(match[1]): name
-        for name in list_images(folder)
-        if (match := _ID.search(Path(name).stem))
-    }  # fmt: skip
+    names = list_images(folder) if any(folder.iterdir()) else ()
+    numbers = {int(match[1]): name for name in names if (match := _ID.search(Path(name).stem))}
     lines = []
     for name in ("train", "val"):
         path = files.get(f"visdial_1.0_{name}.zip")
@@ -169,26 +158,21 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             )
             continue
         content = read_visdial(path)
-        try:
+        with naming(path):
             pairs = list(visdial_dialogues(content, numbers or None))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        num_dialogues = len(content["data"]["dialogs"])
-        if name == "val":
-            splits = {"test": [dialogue for _, dialogue in pairs]}
-        else:
-            splits = {
-                "train": [dialogue for i, dialogue in pairs if not is_held_out(i)],
-                "val": [dialogue for i, dialogue in pairs if is_held_out(i)],
-            }
+        splits = {"test": []} if name == "val" else {"train": [], "val": []}
+        for i, dialogue in pairs:
+            split = "test" if name == "val" else "val" if is_held_out(i) else "train"
+            splits[split].append(dialogue)
         for split, dialogues in splits.items():
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
-        if len(pairs) < num_dialogues:
+        total = len(content["data"]["dialogs"])
+        if len(pairs) < total:
             lines.append(
-                f"{num_dialogues - len(pairs):,} of {num_dialogues:,} dialogues of "
-                f"visdial_1.0_{name} are left out: {folder} has not their pictures"
+                f"{total - len(pairs):,} of {total:,} dialogues of visdial_1.0_{name} are left "
+                f"out: {folder} has not their pictures"
             )
     return lines
 
@@ -231,14 +215,15 @@ def _link_images(folder: Path, images: Path | None) -> Path:
     """`folder/images`, a link to the pictures where it is new and they are named, else empty."""
     path = folder / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such folder of pictures")
-    if images is not None and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+    if images is None:
+        path.mkdir(exist_ok=True)
+        return path
+    check_is_folder(images, "pictures")
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         path.rmdir()  # an earlier run left it for pictures
-    if images is not None and not path.exists():
+    if not path.exists():
         path.unlink(missing_ok=True)  # a link to nowhere
         path.symlink_to(images.resolve())
-    elif images is not None and path.resolve() != images.resolve():
+    elif path.resolve() != images.resolve():
         raise DataError(f"{path}: exists, and is not {images}; remove it, or name it")
-    path.mkdir(exist_ok=True)
     return path

@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -86,12 +86,8 @@ def read_dialogues(
         raise DataError(f"{path}: {problems[0]}{more}")
     repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
     if repeated:
-        logger.warning(
-            "%s: %d of %d dialogues share the target of an earlier one",
-            path,
-            repeated,
-            len(dialogues),
-        )
+        share = f"{repeated} of {len(dialogues)}"
+        logger.warning("%s: %s dialogues share the target of an earlier one", path, share)
     return with_sources(Path(path), dialogues)
 
 
@@ -101,10 +97,7 @@ def lint_dialogues(
     gallery: Sequence[str] | None = None,
     allow_duplicate_targets: bool = False,
 ) -> tuple[list[Dialogue], list[Problem]]:
-    """All dialogues of a file that have rounds of text, and everything that is wrong in it.
-
-    The rules are those of `read_dialogues`, the order is the file's.
-    """
+    """All dialogues of a file that have rounds of text, and everything that is wrong in it."""
     try:
         content = read_json(path)
     except DataError as error:
@@ -153,19 +146,7 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
         temporary.write_bytes(content)
 
 
-def _joined(rounds: Sequence[str], t: int) -> str:
-    return ", ".join(rounds[: t + 1])
-
-
-def _current(rounds: Sequence[str], t: int) -> str:
-    return rounds[t]
-
-
-TEXT_CONVENTIONS: dict[str, Callable[[Sequence[str], int], str]] = {
-    "current_rewrite": _current,
-    "raw_dialogue": _joined,
-    "all_rewrites": _joined,
-}
+TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites")
 """How the text of the query at round t is made from a dialogue's strings.
 
 | name | text at round t | used by | expects |
@@ -201,17 +182,17 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
         raise ValueError(
             f"unknown text convention {convention!r}; choose one of {', '.join(TEXT_CONVENTIONS)}"
         )
-    text = TEXT_CONVENTIONS[convention]
-    if text is _joined:
-        number = sum(
-            len(words) * (len(d.rounds) - t) for d in dialogues for t, words in enumerate(d.rounds)
+    if convention == "current_rewrite":
+        return [list(d.rounds) for d in dialogues]
+    number = sum(
+        len(words) * (len(d.rounds) - t) for d in dialogues for t, words in enumerate(d.rounds)
+    )
+    if number > MAX_CHARACTERS:
+        raise DataError(
+            f"the texts of {len(dialogues):,} dialogues, all rounds joined, have {number:,} "
+            f"characters, more than {MAX_CHARACTERS:,}; take fewer or shorter dialogues"
         )
-        if number > MAX_CHARACTERS:
-            raise DataError(
-                f"the texts of {len(dialogues):,} dialogues, all rounds joined, have {number:,} "
-                f"characters, more than {MAX_CHARACTERS:,}; take fewer or shorter dialogues"
-            )
-    return [[text(d.rounds, t) for t in range(len(d.rounds))] for d in dialogues]
+    return [[", ".join(d.rounds[: t + 1]) for t in range(len(d.rounds))] for d in dialogues]
 
 
 _ANSWERED = re.compile(r"\S\s*[?\uff1f\u061f]\s*\S")  # also full-width, and Arabic
@@ -224,16 +205,11 @@ def recognise_convention(
 
     Rewrites that are known to be some are taken alone, `current_rewrite`. Where at least half of
     the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
-    Where none has a second round, every convention gives the same text.
+    Where none has a second round, every convention gives the same text. A convention that is
+    `named` is taken as it is; `path` is the file that a message names.
 
-    Args:
-        path: the file of the dialogues, which a message names.
-        named: the convention that the user named, which is taken as it is.
-
-    Raises DataError for anything else, since to guess wrong ranks another text: captions of unknown
-    origin, questions in a language without a question mark, rounds that repeat the one before and
-    are joined already, and mixed files, in which a tenth of the dialogues or more have no
-    question in any later round.
+    Raises DataError for anything else, since to guess wrong ranks another text
+    (`book/derived_files.md` tells what).
 
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
     ('raw_dialogue', 'recognised: questions and answers')

@@ -49,9 +49,6 @@ class RemoteFile:
         """Its URL, or that of the same name below another one.
 
         Raises DataError for anything but http and https.
-
-        >>> RemoteFile("a.zip", "https://example.org/s/x1/a.zip?dl=1").at("http://localhost:80/m/")
-        'http://localhost:80/m/a.zip'
         """
         url = self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
         if urlsplit(url).scheme not in ("http", "https"):
@@ -68,15 +65,10 @@ def remote_size(url: str) -> int | None:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
             return int(size) if size and size.isdigit() else None
-    except HTTPError as error:
-        if error.code in (404, 410):
-            raise _refused(url, error) from error
-        return None  # some servers answer nothing but GET
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(
-            f"{url}: cannot be reached ({_reason(error)}); name another place with --mirror URL, "
-            "or a folder that has it with --from DIR"
-        ) from error
+        if isinstance(error, HTTPError) and error.code not in (404, 410):
+            return None  # some servers answer nothing but GET
+        raise _refused(url, error) from error
 
 
 def check_space(folder: Path, needed: int) -> int:
@@ -92,15 +84,8 @@ def check_space(folder: Path, needed: int) -> int:
 
 
 def gigabytes(size: int) -> str:
-    """A number of bytes for people, in units of 1000.
-
-    >>> gigabytes(20_126_613_414), gigabytes(1_131_983), gigabytes(12)
-    ('20.13 GB', '1.13 MB', '12 bytes')
-    """
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
+    """A number of bytes for people, such as 20.1GB."""
+    return tqdm.format_sizeof(size, "B", 1000)
 
 
 def fetch(
@@ -108,16 +93,14 @@ def fetch(
 ) -> Path:
     """The path of a file below `folder`, fetched unless it is there, and checked in either case.
 
-    A transfer that breaks off is taken up where it ended, by this call or by the next one. Where
-    nobody tells a checksum, the file is compared with what it was when it was first fetched.
-
     Raises DataError where the server has no such file or cannot be reached, where the disk is
     full, and as `verify` does.
     """
     url, path = file.at(mirror), folder / file.name
     part = path.with_name(f"{file.name}.part")
     with locked(folder):  # of two processes one fetches, the other finds the file
-        if not path.exists():
+        is_there = path.exists()
+        if not is_there:
             try:
                 _download(url, part, progress)
             except OSError as error:
@@ -126,10 +109,9 @@ def fetch(
                         f"{part}: the disk is full; free some space, then the same command goes on"
                     ) from error
                 raise
-            verify(part, file, sums=folder / SUMS, progress=progress)
+        verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
+        if not is_there:
             part.rename(path)
-        else:
-            verify(path, file, sums=folder / SUMS, progress=progress)
     return path
 
 
@@ -176,16 +158,14 @@ def _download(url: str, part: Path, progress: bool) -> None:
         before = part.stat().st_size if part.exists() else 0
         try:
             return _receive(url, part, before, progress)
-        except HTTPError as error:
-            if error.code == 416 and before:  # nothing is left, or ours is of another file
-                if error.headers.get("Content-Range") == f"bytes */{before}":
-                    return None
-                part.unlink()
-            elif error.code not in _PASSING:
-                raise _refused(url, error) from error
-            reason = _reason(error)
         except _BROKEN as error:
-            reason = _reason(error)
+            code, reason = getattr(error, "code", None), _reason(error)
+            if code == 416 and before:  # nothing is left, or ours is of another file
+                if error.headers.get("Content-Range") == f"bytes */{before}":
+                    return
+                part.unlink()
+            elif code and code not in _PASSING:
+                raise _refused(url, error) from error
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures == TRIES:
@@ -223,17 +203,17 @@ def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
-def _refused(url: str, error: HTTPError) -> DataError:
+def _refused(url: str, error: Exception) -> DataError:
+    what = "the server refuses it" if isinstance(error, HTTPError) else "cannot be reached"
     return DataError(
-        f"{url}: the server refuses it ({error.code} {error.reason}); name another place with "
-        "--mirror URL, or a folder that has it with --from DIR"
+        f"{url}: {what} ({_reason(error)}); name another place with --mirror URL, or a folder that "
+        "has it with --from DIR"
     )
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"{error.code} {error.reason}"
-    return str(getattr(error, "reason", None) or error) or type(error).__name__
+    reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+    return f"{error.code} {reason}" if isinstance(error, HTTPError) else reason
 
 
 def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:

@@ -26,14 +26,12 @@ def image_name(name: object) -> str:
             "hold; write it with forward slashes"
         )
     normal = posixpath.normpath(name)
-    if not normal.strip():
-        raise DataError(f"the image path {quoted(name)} names no file")
     if normal.startswith("/") or ntpath.splitdrive(normal)[0]:
         raise DataError(
             f"the image path {quoted(name)} is absolute; make it relative to the image folder"
         )
-    if normal in (".", "..") or normal.startswith("../"):
-        raise DataError(f"the image path {quoted(name)} leaves the image folder")
+    if normal.strip() in ("", ".", "..") or normal.startswith("../"):
+        raise DataError(f"the image path {quoted(name)} names no file in the image folder")
     return normal
 
 
@@ -47,17 +45,11 @@ class NearMisses:
         """The end of a message about `name`, empty where no name is like it.
 
         >>> NearMisses(["a/Tom.JPG"]).hint("a/tom.jpg")
-        "; 'a/Tom.JPG' differs from it in capitals only, write both alike"
+        "; 'a/Tom.JPG' differs from it in capitals or Unicode form (NFC, NFD), write both alike"
         """
         other = self._names.get(_likeness(name), name)
-        if other == name:
-            return ""
-        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
-            return (
-                f"; {ascii(other)} differs from it in the Unicode form of its letters only (NFC "
-                "and NFD), write both in one form"
-            )
-        return f"; {quoted(other)} differs from it in capitals only, write both alike"
+        alike = f"{ascii(other)} differs from it in capitals or Unicode form (NFC, NFD)"
+        return "" if other == name else f"; {alike}, write both alike"
 
 
 def _likeness(name: str) -> str:

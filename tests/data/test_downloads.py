@@ -153,7 +153,7 @@ def test_a_server_that_recovers_is_waited_for(server, file, tmp_path):
     [
         ([404], r"the server refuses it \(404 Not Found\)"),
         ([403], "the server refuses it .* --from DIR"),
-        ([503] * 9, r"broke off after 0 bytes \(503 .*the same command goes on"),
+        ([503] * 9, r"broke off after 0.00B \(503 .*the same command goes on"),
     ],
 )
 def test_what_a_server_refuses_is_told(server, file, tmp_path, codes, message):
@@ -209,7 +209,7 @@ def test_a_file_of_another_size_or_that_changed_on_the_disk_is_set_aside(server,
 
 def test_room_is_looked_for_ahead_and_addresses_are_http(tmp_path):
     assert check_space(tmp_path / "new" / "folder", 1) > 1
-    with pytest.raises(DataError, match="needs 1000000000.00 GB, and "):
+    with pytest.raises(DataError, match="needs 1.00EB, and "):
         check_space(tmp_path, 10**18)
     with pytest.raises(DataError, match="no address that starts in http"):
         RemoteFile("a.bin", "file:///etc/passwd").at(None)
@@ -474,7 +474,7 @@ def test_what_cannot_be_right_is_refused_before_anything_is_fetched(
     with monkeypatch.context() as patch:
         patch.setattr(downloads.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
         assert main(command) == 2
-    assert "and 1 bytes are free" in capsys.readouterr().err
+    assert "and 1.00B are free" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         small = datasets.DATASETS["coco-unlabeled"]
         sized = replace(small, files=(replace(small.files[0], size=5),))
@@ -491,7 +491,7 @@ def test_what_cannot_be_right_is_refused_before_anything_is_fetched(
     assert "cannot be reached" in capsys.readouterr().err
     assert main([*command, "--dry-run"]) == 0
     assert "size unknown" in (printed := capsys.readouterr().out)
-    assert "  needs at least 0 bytes, " in printed
+    assert "  needs at least 0.00B, " in printed
 
 
 def test_the_held_out_share_is_as_told():
