@@ -38,14 +38,9 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
     """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
 
     The temporary name keeps the suffix, since many writers choose the format by it. Folders that
-    are missing are made. On any exception the temporary file is removed and an older `path` stays.
-
-    Args:
-        sync: put the content on the disk before it gets its name, so that a power cut leaves the
-            old file or the new one. That takes some milliseconds a file; thousands of files that
-            can be made again (views, unpacked pictures) go without.
-
-    Raises DataError where the disk is full.
+    are missing are made. With `sync` the content is on the disk before it gets its name, so that a
+    power cut leaves the old file or the new one; thousands of files that can be made again (views,
+    unpacked pictures) go without. Raises DataError where the disk is full.
 
     >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
     >>> with atomic_write(target) as temporary:
@@ -59,25 +54,15 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
-            _flush(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        if sync and os.name != "nt":  # Windows opens no folders
-            with suppress(OSError):  # some file systems do not flush them
-                _flush(path.parent)
     except Exception as error:
         if disk_is_full(error):
             raise DataError(f"{path}: not written, the disk is full; free some space") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def disk_is_full(error: Exception) -> bool:
@@ -97,7 +82,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
 
     Raises DataError where it cannot be read, is not UTF-8, is not JSON, or is larger than
-    MAX_BYTES or MAX_VALUES allow, which is found before much memory is taken.
+    MAX_BYTES or MAX_VALUES allow.
     """
     content = read_regular(path, MAX_BYTES)
     if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
@@ -208,10 +193,9 @@ def begins_with(path: Path, header: str) -> bool:
 
 def check_is_folder(path: Path, what: str) -> None:
     """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder of {what}")
+        is_file = "is a file, and " if path.exists() else ""
+        raise DataError(f"{path}: {is_file}no such folder of {what}; name one")
 
 
 def check_output(
@@ -223,8 +207,7 @@ def check_output(
 ) -> None:
     """Raises DataError unless a file may be written at `path`, before anything long begins.
 
-    Only a regular file is ever replaced: no folder, device or pipe. A link is refused too, since
-    writing would replace the link and leave the file that it leads to as it was.
+    Only a regular file is ever replaced: no folder, device, pipe or link.
 
     Args:
         inputs: files and folders that the command reads. `path` must be none of them, by whatever
@@ -232,7 +215,7 @@ def check_output(
         is_ours: tells whether a file that exists was written by this command; without it any
             regular file is replaced.
         overwrite: whether the user allows to replace other files (`--overwrite`); None where the
-            command has no such option. An input is never replaced.
+            command has no such option.
     """
     path = Path(path)
     if path.is_symlink():
@@ -273,13 +256,6 @@ def has_notes(path: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change what `folder` holds; a process that dies lets go."""
-    with _lock(folder, wait=True):
-        yield
-
-
-@contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder for a run of this process, which may claim it again meanwhile.
 
@@ -290,7 +266,7 @@ def claimed(folder: Path) -> Iterator[None]:
     if key in _claims or any(os.environ.get(name, "0") != "0" for name in _PROCESS_NUMBERS):
         yield
         return
-    with _lock(folder, wait=False):
+    with locked(folder, wait=False):
         _claims.add(key)
         try:
             yield
@@ -299,7 +275,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time change what `folder` holds; a process that dies lets go."""
     import fcntl  # late: Windows lacks it, and most commands lock nothing
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -314,9 +291,8 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
                     "another folder"
                 ) from error
             except OSError as error:  # some network file systems
-                logger.warning(
-                    "%s: cannot be locked (%s); use it for one run at a time", folder, error
-                )
+                advice = "use it for one run at a time"
+                logger.warning("%s: cannot be locked (%s); %s", folder, error, advice)
             # Whoever held it has removed the file by now; another may have made it again.
             with suppress(FileNotFoundError):
                 is_ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())
