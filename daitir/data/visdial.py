@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,15 @@ def visdial_dialogues(
 ) -> Iterator[tuple[int, Dialogue]]:
     """The number of the picture and the dialogue of each entry of VisDial's JSON format.
 
-    There a question and an answer are numbers of rows in two lists. Dialogues about pictures that
-    `names` does not have are left out; None is the names that ChatIR gives to all of them. As
-    ChatIR writes it, a round is `"question? answer"`.
+    Dialogues about pictures that `names` does not have are left out; None is the names that ChatIR
+    gives to all of them. As ChatIR writes it, a round is `"question? answer"`.
 
     >>> entry = {"image_id": 7, "caption": "a dog ", "dialog": [{"question": 0, "answer": 0}]}
     >>> content = {"questions": ["is it big"], "answers": ["no"], "dialogs": [entry]}
     >>> list(visdial_dialogues({"data": content}, {7: "7.jpg"}))
     [(7, Dialogue(image='7.jpg', rounds=('a dog', 'is it big? no')))]
 
-    Raises DataError, naming the dialogue, where it has not the format or names a row that its
-    list has not.
+    Raises DataError, naming the dialogue, where it has not the format.
     """
     try:
         data = content["data"]
@@ -42,27 +41,19 @@ def visdial_dialogues(
         raise DataError(f"not VisDial's format ({error!r})") from error
     for number, entry in enumerate(entries):
         try:
-            image_id = entry["image_id"]
-            if type(image_id) is not int:
-                raise TypeError(f"image_id {image_id!r} is no number")
+            image_id = operator.index(entry["image_id"])
             image = f"{UNLABELED}/{image_id:012}.jpg" if names is None else names.get(image_id)
             if image is None:
                 continue
             rounds = [entry["caption"].strip()]
             for turn in entry["dialog"]:
-                question = _row("question", questions, turn["question"])
-                answer = _row("answer", answers, turn["answer"])
+                if min(turn["question"], turn["answer"]) < 0:  # which Python counts from the end
+                    raise IndexError(f"a row is counted from 0, not {turn}")
+                question, answer = questions[turn["question"]], answers[turn["answer"]]
                 rounds.append(f"{question.rstrip(' ?')}? {answer.strip()}".strip())
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise DataError(f"dialogue {number}: not VisDial's format ({error!r})") from error
         yield image_id, Dialogue(image, tuple(rounds))
-
-
-def _row(what: str, rows: list[str], index: int) -> str:
-    """A row of a list; a negative index, which Python counts from the end, is none."""
-    if type(index) is not int or not 0 <= index < len(rows):
-        raise IndexError(f"{what} {index} of {len(rows):,}, counted from 0")
-    return rows[index]
 
 
 def is_held_out(image_id: int) -> bool:
