@@ -81,21 +81,15 @@ _NAMED = [  # ... and what these tell, each with the negation as its group.
     for pattern in (
         # Signs: "no parking sign", "no dogs sign", "no parking", "do not enter sign"
         rf"{_ANSWERED}{_IS_ABSENT}({_NO})\s(?:{_FORBIDDEN}(?:\s\w+)?|\w*[a-rt-z]s)\s{_SIGN}\b",
-        rf"{_ANSWERED}{_IS_ABSENT}(?<!\bwith )({_NO})\s{_FORBIDDEN}"
-        r"(?=\s*(?:$|[,.;!)/]|(?:painted|written|printed|posted)\b))",
-        rf"\b{_SIGN}\s(?:with|for)\s(no)\s{_FORBIDDEN}",
-        rf"({_NO})(?:\s\w+){{1,3}}\s(?:allowed|permitted|beyond this point)\b",
         rf"\b(do not|do ?n['’]?t|never)\s\w+\s(?:\w+\s){{0,2}}{_SIGN}\b",
         # A negation after an article is part of what the article belongs to.
         rf"\b(?:an?|the|another|every|each|my|our|his)\s({_NO})",
         # Numbers
         rf"{_ANSWERED}\b(nos?\.\s*)[#\d]",
         rf"{_ANSWERED}{_IS_ABSENT}\b(no)\s#?(?!1\b)\d",  # "no 1" is "no one"
-        # Names, and words that say of nothing that it is absent
-        rf"{_IS_ABSENT}\b(no)\s(?:man['’]s|name|frills|doubt)\b",
+        # Words that say of nothing that it is absent
         r"\b(no)\s(?:more|less|fewer)\sthan\b",
         rf"{_ANSWERED}\b(not)\s(?:only|just|merely|far)\b",
-        r"\b(?:or|if|why)\s(not)\b",
     )
 ]
 # Words with capitals, as in a title: "No Country for Old Men".

