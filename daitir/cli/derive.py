@@ -65,7 +65,7 @@ def add_refine(commands) -> None:
 
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.rewrites import check_refined, read_source
+    from daitir.data.dialogues import check_refined, read_source
 
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
     path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]

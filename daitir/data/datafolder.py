@@ -24,9 +24,8 @@ from pathlib import Path
 
 from daitir.common.errors import DataError
 from daitir.common.files import check_is_folder
-from daitir.data.dialogues import Dialogue, recognise_convention
+from daitir.data.dialogues import Dialogue, read_source, recognise_convention
 from daitir.data.gallery import list_gallery
-from daitir.data.rewrites import read_source
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,21 @@ import gzip
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json
-from daitir.data.manifests import content_digest, read_rewrites, rewrites_manifest
+from daitir.data.manifests import (
+    Rewrites,
+    content_digest,
+    read_rewrites,
+    rewrites_manifest,
+    round_digests,
+)
 from daitir.data.names import NearMisses, image_name, is_utf8, quoted
 
 logger = logging.getLogger(__name__)
@@ -24,6 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS_IN_FILE = 2_000_000
 MAX_ROUNDS_IN_DIALOGUE = 500  # a query may join all before it, which grows with the square
 MAX_CHARACTERS = 2_000_000_000  # of the joined queries of all dialogues
+NOT_COMPARED = ("spec", "size")  # a folder may move; the size is decided by the model
 MIXED_SHARE = 0.1  # of dialogues without a question, from which on a file counts as mixed
 
 
@@ -144,6 +151,73 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
         content = gzip.compress(content, mtime=0)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def read_source(path: Path, raw: Path | None = None, **options) -> list[Dialogue]:
+    """Dialogues of a file, each with the digests of what it was refined from where that is known.
+
+    `raw` are the dialogues that the file has the rewrites of; None where it has none, or only its
+    manifest knows. `options` are those of `read_dialogues`. Raises DataError where the rewrites are
+    not those of the raw dialogues.
+    """
+    dialogues = read_dialogues(path, **options)
+    if raw is None or raw == path:
+        return dialogues
+    return refined_from(path, dialogues, raw, read_dialogues(raw, allow_duplicate_targets=True))
+
+
+def refined_from(
+    path: Path, refined: Sequence[Dialogue], raw_path: Path, raw: Sequence[Dialogue]
+) -> list[Dialogue]:
+    """The rewrites of a file with the digests of the raw rounds. Raises as `read_source` does."""
+    again = "remove it, or make it again by `daitir refine --overwrite`"
+    about = [[(d.image, len(d.rounds)) for d in dialogues] for dialogues in (refined, raw)]
+    if about[0] != about[1]:
+        raise DataError(f"{path}: its dialogues are not those of {raw_path}; {again}")
+    digests = [tuple(round_digests(said)) for said in raw]
+    known = [d.refined_from or said for d, said in zip(refined, digests, strict=True)]
+    if place := _first_other_round(known, digests):
+        raise DataError(
+            f"{path}: {place} was refined from other words than {raw_path} has; {again}"
+        )
+    pairs = zip(refined, digests, strict=True)
+    return [replace(captions, refined_from=said) for captions, said in pairs]
+
+
+def _first_other_round(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
+    """The first round with another digest, as `dialogue 0, round 3`; empty where none has."""
+    for i, rounds in enumerate(zip_longest(kept, new, fillvalue=())):
+        for t, (there, now) in enumerate(zip_longest(*rounds)):
+            if there != now:
+                return f"dialogue {i}, round {t}"
+    return ""
+
+
+def check_refined(path: Path, manifest: Rewrites) -> None:
+    """Raises DataError unless a file has the rewrites that a manifest is about to be written for.
+
+    What is compared are settings, raw rounds, and whether the captions are as they were written.
+    """
+    kept = read_rewrites(path)
+    read_dialogues(path, allow_duplicate_targets=True)
+    fault = "has no manifest" if kept is None else first_change(kept.settings, manifest.settings)
+    if not fault and (place := _first_other_round(kept.rounds, manifest.rounds)):
+        fault = f"holds rewrites of another {place}"
+    if fault:
+        raise DataError(f"{path}: {fault}; --overwrite refines anew, or name another --out")
+
+
+def first_change(kept: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first setting that differs, as `steps is 8 there and 4 now`; empty where none does.
+
+    >>> first_change({"steps": 8}, {"steps": 4})
+    'steps is 8 there and 4 now'
+    """
+    for name in new:
+        if name not in NOT_COMPARED and kept.get(name) != new[name]:
+            there, now = (str(value)[:40] for value in (kept.get(name), new[name]))
+            return f"{name} is {there} there and {now} now"
+    return ""
 
 
 TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites")

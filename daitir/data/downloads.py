@@ -1,19 +1,25 @@
-"""Fetching large files over HTTP: a broken run goes on, and what was fetched is checked.
+"""Fetching and unpacking large files: a broken run goes on, and what was fetched is checked.
 
-Beside the files, their folder holds `SHA256SUMS`, what they were when they were fetched, as the
-program `sha256sum` writes and checks it; `NAME.part`, a file that is not whole yet; and
-`NAME.wrong`, one that is not what it should be.
+Beside the files, their folder holds `SHA256SUMS`, what those without a published checksum were when
+they were fetched, as the program `sha256sum` writes and checks it; `NAME.part`, a file that is not
+whole yet; and `NAME.wrong`, one that is not what it should be.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
 import ssl
+import struct
 import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -24,7 +30,8 @@ from tqdm import tqdm
 
 from daitir import __version__
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, disk_is_full, locked
+from daitir.common.files import atomic_write, disk_is_full, locked, open_regular
+from daitir.common.safe_folder import SafeFolder
 
 SUMS = "SHA256SUMS"
 DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
@@ -32,6 +39,9 @@ TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second,
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
 _BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+# What a damaged or encrypted zip file raises, of any way of packing.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, struct.error,
+           ValueError)  # fmt: skip
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
 
@@ -120,24 +130,29 @@ def verify(
 ) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
-    With `sums` the file is one of ours: its SHA-256 is compared with the one that is written
-    there, or written there, and a wrong file is set aside as `NAME.wrong`.
+    With `sums` the file is one of ours: where nobody tells a checksum, its SHA-256 is compared with
+    the one that is kept there, or kept there, and a wrong file is set aside as `NAME.wrong`.
     """
     size = path.stat().st_size
+    kind, _, wanted = (file.checksum or "sha256:").partition(":")
+    known = _read_sums(sums) if sums and not wanted else {}
+    wanted, origin = wanted or known.get(file.name), file.origin or sums
     wrong = ""
-    if file.size is not None and size != file.size:
+    if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        digests = _digests(path, file, progress)
-        kind, _, wanted = (file.checksum or "").partition(":")
-        known = _read_sums(sums) if sums else {}
-        if wanted and digests[kind] != wanted:
-            wrong = f"its {kind.upper()} is {digests[kind]}, not {wanted} ({file.origin})"
-        elif known.get(file.name, digests["sha256"]) != digests["sha256"]:
-            wrong = f"its SHA-256 is {digests['sha256']}, and was {known[file.name]} ({sums})"
-        elif sums and file.name not in known:
+        digest = hashlib.new(kind, usedforsecurity=False)
+        bar = _bar(f"checking {file.name}", size, progress)
+        with path.open("rb") as content, bar:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
+                bar.update(len(chunk))
+        found = digest.hexdigest()
+        if wanted and found != wanted:
+            wrong = f"its {kind.upper()} is {found}, not {wanted} ({origin})"
+        elif sums and not wanted:
             with atomic_write(sums) as temporary:
-                lines = (known | {file.name: digests["sha256"]}).items()
+                lines = (known | {file.name: found}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
     if not wrong:
         return
@@ -216,31 +231,53 @@ def _reason(error: Exception) -> str:
     return f"{error.code} {reason}" if isinstance(error, HTTPError) else reason
 
 
-def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
-    """The SHA-256 of a file, and its MD5 where that is what is known of it."""
-    kinds = {"sha256", (file.checksum or "sha256:").partition(":")[0]}
-    hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    bar = _bar(f"checking {file.name}", path.stat().st_size, progress)
-    with path.open("rb") as content, bar:
-        while chunk := content.read(_CHUNK):
-            for digest in hashes.values():
-                digest.update(chunk)
-            bar.update(len(chunk))
-    return {kind: digest.hexdigest() for kind, digest in hashes.items()}
-
-
 def _read_sums(path: Path) -> dict[str, str]:
     """Digests by name. Raises DataError where the file is damaged."""
-    if not path.exists():
-        return {}
-    sums = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        match = _SUM.fullmatch(line)
-        if line.strip() and not match:
-            raise DataError(
-                f"{path}: line {number} is no checksum of a file; remove SHA256SUMS, and the files "
-                "are taken for what they are now, or fetch them anew into another folder"
-            )
-        if match:
-            sums[os.fsdecode(match[2])] = match[1].decode().lower()
-    return sums
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    matches = [_SUM.fullmatch(line) for line in lines if line.strip()]
+    if None in matches:
+        raise DataError(
+            f"{path}: holds a line that is no checksum of a file; remove SHA256SUMS, "
+            "and the files are taken for what they are now, or fetch them into another folder"
+        )
+    return {os.fsdecode(match[2]): match[1].decode().lower() for match in matches}
+
+
+@contextmanager
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except DataError:
+        raise
+    except (OSError, *_DAMAGE) as error:
+        if getattr(error, "errno", None) is not None:  # of the disk; bz2 raises one without
+            raise
+        raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
+
+
+def unpack(path: Path, folder: Path, *, progress: bool = False) -> None:
+    """Unpack the files of a zip file into a folder; those that are there stay.
+
+    Raises DataError where it is damaged, names a file outside the folder, or the disk has not the
+    room.
+    """
+    with opened_zip(path) as archive:
+        safe = SafeFolder(folder)
+        places = {
+            entry: safe.join(entry.filename) for entry in archive.infolist() if not entry.is_dir()
+        }
+        todo = [
+            (entry, place)
+            for entry, place in places.items()
+            if not (place.is_file() and place.stat().st_size == entry.file_size)
+        ]
+        check_space(folder, sum(entry.file_size for entry, _ in todo))
+        for entry, place in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
+            with (
+                atomic_write(place, sync=False) as temporary,
+                archive.open(entry) as packed,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(packed, file)

@@ -16,7 +16,13 @@ from daitir.common.errors import DataError
 from daitir.common.files import read_json
 from daitir.common.safe_folder import SafeFolder
 from daitir.data.datafolder import find_data
-from daitir.data.dialogues import Dialogue, lint_dialogues, recognise_convention, with_sources
+from daitir.data.dialogues import (
+    Dialogue,
+    lint_dialogues,
+    recognise_convention,
+    refined_from,
+    with_sources,
+)
 from daitir.data.gallery import (
     IMAGE_SUFFIXES,
     NUM_EXAMPLES,
@@ -27,7 +33,6 @@ from daitir.data.gallery import (
 from daitir.data.lint_texts import cut_rounds, odd_rounds
 from daitir.data.manifests import MANIFEST
 from daitir.data.names import NearMisses
-from daitir.data.rewrites import refined_from
 from daitir.data.viewfiles import list_views, view_faults
 
 if TYPE_CHECKING:

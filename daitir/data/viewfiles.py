@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from daitir.common.errors import DataError
 from daitir.common.files import LOCK, check_is_folder
-from daitir.data.dialogues import Dialogue
+from daitir.data.dialogues import Dialogue, first_change
 from daitir.data.gallery import IMAGE_SUFFIXES, examples
 from daitir.data.manifests import MANIFEST, View, Views, read_views, round_digests, write_views
-from daitir.data.rewrites import first_change
 
 logger = logging.getLogger(__name__)
 

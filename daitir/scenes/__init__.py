@@ -2,7 +2,6 @@
 # ruff: noqa: F401, what is imported here is what the package gives
 
 from daitir.scenes import world
-from daitir.scenes.controlled import controlled_view
 from daitir.scenes.dialogues import (
     NUM_QUESTIONS,
     SOURCES,
@@ -23,6 +22,7 @@ from daitir.scenes.scene import (
     Scene,
     SceneObject,
     complete,
+    controlled_view,
     counterfactual,
     holds,
     sample_scene,

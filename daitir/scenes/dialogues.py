@@ -15,7 +15,7 @@ from functools import partial
 
 from daitir.scenes import world
 from daitir.scenes.language import describe, mention
-from daitir.scenes.scene import Fact, Scene
+from daitir.scenes.scene import Fact, Scene, wrong
 from daitir.scenes.speech import Question, phrase, wordy
 
 NUM_QUESTIONS = 10
@@ -100,17 +100,6 @@ def answer(question: Question, scene: Scene, known: Sequence[Fact] = ()) -> tupl
         return (Fact(subject, "present", False),)
     names = ("column", "row") if attribute == "position" else (attribute,)
     return tuple(Fact(subject, name, getattr(item, name)) for name in names)
-
-
-def wrong(fact: Fact, rng: random.Random) -> Fact:
-    """The fact with another value: what a mistaken answerer or a careless drawing makes of it."""
-    subject, attribute, value = fact
-    if attribute == "present":
-        return Fact(subject, attribute, not value)
-    if attribute in world.RELATIONS:
-        return Fact(str(value), attribute, subject)
-    options = world.OPTIONS.get(attribute, range(1, world.MAX_OBJECTS + 1))  # else a count
-    return Fact(subject, attribute, rng.choice([o for o in options if o != value]))
 
 
 def best_question(

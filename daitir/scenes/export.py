@@ -22,10 +22,9 @@ from daitir.data.manifests import (
     write_views,
 )
 from daitir.data.viewfiles import remove_views, views_of
-from daitir.scenes.controlled import controlled_view
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
-from daitir.scenes.scene import sample_scenes
+from daitir.scenes.scene import controlled_view, sample_scenes
 
 SCENES_FILE = "scenes.json"
 SCENES_FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"

@@ -317,3 +317,48 @@ def _with_object(scene: Scene, category: str) -> Scene:
     rng = random.Random(f"added/{category}/{scene!r}")
     added = SceneObject(category, _sample_colour(category, rng, False), "small", *free[0])
     return replace(scene, objects=(*scene.objects, added))
+
+
+def wrong(fact: Fact, rng: random.Random) -> Fact:
+    """The fact with another value: what a mistaken answerer or a careless drawing makes of it."""
+    subject, attribute, value = fact
+    if attribute == "present":
+        return Fact(subject, attribute, not value)
+    if attribute in world.RELATIONS:
+        return Fact(str(value), attribute, subject)
+    options = world.OPTIONS.get(attribute, range(1, world.MAX_OBJECTS + 1))  # else a count
+    return Fact(subject, attribute, rng.choice([o for o in options if o != value]))
+
+
+class ControlledView(NamedTuple):
+    """The scene that a view shows, and the stated facts that it was made to break."""
+
+    scene: Scene
+    broken: tuple[Fact, ...]
+
+
+def controlled_view(
+    facts: Iterable[Fact], *, broken_share: float, seed: int | str = 0
+) -> ControlledView:
+    """A view of the stated facts in which each is broken with probability `broken_share`.
+
+    What an ideal generator would draw of a query, with a knob for mistakes: it reads facts, not
+    words, invents the rest, and is never to be mixed up with drawn views. With one seed, whatever is broken at a smaller share is broken at a larger one too, so that
+    dose–response curves compare like with like.
+
+    Raises ValueError for a share outside [0, 1].
+    """
+    if not 0 <= broken_share <= 1:
+        raise ValueError(f"broken_share is a probability, not {broken_share}")
+    drawn, broken = [], []
+    for fact in facts:
+        rng = random.Random(f"broken/{seed}/{tuple(fact)}")
+        if rng.random() < broken_share:
+            broken.append(fact)
+            fact = wrong(fact, rng)
+        drawn.append(fact)
+    left_out = {f.subject for f in drawn if (f.attribute, f.value) == ("present", False)}
+    drawn = [f for f in drawn if f.subject not in left_out or f.attribute == "present"]
+    drawn = [f for f in drawn if f.value not in left_out]
+    scene = complete(drawn, random.Random(f"view/{seed}"))
+    return ControlledView(scene, tuple(broken))

@@ -19,12 +19,11 @@ from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.data import datasets, downloads
 from daitir.data.datafolder import find_data
-from daitir.data.datasets import DATASETS
+from daitir.data.datasets import DATASETS, HELD_OUT, is_held_out, visdial_dialogues
 from daitir.data.dialogues import read_dialogues
 from daitir.data.downloads import SUMS, RemoteFile, check_space, fetch
 from daitir.data.gallery import check_images, list_images
 from daitir.data.lint import lint_data
-from daitir.data.visdial import HELD_OUT, is_held_out, visdial_dialogues
 
 REAL = Path(__file__).parents[2] / "../shared/data/chatir/VisDial_v1.0_queries_val.json"
 CONTENT = random.Random(0).randbytes(300_000)
@@ -183,7 +182,9 @@ def test_wrong_bytes_are_set_aside(server, file, tmp_path, kind):
 def test_damaged_sums_are_one_line(server, file, tmp_path, content):
     fetch(file, tmp_path)
     (tmp_path / SUMS).write_bytes(content)
-    with pytest.raises(DataError, match=f"{SUMS}: line . is no checksum.*remove") as caught:
+    with pytest.raises(
+        DataError, match=f"{SUMS}: holds a line that is no checksum.*remove"
+    ) as caught:
         fetch(file, tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / SUMS).unlink()
@@ -202,7 +203,7 @@ def test_a_file_of_another_size_or_that_changed_on_the_disk_is_set_aside(server,
         fetch(replace(file, size=7), tmp_path)
     path = fetch(file, tmp_path)
     path.write_bytes(CONTENT[::-1])
-    with pytest.raises(DataError, match="its SHA-256 is .*, and was "):
+    with pytest.raises(DataError, match="its SHA256 is .*, not .*SHA256SUMS"):
         fetch(file, tmp_path)
     assert names(tmp_path) == [SUMS, "a.bin.wrong"]
 
