@@ -5,12 +5,7 @@ from contextlib import contextmanager
 
 
 class DataError(ValueError):
-    """A file, folder or name that cannot be used; the message is one line naming it and the fix.
-
-    >>> raise DataError("queries.json: no dialogues; write at least one")
-    Traceback (most recent call last):
-    daitir.common.errors.DataError: queries.json: no dialogues; write at least one
-    """
+    """A file, folder or name that cannot be used; the message is one line naming it and the fix."""
 
 
 @contextmanager

@@ -41,12 +41,6 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
     are missing are made. With `sync` the content is on the disk before it gets its name, so that a
     power cut leaves the old file or the new one; thousands of files that can be made again (views,
     unpacked pictures) go without. Raises DataError where the disk is full.
-
-    >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
-    >>> with atomic_write(target) as temporary:
-    ...     _ = temporary.write_text("rank")
-    >>> target.read_text(), sorted(p.name for p in target.parent.iterdir())
-    ('rank', ['ranks.csv'])
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
@@ -93,10 +87,7 @@ def read_json(path: str | os.PathLike) -> Any:
 def parse_json(
     path: str | os.PathLike, content: bytes, hook: Callable[[dict], Any] | None = None
 ) -> Any:
-    """The value that the bytes of a JSON file hold; `hook` may replace each object of it.
-
-    Raises DataError, naming `path`, where they are not UTF-8 or not JSON.
-    """
+    """The value that the bytes of the JSON file `path` hold; `hook` may replace each object."""
     try:
         return json.loads(content.decode("utf-8-sig"), object_hook=hook)
     except UnicodeDecodeError as error:
@@ -114,10 +105,7 @@ def parse_json(
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to be read as bytes; a pipe or a device, which may never end, is refused.
-
-    Raises DataError for these, for folders, and where the file cannot be read.
-    """
+    """Open a regular file to be read; a pipe or a device, which may never end, is a DataError."""
     try:
         file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
     except (OSError, ValueError) as error:  # the latter for names that no file can have
@@ -138,11 +126,7 @@ def reason_of(error: Exception) -> object:
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """The content of a regular file, unpacked where its name ends in .gz.
-
-    Raises DataError as `open_regular` does, for a damaged gzip file, and for more than `limit`
-    bytes, of which no more are unpacked.
-    """
+    """A regular file of at most `limit` bytes, unpacked where its name ends in .gz; or DataError."""
     with open_regular(path) as file:
         source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
         try:
@@ -159,10 +143,7 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 def read_tensors(
     path: Path, *, then: str = "it is made again"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises DataError where it is damaged; `then` is what follows when it is removed.
-    """
+    """Tensors and metadata of a file; where it is damaged `then` is what follows its removal."""
     from safetensors import SafetensorError, safe_open  # late: it loads torch
 
     try:

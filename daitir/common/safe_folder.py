@@ -34,10 +34,7 @@ class SafeFolder:
                 break
 
     def join(self, name: str) -> Path:
-        """`folder / name`.
-
-        Raises DataError for absolute names, `..` and links that leave the folder, backslashes,
-        drive letters, NUL, and the folder itself.
+        """`folder / name`. Raises DataError where that does not lie inside, on any system.
 
         >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
         'images/unlabeled/0001.jpg'

@@ -275,17 +275,14 @@ def visdial_dialogues(
 def is_held_out(image_id: int) -> bool:
     """Whether a training dialogue of VisDial is for validation: by its picture, one in `HELD_OUT`.
 
-    VisDial's own validation set is what the field tests on; choices need another one.
+    VisDial's own validation set is what the field tests on.
     """
     digest = hashlib.sha256(f"visdial/{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
 
 
 def read_visdial(path: Path) -> Any:
-    """The content of a JSON file of VisDial, packed or not, without the rivals of each answer.
-
-    Raises DataError where it is damaged, no JSON, or too large to be VisDial's.
-    """
+    """The content of a JSON file of VisDial, packed or not, without the rivals of each answer."""
 
     def without_rivals(entry: dict) -> dict:
         entry.pop("answer_options", None)  # a hundred numbers a round, most of the memory

@@ -208,11 +208,7 @@ def check_refined(path: Path, manifest: Rewrites) -> None:
 
 
 def first_change(kept: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first setting that differs, as `steps is 8 there and 4 now`; empty where none does.
-
-    >>> first_change({"steps": 8}, {"steps": 4})
-    'steps is 8 there and 4 now'
-    """
+    """The first setting that differs, as `steps is 8 there and 4 now`; empty where none does."""
     for name in new:
         if name not in NOT_COMPARED and kept.get(name) != new[name]:
             there, now = (str(value)[:40] for value in (kept.get(name), new[name]))

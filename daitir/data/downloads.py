@@ -101,11 +101,7 @@ def gigabytes(size: int) -> str:
 def fetch(
     file: RemoteFile, folder: Path, *, mirror: str | None = None, progress: bool = False
 ) -> Path:
-    """The path of a file below `folder`, fetched unless it is there, and checked in either case.
-
-    Raises DataError where the server has no such file or cannot be reached, where the disk is
-    full, and as `verify` does.
-    """
+    """The path of a file below `folder`, fetched unless it is there, and checked in either case."""
     url, path = file.at(mirror), folder / file.name
     part = path.with_name(f"{file.name}.part")
     with locked(folder):  # of two processes one fetches, the other finds the file
@@ -258,11 +254,7 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def unpack(path: Path, folder: Path, *, progress: bool = False) -> None:
-    """Unpack the files of a zip file into a folder; those that are there stay.
-
-    Raises DataError where it is damaged, names a file outside the folder, or the disk has not the
-    room.
-    """
+    """Unpack the files of a zip file into a folder; those that are there stay."""
     with opened_zip(path) as archive:
         safe = SafeFolder(folder)
         places = {

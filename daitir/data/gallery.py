@@ -94,10 +94,9 @@ def scan_images(folder: str | Path) -> Listing:
 
 
 def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:
-    """Names of the pictures below a folder as `scan_images` gives them.
+    """Names of the pictures below a folder; `tell` is called with a line about what else is there.
 
-    What else is there is counted in one line, which `tell` is called with. Raises DataError as
-    `scan_images` does, and where there is no picture.
+    Raises DataError as `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
     others = describe_left_out(left_out)
@@ -110,10 +109,7 @@ def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.wa
 
 
 def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> list[str]:
-    """The pictures to search: those of the file `listed`, without it all that lie in the folder.
-
-    `options` are those of `list_images`. Raises DataError as it and `read_gallery` do.
-    """
+    """The pictures to search: those of the file `listed`, without it all that lie in the folder."""
     return read_gallery(listed) if listed else list_images(images_dir, **options)
 
 
@@ -122,8 +118,6 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
 
     >>> describe_left_out({"not read": ["a/1.heic", "b.HEIC", "c"], "hidden": [".x"]})
     'left out: 3 not read (.heic 2, no suffix 1), 1 hidden'
-    >>> describe_left_out({})
-    ''
     """
     parts = []
     for kind, names in left_out.items():
@@ -135,10 +129,9 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def read_gallery(path: str | Path) -> list[str]:
-    """Read a gallery file, a JSON list of image paths relative to the image folder.
+    """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder.
 
-    Source: ChatIR's released search space. Raises DataError when it is not such a list, is empty,
-    holds a path that leaves the folder, or holds one path twice.
+    Raises DataError, naming the first thing wrong, as `parse_gallery` finds it.
     """
     names, problems = parse_gallery(read_json(path))
     if problems:
@@ -183,12 +176,9 @@ def check_images(
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
-    A link that leaves the folder is unreadable. With `skip_unreadable` every image is decoded, so
-    that truncated ones are found too, and unreadable ones are left out, counted in a warning; else
-    only the headers are looked at. It is None where the command has no such option.
-
-    Raises DataError for unreadable files, with their number and the first examples, or where none
-    is left.
+    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and
+    unreadable ones are left out, counted in a warning; else only the headers are looked at, and
+    they are a DataError. It is None where the command has no such option.
     """
     check = read_image if skip_unreadable else _check_header
     safe = SafeFolder(folder)
@@ -212,11 +202,7 @@ def check_images(
 
 
 def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
-    """The first few items, for a message about many.
-
-    >>> examples(["a", "b", "c", "d"])
-    'a; b; c; …'
-    """
+    """The first few items, for a message about many, as `a; b; c; …`."""
     items = list(items)
     return "; ".join(map(str, items[:count])) + ("; …" if len(items) > count else "")
 

@@ -78,10 +78,7 @@ def content_digest(dialogues: Sequence[Dialogue]) -> str:
 
 
 def read_views(folder: Path) -> Views | None:
-    """The manifest of a folder of views, None where it has none.
-
-    Raises DataError where it is damaged or of a later format.
-    """
+    """The manifest of a folder of views, None without one, DataError where it is of no use."""
     path = Path(folder) / MANIFEST
     content = _read(path, VIEWS_FORMAT)
     if content is None:
@@ -108,11 +105,7 @@ def write_views(folder: Path, manifest: Views) -> None:
 
 
 def rewrites_manifest(path: Path) -> Path:
-    """Where the manifest of a file of rewrites lies.
-
-    >>> rewrites_manifest(Path("runs/refined.json")).as_posix()
-    'runs/refined.manifest.json'
-    """
+    """Where the manifest of a file of rewrites lies: `refined.manifest.json` of `refined.json`."""
     return path.with_name(f"{path.stem}.{MANIFEST}")
 
 

@@ -11,13 +11,7 @@ from daitir.common.errors import DataError
 
 
 def image_name(name: object) -> str:
-    """`name` in its normal form, as a relative path with forward slashes.
-
-    Raises DataError when it is not a string, absolute, or leaves the image folder.
-
-    >>> image_name("./unlabeled2017/000000185565.jpg")
-    'unlabeled2017/000000185565.jpg'
-    """
+    """`name` in its normal form, as a relative path with forward slashes; else DataError."""
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"the image path must be a non-empty string, found {quoted(name)}")
     if "\\" in name or "\0" in name or not is_utf8(name):

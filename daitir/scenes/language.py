@@ -109,11 +109,7 @@ _OPENINGS = ["", "", "", "", "a picture of ", "a drawing of ", "an image of ", "
 
 
 def article(words: str) -> str:
-    """The words with their indefinite article.
-
-    >>> article("umbrella"), article("little dog")
-    ('an umbrella', 'a little dog')
-    """
+    """The words with their indefinite article."""
     return f"{'an' if words[0] in 'aeio' or words.startswith('um') else 'a'} {words}"
 
 
@@ -248,11 +244,7 @@ def parse(caption: str) -> Parsed:
 
 
 def implied(facts: Iterable[Fact]) -> set[Fact]:
-    """The facts, and that whatever they say something of is there: what a caption of them says.
-
-    >>> len(implied([Fact("dog", "left of", "car")]))
-    3
-    """
+    """The facts, and that whatever they say something of is there: what a caption of them says."""
     found = set(facts)
     for subject, attribute, value in tuple(found):
         if subject != "scene" and attribute != "present":

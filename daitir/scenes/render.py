@@ -104,10 +104,7 @@ def render(scene: Scene, size: int = 64) -> Rendered:
 def render_scenes(
     scenes: Sequence[Scene], *, size: int = 64, num_workers: int = 1, progress: bool = False
 ) -> np.ndarray:
-    """Pictures of many scenes, (num_scenes, size, size, 3) uint8, in the order of the scenes.
-
-    `num_workers` processes share the work; the result does not depend on their number.
-    """
+    """Pictures of many scenes, (num_scenes, size, size, 3) uint8, by so many processes."""
     images = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
     draw = partial(_image, size=size)
     workers = nullcontext()

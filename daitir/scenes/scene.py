@@ -114,11 +114,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
 
 
 def split_of(scene: Scene) -> str:
-    """The split that a scene belongs to, by its facts alone.
-
-    A scene with a held-out combination is `heldout`; any other goes to `train`, `val` or `test`
-    by a hash of its facts, so that the same facts never stand in two splits.
-    """
+    """The split that a scene belongs to, by its facts alone: `heldout`, else by a hash of them."""
     for item in scene.objects:
         if (item.colour, item.category) in world.HELD_OUT_COLOURS:
             return "heldout"
@@ -342,11 +338,9 @@ def controlled_view(
 ) -> ControlledView:
     """A view of the stated facts in which each is broken with probability `broken_share`.
 
-    What an ideal generator would draw of a query, with a knob for mistakes: it reads facts, not
-    words, invents the rest, and is never to be mixed up with drawn views. With one seed, whatever is broken at a smaller share is broken at a larger one too, so that
-    dose–response curves compare like with like.
-
-    Raises ValueError for a share outside [0, 1].
+    This is what an ideal generator would draw of a query, with a knob for mistakes: it reads facts,
+    not words, and invents the rest. With one seed, whatever is broken at a smaller share is broken
+    at a larger one too, so that dose–response curves compare like with like.
     """
     if not 0 <= broken_share <= 1:
         raise ValueError(f"broken_share is a probability, not {broken_share}")

@@ -49,20 +49,12 @@ def phrase(
 
 
 def ask(question: Question) -> str:
-    """The plainest words for a question.
-
-    >>> ask(Question("dog", "colour"))
-    'what colour is the dog?'
-    """
+    """The plainest words for a question."""
     return _asking(question, "human", Wording())
 
 
 def reply(question: Question, facts: tuple[Fact, ...]) -> str:
-    """The plainest words for the answer, as `answer` gives it.
-
-    >>> reply(Question("scene", "time"), (Fact("scene", "time", "night"),))
-    'at night'
-    """
+    """The plainest words for the answer, as `answer` gives it."""
     return _replying(question, facts, "human", Wording())
 
 
