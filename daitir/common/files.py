@@ -126,7 +126,7 @@ def reason_of(error: Exception) -> object:
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """A regular file of at most `limit` bytes, unpacked where its name ends in .gz; or DataError."""
+    """A regular file of at most `limit` bytes, unpacked where it ends in .gz; else DataError."""
     with open_regular(path) as file:
         source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
         try:

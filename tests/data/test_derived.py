@@ -177,7 +177,7 @@ def test_other_settings_or_texts_are_not_drawn_into_the_folder(folder, generate,
     _rewrite(folder / "rewrites.json", CHANGES["one word"])
     assert generate("--data", folder) == 2
     told = capsys.readouterr().err
-    assert "2_0.webp is there with another text or picture of dialogue 2, round 0" in told
+    assert "2_0.webp is there with another text, picture or seed of dialogue 2, round 0" in told
     assert before == {path.name: path.read_bytes() for path in views.iterdir()}
     assert generate("--data", folder, "--steps", "2", "--num-dialogues", "3", "--overwrite") == 0
     assert len(list(views.glob("*.webp"))) == 9 == len(read_views(views).views)
