@@ -73,11 +73,7 @@ def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 1)
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
-
-    Raises DataError where it cannot be read, is not UTF-8, is not JSON, or is larger than
-    MAX_BYTES or MAX_VALUES allow.
-    """
+    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz."""
     content = read_regular(path, MAX_BYTES)
     if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise DataError(f"{path}: holds more than {MAX_VALUES:,} values; split it")

@@ -103,8 +103,6 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
     """Those of a data set's files that lie in a folder at any depth, by name, each checked.
 
     A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
-
-    Raises DataError where there is none of them, two of one name, or a wrong one.
     """
     check_is_folder(folder, "downloads")
     paths_by_name = {}
@@ -136,9 +134,7 @@ def prepare(
 ) -> list[str]:
     """Make folders of own data below `out` from the `find_files`, and say what they hold.
 
-    `images/` will be a link to `images`, the folder of COCO's pictures. Raises DataError where a
-    file is not what its name says, where `images` has not the pictures, or where `images/` exists
-    and is another folder.
+    `images/` will be a link to `images`, the folder of COCO's pictures.
     """
     if dataset.name == "coco-unlabeled":
         return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]

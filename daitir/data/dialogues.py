@@ -314,18 +314,15 @@ def parse_dialogues(
     content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
 ) -> tuple[list[Dialogue], list[Problem]]:
     """The dialogues with rounds of text, and the problems, of the content of a file."""
-    if not isinstance(content, list):
-        message = f"must be a JSON list of dialogues, found {quoted(content)}"
+    if not isinstance(content, list) or not content:
+        message = f"must be a JSON list of dialogues, not empty, found {quoted(content)}"
         return [], [Problem(None, "not_a_list", message)]
-    if not content:
-        return [], [Problem(None, "empty", "the list has no dialogues")]
     rounds = (entry.get("dialog") for entry in content if isinstance(entry, dict))
     number = sum(len(texts) for texts in rounds if isinstance(texts, list))
     if number > MAX_ROUNDS_IN_FILE:
         message = f"{number:,} rounds, more than {MAX_ROUNDS_IN_FILE:,}; split the file"
         return [], [Problem(None, "too_many_rounds", message)]
-    known = None if gallery is None else set(gallery)
-    near_misses = None  # made for the first name that is missing
+    known, near_misses = set(gallery or ()), None
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     first_with: dict[str, int] = {}
@@ -341,7 +338,7 @@ def parse_dialogues(
             name = str(entry["img"])
             problems.append(Problem(index, "image_path", str(error)))
         else:
-            if known is not None and name not in known:
+            if gallery is not None and name not in known:
                 near_misses = near_misses or NearMisses(known)
                 message = f"the image {quoted(name)} is not in the gallery of {len(known):,} images"
                 problems.append(Problem(index, "not_in_gallery", message + near_misses.hint(name)))

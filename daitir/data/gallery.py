@@ -129,10 +129,7 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def read_gallery(path: str | Path) -> list[str]:
-    """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder.
-
-    Raises DataError, naming the first thing wrong, as `parse_gallery` finds it.
-    """
+    """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder."""
     names, problems = parse_gallery(read_json(path))
     if problems:
         raise DataError(f"{path}: {problems[0][1]}")
@@ -161,11 +158,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Read one image file as 8-bit RGB; of several pictures or pages in it, the first.
 
     The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
-    conversion clips them), palettes and CMYK converted, transparent pixels composited on white,
-    colour profiles ignored.
-
-    Raises DataError when the file is empty, truncated, no regular file, no image, or larger than
-    MAX_PIXELS.
+    conversion clips them), transparent pixels composited on white, colour profiles ignored.
     """
     with _open_image(path) as image:
         return _to_rgb(image)

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,18 +87,11 @@ def lint_data(
 ) -> Report:
     """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
 
-    Errors are what the other commands refuse, warnings what is likely not meant: files that are
-    left out, equal pictures under two names, dialogues about one picture, rounds that lack a view,
-    odd words (`daitir.data.lint_texts`).
+    Errors are what the other commands refuse, warnings what is likely not meant. Unless `decode`
+    pictures are only looked for, which misses the truncated and the equal ones; with an `encoder`
+    the rounds are counted that it does not read to the end.
 
-    Args:
-        folder: of own data.
-        decode: decode every picture, which finds the truncated and the equal ones; else pictures
-            are only looked for.
-        encoder: count the rounds that it does not read to the end.
-
-    Raises:
-        DataError: the folder does not have the format at all.
+    Raises DataError where the folder does not have the format at all.
     """
     linter = _Linter(Path(folder), decode)
     linter.look_at_names()
@@ -120,16 +114,12 @@ class _Linter:
         self.gallery: list[str] = []  # of the pictures to search
         self.first_split_of: dict[str, str] = {}  # by the name of the target
 
-    def error(self, where: Path, kind: str, *messages: object) -> None:
-        self._add(where, kind, messages, True)
-
-    def warn(self, where: Path, kind: str, *messages: object) -> None:
-        self._add(where, kind, messages, False)
-
-    def _add(self, where: Path, kind: str, messages: Sequence[object], is_error: bool) -> None:
+    def _add(self, is_error: bool, where: Path, kind: str, *messages: object) -> None:
         for message in messages:
             new = Finding(str(where), kind, is_error)
             self.findings.setdefault((str(where), kind), new).messages.append(str(message))
+
+    error, warn = partialmethod(_add, True), partialmethod(_add, False)
 
     def look_at_names(self) -> None:
         images, listed = self.data.images_dir, self.data.gallery_file
@@ -167,7 +157,7 @@ class _Linter:
         path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
         dialogues, problems = lint_dialogues(path, gallery=self.gallery)
         for problem in problems:
-            self._add(path, problem.kind, [problem], problem.kind != "duplicate_target")
+            self._add(problem.kind != "duplicate_target", path, problem.kind, problem)
         for oddity in odd_rounds(dialogues, are_captions=False):
             self.warn(path, oddity.kind, oddity)
         ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"

@@ -77,10 +77,7 @@ def write_shard(
 
 
 def read_shard(path: Path, *, whole: bool = True) -> Shard:
-    """A shard, without its features unless `whole`, which are then compared with the checksum.
-
-    Raises DataError, naming the file, where it is damaged or no shard.
-    """
+    """A shard, without its features unless `whole`, which are then compared with the checksum."""
     try:
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("no file")
@@ -119,10 +116,7 @@ class KeptFeatures:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now.
-
-        Raises DataError where a shard is damaged, of another kind, or of another model.
-        """
+        """Look what the folder holds now; a shard of no use, or of another model, is a DataError."""
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
@@ -152,9 +146,8 @@ class KeptFeatures:
     ) -> np.ndarray:
         """(n,) the row of each name, -1 where none is kept of the file as it is.
 
-        A file is as it was where its size and both times are (the first three numbers of a
-        stamp). A copy has another ctime: it is as it was where `check` of its place in `names`
-        gives the fourth number too.
+        That is so where size and times are as they were, or, of a copy, which has another ctime,
+        where `check` of its place in `names` gives the fourth number of its stamp.
         """
         wanted = _hashes(names)
         ordered = self._hashes[self._order]

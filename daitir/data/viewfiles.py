@@ -47,10 +47,7 @@ class ViewFiles(NamedTuple):
 
 
 def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
-    """What a folder of views holds for dialogues of `lengths` rounds.
-
-    Raises DataError when the folder does not exist.
-    """
+    """What a folder of views holds for dialogues of `lengths` rounds."""
     folder = Path(folder)
     check_is_folder(folder, "views")
     files: dict[tuple[int, int, int], Path] = {}
@@ -85,10 +82,8 @@ def find_views(
     """The files of the views of every round, as `views[dialogue][round]`.
 
     Where a round has no view, `missing="error"` refuses; with `"exclude"` the dialogue's entry is
-    None, with `"text"` the round's list is empty, and a warning counts them.
-
-    Raises DataError when the folder does not exist, when two files are one view, when nothing is
-    left, and as `check_views` does.
+    None, with `"text"` the round's list is empty, and a warning counts them. Raises DataError when
+    two files are one view, when nothing is left, and as `check_views` does.
     """
     if missing not in ("error", "exclude", "text"):
         raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
@@ -206,10 +201,7 @@ def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> N
 
 
 def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Make a folder ready for views that `check_redraw` allowed: the manifest comes first.
-
-    With `overwrite` the views that are there are removed before.
-    """
+    """Make a folder ready for views that `check_redraw` allowed: the manifest comes first."""
     if overwrite:
         remove_views(folder)
     kept = read_views(folder)

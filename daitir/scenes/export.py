@@ -48,9 +48,6 @@ def export_scenes(
     Dialogue i is about image i; there are views with a `broken_share` only. What an earlier export
     wrote there is written again; dialogues come last, so that a folder whose export was interrupted
     is no folder of data.
-
-    Raises ValueError where there are more dialogues than gallery images, DataError where the folder
-    holds other data.
     """
     if num_dialogues > num_gallery:
         raise ValueError(

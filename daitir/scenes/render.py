@@ -38,14 +38,10 @@ _REPAINTED = {"cat": {"#f4aa41": "#9b9b9a", "#e27022": "#5c5c5c"}}  # to be told
 
 
 class Rendered(NamedTuple):
-    """A drawn scene: `image` (size, size, 3) uint8 and `masks` (num_objects, size, size) bool.
+    """A drawn scene."""
 
-    A mask holds the pixels in which its object is seen: what a nearer object covers is left out.
-    The masks are in the order of `scene.objects`.
-    """
-
-    image: np.ndarray
-    masks: np.ndarray
+    image: np.ndarray  # (size, size, 3) uint8
+    masks: np.ndarray  # (num_objects, size, size) bool, the pixels in which each object is seen
 
 
 @lru_cache(maxsize=4096)
