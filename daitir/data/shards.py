@@ -116,7 +116,7 @@ class KeptFeatures:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now; a shard of no use, or of another model, is a DataError."""
+        """Look what the folder holds now; a shard of no use or another model is a DataError."""
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]

@@ -113,6 +113,8 @@ def best_question(
     options = _questions(known)
     options += [Question(name, "present") for name in (*world.GROUPS, *world.CATEGORIES)]
     remaining = [question for question in options if question not in set(asked)]
+    if not candidates or not remaining:
+        raise ValueError("no candidates, or nothing left to ask")
 
     def entropy(question: Question) -> float:
         counts = Counter(answer(question, scene, known) for scene in candidates)
