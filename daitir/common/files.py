@@ -195,12 +195,9 @@ def check_output(
             command has no such option.
     """
     path = Path(path)
-    if path.is_symlink():
-        raise DataError(f"{path}: is a link; name the file that it leads to, or another one")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file in it")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "pipe or a device"
+        raise DataError(f"{path}: is a {kind}, which is not replaced; name another file")
     for given in [Path(given) for given in inputs if given is not None]:
         if path.exists() and given.exists() and path.samefile(given):
             raise DataError(f"{path}: is read by this command too ({given}); name another file")

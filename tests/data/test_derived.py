@@ -411,9 +411,9 @@ def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, caps
     (tmp_path / "notes.json").write_text("[]")
     options = ["--data", str(folder), "--encoder", "mini", "--fusion", "text", "--out"]
     for out, message in (
-        ("/dev/full", "no regular file"),
-        ("/dev/null", "no regular file"),
-        (tmp_path / "pipe", "no regular file"),
+        ("/dev/full", "is a pipe or a device"),
+        ("/dev/null", "is a pipe or a device"),
+        (tmp_path / "pipe", "is a pipe or a device"),
         (tmp_path, "is a folder"),
         (tmp_path / "notes.csv", "this command did not write it; name another file"),
         (folder / "images" / "new.csv", "which this command reads"),

@@ -9,8 +9,7 @@ from PIL import Image
 
 from daitir.cli import main
 from daitir.data.dialogues import Dialogue
-from daitir.data.lint import lint_data
-from daitir.data.lint_texts import odd_rounds
+from daitir.data.lint import lint_data, odd_rounds
 from daitir.models.encoders import load_encoder
 
 ASKED = [f"is it number {i}? no, it is not" for i in range(40)]
