@@ -170,9 +170,10 @@ def begins_with(path: Path, header: str) -> bool:
 
 def check_is_folder(path: Path, what: str) -> None:
     """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
+    if path.is_file():
+        raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
     if not path.is_dir():
-        is_file = "is a file, and " if path.exists() else ""
-        raise DataError(f"{path}: {is_file}no such folder of {what}; name one")
+        raise DataError(f"{path}: no such folder of {what}")
 
 
 def check_output(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, features
@@ -52,15 +52,8 @@ _OTHERS = (  # what files that are no such picture often are, by how they begin
 )  # fmt: skip
 
 
-class Listing(NamedTuple):
-    """What a folder of pictures holds, as sorted names with forward slashes."""
-
-    names: list[str]  # of the pictures
-    left_out: dict[str, list[str]]  # the others: "not read", "hidden", "linked folders"
-
-
-def scan_images(folder: str | Path) -> Listing:
-    """The pictures at any depth below a folder, by their suffixes, and what else is there.
+def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The names of the pictures at any depth below a folder, and by kind those of what else it has.
 
     Links to pictures are listed and links to folders are not followed. Raises DataError when the
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
@@ -90,7 +83,7 @@ def scan_images(folder: str | Path) -> Listing:
             raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
-    return Listing(sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)})
+    return sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)}
 
 
 def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:

@@ -49,7 +49,7 @@ def export_scenes(
     wrote there is written again; dialogues come last, so that a folder whose export was interrupted
     is no folder of data.
     """
-    if num_dialogues > num_gallery:
+    if not 0 < num_dialogues <= num_gallery:
         raise ValueError(
             f"{num_dialogues} dialogues need at least as many gallery images, not {num_gallery}; "
             "raise --num-gallery"

@@ -61,8 +61,8 @@ def test_lists_images_at_any_depth_and_counts_what_is_left_out(tmp_path, caplog)
         f"{tmp_path}: left out: 2 hidden, 1 linked folders, 4 not read (.heic 2, no suffix 1, "
         ".txt 1)"
     )
-    found = scan_images(tmp_path)
-    assert found.left_out == {
+    _, left_out = scan_images(tmp_path)
+    assert left_out == {
         "hidden": ["._b.png", ".cache"], "linked folders": ["linked"],
         "not read": ["2.HEIC", "LICENSE", "a/1.heic", "notes.txt"],
     }  # fmt: skip
