@@ -26,7 +26,7 @@ class SafeFolder:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         root = Path(os.path.realpath(folder))
-        self._places = (root,)
+        self._places: tuple[Path, ...] = (root,)
         for place in (root, *root.parents):
             repository = place.parent.parent
             if place.parent.name == "snapshots" and _HUB_REPOSITORY.match(repository.name):

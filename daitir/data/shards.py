@@ -58,24 +58,6 @@ class Shard:
     features: Tensor | None = None
 
 
-def write_shard(
-    path: Path,
-    names: Sequence[str],
-    stamps: np.ndarray,
-    features: Tensor,
-    *,
-    spec: str,
-    digest: str,
-) -> None:
-    """Write a shard, whole or not at all. Raises DataError where the disk is full."""
-    text, stamps = json.dumps(names), np.ascontiguousarray(stamps, dtype=np.int64)
-    metadata = {"format": SHARD_FORMAT, "spec": spec, "digest": digest, "names": text}
-    metadata["checksum"] = _checksum(text, stamps, features)
-    tensors = {"features": features.contiguous(), "stamps": torch.from_numpy(stamps)}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-
-
 def read_shard(path: Path, *, whole: bool = True) -> Shard:
     """A shard, without its features unless `whole`, which are then compared with the checksum."""
     try:
@@ -198,7 +180,6 @@ class KeptFeatures:
 
         Raises DataError for features that are not finite, and where the disk is full.
         """
-        spec, digest = self.model.spec, self.model.digest
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []
         path, began = self._new_path(), time.monotonic()
@@ -206,10 +187,7 @@ class KeptFeatures:
         def write() -> None:
             nonlocal written, began
             rows = [()] * (end - first) if stamps is None else stamps[first:end]
-            write_shard(
-                path, names[first:end], np.array(rows, np.int64), torch.cat(waiting),
-                spec=spec, digest=digest,
-            )  # fmt: skip
+            self._write(path, names[first:end], np.array(rows, np.int64), torch.cat(waiting))
             written, began = end, time.monotonic()
 
         try:
@@ -218,7 +196,7 @@ class KeptFeatures:
                 if len(wrong):
                     first_one = names[end + int(wrong[0])] if self.kind == PICTURES else "a text"
                     raise DataError(
-                        f"{spec}: NaN or infinite features of {first_one}, and of "
+                        f"{self.model.spec}: NaN or infinite features of {first_one}, and of "
                         f"{len(wrong) - 1:,} others in its batch; check the weights"
                     )
                 waiting.append(batch)
@@ -232,6 +210,16 @@ class KeptFeatures:
             if end > written:
                 write()
         self.refresh()
+
+    def _write(
+        self, path: Path, names: Sequence[str], stamps: np.ndarray, features: Tensor
+    ) -> None:
+        text = json.dumps(names)
+        about = {"spec": self.model.spec, "digest": self.model.digest, "names": text}
+        about |= {"format": SHARD_FORMAT, "checksum": _checksum(text, stamps, features)}
+        with atomic_write(path) as temporary:
+            tensors = {"features": features, "stamps": torch.from_numpy(stamps)}
+            save_file(tensors, temporary, metadata=about)
 
     def _new_path(self) -> Path:
         return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"
