@@ -63,5 +63,5 @@ def quoted(value: object, limit: int = 60) -> str:
     """`value` on one line, as an error message quotes it."""
     if isinstance(value, (list, dict)):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not is_utf8(value) else repr(value)
+    text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

