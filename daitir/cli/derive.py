@@ -20,11 +20,12 @@ from daitir.common.terminal import say
 from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
 from daitir.data.manifests import (
     MANIFEST,
+    REWRITES_FORMAT,
+    VIEWS_FORMAT,
     Rewrites,
     Views,
     content_digest,
-    is_rewrites_manifest,
-    is_views_manifest,
+    is_manifest,
     rewrites_manifest,
     round_digests,
     write_rewrites,
@@ -63,7 +64,7 @@ def add_refine(commands) -> None:
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
     from daitir.data.datafolder import SearchFiles
-    from daitir.data.rewrites import check_refined
+    from daitir.data.dialogues import check_refined
 
     data, split = inputs.find_own_data(arguments, "dialogues", out=True)
     path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
@@ -74,8 +75,9 @@ def refine(arguments: argparse.Namespace) -> None:
     model = Path(arguments.model)
     reads += [arguments.prompt, model if model.exists() else None]
     rule = {"inputs": reads, "overwrite": arguments.overwrite}
-    check_output(out, is_ours=lambda path: is_rewrites_manifest(rewrites_manifest(path)), **rule)
-    check_output(rewrites_manifest(out), is_ours=is_rewrites_manifest, **rule)
+    beside = rewrites_manifest(out)
+    check_output(out, is_ours=lambda _: is_manifest(beside, REWRITES_FORMAT), **rule)
+    check_output(beside, is_ours=lambda path: is_manifest(path, REWRITES_FORMAT), **rule)
     dialogues, *_ = SearchFiles(path).read_dialogues(
         num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
     )
@@ -191,7 +193,7 @@ def generate(arguments: argparse.Namespace) -> None:
         reads = [files[name] for name in files if name != "views"]
     pipeline = Path(arguments.pipeline)
     reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
-    check_output(out / MANIFEST, inputs=reads, is_ours=is_views_manifest)
+    check_output(out / MANIFEST, inputs=reads, is_ours=lambda path: is_manifest(path, VIEWS_FORMAT))
     check_output(arguments.cache / "view.webp", inputs=reads)
     path = source.dialogues
     dialogues, convention, why = source.read_dialogues(

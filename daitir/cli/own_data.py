@@ -114,8 +114,8 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def _checked_views(data: DataFolder, split: str) -> list[Path]:
     """The views of a split. Raises DataError where one is unreadable or of other dialogues."""
+    from daitir.data.dialogues import read_source
     from daitir.data.gallery import check_images
-    from daitir.data.rewrites import read_source
     from daitir.data.viewfiles import check_views, list_views
 
     folder = data.views_dir(split)

@@ -6,16 +6,11 @@ from pathlib import Path
 
 
 class DataError(ValueError):
-    """A file, folder or name that cannot be used; the message is one line naming it and the fix.
-
-    >>> raise DataError("queries.json: no dialogues; write at least one")
-    Traceback (most recent call last):
-    daitir.common.errors.DataError: queries.json: no dialogues; write at least one
-    """
+    """A file, folder or name that cannot be used; the message is one line naming it and the fix."""
 
 
 @contextmanager
-def naming(option: str) -> Iterator[None]:
+def naming(option: object) -> Iterator[None]:
     """Within it every DataError begins with the option whose value is wrong.
 
     >>> with naming("--price"):

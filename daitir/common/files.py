@@ -38,20 +38,9 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
     """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
 
     The temporary name keeps the suffix, since many writers choose the format by it. Folders that
-    are missing are made. On any exception the temporary file is removed and an older `path` stays.
-
-    Args:
-        sync: put the content on the disk before it gets its name, so that a power cut leaves the
-            old file or the new one. That takes some milliseconds a file; thousands of files that
-            can be made again (views, unpacked pictures) go without.
-
-    Raises DataError where the disk is full.
-
-    >>> target = Path(tempfile.mkdtemp()) / "ranks.csv"
-    >>> with atomic_write(target) as temporary:
-    ...     _ = temporary.write_text("rank")
-    >>> target.read_text(), sorted(p.name for p in target.parent.iterdir())
-    ('rank', ['ranks.csv'])
+    are missing are made. With `sync` the content is on the disk before it gets its name, so that a
+    power cut leaves the old file or the new one; thousands of files that can be made again (views,
+    unpacked pictures) go without. Raises DataError where the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
@@ -59,25 +48,15 @@ def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
-            _flush(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        if sync and os.name != "nt":  # Windows opens no folders
-            with suppress(OSError):  # some file systems do not flush them
-                _flush(path.parent)
     except Exception as error:
         if disk_is_full(error):
             raise DataError(f"{path}: not written, the disk is full; free some space") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def disk_is_full(error: Exception) -> bool:
@@ -94,11 +73,7 @@ def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 1)
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz.
-
-    Raises DataError where it cannot be read, is not UTF-8, is not JSON, or is larger than
-    MAX_BYTES or MAX_VALUES allow, which is found before much memory is taken.
-    """
+    """The content of a UTF-8 JSON file, a byte-order mark or not; unpacked where it ends in .gz."""
     content = read_regular(path, MAX_BYTES)
     if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise DataError(f"{path}: holds more than {MAX_VALUES:,} values; split it")
@@ -108,10 +83,7 @@ def read_json(path: str | os.PathLike) -> Any:
 def parse_json(
     path: str | os.PathLike, content: bytes, hook: Callable[[dict], Any] | None = None
 ) -> Any:
-    """The value that the bytes of a JSON file hold; `hook` may replace each object of it.
-
-    Raises DataError, naming `path`, where they are not UTF-8 or not JSON.
-    """
+    """The value that the bytes of the JSON file `path` hold; `hook` may replace each object."""
     try:
         return json.loads(content.decode("utf-8-sig"), object_hook=hook)
     except UnicodeDecodeError as error:
@@ -129,10 +101,7 @@ def parse_json(
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to be read as bytes; a pipe or a device, which may never end, is refused.
-
-    Raises DataError for these, for folders, and where the file cannot be read.
-    """
+    """Open a regular file to be read; a pipe or a device, which may never end, is a DataError."""
     try:
         file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
     except (OSError, ValueError) as error:  # the latter for names that no file can have
@@ -153,11 +122,7 @@ def reason_of(error: Exception) -> object:
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """The content of a regular file, unpacked where its name ends in .gz.
-
-    Raises DataError as `open_regular` does, for a damaged gzip file, and for more than `limit`
-    bytes, of which no more are unpacked.
-    """
+    """A regular file of at most `limit` bytes, unpacked where it ends in .gz; else DataError."""
     with open_regular(path) as file:
         source = gzip.GzipFile(fileobj=file) if Path(path).suffix == ".gz" else file
         try:
@@ -174,10 +139,7 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 def read_tensors(
     path: Path, *, then: str = "it is made again"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises DataError where it is damaged; `then` is what follows when it is removed.
-    """
+    """Tensors and metadata of a file; where it is damaged `then` is what follows its removal."""
     from safetensors import SafetensorError, safe_open  # late: it loads torch
 
     try:
@@ -208,7 +170,7 @@ def begins_with(path: Path, header: str) -> bool:
 
 def check_is_folder(path: Path, what: str) -> None:
     """Raises DataError, saying what it should hold, unless there is a folder at `path`."""
-    if path.exists() and not path.is_dir():
+    if path.is_file():
         raise DataError(f"{path}: is a file; name the folder of {what} that it lies in")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder of {what}")
@@ -223,8 +185,7 @@ def check_output(
 ) -> None:
     """Raises DataError unless a file may be written at `path`, before anything long begins.
 
-    Only a regular file is ever replaced: no folder, device or pipe. A link is refused too, since
-    writing would replace the link and leave the file that it leads to as it was.
+    Only a regular file is ever replaced: no folder, device, pipe or link.
 
     Args:
         inputs: files and folders that the command reads. `path` must be none of them, by whatever
@@ -232,15 +193,12 @@ def check_output(
         is_ours: tells whether a file that exists was written by this command; without it any
             regular file is replaced.
         overwrite: whether the user allows to replace other files (`--overwrite`); None where the
-            command has no such option. An input is never replaced.
+            command has no such option.
     """
     path = Path(path)
-    if path.is_symlink():
-        raise DataError(f"{path}: is a link; name the file that it leads to, or another one")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file in it")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, and would be replaced; name another one")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "pipe or a device"
+        raise DataError(f"{path}: is a {kind}, which is not replaced; name another file")
     for given in [Path(given) for given in inputs if given is not None]:
         if path.exists() and given.exists() and path.samefile(given):
             raise DataError(f"{path}: is read by this command too ({given}); name another file")
@@ -273,13 +231,6 @@ def has_notes(path: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change what `folder` holds; a process that dies lets go."""
-    with _lock(folder, wait=True):
-        yield
-
-
-@contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder for a run of this process, which may claim it again meanwhile.
 
@@ -290,7 +241,7 @@ def claimed(folder: Path) -> Iterator[None]:
     if key in _claims or any(os.environ.get(name, "0") != "0" for name in _PROCESS_NUMBERS):
         yield
         return
-    with _lock(folder, wait=False):
+    with locked(folder, wait=False):
         _claims.add(key)
         try:
             yield
@@ -299,7 +250,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time change what `folder` holds; a process that dies lets go."""
     import fcntl  # late: Windows lacks it, and most commands lock nothing
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -314,9 +266,8 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[None]:
                     "another folder"
                 ) from error
             except OSError as error:  # some network file systems
-                logger.warning(
-                    "%s: cannot be locked (%s); use it for one run at a time", folder, error
-                )
+                advice = "use it for one run at a time"
+                logger.warning("%s: cannot be locked (%s); %s", folder, error, advice)
             # Whoever held it has removed the file by now; another may have made it again.
             with suppress(FileNotFoundError):
                 is_ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())

@@ -21,21 +21,20 @@ class SafeFolder:
     A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
     cache, whose files are all links, it may also lead to what lies in that snapshot and in the
     `blobs/` of its repository. A link that leads elsewhere is refused.
-
-    Each folder on the way is resolved once, so that joining many names is quick; an object is
-    for one pass over them, as links may change.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self._places = _places(Path(os.path.realpath(folder)))
-        self._is_inside: dict[str, bool] = {}  # of a folder on the way
+        root = Path(os.path.realpath(folder))
+        self._places: tuple[Path, ...] = (root,)
+        for place in (root, *root.parents):
+            repository = place.parent.parent
+            if place.parent.name == "snapshots" and _HUB_REPOSITORY.match(repository.name):
+                self._places = (place, repository / "blobs")
+                break
 
     def join(self, name: str) -> Path:
-        """`folder / name`.
-
-        Raises DataError for absolute names, `..` and links that leave the folder, backslashes,
-        drive letters, NUL, and the folder itself.
+        """`folder / name`. Raises DataError where that does not lie inside, on any system.
 
         >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
         'images/unlabeled/0001.jpg'
@@ -50,43 +49,18 @@ class SafeFolder:
             raise DataError(
                 f"{name!r} does not lie inside {self.folder}; use a relative name in it"
             )
-        path, parent = self.folder / name, posixpath.dirname(name)
+        path = self.folder / name
         try:
-            if name == normal and not _is_link(path):
-                if parent not in self._is_inside:
-                    self._is_inside[parent] = self._leads_inside(self.folder / parent)
-                is_inside = self._is_inside[parent]
-            else:
-                is_inside = self._leads_inside(path)
+            target = os.path.realpath(path)
+            is_circle = stat.S_ISLNK(os.lstat(target).st_mode)  # links that lead to one another
+        except (FileNotFoundError, NotADirectoryError):
+            is_circle = False
         except (OSError, ValueError) as error:  # the latter for names that no file can have
             reason = reason_of(error)
             raise DataError(f"{name!r} in {self.folder} cannot be read ({reason})") from error
-        if not is_inside:
+        if is_circle or not any(Path(target).is_relative_to(place) for place in self._places):
             raise DataError(
                 f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
                 "copy there instead, as `cp -RL` makes it"
             )
         return path
-
-    def _leads_inside(self, path: Path) -> bool:
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():  # links that lead to one another
-            return False
-        return any(target.is_relative_to(place) for place in self._places)
-
-
-def _places(root: Path) -> tuple[Path, ...]:
-    """Where the links of a folder may lead, the folder being resolved."""
-    for place in (root, *root.parents):
-        repository = place.parent.parent
-        if place.parent.name == "snapshots" and _HUB_REPOSITORY.match(repository.name):
-            return place, repository / "blobs"
-    return (root,)
-
-
-def _is_link(path: Path) -> bool:
-    """Unlike `Path.is_symlink`, raises for a name that no file can have."""
-    try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False

@@ -13,9 +13,8 @@ JOINERS = "\u200c\u200d"
 def printable(text: object) -> str:
     r"""Text as it may be printed: what moves the cursor, breaks the line or is not seen is escaped.
 
-    Letters of all scripts and emoji stay, and so does a joiner (U+200C, U+200D) between characters
-    beyond ASCII, where Persian, the scripts of India and emoji need it. A backslash stays as it is,
-    so that escaping twice changes nothing.
+    Letters of all scripts and emoji stay, and so does a joiner between characters beyond ASCII,
+    where they need it. A backslash stays, so that escaping twice changes nothing.
 
     >>> print(printable("a\x1b[2J\n\u202egpj.exe"))
     a\x1b[2J\n\u202egpj.exe

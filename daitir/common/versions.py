@@ -12,10 +12,7 @@ _PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
 def versions() -> dict[str, str | int | None]:
     """The versions, the device and the commit that a result is made with.
 
-    Returns:
-        Python, the packages that decide numbers, `device` (the accelerator's name or `cpu`),
-        `cpu_count`, and `commit`, which ends in `-dirty` when the checkout has changes and is
-        None outside a checkout.
+    The commit ends in `-dirty` when the checkout has changes, and is None outside a checkout.
     """
     import torch  # late: whoever imports this module need not wait for torch
 

@@ -10,10 +10,7 @@ The format is the field's:
 | `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
 | `views/{split}/{dialogue}_{round}[_{k}].jpg`, or another picture | optional: views, from 0 |
 
-Views and rewrites may have a manifest beside them, `manifest.json` in the folder of views and
-`rewrites.manifest.json`, which tell what they were made from (`daitir.data.manifests`,
-`book/derived_files.md`).
-
+Views and rewrites may have a manifest beside them (`daitir.data.manifests`).
 A dialogue has any number of rounds. `dialogues.json` alone is the split `test`, and its views may
 lie in `views/` itself.
 """
@@ -27,9 +24,8 @@ from pathlib import Path
 
 from daitir.common.errors import DataError
 from daitir.common.files import check_is_folder
-from daitir.data.dialogues import Dialogue, recognise_convention
+from daitir.data.dialogues import Dialogue, read_source, recognise_convention
 from daitir.data.gallery import list_gallery
-from daitir.data.rewrites import read_source
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +61,7 @@ class SearchFiles:
     ) -> tuple[list[Dialogue], str, str]:
         """The first dialogues, the text convention that they show or `text` names, how it is known.
 
-        `options` are those of `daitir.data.dialogues.read_dialogues`. Raises DataError as
-        `read_source` and `recognise_convention` do, and for too few dialogues.
+        `options` are those of `read_source`. Raises DataError for too few dialogues too.
         """
         dialogues = read_source(self.dialogues, self.raw, **options)
         if num_dialogues and num_dialogues > len(dialogues):
@@ -77,34 +72,14 @@ class SearchFiles:
         convention = recognise_convention(dialogues, path=self.dialogues, named=text)
         return dialogues[:num_dialogues], *convention
 
-    def read(
-        self,
-        *,
-        text: str | None = None,
-        num_dialogues: int | None = None,
-        allow_duplicate_targets: bool = False,
-        tell: Callable[[str], object] = logger.warning,
-    ) -> SearchData:
-        """Dialogues and gallery.
+    def read(self, *, tell: Callable[[str], object] = logger.warning, **options) -> SearchData:
+        """Dialogues and gallery; `tell` is called with a line about what is left out beside it.
 
-        Args:
-            text: the text convention; None where the dialogues show it.
-            num_dialogues: the first so many; all where None.
-            allow_duplicate_targets: accept several dialogues about one picture.
-            tell: called with a line about the files beside the pictures that are left out.
-
-        Raises:
-            DataError: a file cannot be read, a target is not in the gallery, the rewrites are not
-                those of the dialogues, there is no such folder of views, or the dialogues do not
-                show their text convention.
+        `options` are those of `read_dialogues`. Raises DataError as that and `list_gallery` do, and
+        where there is no such folder of views.
         """
         gallery = list_gallery(self.images_dir, self.gallery_file, tell=tell)
-        dialogues, text, known = self.read_dialogues(
-            num_dialogues=num_dialogues,
-            text=text,
-            gallery=gallery,
-            allow_duplicate_targets=allow_duplicate_targets,
-        )
+        dialogues, text, known = self.read_dialogues(gallery=gallery, **options)
         for folder in self.views_dirs:
             check_is_folder(folder, "views")
         name = self.name or self.dialogues.stem
@@ -115,26 +90,18 @@ class SearchFiles:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder of own data.
-
-    Attributes:
-        root: the folder.
-        dialogues: the file of each split's dialogues, in the order of `DATA_SPLITS`.
-        is_single: whether one `dialogues.json` is the split `test`.
-    """
+    """A folder of own data."""
 
     root: Path
-    dialogues: dict[str, Path]
-    is_single: bool
+    dialogues: dict[str, Path]  # the file of each split, in the order of `DATA_SPLITS`
+    is_single: bool  # whether one `dialogues.json` is the split `test`
 
     @property
     def images_dir(self) -> Path:
-        """The folder that the names of pictures are relative to."""
         return self.root / "images"
 
     @property
     def gallery_file(self) -> Path | None:
-        """The list of the pictures to search, where there is one."""
         path = self.root / "gallery.json"
         return path if path.exists() else None
 
@@ -169,9 +136,8 @@ class DataFolder:
 
         Raises DataError where the folder has no such split.
         """
-        raw, rewrites, views = (
-            self.dialogue_file(split), self.rewrites_file(split), self.views_dir(split)
-        )  # fmt: skip
+        raw, rewrites = self.dialogue_file(split), self.rewrites_file(split)
+        views = self.views_dir(split)
         is_refined = text != "raw_dialogue" and rewrites.exists()
         return SearchFiles(
             rewrites if is_refined else raw,
@@ -203,19 +169,15 @@ def find_data(folder: str | Path) -> DataFolder:
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")
-    if single.exists():
-        dialogues = {"test": single}
-    else:
-        files = sorted(splits.glob("*.json")) if splits.is_dir() else []
-        unknown = [path.name for path in files if path.stem not in DATA_SPLITS]
-        if unknown or not files:
-            wrong = f"dialogues/{unknown[0]} is no split" if unknown else "no dialogues"
-            raise DataError(
-                f"{root}: {wrong}; name the files dialogues.json, or dialogues/train.json, "
-                "dialogues/val.json and dialogues/test.json"
-            )
-        dialogues = {split: splits / f"{split}.json" for split in DATA_SPLITS}
-        dialogues = {split: path for split, path in dialogues.items() if path.exists()}
+    found = {"test": single} if single.exists() else {p.stem: p for p in splits.glob("*.json")}
+    unknown = [path.name for split, path in sorted(found.items()) if split not in DATA_SPLITS]
+    if unknown or not found:
+        wrong = f"dialogues/{unknown[0]} is no split" if unknown else "no dialogues"
+        raise DataError(
+            f"{root}: {wrong}; name the files dialogues.json, or dialogues/train.json, "
+            "dialogues/val.json and dialogues/test.json"
+        )
+    dialogues = {split: found[split] for split in DATA_SPLITS if split in found}
     if not (root / "images").is_dir():
         raise DataError(f"{root}: has no folder images/; put the pictures there, at any depth")
     return DataFolder(root, dialogues, single.exists())

@@ -9,19 +9,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
-from daitir.data.archives import unpack
-from daitir.data.dialogues import read_dialogues, write_dialogues
-from daitir.data.downloads import RemoteFile, verify
+from daitir.common.errors import DataError, naming
+from daitir.common.files import atomic_write, check_is_folder, parse_json, read_regular
+from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
+from daitir.data.downloads import RemoteFile, opened_zip, unpack, verify
 from daitir.data.gallery import list_images, read_gallery
-from daitir.data.visdial import UNLABELED, is_held_out, read_visdial, visdial_dialogues
 
+HELD_OUT = 60  # one in so many of VisDial's training dialogues is for validation
+MAX_VISDIAL = 2**32  # bytes of VisDial's JSON, unpacked, of which the rivals are nearly all
+UNLABELED = "unlabeled2017"
 _GALLERY = "Search_Space_val_50k.json"
 _CHATIR = (
     "https://raw.githubusercontent.com/levymsn/ChatIR/f5a4b908643d5fcd946187da8f20c0667afbe2e5"
@@ -31,17 +36,14 @@ _ID = re.compile(r"(?:^|\D)(\d{12})$")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One of the papers' data sets.
-
-    `unpacked` tells whether the files lie unpacked beside themselves at the end.
-    """
+    """One of the papers' data sets."""
 
     name: str
     title: str  # with its reference
     page: str
     licence: str
     files: tuple[RemoteFile, ...]
-    unpacked: bool = False
+    unpacked: bool = False  # whether the files lie unpacked beside themselves at the end
 
 
 def _chatir(name: str, **known) -> RemoteFile:
@@ -101,16 +103,12 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
     """Those of a data set's files that lie in a folder at any depth, by name, each checked.
 
     A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
-
-    Raises DataError where there is none of them, two of one name, or a wrong one.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    check_is_folder(folder, "downloads")
     paths_by_name = {}
     for file in dataset.files:
         stem = Path(file.name).stem
-        names = [file.name, stem if dataset.unpacked else f"{stem}.json"]
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys((file.name, stem if dataset.unpacked else f"{stem}.json")):
             here = [folder] if folder.name == name else []
             paths = here or sorted(path for path in folder.rglob(name) if path.exists())
             if len(paths) > 1:
@@ -134,14 +132,9 @@ def prepare(
     images: Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Make folders of own data below `out` from a data set's files, and say what they hold.
+    """Make folders of own data below `out` from the `find_files`, and say what they hold.
 
-    Args:
-        files: paths by name, as `find_files` gives them.
-        images: the folder of COCO's pictures, which `images/` will be a link to.
-
-    Raises DataError where a file is not what its name says, where `images` has not the pictures,
-    or where `images/` exists and is another folder.
+    `images/` will be a link to `images`, the folder of COCO's pictures.
     """
     if dataset.name == "coco-unlabeled":
         return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
@@ -151,11 +144,8 @@ def prepare(
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
     folder = _link_images(out, images)
-    numbers = {} if not any(folder.iterdir()) else {
-        int(match[1]): name
-        for name in list_images(folder)
-        if (match := _ID.search(Path(name).stem))
-    }  # fmt: skip
+    names = list_images(folder) if any(folder.iterdir()) else ()
+    numbers = {int(match[1]): name for name in names if (match := _ID.search(Path(name).stem))}
     lines = []
     for name in ("train", "val"):
         path = files.get(f"visdial_1.0_{name}.zip")
@@ -169,26 +159,21 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             )
             continue
         content = read_visdial(path)
-        try:
+        with naming(path):
             pairs = list(visdial_dialogues(content, numbers or None))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        num_dialogues = len(content["data"]["dialogs"])
-        if name == "val":
-            splits = {"test": [dialogue for _, dialogue in pairs]}
-        else:
-            splits = {
-                "train": [dialogue for i, dialogue in pairs if not is_held_out(i)],
-                "val": [dialogue for i, dialogue in pairs if is_held_out(i)],
-            }
+        splits = {"test": []} if name == "val" else {"train": [], "val": []}
+        for i, dialogue in pairs:
+            split = "test" if name == "val" else "val" if is_held_out(i) else "train"
+            splits[split].append(dialogue)
         for split, dialogues in splits.items():
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
-        if len(pairs) < num_dialogues:
+        total = len(content["data"]["dialogs"])
+        if len(pairs) < total:
             lines.append(
-                f"{num_dialogues - len(pairs):,} of {num_dialogues:,} dialogues of "
-                f"visdial_1.0_{name} are left out: {folder} has not their pictures"
+                f"{total - len(pairs):,} of {total:,} dialogues of visdial_1.0_{name} are left "
+                f"out: {folder} has not their pictures"
             )
     return lines
 
@@ -231,14 +216,84 @@ def _link_images(folder: Path, images: Path | None) -> Path:
     """`folder/images`, a link to the pictures where it is new and they are named, else empty."""
     path = folder / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such folder of pictures")
-    if images is not None and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+    if images is None:
+        path.mkdir(exist_ok=True)
+        return path
+    check_is_folder(images, "pictures")
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         path.rmdir()  # an earlier run left it for pictures
-    if images is not None and not path.exists():
+    if not path.exists():
         path.unlink(missing_ok=True)  # a link to nowhere
         path.symlink_to(images.resolve())
-    elif images is not None and path.resolve() != images.resolve():
+    elif path.resolve() != images.resolve():
         raise DataError(f"{path}: exists, and is not {images}; remove it, or name it")
-    path.mkdir(exist_ok=True)
     return path
+
+
+def visdial_dialogues(
+    content: Any, names: Mapping[int, str] | None
+) -> Iterator[tuple[int, Dialogue]]:
+    """The number of the picture and the dialogue of each entry of VisDial's JSON format.
+
+    Dialogues about pictures that `names` does not have are left out; None is the names that ChatIR
+    gives to all of them. As ChatIR writes it, a round is `"question? answer"`.
+
+    >>> entry = {"image_id": 7, "caption": "a dog ", "dialog": [{"question": 0, "answer": 0}]}
+    >>> content = {"questions": ["is it big"], "answers": ["no"], "dialogs": [entry]}
+    >>> list(visdial_dialogues({"data": content}, {7: "7.jpg"}))
+    [(7, Dialogue(image='7.jpg', rounds=('a dog', 'is it big? no')))]
+
+    Raises DataError, naming the dialogue, where it has not the format.
+    """
+    try:
+        data = content["data"]
+        questions, answers = list(data["questions"]), list(data["answers"])
+        entries = list(data["dialogs"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"not VisDial's format ({error!r})") from error
+    for number, entry in enumerate(entries):
+        try:
+            image_id = operator.index(entry["image_id"])
+            image = f"{UNLABELED}/{image_id:012}.jpg" if names is None else names.get(image_id)
+            if image is None:
+                continue
+            rounds = [entry["caption"].strip()]
+            for turn in entry["dialog"]:
+                if min(turn["question"], turn["answer"]) < 0:  # which Python counts from the end
+                    raise IndexError(f"a row is counted from 0, not {turn}")
+                question, answer = questions[turn["question"]], answers[turn["answer"]]
+                rounds.append(f"{question.rstrip(' ?')}? {answer.strip()}".strip())
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise DataError(f"dialogue {number}: not VisDial's format ({error!r})") from error
+        yield image_id, Dialogue(image, tuple(rounds))
+
+
+def is_held_out(image_id: int) -> bool:
+    """Whether a training dialogue of VisDial is for validation: by its picture, one in `HELD_OUT`.
+
+    VisDial's own validation set is what the field tests on.
+    """
+    digest = hashlib.sha256(f"visdial/{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+
+
+def read_visdial(path: Path) -> Any:
+    """The content of a JSON file of VisDial, packed or not, without the rivals of each answer."""
+
+    def without_rivals(entry: dict) -> dict:
+        entry.pop("answer_options", None)  # a hundred numbers a round, most of the memory
+        return entry
+
+    if path.suffix != ".zip":
+        return parse_json(path, read_regular(path, MAX_VISDIAL), without_rivals)
+    with opened_zip(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".json")]
+        if len(entries) != 1:
+            raise DataError(f"{path}: holds {len(entries)} JSON files, not one")
+        size = entries[0].file_size  # no more than this is unpacked
+        if size > MAX_VISDIAL:
+            raise DataError(
+                f"{path}: {size:,} bytes of JSON, more than {MAX_VISDIAL:,}; no VisDial"
+            )
+        content = archive.read(entries[0])
+    return parse_json(path, content, without_rivals)

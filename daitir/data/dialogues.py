@@ -6,15 +6,21 @@ import gzip
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json
-from daitir.data.manifests import content_digest, read_rewrites, rewrites_manifest
+from daitir.data.manifests import (
+    Rewrites,
+    content_digest,
+    read_rewrites,
+    rewrites_manifest,
+    round_digests,
+)
 from daitir.data.names import NearMisses, image_name, is_utf8, quoted
 
 logger = logging.getLogger(__name__)
@@ -24,6 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS_IN_FILE = 2_000_000
 MAX_ROUNDS_IN_DIALOGUE = 500  # a query may join all before it, which grows with the square
 MAX_CHARACTERS = 2_000_000_000  # of the joined queries of all dialogues
+NOT_COMPARED = ("spec", "size")  # a folder may move; the size is decided by the model
 MIXED_SHARE = 0.1  # of dialogues without a question, from which on a file counts as mixed
 
 
@@ -86,12 +93,8 @@ def read_dialogues(
         raise DataError(f"{path}: {problems[0]}{more}")
     repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
     if repeated:
-        logger.warning(
-            "%s: %d of %d dialogues share the target of an earlier one",
-            path,
-            repeated,
-            len(dialogues),
-        )
+        share = f"{repeated} of {len(dialogues)}"
+        logger.warning("%s: %s dialogues share the target of an earlier one", path, share)
     return with_sources(Path(path), dialogues)
 
 
@@ -101,10 +104,7 @@ def lint_dialogues(
     gallery: Sequence[str] | None = None,
     allow_duplicate_targets: bool = False,
 ) -> tuple[list[Dialogue], list[Problem]]:
-    """All dialogues of a file that have rounds of text, and everything that is wrong in it.
-
-    The rules are those of `read_dialogues`, the order is the file's.
-    """
+    """All dialogues of a file that have rounds of text, and everything that is wrong in it."""
     try:
         content = read_json(path)
     except DataError as error:
@@ -153,19 +153,70 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
         temporary.write_bytes(content)
 
 
-def _joined(rounds: Sequence[str], t: int) -> str:
-    return ", ".join(rounds[: t + 1])
+def read_source(path: Path, raw: Path | None = None, **options) -> list[Dialogue]:
+    """Dialogues of a file, each with the digests of what it was refined from where that is known.
+
+    `raw` are the dialogues that the file has the rewrites of; None where it has none, or only its
+    manifest knows. `options` are those of `read_dialogues`. Raises DataError where the rewrites are
+    not those of the raw dialogues.
+    """
+    dialogues = read_dialogues(path, **options)
+    if raw is None or raw == path:
+        return dialogues
+    return refined_from(path, dialogues, raw, read_dialogues(raw, allow_duplicate_targets=True))
 
 
-def _current(rounds: Sequence[str], t: int) -> str:
-    return rounds[t]
+def refined_from(
+    path: Path, refined: Sequence[Dialogue], raw_path: Path, raw: Sequence[Dialogue]
+) -> list[Dialogue]:
+    """The rewrites of a file with the digests of the raw rounds. Raises as `read_source` does."""
+    again = "remove it, or make it again by `daitir refine --overwrite`"
+    about = [[(d.image, len(d.rounds)) for d in dialogues] for dialogues in (refined, raw)]
+    if about[0] != about[1]:
+        raise DataError(f"{path}: its dialogues are not those of {raw_path}; {again}")
+    digests = [tuple(round_digests(said)) for said in raw]
+    known = [d.refined_from or said for d, said in zip(refined, digests, strict=True)]
+    if place := _first_other_round(known, digests):
+        raise DataError(
+            f"{path}: {place} was refined from other words than {raw_path} has; {again}"
+        )
+    pairs = zip(refined, digests, strict=True)
+    return [replace(captions, refined_from=said) for captions, said in pairs]
 
 
-TEXT_CONVENTIONS: dict[str, Callable[[Sequence[str], int], str]] = {
-    "current_rewrite": _current,
-    "raw_dialogue": _joined,
-    "all_rewrites": _joined,
-}
+def _first_other_round(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
+    """The first round with another digest, as `dialogue 0, round 3`; empty where none has."""
+    for i, rounds in enumerate(zip_longest(kept, new, fillvalue=())):
+        for t, (there, now) in enumerate(zip_longest(*rounds)):
+            if there != now:
+                return f"dialogue {i}, round {t}"
+    return ""
+
+
+def check_refined(path: Path, manifest: Rewrites) -> None:
+    """Raises DataError unless a file has the rewrites that a manifest is about to be written for.
+
+    What is compared are settings, raw rounds, and whether the captions are as they were written.
+    """
+    kept = read_rewrites(path)
+    read_dialogues(path, allow_duplicate_targets=True)
+    fault = "has no manifest" if kept is None else first_change(kept.settings, manifest.settings)
+    if not fault and (place := _first_other_round(kept.rounds, manifest.rounds)):
+        fault = f"holds rewrites of another {place}"
+    if fault:
+        raise DataError(f"{path}: {fault}; --overwrite refines anew, or name another --out")
+
+
+def first_change(kept: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first setting that differs, as `steps is 8 there and 4 now`; empty where none does."""
+    for name in new:
+        if name not in NOT_COMPARED and kept.get(name) != new[name]:
+            there, now = (str(value)[:40] for value in (kept.get(name), new[name]))
+            return f"{name} is {there} there and {now} now"
+    return ""
+
+
+TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites")
 """How the text of the query at round t is made from a dialogue's strings.
 
 | name | text at round t | used by | expects |
@@ -201,17 +252,17 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
         raise ValueError(
             f"unknown text convention {convention!r}; choose one of {', '.join(TEXT_CONVENTIONS)}"
         )
-    text = TEXT_CONVENTIONS[convention]
-    if text is _joined:
-        number = sum(
-            len(words) * (len(d.rounds) - t) for d in dialogues for t, words in enumerate(d.rounds)
+    if convention == "current_rewrite":
+        return [list(d.rounds) for d in dialogues]
+    number = sum(
+        len(words) * (len(d.rounds) - t) for d in dialogues for t, words in enumerate(d.rounds)
+    )
+    if number > MAX_CHARACTERS:
+        raise DataError(
+            f"the texts of {len(dialogues):,} dialogues, all rounds joined, have {number:,} "
+            f"characters, more than {MAX_CHARACTERS:,}; take fewer or shorter dialogues"
         )
-        if number > MAX_CHARACTERS:
-            raise DataError(
-                f"the texts of {len(dialogues):,} dialogues, all rounds joined, have {number:,} "
-                f"characters, more than {MAX_CHARACTERS:,}; take fewer or shorter dialogues"
-            )
-    return [[text(d.rounds, t) for t in range(len(d.rounds))] for d in dialogues]
+    return [[", ".join(d.rounds[: t + 1]) for t in range(len(d.rounds))] for d in dialogues]
 
 
 _ANSWERED = re.compile(r"\S\s*[?\uff1f\u061f]\s*\S")  # also full-width, and Arabic
@@ -224,16 +275,11 @@ def recognise_convention(
 
     Rewrites that are known to be some are taken alone, `current_rewrite`. Where at least half of
     the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
-    Where none has a second round, every convention gives the same text.
+    Where none has a second round, every convention gives the same text. A convention that is
+    `named` is taken as it is; `path` is the file that a message names.
 
-    Args:
-        path: the file of the dialogues, which a message names.
-        named: the convention that the user named, which is taken as it is.
-
-    Raises DataError for anything else, since to guess wrong ranks another text: captions of unknown
-    origin, questions in a language without a question mark, rounds that repeat the one before and
-    are joined already, and mixed files, in which a tenth of the dialogues or more have no
-    question in any later round.
+    Raises DataError for anything else, since to guess wrong ranks another text
+    (`book/derived_files.md` tells what).
 
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
     ('raw_dialogue', 'recognised: questions and answers')
@@ -268,18 +314,15 @@ def parse_dialogues(
     content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
 ) -> tuple[list[Dialogue], list[Problem]]:
     """The dialogues with rounds of text, and the problems, of the content of a file."""
-    if not isinstance(content, list):
-        message = f"must be a JSON list of dialogues, found {quoted(content)}"
+    if not isinstance(content, list) or not content:
+        message = f"must be a JSON list of dialogues, not empty, found {quoted(content)}"
         return [], [Problem(None, "not_a_list", message)]
-    if not content:
-        return [], [Problem(None, "empty", "the list has no dialogues")]
     rounds = (entry.get("dialog") for entry in content if isinstance(entry, dict))
     number = sum(len(texts) for texts in rounds if isinstance(texts, list))
     if number > MAX_ROUNDS_IN_FILE:
         message = f"{number:,} rounds, more than {MAX_ROUNDS_IN_FILE:,}; split the file"
         return [], [Problem(None, "too_many_rounds", message)]
-    known = None if gallery is None else set(gallery)
-    near_misses = None  # made for the first name that is missing
+    known, near_misses = set(gallery or ()), None
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     first_with: dict[str, int] = {}
@@ -295,7 +338,7 @@ def parse_dialogues(
             name = str(entry["img"])
             problems.append(Problem(index, "image_path", str(error)))
         else:
-            if known is not None and name not in known:
+            if gallery is not None and name not in known:
                 near_misses = near_misses or NearMisses(known)
                 message = f"the image {quoted(name)} is not in the gallery of {len(known):,} images"
                 problems.append(Problem(index, "not_in_gallery", message + near_misses.hint(name)))

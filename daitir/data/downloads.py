@@ -1,19 +1,25 @@
-"""Fetching large files over HTTP: a broken run goes on, and what was fetched is checked.
+"""Fetching and unpacking large files: a broken run goes on, and what was fetched is checked.
 
-Beside the files, their folder holds `SHA256SUMS`, what they were when they were fetched, as the
-program `sha256sum` writes and checks it; `NAME.part`, a file that is not whole yet; and
-`NAME.wrong`, one that is not what it should be.
+Beside the files, their folder holds `SHA256SUMS`, what those without a published checksum were when
+they were fetched, as the program `sha256sum` writes and checks it; `NAME.part`, a file that is not
+whole yet; and `NAME.wrong`, one that is not what it should be.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
 import ssl
+import struct
 import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -24,7 +30,8 @@ from tqdm import tqdm
 
 from daitir import __version__
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, disk_is_full, locked
+from daitir.common.files import atomic_write, disk_is_full, locked, open_regular
+from daitir.common.safe_folder import SafeFolder
 
 SUMS = "SHA256SUMS"
 DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
@@ -32,6 +39,9 @@ TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second,
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
 _BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+# What a damaged or encrypted zip file raises, of any way of packing.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, struct.error,
+           ValueError)  # fmt: skip
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
 
@@ -49,9 +59,6 @@ class RemoteFile:
         """Its URL, or that of the same name below another one.
 
         Raises DataError for anything but http and https.
-
-        >>> RemoteFile("a.zip", "https://example.org/s/x1/a.zip?dl=1").at("http://localhost:80/m/")
-        'http://localhost:80/m/a.zip'
         """
         url = self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
         if urlsplit(url).scheme not in ("http", "https"):
@@ -68,15 +75,10 @@ def remote_size(url: str) -> int | None:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
             return int(size) if size and size.isdigit() else None
-    except HTTPError as error:
-        if error.code in (404, 410):
-            raise _refused(url, error) from error
-        return None  # some servers answer nothing but GET
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(
-            f"{url}: cannot be reached ({_reason(error)}); name another place with --mirror URL, "
-            "or a folder that has it with --from DIR"
-        ) from error
+        if isinstance(error, HTTPError) and error.code not in (404, 410):
+            return None  # some servers answer nothing but GET
+        raise _refused(url, error) from error
 
 
 def check_space(folder: Path, needed: int) -> int:
@@ -92,32 +94,19 @@ def check_space(folder: Path, needed: int) -> int:
 
 
 def gigabytes(size: int) -> str:
-    """A number of bytes for people, in units of 1000.
-
-    >>> gigabytes(20_126_613_414), gigabytes(1_131_983), gigabytes(12)
-    ('20.13 GB', '1.13 MB', '12 bytes')
-    """
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
+    """A number of bytes for people, such as 20.1GB."""
+    return tqdm.format_sizeof(size, "B", 1000)
 
 
 def fetch(
     file: RemoteFile, folder: Path, *, mirror: str | None = None, progress: bool = False
 ) -> Path:
-    """The path of a file below `folder`, fetched unless it is there, and checked in either case.
-
-    A transfer that breaks off is taken up where it ended, by this call or by the next one. Where
-    nobody tells a checksum, the file is compared with what it was when it was first fetched.
-
-    Raises DataError where the server has no such file or cannot be reached, where the disk is
-    full, and as `verify` does.
-    """
+    """The path of a file below `folder`, fetched unless it is there, and checked in either case."""
     url, path = file.at(mirror), folder / file.name
     part = path.with_name(f"{file.name}.part")
     with locked(folder):  # of two processes one fetches, the other finds the file
-        if not path.exists():
+        is_there = path.exists()
+        if not is_there:
             try:
                 _download(url, part, progress)
             except OSError as error:
@@ -126,10 +115,9 @@ def fetch(
                         f"{part}: the disk is full; free some space, then the same command goes on"
                     ) from error
                 raise
-            verify(part, file, sums=folder / SUMS, progress=progress)
+        verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
+        if not is_there:
             part.rename(path)
-        else:
-            verify(path, file, sums=folder / SUMS, progress=progress)
     return path
 
 
@@ -138,24 +126,29 @@ def verify(
 ) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
-    With `sums` the file is one of ours: its SHA-256 is compared with the one that is written
-    there, or written there, and a wrong file is set aside as `NAME.wrong`.
+    With `sums` the file is one of ours: where nobody tells a checksum, its SHA-256 is compared with
+    the one that is kept there, or kept there, and a wrong file is set aside as `NAME.wrong`.
     """
     size = path.stat().st_size
+    kind, _, wanted = (file.checksum or "sha256:").partition(":")
+    known = _read_sums(sums) if sums and not wanted else {}
+    wanted, origin = wanted or known.get(file.name), file.origin or sums
     wrong = ""
-    if file.size is not None and size != file.size:
+    if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        digests = _digests(path, file, progress)
-        kind, _, wanted = (file.checksum or "").partition(":")
-        known = _read_sums(sums) if sums else {}
-        if wanted and digests[kind] != wanted:
-            wrong = f"its {kind.upper()} is {digests[kind]}, not {wanted} ({file.origin})"
-        elif known.get(file.name, digests["sha256"]) != digests["sha256"]:
-            wrong = f"its SHA-256 is {digests['sha256']}, and was {known[file.name]} ({sums})"
-        elif sums and file.name not in known:
+        digest = hashlib.new(kind, usedforsecurity=False)
+        bar = _bar(f"checking {file.name}", size, progress)
+        with path.open("rb") as content, bar:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
+                bar.update(len(chunk))
+        found = digest.hexdigest()
+        if wanted and found != wanted:
+            wrong = f"its {kind.upper()} is {found}, not {wanted} ({origin})"
+        elif sums and not wanted:
             with atomic_write(sums) as temporary:
-                lines = (known | {file.name: digests["sha256"]}).items()
+                lines = (known | {file.name: found}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
     if not wrong:
         return
@@ -176,16 +169,14 @@ def _download(url: str, part: Path, progress: bool) -> None:
         before = part.stat().st_size if part.exists() else 0
         try:
             return _receive(url, part, before, progress)
-        except HTTPError as error:
-            if error.code == 416 and before:  # nothing is left, or ours is of another file
-                if error.headers.get("Content-Range") == f"bytes */{before}":
-                    return None
-                part.unlink()
-            elif error.code not in _PASSING:
-                raise _refused(url, error) from error
-            reason = _reason(error)
         except _BROKEN as error:
-            reason = _reason(error)
+            code, reason = getattr(error, "code", None), _reason(error)
+            if code == 416 and before:  # nothing is left, or ours is of another file
+                if error.headers.get("Content-Range") == f"bytes */{before}":
+                    return
+                part.unlink()
+            elif code and code not in _PASSING:
+                raise _refused(url, error) from error
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures == TRIES:
@@ -223,44 +214,62 @@ def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
-def _refused(url: str, error: HTTPError) -> DataError:
+def _refused(url: str, error: Exception) -> DataError:
+    what = "the server refuses it" if isinstance(error, HTTPError) else "cannot be reached"
     return DataError(
-        f"{url}: the server refuses it ({error.code} {error.reason}); name another place with "
-        "--mirror URL, or a folder that has it with --from DIR"
+        f"{url}: {what} ({_reason(error)}); name another place with --mirror URL, or a folder that "
+        "has it with --from DIR"
     )
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"{error.code} {error.reason}"
-    return str(getattr(error, "reason", None) or error) or type(error).__name__
-
-
-def _digests(path: Path, file: RemoteFile, progress: bool) -> dict[str, str]:
-    """The SHA-256 of a file, and its MD5 where that is what is known of it."""
-    kinds = {"sha256", (file.checksum or "sha256:").partition(":")[0]}
-    hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    bar = _bar(f"checking {file.name}", path.stat().st_size, progress)
-    with path.open("rb") as content, bar:
-        while chunk := content.read(_CHUNK):
-            for digest in hashes.values():
-                digest.update(chunk)
-            bar.update(len(chunk))
-    return {kind: digest.hexdigest() for kind, digest in hashes.items()}
+    reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+    return f"{error.code} {reason}" if isinstance(error, HTTPError) else reason
 
 
 def _read_sums(path: Path) -> dict[str, str]:
     """Digests by name. Raises DataError where the file is damaged."""
-    if not path.exists():
-        return {}
-    sums = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        match = _SUM.fullmatch(line)
-        if line.strip() and not match:
-            raise DataError(
-                f"{path}: line {number} is no checksum of a file; remove SHA256SUMS, and the files "
-                "are taken for what they are now, or fetch them anew into another folder"
-            )
-        if match:
-            sums[os.fsdecode(match[2])] = match[1].decode().lower()
-    return sums
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    matches = [_SUM.fullmatch(line) for line in lines if line.strip()]
+    if None in matches:
+        raise DataError(
+            f"{path}: holds a line that is no checksum of a file; remove SHA256SUMS, "
+            "and the files are taken for what they are now, or fetch them into another folder"
+        )
+    return {os.fsdecode(match[2]): match[1].decode().lower() for match in matches}
+
+
+@contextmanager
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except DataError:
+        raise
+    except (OSError, *_DAMAGE) as error:
+        if getattr(error, "errno", None) is not None:  # of the disk; bz2 raises one without
+            raise
+        raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
+
+
+def unpack(path: Path, folder: Path, *, progress: bool = False) -> None:
+    """Unpack the files of a zip file into a folder; those that are there stay."""
+    with opened_zip(path) as archive:
+        safe = SafeFolder(folder)
+        places = {
+            entry: safe.join(entry.filename) for entry in archive.infolist() if not entry.is_dir()
+        }
+        todo = [
+            (entry, place)
+            for entry, place in places.items()
+            if not (place.is_file() and place.stat().st_size == entry.file_size)
+        ]
+        check_space(folder, sum(entry.file_size for entry, _ in todo))
+        for entry, place in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
+            with (
+                atomic_write(place, sync=False) as temporary,
+                archive.open(entry) as packed,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(packed, file)

@@ -109,12 +109,10 @@ def evaluate(
 
     queries = {"text" if views else name: encode("texts", query_text)}
     if views:
+        drawn = encode("views", [path for files in views for path in files])
+        numbers = torch.tensor([len(files) for files in views])
         queries[name] = query_features(
-            fusion,
-            queries["text"],
-            encode("views", [path for files in views for path in files]),
-            torch.tensor([len(files) for files in views]),
-            torch.from_numpy(rounds),
+            fusion, queries["text"], drawn, numbers, torch.from_numpy(rounds)
         )
     gallery_features = encode("images", [Path(data.images_dir) / image for image in gallery])
 
@@ -160,25 +158,21 @@ def _checked_files(
         raise DataError("the gallery names an image twice; name each once")
     if not dialogues:
         raise DataError("no dialogues to evaluate")
-    absent = [dialogue.image for dialogue in dialogues if dialogue.image not in known]
-    if absent:
+    if absent := [dialogue.image for dialogue in dialogues if dialogue.image not in known]:
         raise DataError(
             f"{len(absent):,} of {len(dialogues):,} dialogues have a target outside the gallery: "
             f"{examples(absent)}"
         )
     folders = data.views_dirs if missing_views else ()
     drawn = [find_views(folder, dialogues, missing=missing_views) for folder in folders]
-    kept = [i for i in range(len(dialogues)) if all(views[i] is not None for views in drawn)]
-    if not kept:
-        raise DataError("no dialogue has its views in every folder")
+    with_views = [i for i in range(len(dialogues)) if all(views[i] is not None for views in drawn)]
     gallery = check_images(data.images_dir, data.gallery, skip_unreadable=skip_unreadable)
     readable = set(gallery)
-    lost = [dialogues[i].image for i in kept if dialogues[i].image not in readable]
-    if lost:
-        summary = f"{len(lost):,} of {len(kept):,} dialogues have an unreadable target"
-        kept = [i for i in kept if dialogues[i].image in readable]
-        if not kept:
-            raise DataError(f"{data.images_dir}: {summary}, none is left")
+    kept = [i for i in with_views if dialogues[i].image in readable]
+    if not kept:
+        raise DataError("no dialogue is left that has a readable target and views in every folder")
+    if lost := [dialogues[i].image for i in with_views if dialogues[i].image not in readable]:
+        summary = f"{len(lost):,} of {len(with_views):,} dialogues have an unreadable target"
         logger.warning("excluded, %s: %s", summary, examples(lost))
     rounds = [(i, t) for i in kept for t in range(len(dialogues[i].rounds))] if drawn else []
     paths = [[path for views in drawn for path in views[i][t]] for i, t in rounds]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, features
@@ -40,39 +40,20 @@ IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suf
 NUM_EXAMPLES = 3  # that a message about many names
 MAX_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 
-_PHOTOMETRIC = 262  # TIFF's tag that tells what zero is
-_HEAD = 512  # bytes that tell what a file is that is no such picture
-_CONVERT = "which is not read; convert it to JPEG or PNG"
-_MARKUP = rb"(?is)(?:\xef\xbb\xbf)?\s*<(?:[!?][^<]*<)*"  # up to the name of the first element
-_OTHERS = (  # what such files often are, by how they begin
-    (rb"(?s).{4}ftyp.{0,60}(heic|heix|heim|heis|hevc|hevx)", f"HEIC, {_CONVERT}"),
-    (rb"(?s).{4}ftyp.{0,60}(avif|avis)", f"AVIF, {_CONVERT}, or install a newer Pillow"),
-    (rb"(?s).{4}ftyp(mif1|msf1)", f"HEIF, {_CONVERT}"),
-    (rb"(?s).{4}ftyp|\x1aE\xdf\xa3|(?s:RIFF.{4}AVI )", "a video; save a frame of it as a picture"),
-    (rb"(?s)\0\0\0\x0cJXL |\xff\x0a", f"JPEG XL, {_CONVERT}"),
-    (rb"(?s)\0\0\0\x0cjP  |\xff\x4f\xff\x51", f"JPEG 2000, {_CONVERT}"),
-    (rb"8BPS", f"a file of Photoshop, {_CONVERT}"),
-    (rb"\0\0[\1\2]\0", f"an icon, {_CONVERT}"),
-    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", f"PDF or PostScript, {_CONVERT}"),
-    (rb"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the file itself"),
-    (rb"(?:\.\./)*(?:/|\.git/)annex/objects/",
-     "a pointer of git-annex; `git annex get` fetches the file itself"),
-    (_MARKUP + rb"svg\b", f"SVG, {_CONVERT}"),
-    (_MARKUP + rb"(?:!doctype\s+html|html|head|body)\b",
-     "a web page, as a failed download leaves it; fetch the picture again"),
-    (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "a packed file; unpack it"),
+_OTHERS = (  # what files that are no such picture often are, by how they begin
+    (rb"(?s).{4}ftyp(heic|heix|hevc|mif1|msf1)",
+     "is HEIC or HEIF, which is not read; convert it to JPEG or PNG"),
+    (rb"version https://git-lfs",
+     "is a pointer of Git LFS; `git lfs pull` fetches the file itself"),
+    (rb"(\.\./)*(/|\.git/)annex/objects/",
+     "is a pointer of git-annex; `git annex get` fetches the file itself"),
+    (rb"(?i)\s*<(!doctype\s+)?html\b",
+     "is a web page, as a failed download leaves it; fetch the picture again"),
 )  # fmt: skip
 
 
-class Listing(NamedTuple):
-    """What a folder of pictures holds, as sorted names with forward slashes."""
-
-    names: list[str]  # of the pictures
-    left_out: dict[str, list[str]]  # the others: "not read", "hidden", "linked folders"
-
-
-def scan_images(folder: str | Path) -> Listing:
-    """The pictures at any depth below a folder, by their suffixes, and what else is there.
+def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The names of the pictures at any depth below a folder, and by kind those of what else it has.
 
     Links to pictures are listed and links to folders are not followed. Raises DataError when the
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
@@ -102,14 +83,13 @@ def scan_images(folder: str | Path) -> Listing:
             raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
-    return Listing(sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)})
+    return sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)}
 
 
 def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:
-    """Names of the pictures below a folder as `scan_images` gives them.
+    """Names of the pictures below a folder; `tell` is called with a line about what else is there.
 
-    What else is there is counted in one line, which `tell` is called with. Raises DataError as
-    `scan_images` does, and where there is no picture.
+    Raises DataError as `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
     others = describe_left_out(left_out)
@@ -122,10 +102,7 @@ def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.wa
 
 
 def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> list[str]:
-    """The pictures to search: those of the file `listed`, without it all that lie in the folder.
-
-    `options` are those of `list_images`. Raises DataError as it and `read_gallery` do.
-    """
+    """The pictures to search: those of the file `listed`, without it all that lie in the folder."""
     return read_gallery(listed) if listed else list_images(images_dir, **options)
 
 
@@ -134,8 +111,6 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
 
     >>> describe_left_out({"not read": ["a/1.heic", "b.HEIC", "c"], "hidden": [".x"]})
     'left out: 3 not read (.heic 2, no suffix 1), 1 hidden'
-    >>> describe_left_out({})
-    ''
     """
     parts = []
     for kind, names in left_out.items():
@@ -147,11 +122,7 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def read_gallery(path: str | Path) -> list[str]:
-    """Read a gallery file, a JSON list of image paths relative to the image folder.
-
-    Source: ChatIR's released search space. Raises DataError when it is not such a list, is empty,
-    holds a path that leaves the folder, or holds one path twice.
-    """
+    """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder."""
     names, problems = parse_gallery(read_json(path))
     if problems:
         raise DataError(f"{path}: {problems[0][1]}")
@@ -180,24 +151,10 @@ def read_image(path: str | Path) -> Image.Image:
     """Read one image file as 8-bit RGB; of several pictures or pages in it, the first.
 
     The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
-    conversion clips them), palettes and CMYK converted, transparent pixels composited on white,
-    colour profiles ignored.
-
-    Raises DataError when the file is empty, truncated, no regular file, no image, or larger than
-    MAX_PIXELS.
+    conversion clips them), transparent pixels composited on white, colour profiles ignored.
     """
-    with open_image(path) as image:
-        return _guarded(path, lambda: _to_rgb(image))
-
-
-def is_animated(path: str | Path) -> bool:
-    """Whether a file holds several pictures to be shown one after the other, or several pages.
-
-    Raises DataError as `read_image` does, but for what is truncated.
-    """
-    with open_image(path) as image:
-        # A second picture in a JPEG is a preview or another view (MPO).
-        return image.format != "MPO" and _guarded(path, lambda: getattr(image, "n_frames", 1)) > 1
+    with _open_image(path) as image:
+        return _to_rgb(image)
 
 
 def check_images(
@@ -205,15 +162,9 @@ def check_images(
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order.
 
-    A link that leaves the folder is unreadable.
-
-    Args:
-        skip_unreadable: decode every image, so that truncated ones are found too, and leave the
-            unreadable ones out, counted in a warning; else only the headers are looked at, which
-            is fast. None where the command has no such option.
-
-    Raises DataError for unreadable files, with their number and the first examples, or where none
-    is left.
+    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and
+    unreadable ones are left out, counted in a warning; else only the headers are looked at, and
+    they are a DataError. It is None where the command has no such option.
     """
     check = read_image if skip_unreadable else _check_header
     safe = SafeFolder(folder)
@@ -237,50 +188,40 @@ def check_images(
 
 
 def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
-    """The first few items, for a message about many.
-
-    >>> examples(["a", "b", "c", "d"])
-    'a; b; c; …'
-    """
+    """The first few items, for a message about many, as `a; b; c; …`."""
     items = list(items)
     return "; ".join(map(str, items[:count])) + ("; …" if len(items) > count else "")
 
 
 def _check_header(path: Path) -> None:
-    with open_image(path):
+    with _open_image(path):
         pass
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def _open_image(path: str | Path) -> Iterator[Image.Image]:
     """The image, not decoded yet, of an acceptable kind and size.
 
-    Raises DataError as `read_image` does, but for what is truncated.
-    """
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise DataError(f"{path}: empty file (0 bytes), no image")
-        image = _guarded(path, lambda: Image.open(file, formats=tuple(FORMATS)))
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width} × {image.height}"
-            raise DataError(f"{path}: {size} pixels, more than {MAX_PIXELS:,}; shrink it")
-        if not image.width * image.height:
-            raise DataError(f"{path}: the image has no pixels")
-        with image:
-            yield image
-
-
-def _guarded(path: str | Path, action: Callable):
-    """The result of `action`, any exception of Pillow's turned into a DataError.
-
-    On damaged files Pillow raises nearly anything: OSError, SyntaxError, ValueError, struct.error…
+    Any exception of Pillow's becomes a DataError, also while the image is in use: on damaged files
+    it raises nearly anything, OSError, SyntaxError, ValueError, struct.error…
     """
     try:
-        return action()
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise DataError(f"{path}: empty file (0 bytes), no image")
+            head = file.read(512)
+            with Image.open(file, formats=tuple(FORMATS)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if not image.width * image.height:
+                    raise DataError(f"{path}: the image has no pixels")
+                yield image
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: {_what_else(path)}") from error
+        told = (what for beginning, what in _OTHERS if re.match(beginning, head))
+        what = next(told, f"not an image ({', '.join(FORMATS)}); convert it to JPEG or PNG")
+        raise DataError(f"{path}: {what}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: more than {MAX_PIXELS:,} pixels; shrink it") from error
     except Exception as error:
@@ -288,48 +229,19 @@ def _guarded(path: str | Path, action: Callable):
         raise DataError(f"{path}: truncated or damaged image ({reason})") from error
 
 
-def _what_else(path: str | Path) -> str:
-    """What a file is that is none of the pictures that are read, and the way out."""
-    with open_regular(path) as file:
-        head = file.read(_HEAD)
-    for beginning, what in _OTHERS:
-        if re.match(beginning, head):
-            return f"is {what}"
-    return f"not an image ({', '.join(FORMATS)})"
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # What the pixels mean is known before they are decoded, and lost where a copy is made.
-    stored, is_tiff = _stored_mode(image), image.format == "TIFF"
-    clear = image.info.get("transparency")
-    black_is_white = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow turns 8 bits itself
+    is_tiff, clear = image.format == "TIFF", image.info.get("transparency")
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or is_tiff and image.mode.startswith("I"):
+        raise ValueError("pixels of more than 8 bits, or signed, have no known white in TIFF")
     if image.mode.startswith("I"):  # I;16 and its byte orders, and I, which older Pillows give
         values = np.asarray(image).astype(np.int64)
-        if is_tiff and image.mode == "I" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("grey values beyond 16 bits, or signed, have no known white")
-        white = 4095 if stored == "I;12" else 65535
-        grey = (255 * values + white // 2) // white
-        grey = 255 - grey if black_is_white else grey
+        grey = (255 * values + 32767) // 65535
         if clear is not None:
             grey[values == clear] = 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known white")
-    # PNG names the transparent colour as it is stored; Pillow has scaled the pixels to 8 bits.
-    if stored == "RGB;16B" and clear is not None:
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif stored in ("L;2", "L;4") and clear is not None:
-        image.info["transparency"] = clear * (85 if stored == "L;2" else 17)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _stored_mode(image: Image.Image) -> str:
-    """Pillow's name of how the pixels lie in the file, empty where it names none."""
-    tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

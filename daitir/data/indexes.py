@@ -2,9 +2,8 @@
 
 `IvfPq` keeps each feature as a code of a few bytes and looks only into the lists whose centres lie
 nearest (Jégou et al. 2011); `Hnsw` keeps whole features and walks from neighbour to neighbour
-(Malkov and Yashunin 2018). Both miss some of the best pictures: `recall_against_exact` tells how
-many. What an index weighs and reads is given as formulas too, for galleries that are larger than
-one can build.
+(Malkov and Yashunin 2018). What an index weighs and reads is given as formulas too, for galleries
+that are larger than one can build.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +38,7 @@ class Flat:
 
     def bytes_read(self, num_images: int, dim: int) -> float:
         """What one query reads of the index."""
-        return num_images * FLOAT * dim
+        return num_images * self.bytes_per_image(num_images, dim)
 
     def empty(self, num_images: int, dim: int) -> faiss.Index:
         """An index without pictures."""
@@ -100,9 +98,7 @@ class Hnsw:
     effort: int = 64  # candidates kept during a search (`efSearch`)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
-        """The feature, its links, its level and the place of its links.
-
-        A picture reaches each further level above the ground with a chance of 1 in `links`.
+        """The feature, its links, also of levels above the ground, its level and their place.
 
         >>> round(Hnsw(links=16).bytes_per_image(1_000_000, 256))
         1168
@@ -155,15 +151,10 @@ def build_index(
     dim: int,
     seed: int = 0,
 ) -> faiss.Index:
-    """An index of unit features; pictures are numbered in order.
+    """An index of unit features, `(num_rows, dim)` in each shard; pictures are numbered in order.
 
-    Args:
-        shards: `(num_rows, dim)` each, `num_images` rows in all.
-        num_images: decides the number of lists.
-        seed: chooses the features that the index is trained on.
-
-    Raises ValueError for another number of rows or another dimension, and for a gallery too small
-    to train the codes of an `IvfPq`.
+    `seed` chooses the features that the index is trained on. Raises ValueError for another number
+    of rows than `num_images`, and for a gallery too small to train the codes of an `IvfPq`.
     """
     index = spec.empty(num_images, dim)
     if not index.is_trained:
@@ -176,8 +167,6 @@ def build_index(
         number = min(max(least, MAX_PER_LIST * spec.lists(num_images)), num_images)
         index.train(_sample(shards, number, num_images, seed))
     for shard in shards:
-        if shard.shape[1:] != (dim,):
-            raise ValueError(f"a shard is {tuple(shard.shape)}, it must be (num_rows, {dim})")
         index.add(_array(shard))
     if index.ntotal != num_images:
         raise ValueError(f"the shards hold {index.ntotal:,} features, not {num_images:,}")
@@ -195,12 +184,8 @@ def search_index(
 ) -> tuple[Tensor, Tensor]:
     """The k best pictures of each query, best first, as far as the index finds them.
 
-    Args:
-        queries: `(num_queries, dim)`, unit length.
-        k: pictures a query.
-        candidates: that the index names, at least k, to be ordered anew by their features.
-        rows: maps `(n,)` numbers of pictures to their `(n, dim)` features, for `candidates`; they
-            may lie on a disk, since few are read.
+    With `rows`, which maps `(n,)` numbers of pictures to their `(n, dim)` features, the index names
+    `candidates`, at least k, that are ordered anew by their features.
 
     Returns:
         float32 scores and int64 numbers, `(num_queries, k)` both; -1 where nothing more was found.
@@ -208,16 +193,17 @@ def search_index(
     """
     import faiss
 
-    if (candidates is None) != (rows is None):
-        raise ValueError("candidates and rows go together")
-    if candidates is not None and candidates < k:
-        raise ValueError(f"{candidates} candidates are fewer than k = {k}")
+    if (candidates is None) != (rows is None) or candidates and candidates < k:
+        raise ValueError(f"candidates, at least k = {k}, and rows go together")
     # Some indexes turn all queries in one product, which rounds a query by its place.
     asked, inverse = first_equal(queries).unique(return_inverse=True)
     queries = queries[asked].float()
     scores, numbers = map(torch.from_numpy, index.search(_array(queries), candidates or k))
     if rows is None and isinstance(index, faiss.IndexFlat):
-        rows = partial(_features_of, index)
+
+        def rows(numbers: Tensor) -> Tensor:
+            return torch.from_numpy(index.reconstruct_batch(numbers.numpy()))
+
     if rows is not None:
         unique, place = numbers.clamp(min=0).unique(return_inverse=True)
         scores = pair_scores(queries, rows(unique).float(), place)
@@ -229,14 +215,11 @@ def search_index(
 def recall_against_exact(found: Tensor, exact: Tensor) -> Tensor:
     """(num_queries,) share of the pictures of exact search that an index finds too.
 
-    `found` and `exact` are `(num_queries, k)` numbers of pictures in any order, -1 for none. This
-    is no R@k of retrieval: whether a target is among them does not count.
+    `found` and `exact` are `(num_queries, k)` numbers of pictures in any order, -1 for none.
 
     >>> recall_against_exact(torch.tensor([[3, 1, -1]]), torch.tensor([[1, 2, 3]]))
     tensor([0.6667])
     """
-    if found.shape != exact.shape:
-        raise ValueError(f"found {tuple(found.shape)} and exact {tuple(exact.shape)} must agree")
     same = (exact[:, :, None] == found[:, None, :]) & (exact[:, :, None] >= 0)
     return same.any(dim=2).float().mean(dim=1)
 
@@ -247,8 +230,6 @@ def at_size(sizes: Sequence[float], values: Sequence[float], size: float) -> flo
     >>> round(at_size([1e4, 1e5, 1e6], [0.9, 0.8, 0.7], 1e7), 3)
     0.6
     """
-    if len(set(sizes)) < 2:
-        raise ValueError("a line needs two sizes")
     slope, height = np.polyfit(np.log(sizes), values, 1)
     return float(slope * math.log(size) + height)
 
@@ -272,11 +253,6 @@ def _sample(shards: Iterable[Tensor], number: int, num_images: int, seed: int) -
         taken.append(shard[torch.from_numpy(inside)])
         first += len(shard)
     return _array(torch.cat(taken))
-
-
-def _features_of(index: faiss.Index, numbers: Tensor) -> Tensor:
-    """(n, dim) features of (n,) pictures of an index that keeps them whole."""
-    return torch.from_numpy(index.reconstruct_batch(numbers.numpy()))
 
 
 def _array(features: Tensor) -> np.ndarray:

@@ -5,40 +5,60 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftfy.badness import BADNESS_RE
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
 from daitir.common.files import read_json
 from daitir.common.safe_folder import SafeFolder
+from daitir.data.captions import fault_of
 from daitir.data.datafolder import find_data
-from daitir.data.dialogues import Dialogue, lint_dialogues, recognise_convention, with_sources
+from daitir.data.dialogues import (
+    Dialogue,
+    Problem,
+    lint_dialogues,
+    query_texts,
+    recognise_convention,
+    refined_from,
+    with_sources,
+)
 from daitir.data.gallery import (
     IMAGE_SUFFIXES,
     NUM_EXAMPLES,
-    is_animated,
     parse_gallery,
     read_image,
     scan_images,
 )
-from daitir.data.lint_texts import cut_rounds, odd_rounds
 from daitir.data.manifests import MANIFEST
 from daitir.data.names import NearMisses
-from daitir.data.rewrites import refined_from
 from daitir.data.viewfiles import list_views, view_faults
 
 if TYPE_CHECKING:
     from daitir.models.encoders import Encoder
 
-# COCO calls one picture COCO_val2014_000000000042.jpg and, from 2017 on, 000000000042.jpg.
-_NUMBERED = re.compile(r"(?:.*/)?(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpe?g", re.I)
-_OF_COCO = re.compile(r"(?:.*/)?(?:COCO_|(?:train|val|test|unlabeled)20\d\d/)[^/]*", re.I)
+LOST = "\N{REPLACEMENT CHARACTER}"  # what text read in the wrong encoding is left with
+QUESTIONS_SHARE = 0.9  # of the rounds after the first; with fewer they need not be questions ...
+HALF_SHARE = 0.4  # ... and with fewer than this their answers need not follow
+
+_LEFTOVER = re.compile(
+    # Labels of what a language model was shown or wrote, ...
+    r"(?:(?<!\w)(?:answer|question|caption|assistant|user|human)|(?-i:(?<!\w)[QA]))\s*[:：]"
+    # ... signs of its chat template, ...
+    r"|<\|[^<>|]*\|>|</?s>|</?think>|\[/?INST\]|```"
+    # ... and what a page of the web was written in.
+    r"|&(?:amp|quot|apos|lt|gt|nbsp|#\d+|#x[0-9a-f]+);|</?(?:br|p|div|span|i|b)\s*/?>",
+    re.I,
+)
+_CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_QUESTION = re.compile("[?\N{FULLWIDTH QUESTION MARK}\N{ARABIC QUESTION MARK}]")
+_ENDS = re.compile(r"[.!。！؟?？]\s*$")
 
 
 @dataclass
@@ -88,69 +108,41 @@ def lint_data(
 ) -> Report:
     """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
 
-    Errors are what the other commands refuse: files that cannot be read, names of pictures that
-    are not there, pictures and views that cannot be decoded or are links that leave their folder,
-    rewrites and views of other dialogues. Warnings are what is likely not meant: files that are
-    left out, equal pictures under two names, dialogues about one picture, rounds that lack a view,
-    odd words (`daitir.data.lint_texts`).
+    Errors are what the other commands refuse, warnings what is likely not meant. Unless `decode`
+    pictures are only looked for, which misses the truncated and the equal ones; with an `encoder`
+    the rounds are counted that it does not read to the end.
 
-    Args:
-        folder: of own data.
-        decode: decode every picture, which finds the truncated and the equal ones; else pictures
-            are only looked for.
-        encoder: count the rounds that it does not read to the end.
-
-    Raises:
-        DataError: the folder does not have the format at all.
+    Raises DataError where the folder does not have the format at all.
     """
     linter = _Linter(Path(folder), decode)
-    linter.look(encoder, progress)
+    linter.look_at_names()
+    for split in linter.data.dialogues:
+        linter.look_at_split(split, encoder)
+    linter.look_at_pictures(progress)
     findings = sorted(linter.findings.values(), key=lambda finding: not finding.is_error)
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in linter.names)
     return Report(str(folder), linter.sizes, dict(suffixes.most_common()), findings)
 
 
 class _Linter:
-    """What is known so far of a folder.
-
-    Attributes:
-        names: of all pictures below `images/`.
-        gallery: the names of the pictures to search.
-        targets: by the name of the picture, the first split that has it as a target.
-    """
+    """What is known so far of a folder."""
 
     def __init__(self, folder: Path, decode: bool):
         self.data, self.decode = find_data(folder), decode
         self.findings: dict[tuple[str, str], Finding] = {}
         self.sizes: dict[str, float] = {}
-        self.names: list[str] = []
-        self.gallery: list[str] = []
-        self.targets: dict[str, str] = {}
+        self.names: list[str] = []  # of all pictures below `images/`
+        self.gallery: list[str] = []  # of the pictures to search
+        self.first_split_of: dict[str, str] = {}  # by the name of the target
 
-    def error(self, where: Path, kind: str, *messages: object) -> None:
-        """Note what the other commands refuse."""
-        self._add(where, kind, messages, True)
-
-    def warn(self, where: Path, kind: str, *messages: object) -> None:
-        """Note what is likely not meant."""
-        self._add(where, kind, messages, False)
-
-    def _add(self, where: Path, kind: str, messages: Iterable[object], is_error: bool) -> None:
+    def _add(self, is_error: bool, where: Path, kind: str, *messages: object) -> None:
         for message in messages:
-            finding = self.findings.setdefault(
-                (str(where), kind), Finding(str(where), kind, is_error)
-            )
-            finding.messages.append(str(message))
+            new = Finding(str(where), kind, is_error)
+            self.findings.setdefault((str(where), kind), new).messages.append(str(message))
 
-    def look(self, encoder: Encoder | None, progress: bool) -> None:
-        """Look at everything."""
-        self._look_at_names()
-        for split in self.data.dialogues:
-            self._look_at_split(split, encoder)
-        self._look_for_twins_by_name()
-        self._look_at_pictures(progress)
+    error, warn = partialmethod(_add, True), partialmethod(_add, False)
 
-    def _look_at_names(self) -> None:
+    def look_at_names(self) -> None:
         images, listed = self.data.images_dir, self.data.gallery_file
         try:
             self.names, left_out = scan_images(images)
@@ -182,12 +174,11 @@ class _Linter:
         known = set(self.names)
         return [name for name in self.gallery if name not in known]
 
-    def _look_at_split(self, split: str, encoder: Encoder | None) -> None:
+    def look_at_split(self, split: str, encoder: Encoder | None) -> None:
         path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
         dialogues, problems = lint_dialogues(path, gallery=self.gallery)
         for problem in problems:
-            is_error = problem.kind != "duplicate_target"
-            self._add(path, problem.kind, [problem], is_error)
+            self._add(problem.kind != "duplicate_target", path, problem.kind, problem)
         for oddity in odd_rounds(dialogues, are_captions=False):
             self.warn(path, oddity.kind, oddity)
         ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"
@@ -207,11 +198,10 @@ class _Linter:
             self.sizes[f"{split} longest dialogue"] = max(lengths)
         if dialogues and encoder:
             cut = list(cut_rounds(texts, encoder, convention=convention))
-            for oddity in cut:
-                self.warn(ranked, oddity.kind, oddity)
+            self.warn(ranked, "cut_round", *cut)
             self.sizes[f"{split} percent cut"] = round(100 * len(cut) / sum(lengths), 2)
         for number, dialogue in enumerate(dialogues):
-            earlier = self.targets.setdefault(dialogue.image, split)
+            earlier = self.first_split_of.setdefault(dialogue.image, split)
             if earlier != split:
                 message = f"dialogue {number}: {dialogue.image} is a target of {earlier} too"
                 self.warn(path, "target_in_two_splits", message)
@@ -231,19 +221,8 @@ class _Linter:
             self.error(path, problem.kind, problem)
         for oddity in odd_rounds(refined, are_captions=True):
             self.warn(path, oddity.kind, oddity)
-        others = []
-        if len(refined) != len(dialogues):
-            others.append(f"{len(refined):,} dialogues, but {raw.name} has {len(dialogues):,}")
-        for number, (ours, theirs) in enumerate(zip(dialogues, refined, strict=False)):
-            if (ours.image, len(ours.rounds)) != (theirs.image, len(theirs.rounds)):
-                others.append(
-                    f"dialogue {number}: {len(theirs.rounds)} rounds about {theirs.image}, but "
-                    f"{raw.name} has {len(ours.rounds)} about {ours.image}"
-                )
-        self.error(path, "other_dialogues", *others)
         try:
-            traced = with_sources(path, refined)
-            return refined, [] if others else refined_from(path, traced, raw, dialogues)
+            return refined, refined_from(path, with_sources(path, refined), raw, dialogues)
         except DataError as error:
             self.error(path, "refined_from_other_words", error)
             return refined, []
@@ -254,13 +233,12 @@ class _Linter:
         """How many views a folder holds."""
         listed = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
         self.warn(folder, "missing_view", *(f"{i}_{t}: no view" for i, t in listed.missing()))
-        for path in listed.strays:
-            self.warn(folder, "stray_file", f"{path.name}: no view of these dialogues")
-        for first, second in listed.doubles:
-            message = f"{first.name} and {second.name} are one view"
-            self.error(folder, "one_view_twice", message)
+        strays = (f"{path.name}: no view of these dialogues" for path in listed.strays)
+        self.warn(folder, "stray_file", *strays)
+        doubles = (f"{one.name} and {other.name} are one view" for one, other in listed.doubles)
+        self.error(folder, "one_view_twice", *doubles)
         try:
-            faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
+            faults = view_faults(folder, dialogues, listed.views, also=refined)
             self.error(folder, "view_of_another_text", *faults)
         except DataError as error:
             self.error(folder, "unreadable", error)
@@ -270,38 +248,17 @@ class _Linter:
             self._digest(safe, path.name)
         return len(files)
 
-    def _look_for_twins_by_name(self) -> None:
-        """Names that are likely one picture: a twin ties with its picture, to the ranks' harm."""
-        coco: dict[str, list[str]] = {}
-        forms: dict[str, list[str]] = {}
-        for name in self.gallery:
-            if match := _NUMBERED.fullmatch(name):
-                coco.setdefault(match[1], []).append(name)
-            if not name.isascii():
-                forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-        for first, *others in coco.values():
-            if any(_OF_COCO.fullmatch(name) for name in (first, *others)):
-                for name in others:
-                    self._add_twins("equal_numbers", "one picture of COCO", first, name)
-        for first, *others in forms.values():
-            for name in others:
-                message = f"{ascii(first)} and {ascii(name)} differ in their Unicode form only"
-                self.warn(self.data.images_dir, "equal_but_for_unicode", message)
-
-    def _add_twins(self, kind: str, what: str, first: str, second: str) -> None:
-        wanted = [name for name in (first, second) if name in self.targets]
-        hint = f"; {wanted[0]} is the target of a dialogue" if wanted else ""
-        self.warn(self.data.images_dir, kind, f"{first} and {second} are {what}{hint}")
-
-    def _look_at_pictures(self, progress: bool) -> None:
+    def look_at_pictures(self, progress: bool) -> None:
         safe = SafeFolder(self.data.images_dir)
         first_with: dict[bytes, str] = {}
         names, is_quiet = [*self.names, *self._beside()], not progress or not self.decode
         for name in tqdm(names, desc="decoding", unit="picture", disable=is_quiet):
-            if digest := self._digest(safe, name):
-                earlier = first_with.setdefault(digest, name)
-                if earlier != name:
-                    self._add_twins("equal_pictures", "the same picture", earlier, name)
+            digest = self._digest(safe, name)
+            earlier = first_with.setdefault(digest, name) if digest else name
+            if earlier != name:
+                self.warn(
+                    safe.folder, "equal_pictures", f"{earlier} and {name} are the same picture"
+                )
 
     def _digest(self, safe: SafeFolder, name: str) -> bytes | None:
         """A hash of a picture's pixels; None where it cannot be read, or is only looked for."""
@@ -318,13 +275,83 @@ class _Linter:
         if not self.decode:
             return None
         try:
-            image, animated = read_image(path), is_animated(path)
+            image = read_image(path)
         except DataError as error:
             self.error(safe.folder, "unreadable_image", error)
             return None
-        if animated:
-            message = f"{path}: animated or of several pages, of which the first is taken"
-            self.warn(safe.folder, "animated", message)
         digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
         digest.update(image.tobytes())
         return digest.digest()
+
+
+def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Problem]:
+    """What is odd about the rounds of dialogues, or, with `are_captions`, of their rewrites.
+
+    Of these no questions are expected. Blank rounds are errors, and left to `lint_dialogues`.
+    """
+    later = [text for dialogue in dialogues for text in dialogue.rounds[1:]]
+    share = sum(bool(_QUESTION.search(text)) for text in later) / max(1, len(later))
+    for number, dialogue in enumerate(dialogues):
+        first_with: dict[str, int] = {}
+        for t, text in enumerate(dialogue.rounds):
+            if not text.strip():
+                continue
+            for kind, message in _odd_words(text, is_caption=are_captions or t == 0):
+                yield Problem(number, kind, f"round {t} {message}: {text!r}")
+            earlier = first_with.setdefault(" ".join(text.casefold().split()), t)
+            if earlier != t:
+                message = f"round {t} repeats round {earlier}: {text!r}"
+                yield Problem(number, "repeated_round", message)
+        if not are_captions:
+            for kind, t, message in _odd_questions(dialogue.rounds, share):
+                yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}")
+
+
+def _odd_words(text: str, *, is_caption: bool) -> Iterator[tuple[str, str]]:
+    if LOST in text:
+        yield "lost_character", f"holds {LOST!r}, lost in an encoding"
+    if match := BADNESS_RE.search(text):
+        yield "wrong_encoding", f"holds {match[0]!r}, UTF-8 read in another encoding"
+    if match := _CONTROL.search(text):
+        yield "control_character", f"holds {match[0]!r}, which is no character to read"
+    if match := _LEFTOVER.search(text):
+        yield "leftover", f"holds {match[0]!r}"
+    if is_caption and (fault := fault_of(text)):
+        kind = "loop" if fault == "loop" else "fragment"
+        yield kind, f"is a {kind}, no caption"
+    elif not any(map(str.isalnum, text)):
+        yield "fragment", "has no word"
+
+
+def _odd_questions(rounds: Sequence[str], share: float) -> Iterator[tuple[str, int, str]]:
+    """Kind, round and message; `share` of the rounds after the first are questions."""
+    are_questions, have_questions = share >= QUESTIONS_SHARE, share >= HALF_SHARE
+    is_answer = False  # whether a round was told to be the answer to the one before
+    for t in range(1, len(rounds)):
+        text, after = rounds[t], rounds[t + 1] if t + 1 < len(rounds) else None
+        marks = list(_QUESTION.finditer(text))
+        asks_after = after is not None and bool(_QUESTION.search(after))
+        if marks and not text[marks[-1].end() :].strip():
+            is_answer = have_questions and after is not None and not asks_after
+            if is_answer:
+                yield "split_question", t, f"is a question, and round {t + 1} may be its answer"
+            elif are_questions:
+                yield "no_answer", t, "is a question without an answer"
+            continue
+        if not marks and are_questions and not is_answer:
+            if asks_after and not _ENDS.search(text):
+                yield "split_question", t, f"may be the beginning of round {t + 1}"
+            else:
+                yield "no_question", t, "has no question"
+        is_answer = False
+
+
+def cut_rounds(
+    dialogues: Sequence[Dialogue], encoder: Encoder, *, convention: str
+) -> Iterator[Problem]:
+    """The rounds whose query text, by a text convention, is longer than an encoder reads."""
+    for number, texts in enumerate(query_texts(dialogues, convention=convention)):
+        for t, text in enumerate(texts):
+            if encoder.count_truncated([text]):
+                limit = f"more than {encoder.context_length} tokens by {convention}"
+                yield Problem(number, "cut_round", f"round {t} is cut: {limit}")

@@ -1,10 +1,8 @@
 """Manifests of derived files: the format, and reading and writing it.
 
 A folder of views holds `manifest.json`, and rewrites `NAME.json` have `NAME.manifest.json` beside
-them. `book/derived_files.md` describes both, so that others can publish files in this format. What
-ties a view or a caption to a dialogue is the digest of its *source round* (`round_digests`): it
-changes where a dialogue is moved, shortened at its beginning, about another picture, or says
-something else in any round up to this one.
+them. `book/derived_files.md` describes both. What ties a view or a caption to a dialogue is the
+digest of its *source round* (`round_digests`).
 """
 
 from __future__ import annotations
@@ -63,11 +61,7 @@ class Rewrites:
 
 
 def round_digests(dialogue: Dialogue) -> list[str]:
-    """The digest of every round: of the picture's name and of all that was said up to it.
-
-    Round t's are the first 32 hexadecimal digits of the SHA-256 of the name and of the strings of
-    the rounds 0 to t, each as a netstring of its UTF-8 bytes (`5:a.png,`).
-    """
+    """The digest of every round: of the picture's name and of all that was said up to it."""
     digest = hashlib.sha256()
     digests = []
     for text in (dialogue.image, *dialogue.rounds):
@@ -84,10 +78,7 @@ def content_digest(dialogues: Sequence[Dialogue]) -> str:
 
 
 def read_views(folder: Path) -> Views | None:
-    """The manifest of a folder of views, None where it has none.
-
-    Raises DataError where it is damaged or of a later format.
-    """
+    """The manifest of a folder of views, None without one, DataError where it is of no use."""
     path = Path(folder) / MANIFEST
     content = _read(path, VIEWS_FORMAT)
     if content is None:
@@ -114,11 +105,7 @@ def write_views(folder: Path, manifest: Views) -> None:
 
 
 def rewrites_manifest(path: Path) -> Path:
-    """Where the manifest of a file of rewrites lies.
-
-    >>> rewrites_manifest(Path("runs/refined.json")).as_posix()
-    'runs/refined.manifest.json'
-    """
+    """Where the manifest of a file of rewrites lies: `refined.manifest.json` of `refined.json`."""
     return path.with_name(f"{path.stem}.{MANIFEST}")
 
 
@@ -143,14 +130,12 @@ def write_rewrites(path: Path, manifest: Rewrites) -> None:
     _write(rewrites_manifest(path), content, "rounds", content.pop("rounds"))
 
 
-def is_views_manifest(path: Path) -> bool:
-    """Whether a file is the manifest of a folder of views."""
-    return _has_format(path, VIEWS_FORMAT)
-
-
-def is_rewrites_manifest(path: Path) -> bool:
-    """Whether a file is the manifest of a file of rewrites."""
-    return _has_format(path, REWRITES_FORMAT)
+def is_manifest(path: Path, format: str) -> bool:
+    """Whether a file is a sound manifest of a format."""
+    try:
+        return _read(path, format) is not None
+    except DataError:
+        return False
 
 
 def _known(names: Iterable[str], content: Mapping) -> dict:
@@ -162,20 +147,12 @@ def _read(path: Path, format: str) -> dict | None:
     if not path.is_file():
         return None
     content = read_json(path)
-    told = content.get("format") if isinstance(content, dict) else None
-    kind = format.partition("/")[0]
-    if not isinstance(told, str) or not told.startswith(f"{kind}/"):
+    told = str(content.get("format")) if isinstance(content, dict) else ""
+    if not told.startswith(format.partition("/")[0] + "/"):
         return None
     if told != format:
         raise DataError(f"{path}: of the format {told}, which this version does not know")
     return content
-
-
-def _has_format(path: Path, format: str) -> bool:
-    try:
-        return _read(path, format) is not None
-    except DataError:
-        return False
 
 
 def _write(path: Path, head: Mapping, name: str, rows: Sequence) -> None:

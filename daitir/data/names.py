@@ -11,13 +11,7 @@ from daitir.common.errors import DataError
 
 
 def image_name(name: object) -> str:
-    """`name` in its normal form, as a relative path with forward slashes.
-
-    Raises DataError when it is not a string, absolute, or leaves the image folder.
-
-    >>> image_name("./unlabeled2017/000000185565.jpg")
-    'unlabeled2017/000000185565.jpg'
-    """
+    """`name` in its normal form, as a relative path with forward slashes; else DataError."""
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"the image path must be a non-empty string, found {quoted(name)}")
     if "\\" in name or "\0" in name or not is_utf8(name):
@@ -26,14 +20,12 @@ def image_name(name: object) -> str:
             "hold; write it with forward slashes"
         )
     normal = posixpath.normpath(name)
-    if not normal.strip():
-        raise DataError(f"the image path {quoted(name)} names no file")
     if normal.startswith("/") or ntpath.splitdrive(normal)[0]:
         raise DataError(
             f"the image path {quoted(name)} is absolute; make it relative to the image folder"
         )
-    if normal in (".", "..") or normal.startswith("../"):
-        raise DataError(f"the image path {quoted(name)} leaves the image folder")
+    if normal.strip() in ("", ".", "..") or normal.startswith("../"):
+        raise DataError(f"the image path {quoted(name)} names no file in the image folder")
     return normal
 
 
@@ -47,17 +39,11 @@ class NearMisses:
         """The end of a message about `name`, empty where no name is like it.
 
         >>> NearMisses(["a/Tom.JPG"]).hint("a/tom.jpg")
-        "; 'a/Tom.JPG' differs from it in capitals only, write both alike"
+        "; 'a/Tom.JPG' differs from it in capitals or Unicode form (NFC, NFD), write both alike"
         """
         other = self._names.get(_likeness(name), name)
-        if other == name:
-            return ""
-        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
-            return (
-                f"; {ascii(other)} differs from it in the Unicode form of its letters only (NFC "
-                "and NFD), write both in one form"
-            )
-        return f"; {quoted(other)} differs from it in capitals only, write both alike"
+        alike = f"{ascii(other)} differs from it in capitals or Unicode form (NFC, NFD)"
+        return "" if other == name else f"; {alike}, write both alike"
 
 
 def _likeness(name: str) -> str:
@@ -77,5 +63,5 @@ def quoted(value: object, limit: int = 60) -> str:
     """`value` on one line, as an error message quotes it."""
     if isinstance(value, (list, dict)):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not is_utf8(value) else repr(value)
+    text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

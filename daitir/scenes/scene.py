@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -56,21 +57,19 @@ class Scene:
         """The object of a category, or None where the scene has none."""
         return next((item for item in self.objects if item.category == category), None)
 
+    def value_of(self, attribute: str) -> str | int:
+        """Its place, time or weather, or the count of its objects."""
+        return len(self.objects) if attribute == "count" else getattr(self, attribute)
+
     @property
     def own_facts(self) -> tuple[Fact, ...]:
         """The affirmative facts of the scene and of each object; what relates two is left out."""
-        facts = [
-            Fact("scene", "place", self.place),
-            Fact("scene", "time", self.time),
-            Fact("scene", "weather", self.weather),
-            Fact("scene", "count", len(self.objects)),
-        ]
+        names = ("place", "time", "weather", "count")
+        facts = [Fact("scene", name, self.value_of(name)) for name in names]
         for item in self.objects:
             facts.append(Fact(item.category, "present", True))
-            if item.colour is not None:
-                facts.append(Fact(item.category, "colour", item.colour))
-            for attribute in ("size", "column", "row"):
-                facts.append(Fact(item.category, attribute, getattr(item, attribute)))
+            names = ("colour",) * (item.colour is not None) + ("size", "column", "row")
+            facts += [Fact(item.category, name, getattr(item, name)) for name in names]
         return tuple(facts)
 
     @property
@@ -101,8 +100,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
     """
     subject, attribute, value = fact
     if subject == "scene":
-        truth = len(scene.objects) if attribute == "count" else getattr(scene, attribute)
-        return truth == value
+        return scene.value_of(attribute) == value
     if attribute == "present":
         members = world.MEMBERS.get(subject, (subject,))
         return any(scene.object(name) for name in members) == value
@@ -116,11 +114,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
 
 
 def split_of(scene: Scene) -> str:
-    """The split that a scene belongs to, by its facts alone.
-
-    A scene with a held-out combination is `heldout`; any other goes to `train`, `val` or `test`
-    by a hash of its facts, so that the same facts never stand in two splits.
-    """
+    """The split that a scene belongs to, by its facts alone: `heldout`, else by a hash of them."""
     for item in scene.objects:
         if (item.colour, item.category) in world.HELD_OUT_COLOURS:
             return "heldout"
@@ -139,12 +133,10 @@ def split_of(scene: Scene) -> str:
 def sample_scene(seed: int, split: str, index: int) -> Scene:
     """The scene number `index` of a split: the same for any order, process count or machine.
 
-    Raises ValueError for an unknown split or a negative index.
+    Raises ValueError for an unknown split.
     """
     if split not in SCENE_SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SCENE_SPLITS)}")
-    if index < 0:
-        raise ValueError(f"a scene's index is 0 or more, not {index}")
     rng = random.Random(f"scene/{seed}/{split}/{index}")
     while True:
         scene = complete((), rng, allow_held_out=split == "heldout")
@@ -157,18 +149,11 @@ def sample_scenes(seed: int, split: str, num_scenes: int, *, start: int = 0) -> 
     return [sample_scene(seed, split, start + index) for index in range(num_scenes)]
 
 
-def choose(rng: random.Random, options: Sequence, weights: Sequence[float]):
-    """One of the options, drawn with probability proportional to its weight."""
-    return rng.choices(options, weights)[0]
-
-
 def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool = False) -> Scene:
     """A scene drawn from the world's prior, given some facts: the rest is made up plausibly.
 
-    Without facts this is the prior itself. With facts it is an ideal generator: what is stated
-    is drawn, what is not stated is invented from the co-occurrence statistics. Facts that cannot
-    hold together (a relation in a circle, more objects than cells) hold as far as they can.
-    `allow_held_out` lets the invented rest contain combinations that training never shows.
+    Facts that cannot hold together (a relation in a circle, more objects than cells) hold as far as
+    they can. `allow_held_out` lets the rest contain combinations that training never shows.
     """
     known: dict[str, dict[str, str | int | bool]] = {"scene": {}}
     absent: set[str] = set()
@@ -193,15 +178,14 @@ def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool 
     categories = list(known)[: len(world.CELLS)]
 
     place = stated.get("place") or _sample_place(categories, rng, allow_held_out)
-    time = stated.get("time") or choose(rng, world.TIMES, world.TIME_WEIGHTS[place])
-    weather = stated.get("weather") or choose(rng, world.WEATHERS, world.WEATHER_WEIGHTS[place])
+    time = stated.get("time") or rng.choices(world.TIMES, world.TIME_WEIGHTS[place])[0]
+    weather = stated.get("weather") or rng.choices(world.WEATHERS, world.WEATHER_WEIGHTS[place])[0]
     for group in wanted_groups:
         members = [name for name in world.MEMBERS[group] if name not in absent]
         if members and not set(members) & set(categories):
             categories += _sample_categories(place, members, 1, rng, allow_held_out)
-    count = stated.get("count") or choose(
-        rng, list(world.COUNT_WEIGHTS), list(world.COUNT_WEIGHTS.values())
-    )
+    counts, weights = zip(*world.COUNT_WEIGHTS.items(), strict=True)
+    count = stated.get("count") or rng.choices(counts, weights)[0]
     others = [n for n in world.CATEGORIES if n not in absent and n not in categories]
     categories += _sample_categories(
         place, others, int(count) - len(categories), rng, allow_held_out
@@ -215,23 +199,20 @@ def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool 
     for category, (column, row) in zip(categories, cells, strict=True):
         attributes = known.get(category, {})
         colour = attributes.get("colour") or _sample_colour(category, rng, allow_held_out)
-        size = attributes.get("size") or choose(rng, world.SIZES, world.SIZE_WEIGHTS)
+        size = attributes.get("size") or rng.choices(world.SIZES, world.SIZE_WEIGHTS)[0]
         jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
         objects.append(SceneObject(category, colour, size, column, row, jitter))
     return Scene(place, time, weather, tuple(objects))
 
 
 def _sample_place(categories: list[str], rng: random.Random, allow_held_out: bool) -> str:
-    weights = []
-    for place in world.PLACES:
-        weight = 1.0
-        for name in categories:
-            if allow_held_out or (name, place) not in world.HELD_OUT_PLACES:
-                weight *= world.OBJECT_WEIGHTS[place][name]
-            else:
-                weight *= 1e-6  # stated objects may leave no place that training has shown
-        weights.append(weight)
-    return choose(rng, world.PLACES, weights)
+    def weight(name: str, place: str) -> float:
+        if allow_held_out or (name, place) not in world.HELD_OUT_PLACES:
+            return world.OBJECT_WEIGHTS[place][name]
+        return 1e-6  # stated objects may leave no place that training has shown
+
+    weights = [math.prod(weight(name, place) for name in categories) for place in world.PLACES]
+    return rng.choices(world.PLACES, weights)[0]
 
 
 def _sample_categories(
@@ -242,7 +223,7 @@ def _sample_categories(
     options, chosen = list(options), []
     for _ in range(min(number, len(options))):
         weights = [world.OBJECT_WEIGHTS[place][name] for name in options]
-        name = choose(rng, options, weights)
+        name = rng.choices(options, weights)[0]
         options.remove(name)
         chosen.append(name)
     return chosen
@@ -255,7 +236,7 @@ def _sample_colour(category: str, rng: random.Random, allow_held_out: bool) -> s
         0.0 if not allow_held_out and (colour, category) in world.HELD_OUT_COLOURS else weight
         for colour, weight in zip(world.COLOURS, world.COLOUR_WEIGHTS[category], strict=True)
     ]
-    return choose(rng, world.COLOURS, weights)
+    return rng.choices(world.COLOURS, weights)[0]
 
 
 def _sample_cells(
@@ -263,41 +244,37 @@ def _sample_cells(
 ) -> tuple[tuple[str, str], ...]:
     """A cell for each object, uniform among the placements that break the fewest statements."""
     relations = [r for r in relations if r.subject in categories and r.value in categories]
+    stated = [known.get(name, {}) for name in categories]
 
-    def fits(cell: tuple[str, str], stated: dict) -> bool:
-        return stated.get("column", cell[0]) == cell[0] and stated.get("row", cell[1]) == cell[1]
+    def misplaced(placement: tuple[tuple[str, str], ...]) -> int:
+        return sum(
+            facts.get("column", column) != column or facts.get("row", row) != row
+            for facts, (column, row) in zip(stated, placement, strict=True)
+        )
 
-    def broken_relations(placement: tuple[tuple[str, str], ...]) -> int:
+    def broken(placement: tuple[tuple[str, str], ...]) -> int:
         where = {
             name: SceneObject(name, None, "small", *cell)
             for name, cell in zip(categories, placement, strict=True)
         }
         return sum(not related(where[s], r, where[str(o)]) for s, r, o in relations)
 
-    stated = [known.get(name, {}) for name in categories]
-    cells = [[cell for cell in world.CELLS if fits(cell, facts)] for facts in stated]
-    placements = [p for p in itertools.product(*cells) if len(set(p)) == len(p)]
-    if not placements:  # two objects were said to stand in one cell
-        every = list(itertools.permutations(world.CELLS, len(categories)))
-        faults = [sum(not fits(c, f) for c, f in zip(p, stated, strict=True)) for p in every]
-        placements = [p for p, fault in zip(every, faults, strict=True) if fault == min(faults)]
-    if relations:
-        faults = [broken_relations(placement) for placement in placements]
-        fewest = min(faults)
-        placements = [p for p, fault in zip(placements, faults, strict=True) if fault == fewest]
+    placements = list(itertools.permutations(world.CELLS, len(categories)))
+    for faults in (misplaced, broken):
+        counts = list(map(faults, placements))
+        fewest = min(counts)
+        placements = [p for p, count in zip(placements, counts, strict=True) if count == fewest]
     return rng.choice(placements)
 
 
 def counterfactual(scene: Scene, fact: Fact) -> Scene:
     """The same scene with one fact made true and nothing else changed.
 
-    Place, time and weather repaint the background only; `present` False removes an object;
-    colour, size, column and row change one object. A column or row that is taken swaps nothing:
-    the move must lead to a free cell.
+    Place, time and weather repaint the background only; colour, size, column and row change one
+    object; `present` removes one, or adds one in the first free cell.
 
     Raises ValueError where the fact holds already, the object is absent, the cell is taken, the
-    value is unknown, or the fact is of another kind (to add an object give
-    `Fact(category, "present", True)`: it takes the first free cell).
+    value is unknown, or the fact is of another kind.
     """
     subject, attribute, value = fact
     if holds(fact, scene):
@@ -307,8 +284,11 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
         raise ValueError(f"{fact} is no change that one object or the background can make")
     if subject == "scene":
         return replace(scene, **{attribute: value})
+    if attribute == "present" and value:
+        return _with_object(scene, subject)
     if attribute == "present":
-        return _with_object(scene, subject) if value else _without_object(scene, subject)
+        others = tuple(o for o in scene.objects if o.category != subject)
+        return replace(scene, objects=others)
     item = scene.object(subject)
     if item is None:
         raise ValueError(f"the scene has no {subject} whose {attribute} could change")
@@ -323,10 +303,6 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
     )
 
 
-def _without_object(scene: Scene, category: str) -> Scene:
-    return replace(scene, objects=tuple(o for o in scene.objects if o.category != category))
-
-
 def _with_object(scene: Scene, category: str) -> Scene:
     if category not in world.CATEGORIES:
         raise ValueError(f"unknown category {category!r}")
@@ -337,3 +313,46 @@ def _with_object(scene: Scene, category: str) -> Scene:
     rng = random.Random(f"added/{category}/{scene!r}")
     added = SceneObject(category, _sample_colour(category, rng, False), "small", *free[0])
     return replace(scene, objects=(*scene.objects, added))
+
+
+def wrong(fact: Fact, rng: random.Random) -> Fact:
+    """The fact with another value: what a mistaken answerer or a careless drawing makes of it."""
+    subject, attribute, value = fact
+    if attribute == "present":
+        return Fact(subject, attribute, not value)
+    if attribute in world.RELATIONS:
+        return Fact(str(value), attribute, subject)
+    options = world.OPTIONS.get(attribute, range(1, world.MAX_OBJECTS + 1))  # else a count
+    return Fact(subject, attribute, rng.choice([o for o in options if o != value]))
+
+
+class ControlledView(NamedTuple):
+    """The scene that a view shows, and the stated facts that it was made to break."""
+
+    scene: Scene
+    broken: tuple[Fact, ...]
+
+
+def controlled_view(
+    facts: Iterable[Fact], *, broken_share: float, seed: int | str = 0
+) -> ControlledView:
+    """A view of the stated facts in which each is broken with probability `broken_share`.
+
+    This is what an ideal generator would draw of a query, with a knob for mistakes: it reads facts,
+    not words, and invents the rest. With one seed, whatever is broken at a smaller share is broken
+    at a larger one too, so that dose–response curves compare like with like.
+    """
+    if not 0 <= broken_share <= 1:
+        raise ValueError(f"broken_share is a probability, not {broken_share}")
+    drawn, broken = [], []
+    for fact in facts:
+        rng = random.Random(f"broken/{seed}/{tuple(fact)}")
+        if rng.random() < broken_share:
+            broken.append(fact)
+            fact = wrong(fact, rng)
+        drawn.append(fact)
+    left_out = {f.subject for f in drawn if (f.attribute, f.value) == ("present", False)}
+    drawn = [f for f in drawn if f.subject not in left_out or f.attribute == "present"]
+    drawn = [f for f in drawn if f.value not in left_out]
+    scene = complete(drawn, random.Random(f"view/{seed}"))
+    return ControlledView(scene, tuple(broken))

@@ -6,19 +6,7 @@ import random
 from typing import NamedTuple
 
 from daitir.scenes import world
-from daitir.scenes.language import (
-    COLUMN_PHRASES,
-    GROUP_WORDS,
-    NOUNS,
-    NUMBERS,
-    PLACE_PHRASES,
-    ROW_PHRASES,
-    SIZE_WORDS,
-    TIME_PHRASES,
-    WEATHER_PHRASES,
-    Wording,
-    article,
-)
+from daitir.scenes.language import GROUP_WORDS, NOUNS, NUMBERS, TABLES, Wording, article
 from daitir.scenes.scene import Fact
 
 SMALL_TALK = (
@@ -61,20 +49,12 @@ def phrase(
 
 
 def ask(question: Question) -> str:
-    """The plainest words for a question.
-
-    >>> ask(Question("dog", "colour"))
-    'what colour is the dog?'
-    """
+    """The plainest words for a question."""
     return _asking(question, "human", Wording())
 
 
 def reply(question: Question, facts: tuple[Fact, ...]) -> str:
-    """The plainest words for the answer, as `answer` gives it.
-
-    >>> reply(Question("scene", "time"), (Fact("scene", "time", "night"),))
-    'at night'
-    """
+    """The plainest words for the answer, as `answer` gives it."""
     return _replying(question, facts, "human", Wording())
 
 
@@ -108,11 +88,8 @@ def _asking(question: Question, style: str, say: Wording) -> str:
     noun = NOUNS[subject][0] if subject in NOUNS else ""
     if style == "terse":
         named = noun or GROUP_WORDS.get(subject, [""])[0]
-        return {
-            "other": "what else?",
-            "present": f"any {named}?",
-            "count": "how many?",
-        }.get(attribute, f"{named} {attribute}?".strip())
+        plain = {"other": "what else?", "present": f"any {named}?", "count": "how many?"}
+        return plain.get(attribute, f"{named} {attribute}?".strip())
     if attribute == "present":
         if subject in world.GROUPS:
             word = say(GROUP_WORDS[subject])
@@ -131,16 +108,6 @@ def _asking(question: Question, style: str, say: Wording) -> str:
             "position": [f"where is the {noun}?", f"where in the picture is the {noun}?"],
         }[attribute]
     )
-
-
-_VALUE_FORMS = {
-    "place": PLACE_PHRASES,
-    "time": TIME_PHRASES,
-    "weather": WEATHER_PHRASES,
-    "size": SIZE_WORDS,
-    "column": COLUMN_PHRASES,
-    "row": ROW_PHRASES,
-}
 
 
 def _replying(question: Question, facts: tuple[Fact, ...], style: str, say: Wording) -> str:
@@ -162,10 +129,7 @@ def _replying(question: Question, facts: tuple[Fact, ...], style: str, say: Word
         if question.attribute == "other":
             return "nothing" if terse else f"nothing else, just {NUMBERS[fact.value]} in all"
         return NUMBERS[fact.value]
-    words = [
-        say(_VALUE_FORMS[f.attribute][f.value]) if f.attribute in _VALUE_FORMS else str(f.value)
-        for f in facts
-    ]
-    if fact.subject == "scene" or terse:
-        return " ".join(words)
-    return say([" ".join(words), "it is " + " ".join(words)])
+    words = " ".join(
+        say(TABLES[f.attribute][f.value]) if f.attribute in TABLES else str(f.value) for f in facts
+    )
+    return words if fact.subject == "scene" or terse else say([words, f"it is {words}"])

@@ -1,6 +1,6 @@
 """The tables of the embedded world: what there is, what it looks like, what goes with what.
 
-Everything that a scene can contain is named here once. `book/world.md` prints these tables.
+Everything that a scene can contain is named here once; `book/world.csv` prints the weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Category:
     """A kind of object: its OpenMoji sprite, and which fills of the sprite carry its colour.
 
     `main` and `shade` are the fill colours of the sprite that are replaced by an object's colour
-    and its darker tone; a category with neither always looks as OpenMoji drew it.
+    and its darker tone; a category with neither always looks as OpenMoji drew it. Its favourite
+    colours are four times as likely as each other one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Category:
     sprite: str
     main: tuple[str, ...] = ()
     shade: tuple[str, ...] = ()
+    favourites: str = ""
 
     @property
     def has_colour(self) -> bool:
@@ -68,28 +70,30 @@ _CATEGORIES = (
     Category("turtle", "animals", "1F422"),
     Category("penguin", "animals", "1F427"),
     Category("elephant", "animals", "1F418"),
-    Category("butterfly", "animals", "1F98B", ("#92d3f5",)),
-    Category("fish", "animals", "1F41F", ("#92d3f5",), ("#61b2e4",)),
-    Category("car", "vehicles", "1F697", *_RED),
-    Category("bus", "vehicles", "1F68C", ("#ea5a47", "#d0cfce")),
-    Category("tractor", "vehicles", "1F69C", ("#b1cc33",)),
-    Category("motorcycle", "vehicles", "1F3CD", *_RED),
-    Category("canoe", "vehicles", "1F6F6", ("#61b2e4",)),
+    Category("butterfly", "animals", "1F98B", ("#92d3f5",), favourites="blue purple"),
+    Category("fish", "animals", "1F41F", ("#92d3f5",), ("#61b2e4",), favourites="blue yellow"),
+    Category("car", "vehicles", "1F697", *_RED, favourites="red blue"),
+    Category("bus", "vehicles", "1F68C", ("#ea5a47", "#d0cfce"), favourites="yellow red"),
+    Category("tractor", "vehicles", "1F69C", ("#b1cc33",), favourites="green red"),
+    Category("motorcycle", "vehicles", "1F3CD", *_RED, favourites="red blue"),
+    Category("canoe", "vehicles", "1F6F6", ("#61b2e4",), favourites="green yellow"),
     Category("sailboat", "vehicles", "26F5"),
-    Category("helicopter", "vehicles", "1F681", *_RED),
+    Category("helicopter", "vehicles", "1F681", *_RED, favourites="blue white"),
     Category("train", "vehicles", "1F682"),
-    Category("tulip", "plants", "1F337", ("#f4aa41",), ("#e27022",)),
+    Category("tulip", "plants", "1F337", ("#f4aa41",), ("#e27022",), favourites="red purple"),
     Category("sunflower", "plants", "1F33B"),
-    Category("mushroom", "plants", "1F344", *_RED),
-    Category("umbrella", "things", "2602", ("#b399c8",), ("#8967aa",)),
-    Category("balloon", "things", "1F388", *_RED),
-    Category("kite", "things", "1FA81", ("#ffa7c0",), ("#e67a94",)),
-    Category("tent", "things", "26FA", ("#fcea2b",), ("#f1b31c",)),
-    Category("chair", "things", "1FA91", ("#fcea2b", "#f1b31c"), ("#a57939",)),
-    Category("backpack", "things", "1F392", *_RED),
-    Category("guitar", "things", "1F3B8", *_RED),
-    Category("lantern", "things", "1F3EE", ("#ea5a47", "#d22f27")),
-    Category("mailbox", "things", "1F4EB", ("#92d3f5",), ("#61b2e4",)),
+    Category("mushroom", "plants", "1F344", *_RED, favourites="red white"),
+    Category("umbrella", "things", "2602", ("#b399c8",), ("#8967aa",), favourites="purple red"),
+    Category("balloon", "things", "1F388", *_RED, favourites="red blue"),
+    Category("kite", "things", "1FA81", ("#ffa7c0",), ("#e67a94",), favourites="red green"),
+    Category("tent", "things", "26FA", ("#fcea2b",), ("#f1b31c",), favourites="green yellow"),
+    Category(
+        "chair", "things", "1FA91", ("#fcea2b", "#f1b31c"), ("#a57939",), favourites="white yellow"
+    ),
+    Category("backpack", "things", "1F392", *_RED, favourites="green blue"),
+    Category("guitar", "things", "1F3B8", *_RED, favourites="red yellow"),
+    Category("lantern", "things", "1F3EE", ("#ea5a47", "#d22f27"), favourites="red white"),
+    Category("mailbox", "things", "1F4EB", ("#92d3f5",), ("#61b2e4",), favourites="blue red"),
     Category("football", "things", "26BD"),
     Category("campfire", "things", "1F525"),
     Category("snowman", "things", "26C4"),
@@ -126,14 +130,8 @@ RARE = {
 
 def _place_weights(place: str) -> dict[str, float]:
     typical, rare = TYPICAL[place].split(), RARE[place].split()
-    return {
-        name: _TYPICAL_WEIGHT
-        if name in typical
-        else _RARE_WEIGHT
-        if name in rare
-        else _NEUTRAL_WEIGHT
-        for name in CATEGORIES
-    }
+    weights = dict.fromkeys(CATEGORIES, _NEUTRAL_WEIGHT)
+    return weights | dict.fromkeys(typical, _TYPICAL_WEIGHT) | dict.fromkeys(rare, _RARE_WEIGHT)
 
 
 OBJECT_WEIGHTS = {place: _place_weights(place) for place in PLACES}
@@ -153,30 +151,10 @@ TIME_WEIGHTS = {place: (5, 2.5, 2.5) for place in PLACES} | {"city": (4, 2, 4)}
 COUNT_WEIGHTS = {1: 1, 2: 3, 3: 4, 4: 3}
 SIZE_WEIGHTS = (1, 1)
 
-_FAVOURITE_COLOURS = {
-    "car": "red blue",
-    "bus": "yellow red",
-    "tractor": "green red",
-    "motorcycle": "red blue",
-    "canoe": "green yellow",
-    "helicopter": "blue white",
-    "butterfly": "blue purple",
-    "fish": "blue yellow",
-    "tulip": "red purple",
-    "mushroom": "red white",
-    "umbrella": "purple red",
-    "balloon": "red blue",
-    "kite": "red green",
-    "tent": "green yellow",
-    "chair": "white yellow",
-    "backpack": "green blue",
-    "guitar": "red yellow",
-    "lantern": "red white",
-    "mailbox": "blue red",
-}
 COLOUR_WEIGHTS = {
-    name: tuple(4.0 if colour in favourites.split() else 1.0 for colour in COLOURS)
-    for name, favourites in _FAVOURITE_COLOURS.items()
+    name: tuple(4.0 if colour in category.favourites.split() else 1.0 for colour in COLOURS)
+    for name, category in CATEGORIES.items()
+    if category.has_colour
 }
 """`COLOUR_WEIGHTS[category]`, one weight for each of `COLOURS`."""
 
@@ -187,25 +165,3 @@ HELD_OUT_COLOURS = frozenset(
 HELD_OUT_PLACES = frozenset(
     {("dog", "farm"), ("tent", "desert"), ("duck", "harbour"), ("cyclist", "park")}
 )
-
-
-def co_occurrence_table() -> list[list[str]]:
-    """The table of `book/world.csv`: a header, then a row for each category.
-
-    A row holds the category, its group, its favourite colours, and its weight in each place; a
-    combination that training never shows is marked as held out.
-    """
-    header = ["category", "group", "favourite colours", *PLACES]
-    rows = [
-        [
-            name,
-            category.group,
-            _FAVOURITE_COLOURS.get(name, "–"),
-            *(
-                "held out" if (name, place) in HELD_OUT_PLACES else f"{weights[name]:g}"
-                for place, weights in OBJECT_WEIGHTS.items()
-            ),
-        ]
-        for name, category in CATEGORIES.items()
-    ]
-    return [header, *rows]

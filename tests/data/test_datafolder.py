@@ -120,7 +120,7 @@ def test_everything_wrong_is_counted(tmp_path):
     report = lint_data(tmp_path)
     errors = {"unreadable_image": 2, "missing_image": 1, "image_path": 1, "named_twice": 1,
               "not_in_gallery": 1, "blank_round": 1, "round_not_text": 1, "one_view_twice": 1,
-              "other_dialogues": 2}  # fmt: skip
+              "refined_from_other_words": 1}  # fmt: skip
     warnings = {"duplicate_target": 1, "equal_pictures": 1, "missing_view": 2, "stray_file": 1,
                 "lost_character": 1, "target_in_two_splits": 1, "fragment": 1}  # fmt: skip
     unreadable_views = 1

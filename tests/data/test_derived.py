@@ -177,7 +177,7 @@ def test_other_settings_or_texts_are_not_drawn_into_the_folder(folder, generate,
     _rewrite(folder / "rewrites.json", CHANGES["one word"])
     assert generate("--data", folder) == 2
     told = capsys.readouterr().err
-    assert "2_0.webp is there with another text or picture of dialogue 2, round 0" in told
+    assert "2_0.webp is there with another text, picture or seed of dialogue 2, round 0" in told
     assert before == {path.name: path.read_bytes() for path in views.iterdir()}
     assert generate("--data", folder, "--steps", "2", "--num-dialogues", "3", "--overwrite") == 0
     assert len(list(views.glob("*.webp"))) == 9 == len(read_views(views).views)
@@ -216,9 +216,7 @@ def test_the_page_tells_how_digests_are_made():
     assert space["round_digests"](talk.image, talk.rounds) == round_digests(talk)
 
 
-def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
-    folder, generate, tmp_path, capsys
-):
+def test_files_that_a_manifest_does_not_know(folder, generate, tmp_path, capsys):
     assert generate("--data", folder) == 0
     views = folder / "views" / "test"
     shutil.copy(views / "0_0.webp", views / "0_0_1.webp")
@@ -226,11 +224,6 @@ def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
     assert "0_0_1.webp is not in its manifest.json" in capsys.readouterr().err
     assert generate("--data", folder) == 2
     assert "holds views of another origin (0_0_1.webp is one)" in capsys.readouterr().err
-    (views / "0_0_1.webp").unlink()
-    shutil.copy(views / "3_2.webp", views / "0_0.webp")
-    assert lint_data(folder, decode=False).num_errors == 0
-    (finding,) = lint_data(folder).findings
-    assert finding.is_error and "0_0.webp is another drawing than its" in finding.examples[0]
 
 
 def test_views_without_a_manifest_are_counted_and_not_drawn_over(
@@ -418,9 +411,9 @@ def test_outputs_are_regular_files_that_the_command_wrote(folder, tmp_path, caps
     (tmp_path / "notes.json").write_text("[]")
     options = ["--data", str(folder), "--encoder", "mini", "--fusion", "text", "--out"]
     for out, message in (
-        ("/dev/full", "no regular file"),
-        ("/dev/null", "no regular file"),
-        (tmp_path / "pipe", "no regular file"),
+        ("/dev/full", "is a pipe or a device"),
+        ("/dev/null", "is a pipe or a device"),
+        (tmp_path / "pipe", "is a pipe or a device"),
         (tmp_path, "is a folder"),
         (tmp_path / "notes.csv", "this command did not write it; name another file"),
         (folder / "images" / "new.csv", "which this command reads"),

@@ -273,7 +273,7 @@ def test_unreadable_images_are_an_error_or_a_counted_exclusion(world, caplog):
     assert "1 of 4 dialogues have an unreadable target: 3.png" in caplog.text
     for index in range(3):
         (options["images_dir"] / f"{index}.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="none is left"):
+    with pytest.raises(DataError, match="no dialogue is left"):
         evaluate(dialogues, skip_unreadable=True, **options)
 
 

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from daitir.data import gallery
 from daitir.data.gallery import (
     FORMATS,
     check_images,
-    is_animated,
     list_images,
     read_gallery,
     read_image,
@@ -64,8 +61,8 @@ def test_lists_images_at_any_depth_and_counts_what_is_left_out(tmp_path, caplog)
         f"{tmp_path}: left out: 2 hidden, 1 linked folders, 4 not read (.heic 2, no suffix 1, "
         ".txt 1)"
     )
-    found = scan_images(tmp_path)
-    assert found.left_out == {
+    _, left_out = scan_images(tmp_path)
+    assert left_out == {
         "hidden": ["._b.png", ".cache"], "linked folders": ["linked"],
         "not read": ["2.HEIC", "LICENSE", "a/1.heic", "notes.txt"],
     }  # fmt: skip
@@ -105,7 +102,7 @@ def test_reads_a_gallery_file(tmp_path):
         ("{}", "non-empty JSON list"),
         ("[]", "non-empty JSON list"),
         ("[3]", "entry 0"),
-        ('["a.jpg", "../b.jpg"]', "entry 1: .* leaves"),
+        ('["a.jpg", "../b.jpg"]', "entry 1: .* names no file"),
         ('["a.jpg", "./a.jpg"]', "entries 0 and 1"),
         ("[", "not JSON"),
     ],
@@ -144,12 +141,6 @@ def test_every_sixteen_bit_mode_is_scaled(mode):
     assert gallery._to_rgb(image).getpixel((1, 1)) == (156, 156, 156)
 
 
-def test_pixels_without_a_known_white_are_refused():
-    for image in (Image.new("F", (2, 2), 0.5), Image.new("I", (2, 2), 70_000)):
-        with pytest.raises(ValueError, match="known white|beyond 16 bits"):
-            gallery._to_rgb(image)
-
-
 def test_cmyk_palette_and_alpha(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
     red = _pixel(tmp_path / "cmyk.jpg")
@@ -168,73 +159,10 @@ def test_cmyk_palette_and_alpha(tmp_path):
     assert _pixel(tmp_path / "grey_alpha.png") == (204, 204, 204)
 
 
-def _png(bits, colour, pixels, clear):
-    """A PNG of one row, as no library writes it: pixels and the transparent one as stored."""
-
-    def chunk(kind, data):
-        size, check = len(data), zlib.crc32(kind + data)
-        return struct.pack(">I", size) + kind + data + struct.pack(">I", check)
-
-    width = len(pixels) // (3 if colour == 2 else 1)
-    row = b"".join(f"{value:0{bits}b}".encode() for value in pixels)
-    row = int(row.ljust(-(-len(row) // 8) * 8, b"0"), 2).to_bytes(-(-len(row) // 8), "big")
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
-        + chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
-        + chunk(b"IDAT", zlib.compress(b"\0" + row))
-        + chunk(b"IEND", b"")
-    )
-
-
-@pytest.mark.parametrize(
-    ("bits", "pixels", "clear", "right"),
-    [
-        (1, [0, 1], [0], [255, 255]), (2, [1, 2], [1], [255, 170]), (4, [3, 5], [3], [255, 85]),
-        (8, [9, 200], [9], [255, 200]), (16, [1000, 40_000], [1000], [255, 156]),
-        (16, [1000, 40_000], [40_000], [4, 255]),
-    ],
-)  # fmt: skip
-def test_grey_of_any_depth_with_a_transparent_value(tmp_path, bits, pixels, clear, right):
-    (tmp_path / "clear.png").write_bytes(_png(bits, 0, pixels, clear))
-    assert [_pixel(tmp_path / "clear.png", (x, 0)) for x in (0, 1)] == [(v,) * 3 for v in right]
-
-
-def test_sixteen_bit_colour_with_a_transparent_one(tmp_path):
-    dark, light = [1000, 2000, 3000], [40_000, 50_000, 60_000]
-    (tmp_path / "clear.png").write_bytes(_png(16, 2, dark + light, dark))
-    assert _pixel(tmp_path / "clear.png", (0, 0)) == (255, 255, 255)
-    assert _pixel(tmp_path / "clear.png", (1, 0)) == (156, 195, 234)
-
-
-def _tiff(bits, data, *, photometric=1, sample=1):
-    """A TIFF of one row of two grey pixels; `photometric` 0 is white at zero, `sample` 2 signed."""
-    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
-            (278, 1), (279, len(data)), (339, sample)]  # fmt: skip
-    data += b"\0" * (len(data) % 2)
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
-
-
-@pytest.mark.parametrize(
-    ("bits", "data", "photometric", "right"),
-    [
-        (16, struct.pack("<2H", 257, 65_535), 1, (1, 255)),
-        (16, struct.pack("<2H", 257, 65_535), 0, (254, 0)),
-        (8, bytes([1, 255]), 0, (254, 0)), (12, b"\xff\xf0\x00", 1, (255, 0)),
-    ],
-)  # fmt: skip
-def test_grey_of_scanners(tmp_path, bits, data, photometric, right):
-    (tmp_path / "scan.tif").write_bytes(_tiff(bits, data, photometric=photometric))
-    assert tuple(_pixel(tmp_path / "scan.tif", (x, 0))[0] for x in (0, 1)) == right
-
-
-@pytest.mark.parametrize(("bits", "data"), [(16, "<2h"), (32, "<2i")])
-def test_signed_grey_of_instruments_is_refused(tmp_path, bits, data):
-    (tmp_path / "ct.tif").write_bytes(_tiff(bits, struct.pack(data, 7, 9), sample=2))
-    with pytest.raises(DataError, match="no known white"):
-        read_image(tmp_path / "ct.tif")
+def test_grey_of_scanners_beyond_eight_bits_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 257, dtype=np.uint16)).save(tmp_path / "scan.tif")
+    with pytest.raises(DataError, match="no known white in TIFF"):
+        read_image(tmp_path / "scan.tif")
 
 
 def test_the_exif_orientation_is_applied(tmp_path):
@@ -262,15 +190,12 @@ def test_reads_the_first_of_several_pictures(tmp_path, kind):
     path.write_bytes(_bytes(frames[0], kind, save_all=True, append_images=frames[1:]))
     red, green, blue = _pixel(path)
     assert red > 250 and green < 5 and blue < 5
-    assert is_animated(path)
-    path.write_bytes(_bytes(frames[0], kind))
-    assert not is_animated(path)
 
 
 def test_reads_the_first_picture_of_a_phone_jpeg(tmp_path):
     path = tmp_path / "phone.jpg"
     path.write_bytes(_bytes(_noise(), "MPO", save_all=True, append_images=[_noise(seed=1)]))
-    assert read_image(path).size == (24, 16) and not is_animated(path)
+    assert read_image(path).size == (24, 16)
 
 
 @pytest.mark.slow
@@ -304,19 +229,12 @@ FTYP = b"\0\0\0\x18ftyp"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (FTYP + b"heic\0\0\0\0mif1heic", "is HEIC, which is not read; convert it to JPEG"),
-        (FTYP + b"mif1\0\0\0\0mif1heic", "is HEIC"),
-        (FTYP + b"mif1\0\0\0\0mif1miaf", "is HEIF"),
-        (FTYP + b"isom\0\0\2\0isomiso2avc1mp41", "is a video"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG"),
-        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", "is SVG"),
+        (FTYP + b"heic\0\0\0\0mif1heic", "is HEIC or HEIF, which is not read; convert it to JPEG"),
         (b"<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page"),
         (b"\n <html>\n<head><title>Not found", "is a web page"),
-        (b"%PDF-1.7", "is PDF"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS; `git lfs pull`"),
         (b"../../.git/annex/objects/xx/yy/SHA256", "git-annex"),
-        (b"PK\3\4", "is a packed file"),
-        (b"<!--" * 128, "not an image"), (b"<!---->" * 73, "not an image"),
+        (b"%PDF-1.7", "not an image .*; convert it to JPEG or PNG"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_named_by_its_content(tmp_path, content, message):

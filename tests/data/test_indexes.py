@@ -129,10 +129,8 @@ def test_what_is_read_by_hand():
     assert num_machines(7e10, 1e11) == 1 and num_machines(7.1e10, 1e11) == 2
 
 
-def test_the_line_goes_through_two_points_and_needs_two():
+def test_the_line_goes_through_two_points():
     assert at_size([100, 10_000], [1.0, 0.5], 1000) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="two sizes"):
-        at_size([100, 100], [1.0, 0.5], 1000)
 
 
 @pytest.mark.slow
@@ -147,7 +145,6 @@ def test_training_does_not_depend_on_how_features_are_sharded(gallery, queries):
     ("change", "message"),
     [
         ({"num_images": NUMBER + 1}, "hold 10,200 features, not 10,201"),
-        ({"dim": DIM * 2}, "must be .num_rows, 64"),
         ({"spec": IvfPq(code_bytes=5)}, "must divide the dimension 32"),
         ({"spec": IvfPq(code_bytes=4), "num_images": 500}, "too few to train"),
     ],
@@ -162,10 +159,8 @@ def test_bad_options_of_a_search_are_refused(built, queries):
     index = built["flat"][1]
     with pytest.raises(ValueError, match="go together"):
         search_index(index, queries, k=10, candidates=20)
-    with pytest.raises(ValueError, match="fewer than k"):
+    with pytest.raises(ValueError, match="at least k = "):
         search_index(index, queries, k=10, candidates=5, rows=lambda n: n)
-    with pytest.raises(ValueError, match="must agree"):
-        recall_against_exact(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("number", [1, 5, 6, 7, 9, 10, 11, 1024 + 7])

@@ -61,7 +61,7 @@ def test_excluding_every_dialogue_is_an_error(tmp_path):
 )
 def test_two_views_of_one_round_are_an_error(tmp_path, names):
     _touch(tmp_path, *names)
-    with pytest.raises(DataError, match="both the view of dialogue 0, round 0"):
+    with pytest.raises(DataError, match="are one view; keep one"):
         find_views(tmp_path, [1])
 
 
