@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from inspect import signature
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -96,9 +97,8 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
 
     `view_features` `(..., num_rounds, dim)` are unit vectors in the order of their rounds. Round t
     of the result, of the same shape, has the direction of the sum of decay^(t − s) times the view
-    of round s over all s up to t: with 0 it is the view itself, with 1 the plain mean of all so
-    far. Raises ValueError for a decay outside [0, 1], vectors that are not unit vectors, or views
-    that cancel out.
+    of round s over all s up to t: 0 gives the view itself, 1 the mean of all so far. Raises
+    ValueError for a decay outside [0, 1], vectors that are no unit vectors or that cancel out.
 
     >>> remembered_views(torch.eye(2), decay=1)[1]
     tensor([0.7071, 0.7071])
@@ -106,10 +106,8 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is between 0 and 1, not {decay}")
     _check_unit("view_features", view_features)
-    sums = [view_features[..., 0, :]]
-    for t in range(1, view_features.shape[-2]):
-        sums.append(decay * sums[-1] + view_features[..., t, :])
-    return _direction(torch.stack(sums, dim=-2), "the views so far cancel out: their mean")
+    sums = accumulate(view_features.unbind(dim=-2), lambda before, view: decay * before + view)
+    return _direction(torch.stack([*sums], dim=-2), "the views so far cancel out: their mean")
 
 
 def first_logit_scale() -> nn.Parameter:
@@ -124,7 +122,7 @@ class Fusion(nn.Module):
     """A trained fusion; a new one is a subclass, known by `register_fusion`.
 
     It is built by the length of the features, `dim`, and those sizes of a recipe that it names as
-    keyword arguments, and has a parameter `logit_scale`, as `first_logit_scale` makes it.
+    arguments, and has a `logit_scale`, as `first_logit_scale` makes it.
     """
 
     logit_scale: nn.Parameter
@@ -147,9 +145,7 @@ class Fusion(nn.Module):
     def training_loss(
         self, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
     ) -> Tensor:
-        """InfoNCE of the fused query with its target, and of `more_pairs`; all `(batch, dim)`.
-        `labels` are as in `info_nce`.
-        """
+        """`info_nce` of the fused query with its target and of `more_pairs`: all `(batch, dim)`."""
         fused, _ = self(text, view)
         scale = self.logit_scale.exp()
         pairs = [(fused, target), *self.more_pairs(text, view, target)]
@@ -240,17 +236,9 @@ class NRGR(Fusion):
         hidden_dim: width of the experts; four times `dim` and at least 256, as published, where it
             is None. The router is as wide, but no wider than `dim` or 256, whichever is more.
         num_experts: number of experts.
-        dropout: probability of dropout.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        hidden_dim: int | None = None,
-        num_experts: int = 8,
-        dropout: float = 0.2,
-    ):
+    def __init__(self, dim: int, *, hidden_dim: int | None = None, num_experts: int = 8):
         super().__init__()
         width = hidden_dim or max(256, 4 * dim)
 
@@ -259,7 +247,7 @@ class NRGR(Fusion):
                 nn.LayerNorm(2 * dim),
                 nn.Linear(2 * dim, hidden),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                nn.Dropout(0.2),
                 nn.LayerNorm(hidden),
                 nn.Linear(hidden, out),
             )
@@ -327,13 +315,7 @@ class CosineGate(Fusion):
 
 
 class ConcatMLP(Fusion):
-    """Both features, side by side, through two layers: no gate, no sum.
-
-    Args:
-        dim: length of the features.
-        hidden_dim: width of the hidden layer.
-        dropout: probability of dropout.
-    """
+    """Both features, side by side, through two layers, `hidden_dim` wide: no gate, no sum."""
 
     def __init__(self, dim: int, *, hidden_dim: int, dropout: float = 0.2):
         super().__init__()
@@ -377,8 +359,7 @@ def build_fusion(dim: int, recipe: Any) -> Fusion:
     Raises DataError for an unknown fusion.
     """
     if recipe.kind not in TRAINED_FUSIONS:
-        known = ", ".join(TRAINED_FUSIONS)
-        raise DataError(f"unknown fusion {recipe.kind!r}; choose one of {known}")
+        raise DataError(f"unknown fusion {recipe.kind!r}; choose of {', '.join(TRAINED_FUSIONS)}")
     kind = TRAINED_FUSIONS[recipe.kind]
     sizes = {n: getattr(recipe, n) for n in signature(kind).parameters if hasattr(recipe, n)}
     return kind(dim, **sizes)
@@ -387,9 +368,8 @@ def build_fusion(dim: int, recipe: Any) -> Fusion:
 def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> Fused:
     """A text with several views: each is fused by itself, with its own gate, and then averaged.
 
-    `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors. Gives
-    the fused features `(..., dim)`, of unit norm, and the details of the fusion with the axis of
-    views. The order of the views makes no difference. Raises ValueError as the fusion does.
+    `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors, as is
+    what is fused, `(..., dim)`; details have the axis of views. Raises ValueError as the fusion.
     """
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
