@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from inspect import signature
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -106,8 +105,10 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
     if not 0 <= decay <= 1:
         raise ValueError(f"decay is between 0 and 1, not {decay}")
     _check_unit("view_features", view_features)
-    sums = accumulate(view_features.unbind(dim=-2), lambda before, view: decay * before + view)
-    return _direction(torch.stack([*sums], dim=-2), "the views so far cancel out: their mean")
+    sums = [view_features[..., 0, :]]
+    for view in view_features.unbind(dim=-2)[1:]:
+        sums.append(decay * sums[-1] + view)
+    return _direction(torch.stack(sums, dim=-2), "the views so far cancel out: their mean")
 
 
 def first_logit_scale() -> nn.Parameter:
@@ -228,13 +229,12 @@ class ADaFuSE(Fusion):
 class NRGR(Fusion):
     """The text as anchor plus a gated part of the view that is orthogonal to it.
 
-    Equation `eq-nrgr` of `book/notation.md`; NRGR (released code). The gate has one value for each
-    dimension and starts almost closed.
+    Equation `eq-nrgr` of `book/notation.md`; released code. Each dimension has a gate of its own.
 
     Args:
         dim: length of the features.
-        hidden_dim: width of the experts; four times `dim` and at least 256, as published, where it
-            is None. The router is as wide, but no wider than `dim` or 256, whichever is more.
+        hidden_dim: width of the experts, as published max(256, 4 * `dim`) where it is None; the
+            router is as wide, but no wider than max(256, `dim`).
         num_experts: number of experts.
     """
 

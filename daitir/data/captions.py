@@ -1,12 +1,14 @@
 """The caption in what a language model writes, and what makes an output of no use.
 
 An instruction-tuned model may think aloud, announce its caption, label it, quote it, fence it, and
-explain it afterwards. Where the rules leave it open which words are the caption, the output counts
-as a fault, for a wrong caption does more harm than none.
+explain it afterwards. `read_caption` takes the caption out of all that by rules of words and signs;
+where the rules leave it open which words are the caption, the output counts as a fault, for a wrong
+caption does more harm than none.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import NamedTuple
 
@@ -59,54 +61,79 @@ def fault_of(text: str) -> str | None:
     return None
 
 
-_THINK = r"think(?:ing)?|thoughts?|reasoning|reflection|analysis"
-_THOUGHT = re.compile(rf"</(?:{_THINK})>|\[/THINK\]", re.I)  # where reasoning ends
-_THINKS = re.compile(rf"<(?:{_THINK})>|\[THINK\]", re.I)
-_WRAPPED = (  # the caption within tags or a fence, whose end may be missing
-    re.compile(r"<(caption|answer|output|response|result)>(.*?)(</\1>|$)", re.S | re.I),
+_THINK = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|seed:think)"
+_THOUGHT = re.compile(  # where reasoning ends, in the signs of several families of models
+    rf"<\s*/\s*{_THINK}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|assistantfinal", re.I
+)
+_THINKS = re.compile(
+    rf"<\s*{_THINK}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|^analysis(?=we |the |user|i )",
+    re.I,
+)
+_WRAPPED = (  # the caption within tags, a fence or a box, whose end may be missing
+    re.compile(r"<(caption|(?:final_)?answer|output|response|result)>(.*?)(</\1>|$)", re.S | re.I),
     re.compile(r"(```|~~~)(?:[\w+-]*[^\S\n]*\n)?(.*?)(\1|$)", re.S),
+    re.compile(r"(\\boxed\{(?:\\text\{)?)([^{}]*)(\}|$)"),
 )
 
 _NOUN = (
     r"(?:captions?|descriptions?|answers?|response|output|result|summary|title|rewrite|sentence|"
-    r"version|attempt|suggestion)"
+    r"version|attempt|suggestion|alt[ -]text)"
 )
 _ADJECTIVE = (
     r"(?:the|an?|my|your|one|this|final|refined|revised|rewritten|updated|improved|combined|new|"
-    r"complete|full|detailed|short|brief|concise|possible|proposed|suggested|draft|image|picture)"
+    r"complete|comprehensive|full|detailed|short|brief|concise|accurate|correct|possible|proposed|"
+    r"suggested|generated|draft|best|image|picture|photo|scene|single|alternative|one-sentence)"
 )
 _HERE = (
-    r"(?:so |and )?(?:here(?:['’]s| is| are)|(?:below|this|the following) is)\s"
+    r"(?:so |and )?(?:here(?:['’]s| is| are)|(?:below|this|the following) is|"
+    r"i(?:['’]d| would| will) (?:write|suggest|propose))\s"
     r"(?:(?!(?:with|of|on|in|and|for|that)\b)[\w'’-]+\s){0,5}?"
 )
 _OF = (  # "(refined) of the picture that states everything would be"
     r"(?:\s*#?\d+|\s*\([^)\n]*\))?"
-    r"(?:\s(?:of|for|to|about|from|based on|that|which|as|you|i)\b[^:\n]*?)?"
-    r"(?:\s(?:is|are|would be|could be|should be|reads|below))*"
+    r"(?:\s(?:of|for|to|about|from|based on|that|which|as|in one|you|i)\b[^:：\n]*?)?"
+    r"(?:\s(?:is|are|would be|could be|can be|might be|should be|reads|below|then))*"
 )
 _COLON = r"(?:\s*[:：]|\s[-–—](?=\s)|(?<=\bis|\bbe)(?=\s[\"“«])|(?<=reads)(?=\s[\"“«]))\s*"
+_FOREIGN = (
+    r"(?:légende|description|réponse|leyenda|descripción|respuesta|legenda|descrição|resposta|"
+    r"bildunterschrift|bildbeschreibung|beschreibung|antwort|didascalia|descrizione|risposta|"
+    r"подпись|описание|ответ|标题|描述|说明|答案|標題|說明|キャプション|説明|回答|캡션|설명|답변)"
+)
+_FOREIGN_HERE = (
+    r"(?:voici|aquí (?:está|tienes)|aqui está|hier ist|ecco|вот|以下|这是|這是|こちら|다음)"
+)
 _LABEL = re.compile(
     rf"(?:^|(?<=[.!?])\s+)(?:{_HERE}{_NOUN}{_OF}(?:{_COLON}|[.!](?:\s+|$)|$)|"
     rf"(?:(?:so|thus|therefore|hence|i think),?\s)?(?:{_ADJECTIVE}[ -])*{_NOUN}{_OF}{_COLON}|"
-    r"i(?:['’]d| would| will| can) (?:describe|caption|summari[sz]e|write|put)\b[^:\n]*:\s*)|"
+    r"i(?:['’]d| would| will| can) (?:describe|caption|summari[sz]e|write|put)\b[^:：\n]*[:：]\s*)|"
+    rf"^(?:{_ADJECTIVE}[ -])*(?:caption|description|answer) (?:is|would be) (?=(?:an?|the|two)\s)|"
     rf"^(?:{_ADJECTIVE}[ -])*{_NOUN}[.!]?$|^\[(?:{_ADJECTIVE}[ -])*{_NOUN}\]\s*|"
-    r"^(?:assistant|model)$|^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*",
+    r"^(?:assistant|model)$|^(?:a|ai|assistant|model|image|picture|photo)\s*[:：]\s*|"
+    # The same in other languages: "Voici une légende :", "以下是图片的描述："
+    rf"^{_FOREIGN_HERE}?[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[:：]\s*|"
+    rf"^{_FOREIGN_HERE}[^\n:：,，。]{{0,12}}{_FOREIGN}[^\n:：,，。]{{0,20}}[。.!！]?$",
     re.I,
 )
 _OPENER = re.compile(
-    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|all right|understood|got it|"
+    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|al(?:l )?right|understood|got it|"
     r"hello|hi|hi there|great(?: question)?|thanks|thank you|no problem|here you (?:go|are)|"
+    r"in (?:summary|short|conclusion|one sentence)|bien sûr|natürlich|claro|por supuesto|certo|"
+    r"конечно|好的|当然|はい|もちろん(?:です)?|네|"
     r"i(?:['’]d| would) be (?:happy|glad) to (?:help|assist)[^.!:\n]*|"
-    r"(?:based on|given|according to|from) (?:the|this|your|our|all)[^,:\n]*(?=,)|"
-    r"(?:so|thus|therefore|hence|finally)(?=,))(?:\s?[,!.:]+\s*|\s[-–—]\s|\s+(?=here\b|i\b|so\b)|$)",
+    r"(?:based on|given|according to|from|considering|using) (?:the|this|your|our|all)[^,:\n]*"
+    r"\b(?:dialogue|conversation|information|answers?|questions?|details?|above)\b[^,:\n]*(?=,)|"
+    r"(?:so|thus|therefore|hence|finally)(?=,))(?:\s?[,!.:，！。、]+\s*|\s[-–—]\s|\s+(?=here\b|i\b|so\b)|$)",
     re.I,
 )
 _REFUSAL = re.compile(
-    r"(?:i['’]?m|i am) (?:very |so )?(?:sorry|afraid|unable|not able)\b|sorry,|(?:my |i )?apolog|"
-    r"i (?:can ?not|can['’]?t|could ?n[o'’]t|do(?:n['’]t| not) have)\b|n/?a$|unfortunately,|"
-    r"as an? (?:ai|(?:large )?language model|assistant)\b|there is not enough|"
-    r"(?:there is )?no (?:caption|information|picture|image|dialogue) (?:can|is|was|about)\b|"
-    r"(?:please|could you|can you)(?: please)? (?:provide|share|give|describe|upload)",
+    r"(?:i['’]?m|i am) (?:very |so |really |truly )?(?:sorry|afraid|unable|not able)\b|sorry,|"
+    r"(?:my |i )?apolog|i (?:can ?not|can['’]?t|could ?n[o'’]t|do(?:n['’]t| not) have)\b|"
+    r"as an? (?:ai|(?:large )?language model|assistant)\b|unfortunately,|there is not enough|"
+    r"n/?a$|(?:there is )?no (?:caption|information|picture|image|dialogue) (?:can|is|was|about)\b|"
+    r"(?:please|could you|can you)(?: please)? (?:provide|share|give|describe|upload)|"
+    r"对不起|抱歉|很抱歉|無法|无法|申し訳|すみません|죄송|lo siento|désolée?\b|je suis désolé|"
+    r"es tut mir leid|entschuldigung|desculpe|mi dispiace|извините|к сожалению",
     re.I,
 )
 _REASONING = re.compile(
@@ -116,19 +143,20 @@ _REASONING = re.compile(
     r"the (?:user|dialogue) (?:\w+s|\w+ed|said)\b|"
     r"to (?:write|create|make|produce|summari[sz]e|combine|generate)\b|"
     r"(?:first(?:ly)?|second(?:ly)?|hmm+|wait)[,.…]|step \d|"
-    r"(?:reasoning|analysis|thinking|thoughts?|explanation|plan)\s*:)",
+    r"(?:reasoning|analysis|thinking|thoughts?|explanation|plan)\s*[:：])",
     re.I,
 )
 _AFTER_WORDS = (  # what explains the caption, or goes on as the prompt did
-    r"(?:(?:notes?|p\.?s\.?|explanation|reasoning|dialog(?:ue)?|question|q\d*|user|human|"
-    r"instruction|input)\s*:|note that\b|i hope\b|let me know\b|feel free\b|would you like\b|"
-    rf"(?:this|the|my|that) (?:\w+ )?{_NOUN} (?:is|was|has|does|\w+s)\b|do you (?:want|need)\b|"
+    r"(?:(?:notes?|p\.?s\.?|explanation|reasoning|rationale|justification|dialog(?:ue)?|question|"
+    r"q\d*|user|human|instruction|input)\s*[:：]|note that\b|"
+    rf"(?:this|the|my|that) (?:\w+ )?{_NOUN} (?:is|was|has|does|\w+s)\b|i hope\b|let me know\b|"
     r"i(?:['’]ve| have)? (?:included|combined|used|chose|left|kept|made|added|omitted)\b|"
+    r"feel free\b|would you like\b|do you (?:want|need)\b|shall i\b|please let\b|"
     r"if you (?:need|want|would|have|['’]d)\b|is there anything\b)"
 )
 _AFTERWARDS = re.compile(rf"(?:(?<=[.!?…\"”])\s+|\s*[(\[]|\s+[-–—]+\s+)(?={_AFTER_WORDS})", re.I)
 _AFTER = re.compile(rf"[(\[]?{_AFTER_WORDS}", re.I)
-_ITEM = re.compile(r"(?:[-*+•–—]|\(?(\d{1,2})[.)])\s+")
+_ITEM = re.compile(r"(?:[-*+•‣▪◦·–—]|\(?(\d{1,2})[.)])\s+")
 _EMPHASIS = re.compile(
     r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"
 )
@@ -140,7 +168,8 @@ _QUESTION = re.compile(
     re.I,
 )
 _QUOTES = {
-    '"': '"', "'": "'", "“": "”", "‘": "’", "„": "“”", "«": "»", "»": "«", "「": "」",
+    '"': '"', "'": "'", "“": "”", "‘": "’", "”": "”", "’": "’", "„": "“”", "‚": "‘’",
+    "«": "»", "»": "«", "‹": "›", "「": "」", "『": "』", "《": "》", "＂": "＂",
     "`": "`", "*": "*", "_": "_",
 }  # fmt: skip
 
@@ -151,6 +180,8 @@ class _Line(NamedTuple):
     kind: str  # label, talk, refusal, reasoning, after (see `_AFTER`) or caption
     words: str  # those that may be a caption
     is_item: bool = False  # of a list
+    is_final: bool = False  # by its label
+    is_apart: bool = False  # behind a blank line
 
 
 def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
@@ -158,11 +189,15 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
 
     A label ("Caption:") tells where the caption stands; without one it is the first line that is
     not talk about the task. A line that ends in a comma, or in a word such as "and", goes on in the
-    next one; other lines after the caption are dropped. Where the model did not come to an end
-    (`ended`), a caption is whole only if something follows it.
+    next one; other lines after the caption are dropped.
 
-    Returns the caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`,
-    which no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
+    Args:
+        ended: whether the model came to an end; if not, a caption is whole only where something
+            follows it.
+
+    Returns:
+        The caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`, which
+        no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
 
     >>> read_caption("Sure! Here is a caption of the picture:\\n\\n\\"A red dog.\\"\\n\\nNote: it is red.")
     ('A red dog.', None)
@@ -179,9 +214,15 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
     for pattern in _WRAPPED:
         if (match := pattern.search(text)) and match[2].strip():
             text, ended = match[2], ended or bool(match[3])
-    if re.match(r"\s*(?:\{|\[\s*\")", text):  # JSON
-        return "", "list"
-    lines = [_line(line) for line in text.splitlines() if re.search(r"\w", line)]
+    if (values := _json_values(text)) is not None:
+        if len(values) != 1:
+            return "", "list"
+        text, ended = values[0], True
+    lines, is_apart = [], False
+    for line in text.splitlines():
+        if is_word := re.search(r"\w", line):
+            lines.append(_line(line)._replace(is_apart=is_apart))
+        is_apart = not is_word
     if not lines:
         return "", "empty" if ended else "unfinished"
     kinds = [line.kind for line in lines]
@@ -204,14 +245,22 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
 def _begin(lines: list[_Line], kinds: list[str]) -> tuple[int, str | None]:
     """The line that the caption begins in, and the fault of an output without one."""
     first = kinds.index("caption") if "caption" in kinds else len(kinds)
+    labelled = []
     for i, line in enumerate(lines):
-        if line.kind == "after" and first < i:
+        if line.kind == "after" and (labelled or first < i):
             break  # what the model goes on with is no longer about this caption
-        if line.kind == "label" and (line.words or kinds[i + 1 : i + 2] == ["caption"]):
-            return i + (not line.words), None
-    for fault in ("refusal", "reasoning"):
-        if fault in kinds[:first]:
-            return first, fault
+        if line.kind == "label":
+            at = i if line.words else i + 1
+            if at == i or (at < len(kinds) and kinds[at] == "caption"):
+                labelled.append((not line.is_final, at))
+    if labelled:
+        return min(labelled)[1], None
+    if "refusal" in kinds[:first]:
+        return first, "refusal"
+    if "reasoning" in kinds[:first]:
+        # One line that stands apart is what was concluded; of several nobody knows which one is.
+        is_clear = kinds.count("caption") == 1 and lines[first].is_apart
+        return first, None if is_clear else "reasoning"
     return first, None if first < len(kinds) else "preamble"
 
 
@@ -232,13 +281,29 @@ def _line(line: str) -> _Line:
         inner = _line(rest) if rest.strip() else _Line("talk", "")
         if inner.kind not in ("caption", "label", "talk"):
             return inner
-        return _Line("label", "" if inner.kind == "talk" else inner.words, item is not None)
+        is_final = inner.is_final or "final" in label[0].lower()
+        words = "" if inner.kind == "talk" else inner.words
+        return _Line("label", words, item is not None, is_final)
     for kind, pattern in (("refusal", _REFUSAL), ("reasoning", _REASONING), ("after", _AFTER)):
         if pattern.match(words):
             return _Line(kind, words)
     if re.search(r"[:：]$", words):
         return _Line("talk", words)
     return _Line("caption", words, item is not None)
+
+
+def _json_values(text: str) -> list[str] | None:
+    """The texts of a JSON object or list that may be a caption; None of any other text."""
+    if text.strip()[:1] not in ("{", "["):
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(content, dict):
+        named = [value for key, value in content.items() if re.search(_NOUN, key, re.I)]
+        content = named or list(content.values())
+    return [value for value in content if isinstance(value, str)]
 
 
 def _unquoted(text: str) -> str:
@@ -248,13 +313,15 @@ def _unquoted(text: str) -> str:
         closing = _QUOTES.get(text[:1], "")
         # The marks between the first and the last, apostrophes within words aside.
         inner = re.sub(r"(?<=\w)['’](?=\w)", "", text[1:])
-        number = sum(map(inner.count, closing))
         if match := re.match(r"[\"“«„]([^\"“”«»]+)[\"“”»]\s*[(\[–—-]", text):
             text = match[1]  # what comes after the quotation explains it
-        elif closing and not number:
+        elif closing and not any(mark in inner for mark in closing):
             text = text[1:]
-        elif number == 1 and (match := re.match(rf".(.+)[{closing}]([.;]?),?$", text)):
-            text = match[1] + match[2]
+        elif closing and (match := re.match(rf"(.+)[{closing}]([.,;]?)$", inner)):
+            marks = re.search(f"[{closing}]", match[1])
+            if marks and not match[1][: marks.start()][-1:].isspace():
+                return text  # "Stop" and "Go"
+            text = text[1 : len(text) - 1 - len(match[2])] + match[2].replace(",", "")
         elif re.search(r"^[^\"“”]*[^\W\d][.!]?[\"”]$", text):
             text = text[:-1]
         else:

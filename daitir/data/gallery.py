@@ -39,6 +39,7 @@ if not features.check("avif"):  # before Pillow 11.3, or built without it
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 NUM_EXAMPLES = 3  # that a message about many names
 MAX_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
+_PHOTOMETRIC = 262  # TIFF's tag that tells what zero is
 
 _OTHERS = (  # what files that are no such picture often are, by how they begin
     (rb"(?s).{4}ftyp(heic|heix|hevc|mif1|msf1)",
@@ -153,7 +154,7 @@ def read_image(path: str | Path) -> Image.Image:
     The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
     conversion clips them), transparent pixels composited on white, colour profiles ignored.
     """
-    with _open_image(path) as image:
+    with open_image(path) as image:
         return _to_rgb(image)
 
 
@@ -194,12 +195,12 @@ def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
 
 
 def _check_header(path: Path) -> None:
-    with _open_image(path):
+    with open_image(path):
         pass
 
 
 @contextmanager
-def _open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path) -> Iterator[Image.Image]:
     """The image, not decoded yet, of an acceptable kind and size.
 
     Any exception of Pillow's becomes a DataError, also while the image is in use: on damaged files
@@ -230,18 +231,37 @@ def _open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    is_tiff, clear = image.format == "TIFF", image.info.get("transparency")
+    # What the pixels mean is known before they are decoded, and lost where a copy is made.
+    stored, is_tiff = _stored_mode(image), image.format == "TIFF"
+    clear = image.info.get("transparency")
+    black_is_white = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow turns 8 bits itself
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or is_tiff and image.mode.startswith("I"):
-        raise ValueError("pixels of more than 8 bits, or signed, have no known white in TIFF")
     if image.mode.startswith("I"):  # I;16 and its byte orders, and I, which older Pillows give
         values = np.asarray(image).astype(np.int64)
-        grey = (255 * values + 32767) // 65535
+        if is_tiff and image.mode == "I" or values.min() < 0 or values.max() > 65535:
+            raise ValueError("grey values beyond 16 bits, or signed, have no known white")
+        white = 4095 if stored == "I;12" else 65535
+        grey = (255 * values + white // 2) // white
+        grey = 255 - grey if black_is_white else grey
         if clear is not None:
             grey[values == clear] = 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known white")
+    # PNG names the transparent colour as it is stored; Pillow has scaled the pixels to 8 bits.
+    if stored == "RGB;16B" and clear is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif stored in ("L;2", "L;4") and clear is not None:
+        image.info["transparency"] = clear * (85 if stored == "L;2" else 17)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Pillow's name of how the pixels lie in the file, empty where it names none."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

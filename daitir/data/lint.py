@@ -238,7 +238,7 @@ class _Linter:
         doubles = (f"{one.name} and {other.name} are one view" for one, other in listed.doubles)
         self.error(folder, "one_view_twice", *doubles)
         try:
-            faults = view_faults(folder, dialogues, listed.views, also=refined)
+            faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
             self.error(folder, "view_of_another_text", *faults)
         except DataError as error:
             self.error(folder, "unreadable", error)

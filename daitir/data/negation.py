@@ -46,15 +46,16 @@ _NO_THING = re.compile(
 _OTHERS = re.compile(r"\b(?:others?|else|another|more|besides|than)\b", re.I)
 
 
-# Where a "no" is part of a sign, a name or a number and negates nothing: what is quoted, ...
+# Where a "no" is part of a sign, a name or a number and negates nothing. First what is quoted ...
 _QUOTED = re.compile(
-    r"(?<!\w)\"(?=\S)[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»|„[^“”\n]+[“”]|"
+    r"(?<!\w)\"(?=\S)[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»|‹[^›\n]+›|„[^“”\n]+[“”]|「[^」\n]+」|『[^』\n]+』|"
     r"(?<!\w)['‘](?=\S)(?:[^'’\n]|(?<=\w)['’](?=\w))+['’](?!\w)"
 )
-# ... what is said, or is a name, up to where the caption goes on, ...
+# ... and what is said, or is a name, up to where the caption goes on.
+_DO_NOT = r"(?:do not|do ?n['’]?t|never)"
 _PHRASE = (
-    r"(?:(?!\s(?:and|but|while|with|on|in|next|beside|by|near|hanging|above|under|is|are|as|who)\b)"
-    r"[^,.;:!?\n])+"
+    rf"(?:(?!\s(?:and(?! {_DO_NOT})|but|while|with|on|in|next|beside|by|near|hanging|above|under|"
+    r"is|are|as|who)\b)[^,.;:!?\n])+"
 )
 _BEARER = r"(?:signs?|banners?|posters?|boards?|shirts?|hats?|caps?|labels?|stickers?|texts?)"
 _SAID = re.compile(
@@ -66,30 +67,58 @@ _SAID = re.compile(
     rf"(?:{_BEARER}|words?|written|painted|printed)\b[^,.;:!?\n]*:\s){_PHRASE}",
     re.I,
 )
-_SIGN = r"(?:signs?|signals?|symbols?|stickers?|labels?|posters?|banners?|zones?|areas?|tags?)"
+_SIGN = (
+    r"(?:signs?|signage|signals?|symbols?|stickers?|placards?|notices?|labels?|posters?|banners?|"
+    r"zones?|areas?|lanes?|boards?|markings?|tags?|logos?|warnings?|lines?)"
+)
 _FORBIDDEN = (
-    r"(?:(?:parking|smoking|stopping|standing|swimming|diving|fishing|trespassing|littering|passing|"
-    r"entry|entrance|access|exit|outlet|u[ -]?turns?|(?:left |right )?turns?(?: on red)?)"
-    r"(?: any ?time)?)"
+    r"(?:(?:parking|smoking|stopping|standing|swimming|diving|fishing|hunting|camping|running|"
+    r"walking|trespassing|loitering|littering|dumping|soliciting|passing|overtaking|crossing|turning|"
+    r"entering|skating|skateboarding|cycling|biking|idling|entry|entrance|admittance|access|exit|"
+    r"outlet|vacancy|fly|wake|u[ -]?turns?|(?:left |right )?turns?(?: on red)?|"
+    r"(?:thru|through) traffic)(?: any ?time)?)"
+)
+_MEANT = (  # "do not see any" is an answer
+    r"(?:see|know|think|believe|have|look|appear|seem|notice|tell|care|remember|recall|understand|"
+    r"want|get|say|really|even|actually|any|much|need|like|recogni[sz]e|mind|seen|been|be)\b"
 )
 _ANSWERED = r"(?<!\? )"
 _IS_ABSENT = (
     r"(?<!\bthere is )(?<!\bthere are )(?<!\bthere['’]s )(?<!\bhas )(?<!\bhave )(?<!\bsee )"
 )
-_NAMED = [  # ... and what these tell, each with the negation as its group.
+_NAMED = [  # each with the negation as its group
     re.compile(pattern, re.I)
     for pattern in (
-        # Signs: "no parking sign", "no dogs sign", "no parking", "do not enter sign"
+        # Signs: "no parking sign", "no dogs sign", "no parking", "no dogs allowed", "do not enter"
         rf"{_ANSWERED}{_IS_ABSENT}({_NO})\s(?:{_FORBIDDEN}(?:\s\w+)?|\w*[a-rt-z]s)\s{_SIGN}\b",
-        rf"\b(do not|do ?n['’]?t|never)\s\w+\s(?:\w+\s){{0,2}}{_SIGN}\b",
+        rf"{_ANSWERED}{_IS_ABSENT}(?<!\bwith )({_NO})\s{_FORBIDDEN}"
+        r"(?=\s*(?:$|[,.;!)/]|(?:painted|written|printed|posted)\b))",
+        rf"\b{_SIGN}\s(?:with|for)\s(no)\s{_FORBIDDEN}",
+        rf"({_NO})(?:\s\w+){{1,3}}\s(?:allowed|permitted|beyond this point)\b",
+        r"(?:(?:^|[,;:.!\n/(–—-])\s*|\b(?:to|by|near|under|beside|behind|at|on|of|above|below|"
+        r"with|for|about)\s)"
+        rf"({_DO_NOT})\s(?!{_MEANT})\w",
+        rf"\b({_DO_NOT})\s(?!{_MEANT})\w+(?:\s(?!an?\b|the\b|at\b|in\b|on\b|any\b)\w+){{0,2}}"
+        rf"\s{_SIGN}\b",
+        # "what does the sign say? no fear"
+        r"\b(?:what|which)\b[^?.]*\b(?:says?|reads?|written|called|named?|words?|writing|title|"
+        rf"slogan)\b[^?]*\?\s*(no|{_DO_NOT})\s(?!{_MEANT}|(?:idea|clue|way|text|words?|writing|"
+        r"letters?|names?|titles?|signs?|i|it|he|she|they|there|you|one|not|visible|can)\b)\w",
         # A negation after an article is part of what the article belongs to.
+        r"\bof\s(no)\b",
         rf"\b(?:an?|the|another|every|each|my|our|his)\s({_NO})",
+        r"\b(?:this|these|those|her|its|their|your)\s(no)\b",
         # Numbers
-        rf"{_ANSWERED}\b(nos?\.\s*)[#\d]",
+        rf"{_ANSWERED}\b(nos?\.\s*)(?:[#\d]|(?:[ivx]+|one|two|three|four|five|six|seven|eight|nine|"
+        r"ten)\b)",
         rf"{_ANSWERED}{_IS_ABSENT}\b(no)\s#?(?!1\b)\d",  # "no 1" is "no one"
-        # Words that say of nothing that it is absent
+        r"\b(?:what|which)\b[^?.]*\?\s*(no\.\s*)[#\d]",
+        # Names, and words that say of nothing that it is absent
+        r"\b(dr\.?\sno)\b",
+        rf"{_IS_ABSENT}\b(no)\s(?:man['’]s|name|frills|doubt)\b",
         r"\b(no)\s(?:more|less|fewer)\sthan\b",
         rf"{_ANSWERED}\b(not)\s(?:only|just|merely|far)\b",
+        r"\b(?:or|if|why)\s(not)\b",
     )
 ]
 # Words with capitals, as in a title: "No Country for Old Men".

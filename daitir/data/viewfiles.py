@@ -7,6 +7,7 @@ view 0.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +20,12 @@ from typing import NamedTuple
 from daitir.common.errors import DataError
 from daitir.common.files import LOCK, check_is_folder
 from daitir.data.dialogues import Dialogue, first_change
-from daitir.data.gallery import IMAGE_SUFFIXES, examples
+from daitir.data.gallery import IMAGE_SUFFIXES, examples, open_image
 from daitir.data.manifests import MANIFEST, View, Views, read_views, round_digests, write_views
 
 logger = logging.getLogger(__name__)
 
-
+IMAGE_DESCRIPTION = 0x010E  # the tag of EXIF that holds what a view was drawn from
 _DRAWN_FROM = attrgetter("source", "prompt", "negative_prompt", "seed")
 _VIEW_NAME = re.compile(r"([0-9]+)_([0-9]+)(?:_([0-9]+))?")
 
@@ -140,6 +141,7 @@ def view_faults(
     views: Sequence[Sequence[Sequence[Path]] | None],
     *,
     also: Sequence[Dialogue] = (),
+    decode: bool = False,
 ) -> Iterator[str]:
     """What tells that a view is not of the dialogue and round that its name says.
 
@@ -149,6 +151,7 @@ def view_faults(
     Args:
         views: `views[dialogue][round]`, their files; None for a dialogue that is left out.
         also: other texts of the same dialogues that the views may be of, such as rewrites.
+        decode: whether what a file says of itself is compared with the manifest as well.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
@@ -163,12 +166,31 @@ def view_faults(
                 yield f"{path.name} is of {where} by its {MANIFEST}"
             elif not any(_fits(view, *text[t]) for text in texts if t < len(text)):
                 yield f"{path.name} is of another text or picture than dialogue {i}, round {t}"
+            elif decode and not _is_as_told(path, view, manifest.settings):
+                yield f"{path.name} is another drawing than its {MANIFEST} says"
 
 
 def _fits(view: View, digest: str, raw_digest: str | None) -> bool:
     if digest == view.source:
         return None in (raw_digest, view.raw_source) or raw_digest == view.raw_source
     return digest == view.raw_source or raw_digest == view.source
+
+
+def _is_as_told(path: Path, view: View, settings: Mapping) -> bool:
+    """Whether a view that daitir drew says of itself, in its metadata, what its manifest says."""
+    try:
+        with open_image(path) as image:  # a pipe among the views would never end
+            facts = {"negative_prompt": ""} | json.loads(image.getexif()[IMAGE_DESCRIPTION])
+    except Exception:  # somebody else's view, or a damaged file, which raises nearly anything
+        facts = {}
+    if not {"prompt", "digest"} <= facts.keys():
+        return "model" not in settings or view.prompt is None
+    expected = {
+        "prompt": view.prompt, "seed": view.seed, "negative_prompt": view.negative_prompt,
+        "steps": settings.get("steps"), "guidance": settings.get("guidance"),
+        "digest": settings.get("model"),
+    }  # fmt: skip
+    return all(facts.get(name) == value for name, value in expected.items())
 
 
 def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[str, View]:

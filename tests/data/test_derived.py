@@ -216,7 +216,9 @@ def test_the_page_tells_how_digests_are_made():
     assert space["round_digests"](talk.image, talk.rounds) == round_digests(talk)
 
 
-def test_files_that_a_manifest_does_not_know(folder, generate, tmp_path, capsys):
+def test_files_that_a_manifest_does_not_know_or_that_were_exchanged(
+    folder, generate, tmp_path, capsys
+):
     assert generate("--data", folder) == 0
     views = folder / "views" / "test"
     shutil.copy(views / "0_0.webp", views / "0_0_1.webp")
@@ -224,6 +226,11 @@ def test_files_that_a_manifest_does_not_know(folder, generate, tmp_path, capsys)
     assert "0_0_1.webp is not in its manifest.json" in capsys.readouterr().err
     assert generate("--data", folder) == 2
     assert "holds views of another origin (0_0_1.webp is one)" in capsys.readouterr().err
+    (views / "0_0_1.webp").unlink()
+    shutil.copy(views / "3_2.webp", views / "0_0.webp")
+    assert lint_data(folder, decode=False).num_errors == 0
+    (finding,) = lint_data(folder).findings
+    assert finding.is_error and "0_0.webp is another drawing than its" in finding.examples[0]
 
 
 def test_views_without_a_manifest_are_counted_and_not_drawn_over(

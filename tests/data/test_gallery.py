@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -157,12 +159,6 @@ def test_cmyk_palette_and_alpha(tmp_path):
     assert _pixel(tmp_path / "alpha.png") == (255, 255, 255)
     Image.new("LA", (8, 8), (0, 51)).save(tmp_path / "grey_alpha.png")
     assert _pixel(tmp_path / "grey_alpha.png") == (204, 204, 204)
-
-
-def test_grey_of_scanners_beyond_eight_bits_is_refused(tmp_path):
-    Image.fromarray(np.full((4, 4), 257, dtype=np.uint16)).save(tmp_path / "scan.tif")
-    with pytest.raises(DataError, match="no known white in TIFF"):
-        read_image(tmp_path / "scan.tif")
 
 
 def test_the_exif_orientation_is_applied(tmp_path):
@@ -337,3 +333,78 @@ def test_many_bad_images_are_counted_and_three_named(tmp_path):
     assert message.endswith("; …; mend them")
     with pytest.raises(DataError, match="--skip-unreadable"):
         check_images(tmp_path, names, skip_unreadable=False)
+
+
+def test_pixels_without_a_known_white_are_refused():
+    for image in (Image.new("F", (2, 2), 0.5), Image.new("I", (2, 2), 70_000)):
+        with pytest.raises(ValueError, match="known white|beyond 16 bits"):
+            gallery._to_rgb(image)
+
+
+def _png(bits, colour, pixels, clear):
+    """A PNG of one row, as no library writes it: pixels and the transparent one as stored."""
+
+    def chunk(kind, data):
+        size, check = len(data), zlib.crc32(kind + data)
+        return struct.pack(">I", size) + kind + data + struct.pack(">I", check)
+
+    width = len(pixels) // (3 if colour == 2 else 1)
+    row = b"".join(f"{value:0{bits}b}".encode() for value in pixels)
+    row = int(row.ljust(-(-len(row) // 8) * 8, b"0"), 2).to_bytes(-(-len(row) // 8), "big")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+        + chunk(b"IDAT", zlib.compress(b"\0" + row))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "pixels", "clear", "right"),
+    [
+        (1, [0, 1], [0], [255, 255]), (2, [1, 2], [1], [255, 170]), (4, [3, 5], [3], [255, 85]),
+        (8, [9, 200], [9], [255, 200]), (16, [1000, 40_000], [1000], [255, 156]),
+        (16, [1000, 40_000], [40_000], [4, 255]),
+    ],
+)  # fmt: skip
+def test_grey_of_any_depth_with_a_transparent_value(tmp_path, bits, pixels, clear, right):
+    (tmp_path / "clear.png").write_bytes(_png(bits, 0, pixels, clear))
+    assert [_pixel(tmp_path / "clear.png", (x, 0)) for x in (0, 1)] == [(v,) * 3 for v in right]
+
+
+def test_sixteen_bit_colour_with_a_transparent_one(tmp_path):
+    dark, light = [1000, 2000, 3000], [40_000, 50_000, 60_000]
+    (tmp_path / "clear.png").write_bytes(_png(16, 2, dark + light, dark))
+    assert _pixel(tmp_path / "clear.png", (0, 0)) == (255, 255, 255)
+    assert _pixel(tmp_path / "clear.png", (1, 0)) == (156, 195, 234)
+
+
+def _tiff(bits, data, *, photometric=1, sample=1):
+    """A TIFF of one row of two grey pixels; `photometric` 0 is white at zero, `sample` 2 signed."""
+    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+            (278, 1), (279, len(data)), (339, sample)]  # fmt: skip
+    data += b"\0" * (len(data) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "photometric", "right"),
+    [
+        (16, struct.pack("<2H", 257, 65_535), 1, (1, 255)),
+        (16, struct.pack("<2H", 257, 65_535), 0, (254, 0)),
+        (8, bytes([1, 255]), 0, (254, 0)), (12, b"\xff\xf0\x00", 1, (255, 0)),
+    ],
+)  # fmt: skip
+def test_grey_of_scanners(tmp_path, bits, data, photometric, right):
+    (tmp_path / "scan.tif").write_bytes(_tiff(bits, data, photometric=photometric))
+    assert tuple(_pixel(tmp_path / "scan.tif", (x, 0))[0] for x in (0, 1)) == right
+
+
+@pytest.mark.parametrize(("bits", "data"), [(16, "<2h"), (32, "<2i")])
+def test_signed_grey_of_instruments_is_refused(tmp_path, bits, data):
+    (tmp_path / "ct.tif").write_bytes(_tiff(bits, struct.pack(data, 7, 9), sample=2))
+    with pytest.raises(DataError, match="no known white"):
+        read_image(tmp_path / "ct.tif")
