@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
@@ -125,21 +125,29 @@ class Encoder(ABC):
     def encode_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Features (num_texts, dim) of texts or of one, float32 on the CPU, each of length 1.
+        """Features of texts; those that occur more than once are encoded once.
 
-        Texts that occur more than once are encoded once. `batch_size` texts are seen together.
-        Raises DataError where something is no text, and ValueError without a text.
+        Args:
+            texts: texts, or one string, which is one text.
+            batch_size: texts that the model sees together.
+            progress: show a bar.
+
+        Returns:
+            (num_texts, dim) float32 on the CPU, each of length 1.
+
+        Raises:
+            DataError: something is no text.
+            ValueError: there is no text.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
-        if wrong:
-            raise DataError(f"texts are strings, not {wrong[0]}")
+        texts = _listed_texts(texts)
         # Texts of like length in one batch waste little on padding.
         unique = sorted(dict.fromkeys(texts), key=len)
         if not unique:
             raise ValueError("no text to encode")
         features = []
-        with tqdm(total=len(unique), desc="encoding texts", disable=not progress) as bar:
+        with tqdm(
+            total=len(unique), desc="encoding texts", unit="item", disable=not progress
+        ) as bar:
             for start in range(0, len(unique), batch_size):
                 batch = unique[start : start + batch_size]
                 features.append(self._encode(self._text_features, batch, batch_size))
@@ -155,17 +163,25 @@ class Encoder(ABC):
         workers: int = 0,
         progress: bool = False,
     ) -> Tensor:
-        """Features (num_images, dim) of images or of one, float32 on the CPU, each of length 1.
+        """Features of images. Equal ones get equal features, bit by bit, wherever they stand.
 
-        An image is a picture, the path of one, or a uint8 array (height, width, 3). Equal ones get
-        equal features, bit by bit, wherever they stand. `batch_size` images are seen together,
-        `workers` threads decode and preprocess ahead of the model. Raises DataError where a path,
-        which is named, is no readable image, or something is no picture.
+        Args:
+            images: pictures, paths of pictures, or uint8 arrays (height, width, 3); or one of
+                these, which is one picture.
+            batch_size: images that the model sees together.
+            workers: threads that decode and preprocess ahead of the model; 0 for none.
+            progress: show a bar.
+
+        Returns:
+            (num_images, dim) float32 on the CPU, each of length 1.
+
+        Raises:
+            DataError: a path, which is named, is no readable image, or something is no picture.
         """
         images = listed(images)
         total = len(images) if isinstance(images, Sequence | np.ndarray) else None
         features = []
-        with tqdm(total=total, desc="encoding images", disable=not progress) as bar:
+        with tqdm(total=total, desc="encoding images", unit="item", disable=not progress) as bar:
             for batch in self.image_batches(images, batch_size=batch_size, workers=workers):
                 features.append(batch)
                 bar.update(len(batch))
@@ -179,13 +195,12 @@ class Encoder(ABC):
         def pixels_of(numbered: tuple[int, Picture]):
             return self.preprocess(as_image(*numbered))
 
-        def features_of(rows: list) -> Tensor:
-            return self._image_features(default_collate(rows))
-
         numbered = enumerate(listed(images))
         pixels = in_order(pixels_of, numbered, workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
-            yield self._encode(features_of, batch, batch_size)
+            yield self._encode(
+                lambda rows: self._image_features(default_collate(rows)), batch, batch_size
+            )
 
     @torch.no_grad()
     def _encode(self, function: Callable[[list], Tensor], batch: list, batch_size: int) -> Tensor:
@@ -204,11 +219,30 @@ class Encoder(ABC):
         return features.cpu()[: len(batch)]
 
 
+def _listed_texts(texts: object) -> list[str]:
+    if isinstance(texts, str):
+        return [str(texts)]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
+        raise DataError(f"a text or a list of texts is wanted, not {type(texts).__name__}")
+    texts = list(texts)
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"texts are strings, not {wrong[0]}")
+    return texts
+
+
 def listed(images: Pictures) -> Iterable[Picture]:
-    """Pictures as something to go through: one alone is a list of one."""
-    is_one = isinstance(images, str | Path | Image.Image)
-    is_one = is_one or (isinstance(images, np.ndarray) and images.ndim == 3)
-    return [images] if is_one else images
+    """Pictures as something to go through: one alone is a list of one.
+
+    Raises DataError, naming the type, for what is neither.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return [images]
+    if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping | Set | Tensor):
+        raise DataError(f"a picture or a list of pictures is wanted, not {type(images).__name__}")
+    return images
 
 
 def as_image(index: int, image: Picture) -> Image.Image:
@@ -220,11 +254,13 @@ def as_image(index: int, image: Picture) -> Image.Image:
         return read_image(image)
     if isinstance(image, Image.Image):
         return image
-    shape, kind = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
-    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image.size:
+    if not isinstance(image, np.ndarray):
+        kind = type(image).__name__
+        raise DataError(f"image {index}: an image, a path or an array is wanted, not {kind}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
-            f"image {index}: an image, a path or an array of uint8 (height, width, 3) is wanted, "
-            f"not {kind} {tuple(shape)}"
+            f"image {index}: an array of uint8 (height, width, 3) is wanted, not {image.dtype} "
+            f"{image.shape}"
         )
     return Image.fromarray(image)
 

@@ -68,8 +68,8 @@ class Scene:
         facts = [Fact("scene", name, self.value_of(name)) for name in names]
         for item in self.objects:
             facts.append(Fact(item.category, "present", True))
-            names = ("colour",) * (item.colour is not None) + ("size", "column", "row")
-            facts += [Fact(item.category, name, getattr(item, name)) for name in names]
+            looks = [(n, getattr(item, n)) for n in ("colour", "size", "column", "row")]
+            facts += [Fact(item.category, n, value) for n, value in looks if value is not None]
         return tuple(facts)
 
     @property
@@ -133,10 +133,12 @@ def split_of(scene: Scene) -> str:
 def sample_scene(seed: int, split: str, index: int) -> Scene:
     """The scene number `index` of a split: the same for any order, process count or machine.
 
-    Raises ValueError for an unknown split.
+    Raises ValueError for an unknown split or a negative index.
     """
     if split not in SCENE_SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SCENE_SPLITS)}")
+    if index < 0:
+        raise ValueError(f"a scene's index is 0 or more, not {index}")
     rng = random.Random(f"scene/{seed}/{split}/{index}")
     while True:
         scene = complete((), rng, allow_held_out=split == "heldout")

@@ -81,20 +81,22 @@ def test_one_text_and_one_picture_are_one(mini, pictures, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [(b"a dog", "int"), ([b"a"], "bytes"), ([None], "NoneType"), ([["a"]], "list")],
-)
+    [(5, "int"), (None, "NoneType"), (b"a dog", "bytes"), ({"a": 1}, "dict"), ({"a"}, "set"),
+     ([b"a"], "bytes"), (["a", None], "NoneType"), ([["a"]], "list")],
+)  # fmt: skip
 def test_what_is_no_text_and_no_picture_is_named(mini, given, named):
     with pytest.raises(DataError, match=f"not {named}$"):
         mini.encode_texts(given)
-    with pytest.raises(DataError, match=f"image 0: .*not {named} "):
-        mini.encode_images(given)
+    if given != ["a", None]:
+        with pytest.raises(DataError, match=f"not {named}$"):
+            mini.encode_images(given)
 
 
 def test_arrays_that_are_no_pictures_are_refused(mini):
     for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
         with pytest.raises(DataError, match=r"uint8 \(height, width, 3\) is wanted, not "):
             mini.encode_images([array])
-    with pytest.raises(DataError, match=r"not torch.float32 \(3, 64, 64\)$"):
+    with pytest.raises(DataError, match="not Tensor$"):
         mini.encode_images(torch.zeros(1, 3, 64, 64))
 
 

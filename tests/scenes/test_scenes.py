@@ -287,9 +287,10 @@ def test_captions_are_varied_short_and_hold_no_negation():
     assert not any(" no " in f" {caption} " for caption in captions)
 
 
-def test_unknown_splits_are_refused():
-    with pytest.raises(ValueError, match="split"):
-        sample_scene(0, "dev", 0)
+@pytest.mark.parametrize(("split", "index"), [("dev", 0), ("train", -1)])
+def test_unknown_splits_and_negative_indices_are_refused(split, index):
+    with pytest.raises(ValueError, match="split|index"):
+        sample_scene(0, split, index)
 
 
 def test_the_order_of_drawing_does_not_matter():
