@@ -85,9 +85,6 @@ def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
 
 def notes(bench: Bench, ranks: Ranks) -> dict:
     """How many query texts were cut off, and what validation chose for DAR."""
-    from daitir.recipes.fusion import tuned_weights
-
-    val = Condition("", "", queries="val")
     return bench.facts | {
         "truncated_query_texts": {
             name: {
@@ -97,9 +94,7 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
             }
             for name in BENCHMARKS
         },
-        "tuned_weights_of_the_view": tuned_weights(
-            bench.fusion_data(val), bench.query_set("val").rounds
-        ),
+        "tuned_weights_of_the_view": bench.tuned_weights(Condition("", "")),
     }
 
 

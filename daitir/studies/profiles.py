@@ -45,6 +45,8 @@ class Profile:
     num_val_dialogues: int
     num_test_dialogues: int
     num_other_dialogues: int
+    num_sealed_dialogues: int
+    num_sealed_gallery: int
     num_gallery: int
     reformulator: str
     generator: str

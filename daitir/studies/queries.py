@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,6 +64,9 @@ class SetRecipe:
     partly_drawn: bool = False  # only some rounds of each dialogue, at random
     seed: int = SEED  # of the noise that drawing starts from
     fixed_noise: bool = False  # whether all rounds of a dialogue start from the same
+    gallery: str = "num_gallery"  # the field of a profile that says how many pictures it searches
+    start: int = 0  # the number of its first scene in the split
+    shipped: bool = True  # else the study that asks for it refines and draws it
 
 
 SETS = {
@@ -75,6 +78,10 @@ SETS = {
     "train": SetRecipe("human", "train", "num_train_dialogues", partly_drawn=True),
     "val": SetRecipe("human", "val", "num_val_dialogues", partly_drawn=True),
 }
+SEALED = {"size": "num_sealed_dialogues", "gallery": "num_sealed_gallery", "start": 100_000,
+          "seed": 2, "shipped": False}  # fmt: skip
+SETS |= {f"sealed_{n}": replace(SETS[n], **SEALED) for n in (*SOURCES, "heldout")}
+"""The sealed sets are of scenes that no other set, gallery or training has."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,8 @@ def queries_folder(profile: Profile) -> Path:
 def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[Turn]]]:
     """The target scenes of a set of `SETS` and the dialogues about them."""
     recipe = SETS[name]
-    scenes = sample_scenes(SEED, recipe.split, getattr(profile, recipe.size))
+    number = getattr(profile, recipe.size)
+    scenes = sample_scenes(SEED, recipe.split, number, start=recipe.start)
     return scenes, [dialogue(recipe.source, scene, seed=SEED) for scene in scenes]
 
 
@@ -178,13 +186,14 @@ def manifest_of(folder: Path) -> dict:
 def make_query_sets(
     profile: Profile, folder: Path, models: Models, *, cache: Path, progress: bool = False
 ) -> None:
-    """Make every set of `SETS` in a folder; those that it has already stay.
+    """Make every set of `SETS` that is shipped in a folder; those that it has already stay.
 
     Raises DataError where one of these is of other models or another size.
     """
     path = folder / MANIFEST_NAME
     before = manifest_of(folder) if path.is_file() else {}
-    sizes = {name: getattr(profile, recipe.size) for name, recipe in SETS.items()}
+    shipped = {name: recipe for name, recipe in SETS.items() if recipe.shipped}
+    sizes = {name: getattr(profile, recipe.size) for name, recipe in shipped.items()}
     manifest = {
         **{n: getattr(models, n).digest for n in ("encoder", "recogniser", "reformulator")},
         "generator": models.generator.digest,
@@ -198,7 +207,7 @@ def make_query_sets(
     if before and manifest != before | {"num_dialogues": sizes | before.get("num_dialogues", {})}:
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     write_json(path, manifest)
-    for name, recipe in SETS.items():
+    for name, recipe in shipped.items():
         if (folder / f"{name}.safetensors").is_file():
             continue
         _, talks = set_dialogues(profile, name)

@@ -8,6 +8,7 @@ from daitir.common.errors import DataError
 from daitir.studies.engine.conditions import Instrument, Study
 
 STUDIES = {
+    "leaderboard": "daitir.studies.leaderboard:STUDY",
     "benchmark": "daitir.studies.benchmark:STUDY",
     "encoders": "daitir.studies.encoders:STUDY",
     "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",

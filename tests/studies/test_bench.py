@@ -14,7 +14,7 @@ from daitir.scenes import sample_scenes, short_caption
 from daitir.studies import ablations, encoder_ablations, queries
 from daitir.studies.choices import false_cue_shares
 from daitir.studies.engine.encoders import SHUFFLED
-from daitir.studies.engine.fusions import RANKINGS
+from daitir.studies.engine.fusions import by_scores
 from daitir.studies.profiles import PROFILES
 
 
@@ -24,8 +24,11 @@ def combined_ranks(text, views, gallery, rounds):
     several = rounds.expand(len(text), -1)
     fused = dar_fusion(text, average_views(views), round=rounds)
     return {"features": target_ranks(fused, gallery, targets)} | {
-        name: RANKINGS[f"dar_of_{name}"](text, views, gallery, targets, several)
-        for name in ("scores", "best")
+        name: by_scores(text, views, gallery, targets, several, together=together)
+        for name, together in {
+            "scores": lambda s: s.mean(dim=1),
+            "best": lambda s: s.amax(dim=1),
+        }.items()
     }
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +24,7 @@ from daitir.fusion import (
     register_fusion,
 )
 from daitir.models.encoders import load_encoder
+from daitir.models.views import view_seed
 from daitir.recipes.settings import ClipRecipe
 from daitir.retrieval import target_ranks
 from daitir.scenes import SOURCES, register_source, render_scenes, sample_scenes, talk
@@ -32,11 +34,12 @@ from daitir.studies import (
     choices,
     encoder_ablations,
     encoders,
+    leaderboard,
     memory,
 )
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
-from daitir.studies.engine.ranks import read_ranks
+from daitir.studies.engine.ranks import Ranks, read_ranks
 from daitir.studies.engine.run import run_study, study_tables
 from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
@@ -63,7 +66,7 @@ def folder(tmp_path_factory):
     with atomic_write(folder / "queries" / MANIFEST_NAME) as temporary:
         temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
     encoder = load_encoder("mini")
-    for name in SETS:
+    for name in (name for name, recipe in SETS.items() if recipe.shipped):
         whole = load_query_set(name, encoder, QUERIES_FOLDER)
         parts = (whole.captions, whole.rounds, whole.view_features, whole.readings)
         number = OTHERS if SETS[name].size == "num_other_dialogues" else NUMBER
@@ -75,7 +78,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(folder, monkeypatch):
     """A profile on those dialogues, and studies that train once and on two sources."""
-    for module in (benchmark, memory, encoders):
+    for module in (benchmark, memory, encoders, leaderboard):
         monkeypatch.setattr(module, "BENCHMARKS", ("human", "terse"))
     monkeypatch.setattr(ablations, "ABLATION_SEEDS", 1)
     monkeypatch.setattr(encoder_ablations, "SHORT_SEEDS", 1)
@@ -88,6 +91,7 @@ def small(folder, monkeypatch):
         PROFILES["classroom"], name="small", num_other_dialogues=OTHERS, num_gallery=12, **changed,
         queries=str(folder / "queries"), trained_fusions=str(folder / "none"),
         trained_encoders=str(folder / "none"), num_fusion_seeds=2, num_encoder_seeds=1,
+        num_sealed_dialogues=OTHERS, num_sealed_gallery=12,
         broken_shares=(0.15,), fusions={"adafuse": dataclasses.replace(FUSION_RECIPE, steps=2)},
         encoders={
             "finetune_text": dataclasses.replace(
@@ -104,7 +108,7 @@ def options(folder) -> dict:
             "results_dir": folder / "results"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n in RANKED if n not in ("robustness",)])
+@pytest.mark.parametrize("name", [n for n in RANKED if n not in ("robustness", "leaderboard")])
 def test_a_study_has_the_rows_of_its_conditions_and_goes_on(name, small, folder, monkeypatch):
     monkeypatch.setattr(choices, "_checkpoints", lambda profile: ["trained_4000"])
     study = get_study(name)
@@ -161,6 +165,50 @@ def test_the_benchmark_ranks_as_a_loop_does(small, folder):
     assert costs["dar"] > costs["text"] > 0
     notes = json.loads(path.with_suffix(".json").read_text())
     assert notes["truncated_query_texts"]["terse"]["text"] == 0
+
+
+def test_the_leaderboard_names_its_protocols_and_ranks_as_a_loop_does(small, folder):
+    one_seed = dataclasses.replace(small, num_fusion_seeds=1)
+    path = run_study(get_study("leaderboard"), one_seed, **options(folder))
+    table, first = pd.read_csv(path, keep_default_na=False), path.read_bytes()
+    row = ["benchmark", "encoder", "query", "text", "noise", "rival", "round", "metric"]
+    assert not table.duplicated(row).any()
+    assert set(table["text"]) == {*leaderboard.TEXTS, "none"}
+    assert set(table["noise"]) == {*leaderboard.NOISES, "none", "both"}
+    gains = table[table["metric"].str.endswith("_gain")]
+    assert gains["rival"].ne("").all() and gains["detectable"].ne("").all()
+    assert set(gains["rival"].str.partition(",")[0]) == set(leaderboard.RIVALS)
+    groups = table[table["metric"].str.startswith("tie_group_of_recall_at_10 (")]
+    assert (groups.groupby(["benchmark", "metric"])["value"].min().astype(float) == 1).all()
+
+    bench = Bench(one_seed, None, folder / "work", folder / "views")
+    sealed = Condition("terse", "", queries="sealed_terse", words="said", text="raw_dialogue")
+    scenes = sample_scenes(0, "test", 12, start=SETS["sealed_terse"].start)
+    assert bench.targets(sealed) == scenes[:OTHERS]
+    encoder = load_encoder("mini")
+    gallery = encoder.encode_images(render_scenes(scenes, size=small.image_size))
+    said = [", ".join(turn.text for turn in turns[: t + 1]) for turns in bench.talks(sealed)
+            for t in range(11)]  # fmt: skip
+    text = encoder.encode_texts(said).view(OTHERS, 11, -1)
+    captions = bench.prompts(dataclasses.replace(sealed, words="refined"))
+    seeds = [view_seed(2, i) for i in range(OTHERS) for _ in range(11)]
+    views = encoder.encode_images(bench.generator.generate(captions, seeds, folder / "other"))
+    query = dar_fusion(text, views.view_as(text), round=torch.arange(11))
+    ranks = read_ranks(folder / "results" / "ranks" / f"{path.stem}.npz")
+    expected = target_ranks(query, gallery, torch.arange(OTHERS)).numpy()
+    assert (ranks.arrays["terse", "zero_shot+dar|raw_dialogue|kept", 0] == expected).all()
+    path.unlink()
+    assert path in study_tables("small", folder / "results") and path.read_bytes() == first
+
+
+def test_the_best_and_what_ties_with_it_are_one_group():
+    keys = [Key("human", f"a+{name}|current_rewrite|new") for name in ("dar", "view", "text")]
+    ranks = Ranks()
+    for key, hits in zip(keys, (90, 88, 40), strict=True):
+        ranks.arrays[*key, 0] = np.where(np.arange(100) < hits, 0, 99)[:, None].repeat(2, 1)
+    groups = leaderboard._tie_groups("", keys, ranks)
+    of_recall = groups[groups["metric"].str.contains("recall")].set_index("method")["value"]
+    assert of_recall[[key.method for key in keys]].tolist() == [1, 1, 2]
 
 
 def test_robustness_measures_every_condition_again(small, folder):

@@ -24,12 +24,19 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.recogniser import Recogniser, load_recogniser
 from daitir.models.reformulation import Reformulator, load_reformulator
 from daitir.models.views import ViewGenerator, load_view_generator
-from daitir.recipes.fusion import FUSION_CONFIG, FusionData, load_fusion, train_fusion
+from daitir.recipes.cast import Cast, train_cast
+from daitir.recipes.fusion import (
+    FUSION_CONFIG,
+    FusionData,
+    load_fusion,
+    train_fusion,
+    tuned_weights,
+)
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
-from daitir.scenes import Scene, Turn, render_scenes, sample_scenes
+from daitir.scenes import NUM_QUESTIONS, Scene, Turn, render_scenes, sample_scenes
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
-from daitir.studies.engine.encoders import ENCODERS, finetuned
+from daitir.studies.engine.encoders import ENCODERS, KEPT_UNDER, finetuned
 from daitir.studies.engine.fusions import FUSIONS, RANKINGS
 from daitir.studies.engine.views import VIEWS
 from daitir.studies.engine.words import WORDS
@@ -62,7 +69,7 @@ class Bench:
     progress: bool = False
     facts: dict[str, Any] = field(default_factory=dict)  # for the notes, found on the way
     _made: dict[tuple, Any] = field(default_factory=dict)  # once, for every encoder
-    _features: dict[tuple, Tensor] = field(default_factory=dict)  # of the encoder
+    _features: dict[tuple, Any] = field(default_factory=dict)  # of the encoder
     _encoder: tuple[tuple[str, int], Encoder] | None = None
 
     @cached_property
@@ -122,8 +129,9 @@ class Bench:
 
     def rounds(self, condition: Condition) -> list[list[int]]:
         """`rounds[dialogue]`: which rounds are asked."""
-        if condition.rounds is not None:
-            return [list(condition.rounds)] * len(self.words(condition))
+        if condition.rounds is not None or not SETS[condition.queries].shipped:
+            rounds = condition.rounds or range(NUM_QUESTIONS + 1)
+            return [list(rounds)] * len(self.targets(condition))
         return self.query_set(condition.queries).rounds[: condition.number].tolist()
 
     def words(self, condition: Condition) -> list[list[str]]:
@@ -138,8 +146,11 @@ class Bench:
         return self.asked(self._captions(condition), condition)
 
     def _captions(self, condition: Condition) -> list[list[str]]:
-        changed = {"words": "refined"} if condition.words in ("said", "exact") else {}
-        return self.words(replace(condition, **changed))
+        return self.words(replace(condition, words=self._drawn_from(condition)))
+
+    def _drawn_from(self, condition: Condition) -> str:
+        """The words that are drawn where others are read."""
+        return "refined" if condition.words in ("said", "exact") else condition.words
 
     def draw_scenes(self, scenes: Sequence[Scene], *, size: int | None = None) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
@@ -150,11 +161,17 @@ class Bench:
         """The options of whatever draws scenes."""
         return {"num_workers": self.num_workers, "progress": self.progress}
 
-    def _gallery(self, name: str) -> list[Scene]:
-        """What a query set searches, its targets first; the training set searches those alone."""
-        is_train = name == "train"
-        number = self.profile.num_train_dialogues if is_train else self.profile.num_gallery
-        return sample_scenes(SEED, SETS[name].split, number)
+    def _gallery(self, name: str) -> list[tuple[str, int, int]]:
+        """What a query set searches: splits, how many scenes of each, and the first one's number.
+
+        Targets come first. The training set searches those alone; all sealed sets search the same
+        others, which are encoded once.
+        """
+        recipe = SETS[name]
+        own, number = (getattr(self.profile, size) for size in (recipe.size, recipe.gallery))
+        if name == "train" or recipe.shipped:
+            return [(recipe.split, own if name == "train" else number, recipe.start)]
+        return [(recipe.split, own, recipe.start), ("test", number - own, recipe.start + own)]
 
     def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
         """What stands in the place of the views: files or pictures in a row, or features."""
@@ -165,15 +182,21 @@ class Bench:
         self,
         condition: Condition,
         *,
-        seed: int | None = None,
         generator: ViewGenerator | None = None,
+        **noise: Any,
     ) -> list[Path]:
-        """The views of a condition's captions, dialogue by dialogue, from the noise of `seed`."""
-        recipe = SETS[condition.queries]
-        recipe = recipe if seed is None else replace(recipe, seed=seed)
-        generator = generator or self.generator
+        """The views of a condition's captions, dialogue by dialogue.
+
+        `noise` is what differs from the recipe of the set: its `seed` or `fixed_noise`.
+        """
+        recipe = replace(SETS[condition.queries], **noise)
         captions, rounds = self._captions(condition), self.rounds(condition)
-        return draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
+        draw = partial(draw_views, recipe, captions, rounds)
+        if generator is not None:
+            return draw(generator, self.cache, self.progress)
+        key = ("drawn", condition.queries, recipe, self._drawn_from(condition))
+        key += (condition.rounds, condition.number)
+        return _once(self._made, key, draw, self.generator, self.cache, self.progress)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
@@ -205,7 +228,9 @@ class Bench:
             paths = self.draw(Condition("", "", queries=name))
             views = np.stack([pixels_of(path, size) for path in paths])
             views = views.reshape(*queries.rounds.shape, size, size, 3)
-            gallery = self.draw_scenes(self._gallery(name), size=size)
+            [(split, number, start)] = self._gallery(name)
+            scenes = sample_scenes(SEED, split, number, start=start)
+            gallery = self.draw_scenes(scenes, size=size)
             return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
 
         return _once(self._made, ("finetuning", name), make)
@@ -232,6 +257,27 @@ class Bench:
             return train_fusion(*data, recipe, folder, **options).cpu()
         return load_fusion(folder, dim=self.base.dim, seed=seed, recipe=recipe)
 
+    def cast(self, condition: Condition) -> Cast:
+        """CAST on the encoder and the text of a condition, trained where it is not yet."""
+        asked = replace(condition, rounds=tuple(range(NUM_QUESTIONS + 1)), number=None)
+        train, val = (replace(asked, queries=name) for name in ("train", "val"))
+        parts = (self.text_features(train), self.gallery_features(train))
+        parts += (self.text_features(val), self.gallery_features(val))
+        names = ("fusions", condition.encoder, "cast", condition.text, str(condition.seed))
+        folder = self.work_dir.joinpath(*names)
+        return train_cast(*parts, folder, seed=condition.seed, progress=self.progress)
+
+    def tuned_weights(self, condition: Condition) -> tuple[float, float]:
+        """The view's, at rounds 0 and 1 and later, that validation chose for encoder and text."""
+        views = "kept" if condition.encoder in KEPT_UNDER else "drawn"
+        val = replace(condition, queries="val", views=views, rounds=None, number=None)
+
+        def choose() -> tuple[float, float]:
+            return tuned_weights(self.fusion_data(val), self.query_set("val").rounds)
+
+        self.encoder_of(condition)
+        return _once(self._features, ("tuned", condition.words, condition.text), choose)
+
     # Features, kept until another encoder is asked for.
 
     def text_features(self, condition: Condition) -> Tensor:
@@ -254,19 +300,20 @@ class Bench:
             features = self.encoder_of(condition).encode_images(views, progress=self.progress)
             return features.view(len(self.rounds(condition)), -1, features.shape[-1])
 
-        words = ("said", "exact", "refined")
-        drawn_from = "" if condition.words in words else condition.words
+        drawn_from = self._drawn_from(condition)
         return self._kept("view", condition, encode, condition.views, drawn_from)
 
     def gallery_features(self, condition: Condition) -> Tensor:
         """(num_images, dim) of the pictures that a condition searches."""
-        encoder, name = self.encoder_of(condition), condition.queries
+        encoder = self.encoder_of(condition)
 
-        def encode() -> Tensor:
-            pictures = self.draw_scenes(self._gallery(name))
+        def encode(split: str, number: int, start: int) -> Tensor:
+            scenes = sample_scenes(SEED, split, number, start=start)
+            pictures = _once(self._made, ("gallery", split, start), self.draw_scenes, scenes)
             return encoder.encode_images(pictures, progress=self.progress)
 
-        return _once(self._features, ("gallery", SETS[name].split), encode)
+        parts = self._gallery(condition.queries)
+        return torch.cat([_once(self._features, ("gallery", *p), encode, *p) for p in parts])
 
     def encoder_of(self, condition: Condition) -> Encoder:
         return self.encoder(condition.encoder, condition.seed)
@@ -286,7 +333,6 @@ class Bench:
     def ranks(self, condition: Condition) -> np.ndarray:
         """(num_queries, num_rounds) 0-based ranks of the targets under a condition."""
         text, gallery = self.text_features(condition), self.gallery_features(condition)
-        rounds = torch.tensor(self.rounds(condition))
         targets = torch.arange(len(text))
         if condition.fusion == "text":
             return target_ranks(text, gallery, targets).numpy()
@@ -300,16 +346,16 @@ class Bench:
             with torch.no_grad():
                 query = fuse(text, view)[0]
         elif condition.fusion in RANKINGS:
-            return RANKINGS[condition.fusion](text, view, gallery, targets, rounds).numpy()
+            return RANKINGS[condition.fusion](self, condition, text, view).numpy()
         else:
-            query = named(FUSIONS, condition.fusion, "fusion")(self, text, view, rounds)
+            query = named(FUSIONS, condition.fusion, "fusion")(self, condition, text, view)
         if missing.any():
             query = torch.where(missing, text, query)
         return target_ranks(query, gallery, targets).numpy()
 
 
-def _once(kept: dict, key: tuple, make: Callable[[], T]) -> T:
+def _once(kept: dict, key: tuple, make: Callable[..., T], *arguments: Any) -> T:
     """What is kept under a key; where nothing is yet, it is made."""
     if key not in kept:
-        kept[key] = make()
+        kept[key] = make(*arguments)
     return kept[key]

@@ -122,6 +122,7 @@ class Study(Measured):
     # What is no rank: arrays (num_queries, num_rounds) by benchmark, method, seed and metric.
     values: Callable[[Bench], Mapping[tuple[str, str, int, str], np.ndarray]] | None = None
     notes: Callable[[Bench, Ranks], Mapping] = lambda bench, ranks: {}
+    finish: Callable[[pd.DataFrame, Ranks], pd.DataFrame] = lambda table, ranks: table
 
 
 @dataclass(frozen=True)

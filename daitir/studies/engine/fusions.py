@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.fusion import average_views, dar_fusion, dar_weights
-from daitir.recipes.fusion import tuned_weights
+from daitir.recipes.cast import cast_ranks
 from daitir.retrieval import first_equal, reciprocal_rank_fusion, target_ranks
 from daitir.studies.engine.conditions import Condition
 
@@ -26,23 +26,30 @@ def _single(view: Tensor, text: Tensor) -> Tensor:
     return view if view.ndim == text.ndim else average_views(view)
 
 
-def _tuned(bench: Bench, text: Tensor, view: Tensor, rounds: Tensor) -> Tensor:
-    """The weighted sum whose weights validation chose."""
-    val = Condition("", "", queries="val")
-    early, late = tuned_weights(bench.fusion_data(val), bench.query_set("val").rounds)
-    weight = torch.where(rounds < 2, early, late)[..., None]
+def _rounds(bench: Bench, condition: Condition) -> Tensor:
+    return torch.tensor(bench.rounds(condition))
+
+
+def _dar(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+    return dar_fusion(text, _single(view, text), round=_rounds(bench, condition))
+
+
+def _tuned(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+    """The weighted sum whose weights validation chose, for the encoder and the text."""
+    early, late = bench.tuned_weights(condition)
+    weight = torch.where(_rounds(bench, condition) < 2, early, late)[..., None]
     return F.normalize((1 - weight) * text + weight * view, dim=-1)
 
 
-FUSIONS: dict[str, Callable[[Bench, Tensor, Tensor, Tensor], Tensor]] = {
-    "text": lambda bench, text, view, rounds: text,
-    "view": lambda bench, text, view, rounds: _single(view, text),
-    "dar": lambda bench, text, view, rounds: dar_fusion(text, _single(view, text), round=rounds),
+FUSIONS: dict[str, Callable[[Bench, Condition, Tensor, Tensor], Tensor]] = {
+    "text": lambda bench, condition, text, view: text,
+    "view": lambda bench, condition, text, view: _single(view, text),
+    "dar": _dar,
     "dar_tuned": _tuned,
 }
 
 
-def _by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> Tensor:
+def by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> Tensor:
     """Ranks by DAR's sum of scores, where those of several views are put `together` first."""
     firsts = first_equal(gallery)  # equal pictures tie
     columns = []
@@ -54,13 +61,38 @@ def _by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> T
     return torch.stack(columns, dim=1)
 
 
-RANKINGS: dict[str, Callable[..., Tensor]] = {
-    "rank_fusion": lambda text, view, gallery, targets, rounds: reciprocal_rank_fusion(
-        text, view, gallery, targets
-    ),
-    "best_of_text_and_view": lambda text, view, gallery, targets, rounds: torch.minimum(
-        *(target_ranks(query, gallery, targets) for query in (text, view))
-    ),
-    "dar_of_scores": partial(_by_scores, together=lambda scores: scores.mean(dim=1)),
-    "dar_of_best": partial(_by_scores, together=lambda scores: scores.amax(dim=1)),
+def _summed(
+    bench: Bench, condition: Condition, text: Tensor, view: Tensor, *, together: Callable
+) -> Tensor:
+    asked = _gallery(bench, condition, text), _rounds(bench, condition)
+    return by_scores(text, view, *asked[0], asked[1], together=together)
+
+
+def _gallery(bench: Bench, condition: Condition, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The gallery's features and the places of the targets."""
+    return bench.gallery_features(condition), torch.arange(len(text))
+
+
+def _rank_fusion(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+    """Of text and view, or of two views of a round without the text, as VisRet does."""
+    both = (text, view) if view.ndim == text.ndim else view.unbind(dim=2)
+    return reciprocal_rank_fusion(*both, *_gallery(bench, condition, text))
+
+
+def _best(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+    ranks = [target_ranks(q, *_gallery(bench, condition, text)) for q in (text, view)]
+    return torch.minimum(*ranks)
+
+
+def _cast(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+    """No view is used: text and gallery are moved by what the dialogue says."""
+    return cast_ranks(bench.cast(condition), text, *_gallery(bench, condition, text))
+
+
+RANKINGS: dict[str, Callable[[Bench, Condition, Tensor, Tensor], Tensor]] = {
+    "rank_fusion": _rank_fusion,
+    "best_of_text_and_view": _best,
+    "dar_of_scores": partial(_summed, together=lambda scores: scores.mean(dim=1)),
+    "dar_of_best": partial(_summed, together=lambda scores: scores.amax(dim=1)),
+    "cast": _cast,
 }

@@ -143,7 +143,8 @@ def check_work_dir(bench: Bench) -> None:
     """
     profile, path = bench.profile, bench.work_dir / "made_from.json"
     sizes = ("image_size", "num_gallery", "num_train_dialogues", "num_val_dialogues",
-             "num_test_dialogues", "num_other_dialogues", "views_per_dialogue")  # fmt: skip
+             "num_test_dialogues", "num_other_dialogues", "num_sealed_dialogues",
+             "num_sealed_gallery", "views_per_dialogue")  # fmt: skip
     manifest = manifest_of(queries_folder(profile))
     facts = {
         "encoder": bench.base.digest,

@@ -48,7 +48,8 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
         known = metric == "parameters_added"
         tables.append(_rows(Key(benchmark, method), seed, rounds, metric, values, known=known))
     table = pd.concat(tables, ignore_index=True)
-    return table if study.digits is None else table.round(study.digits)
+    table = table if study.digits is None else table.round(study.digits)
+    return study.finish(table, ranks)
 
 
 def _rows_of(study: Study, ranks: Ranks, key: Key) -> Iterator[pd.DataFrame]:

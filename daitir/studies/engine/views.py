@@ -38,6 +38,16 @@ def _kept_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
     return named(KEPT_UNDER, condition.encoder, "encoder of kept views")(bench, features)
 
 
+def _drawn(bench: Bench, condition: Condition, argument: str) -> list[Path]:
+    """From the noise of the set, or `drawn:fixed_noise` from one noise a dialogue."""
+    return bench.draw(condition, **({argument: True} if argument else {}))
+
+
+def _both_noises(bench: Bench, condition: Condition, argument: str) -> Tensor:
+    views = [replace(condition, views=name) for name in ("drawn", "drawn:fixed_noise")]
+    return torch.stack([bench.view_features(one) for one in views], dim=2)
+
+
 def _first_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
     views = [replace(condition, views=f"view_{seed}") for seed in range(int(argument))]
     return torch.stack([bench.view_features(one) for one in views], dim=2)
@@ -132,7 +142,8 @@ def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -
 
 VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Path]]] = {
     "kept": _kept_views,
-    "drawn": lambda bench, condition, argument: bench.draw(condition),
+    "drawn": _drawn,
+    "both_noises": _both_noises,
     "view": lambda bench, condition, argument: bench.draw(condition, seed=int(argument)),
     "first": _first_views,
     "guidance": partial(_other_setting, setting="guidance"),

@@ -72,6 +72,13 @@ def refine_arrived(
     return [[row[n - 1] for n in ns] for row, ns in zip(refined, counts, strict=True)]
 
 
+def _refined(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
+    if SETS[condition.queries].shipped:
+        return bench.query_set(condition.queries).captions[: condition.number]
+    said = _said(bench, condition)
+    return bench.reformulator.refine(said, progress=bench.progress).captions
+
+
 def _exact(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
     return [rewrites(turns, seed=index) for index, turns in enumerate(bench.talks(condition))]
 
@@ -102,7 +109,7 @@ def _short(bench: Bench, condition: Condition, argument: str) -> list[list[str]]
 
 
 WORDS: dict[str, Callable[[Bench, Condition, str], list[list[str]]]] = {
-    "refined": lambda bench, of, argument: bench.query_set(of.queries).captions[: of.number],
+    "refined": _refined,
     "exact": _exact,
     "said": _said,
     "longer": _longer,
