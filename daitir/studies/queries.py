@@ -67,14 +67,16 @@ class SetRecipe:
     gallery: str = "num_gallery"  # the field of a profile that says how many pictures it searches
     start: int = 0  # the number of its first scene in the split
     shipped: bool = True  # else the study that asks for it refines and draws it
+    features: bool = True  # of its views are shipped; else a study draws these again
 
 
+OTHERS = "num_other_dialogues"
 SETS = {
     "human": SetRecipe("human", "test", "num_test_dialogues"),
-    **{s: SetRecipe(s, "test", "num_other_dialogues") for s in SOURCES if s != "human"},
-    "heldout": SetRecipe("human", "heldout", "num_other_dialogues"),
-    "human_again": SetRecipe("human", "test", "num_other_dialogues", seed=1),
-    "human_fixed_noise": SetRecipe("human", "test", "num_other_dialogues", fixed_noise=True),
+    **{s: SetRecipe(s, "test", OTHERS, features=False) for s in SOURCES if s != "human"},
+    "heldout": SetRecipe("human", "heldout", OTHERS, features=False),
+    "human_again": SetRecipe("human", "test", OTHERS, seed=1),
+    "human_fixed_noise": SetRecipe("human", "test", OTHERS, fixed_noise=True, features=False),
     "train": SetRecipe("human", "train", "num_train_dialogues", partly_drawn=True),
     "val": SetRecipe("human", "val", "num_val_dialogues", partly_drawn=True),
 }
@@ -90,8 +92,14 @@ class QuerySet:
 
     captions: list[list[str]]  # `captions[dialogue][round]`, refined
     rounds: Tensor  # (num_dialogues, num_views), those whose caption was drawn, ascending
-    view_features: Tensor  # (num_dialogues, num_views, dim), unit vectors
+    view_features: Tensor | None  # (num_dialogues, num_views, dim), unit vectors, where kept
     readings: list[list[Scene]]  # `readings[dialogue][view]`, what the recogniser reads
+
+    def first(self, number: int) -> QuerySet:
+        """That of the first dialogues."""
+        features = None if self.view_features is None else self.view_features[:number]
+        rows = self.captions[:number], self.rounds[:number], features, self.readings[:number]
+        return QuerySet(*rows)
 
     @property
     def drawn_captions(self) -> list[list[str]]:
@@ -136,9 +144,11 @@ def make_query_set(
         for index, row in enumerate(captions)
     ]
     paths = draw_views(recipe, captions, rounds, models.generator, cache, progress)
-    features = models.encoder.encode_images(paths, progress=progress)
+    features = None
+    if recipe.features:
+        features = models.encoder.encode_images(paths, progress=progress)
+        features = features.view(len(captions), number, models.encoder.dim)
     scenes = models.recogniser.read(paths, progress=progress)
-    features = features.view(len(captions), number, models.encoder.dim)
     return QuerySet(captions, torch.tensor(rounds), features, _in_rows(scenes, number))
 
 
@@ -224,9 +234,10 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
     columns = torch.cat([v.view(queries.rounds.numel(), -1) for v in values.values()], dim=1)
     tensors = {
         "rounds": queries.rounds.to(torch.uint8),
-        "view_features": queries.view_features.half(),
         "readings": columns.view(*queries.rounds.shape, -1).to(torch.uint8),
     }
+    if queries.view_features is not None:
+        tensors["view_features"] = queries.view_features.half()
     with atomic_write(folder / f"{name}.safetensors") as temporary:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
 
@@ -240,7 +251,11 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
             raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
     try:
         stored = load_file(tensors)
-        rounds, features = stored["rounds"].long(), stored["view_features"].float()
+        rounds, features = stored["rounds"].long(), stored.get("view_features")
+        if features is not None:
+            features = F.normalize(features.float(), dim=-1)
+        elif name in SETS and SETS[name].features:
+            raise KeyError("view_features")
         readings = _unpack(stored["readings"].long())
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0]
@@ -251,9 +266,10 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
             "make the query sets again with `daitir queries`"
         )
     refined = [list(entry.rounds) for entry in read_dialogues(captions)]
-    if not len(refined) == len(rounds) == len(features) == len(readings):
+    lengths = {len(part) for part in (refined, rounds, readings, features) if part is not None}
+    if len(lengths) != 1:
         raise DataError(f"{captions}: of another length than {tensors.name}; make both again")
-    return QuerySet(refined, rounds, F.normalize(features, dim=-1), readings)
+    return QuerySet(refined, rounds, features, readings)
 
 
 def _unpack(readings: Tensor) -> list[list[Scene]]:

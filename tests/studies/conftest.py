@@ -14,7 +14,6 @@ from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import (
     MANIFEST_NAME,
     QUERIES_FOLDER,
-    QuerySet,
     load_query_set,
     manifest_of,
     save_query_set,
@@ -28,9 +27,7 @@ def small(tmp_path):
     with atomic_write(folder / MANIFEST_NAME) as temporary:
         temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
     for name in (*BENCHMARKS, "train", "val"):
-        found = load_query_set(name, encoder, QUERIES_FOLDER)
-        parts = (found.captions, found.rounds, found.view_features, found.readings)
-        save_query_set(QuerySet(*(part[:4] for part in parts)), folder, name)
+        save_query_set(load_query_set(name, encoder, QUERIES_FOLDER).first(4), folder, name)
     profile = dataclasses.replace(
         PROFILES["classroom"], name="small", num_other_dialogues=3, num_test_dialogues=4,
         num_train_dialogues=4, num_val_dialogues=4, num_gallery=12, queries=str(folder),

@@ -46,7 +46,6 @@ from daitir.studies.queries import (
     MANIFEST_NAME,
     QUERIES_FOLDER,
     SETS,
-    QuerySet,
     SetRecipe,
     load_query_set,
     manifest_of,
@@ -68,10 +67,8 @@ def folder(tmp_path_factory):
     encoder = load_encoder("mini")
     for name in (name for name, recipe in SETS.items() if recipe.shipped):
         whole = load_query_set(name, encoder, QUERIES_FOLDER)
-        parts = (whole.captions, whole.rounds, whole.view_features, whole.readings)
         number = OTHERS if SETS[name].size == "num_other_dialogues" else NUMBER
-        first = QuerySet(*(part[:number] for part in parts))
-        save_query_set(first, folder / "queries", name)
+        save_query_set(whole.first(number), folder / "queries", name)
     return folder
 
 
@@ -148,7 +145,13 @@ def test_the_benchmark_ranks_as_a_loop_does(small, folder):
     pictures = render_scenes(sample_scenes(0, "test", small.num_gallery), size=small.image_size)
     gallery = encoder.encode_images(pictures)
     text = torch.stack([encoder.encode_texts(row) for row in queries.captions])
-    views = queries.view_features
+    assert queries.view_features is None  # not shipped
+    views = Bench(small, None, folder / "work", folder / "views").kept_features("terse")
+    drawn = Bench(small, None, folder / "work", folder / "views").draw(
+        Condition("", "", queries="terse")
+    )
+    again = encoder.encode_images(drawn).view_as(views)
+    assert torch.allclose(views, again, atol=1e-3) and not views.equal(again)
     rounds, targets = torch.arange(11), torch.arange(OTHERS)
     for method, query in (
         ("text", text),
@@ -297,7 +300,8 @@ def test_a_fusion_and_a_source_from_outside_are_trained_and_tabulated(
 ):
     register_fusion("average", Average)
     register_source("curt", partial(talk, style="terse"))
-    monkeypatch.setitem(SETS, "curt", SetRecipe("curt", "test", "num_other_dialogues"))
+    curt = SetRecipe("curt", "test", "num_other_dialogues", features=False)
+    monkeypatch.setitem(SETS, "curt", curt)
     try:
         encoder = load_encoder("mini")
         made = tmp_path / "queries"
@@ -326,7 +330,8 @@ def test_a_fusion_and_a_source_from_outside_are_trained_and_tabulated(
         assert set(table["metric"]) == {"recall_at_10", "recall_at_10_gain"}
         ranks = read_ranks(tmp_path / "results" / "ranks" / "small_toy.npz")
         text = encoder.encode_texts([c for row in terse.captions for c in row])
-        query = F.normalize(text.view_as(terse.view_features) + terse.view_features, dim=-1)
+        views = Bench(profile, None, tmp_path / "work", tmp_path / "views").kept_features("curt")
+        query = F.normalize(text.view_as(views) + views, dim=-1)
         pictures = render_scenes(sample_scenes(0, "test", small.num_gallery), size=small.image_size)
         expected = target_ranks(query, encoder.encode_images(pictures), torch.arange(OTHERS))
         assert (ranks.arrays["curt", "average", 0] == expected.numpy()).all()

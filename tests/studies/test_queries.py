@@ -70,8 +70,11 @@ def encoder():
 def test_a_set_holds_captions_features_and_readings(folder, encoder, name, number, drawn):
     found = load_query_set(name, encoder, Path(folder))
     assert [len(row) for row in found.captions] == [11] * number
-    assert found.view_features.shape == (number, drawn, encoder.dim)
-    assert torch.allclose(found.view_features.norm(dim=-1), torch.ones(number, drawn))
+    if SETS[name].features:
+        assert found.view_features.shape == (number, drawn, encoder.dim)
+        assert torch.allclose(found.view_features.norm(dim=-1), torch.ones(number, drawn))
+    else:
+        assert found.view_features is None
     assert (found.rounds.diff(dim=1) > 0).all() and found.rounds.max() <= 10
     assert [len(row) for row in found.readings] == [drawn] * number
     row, t = 1, found.rounds[1, 1].item()
@@ -115,6 +118,9 @@ def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
     shutil.copy(copy / "human.json.gz", copy / "terse.json.gz")
     with pytest.raises(DataError, match="of another length"):
         load_query_set("terse", encoder, copy)
+    shutil.copy(copy / "terse.safetensors", copy / "human.safetensors")
+    with pytest.raises(DataError, match="no query set .*view_features"):
+        load_query_set("human", encoder, copy)
     (copy / "human.safetensors").write_bytes(b"damaged")
     with pytest.raises(DataError, match="no query set"):
         load_query_set("human", encoder, copy)

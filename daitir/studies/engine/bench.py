@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
@@ -114,6 +115,20 @@ class Bench:
             return queries
 
         return _once(self._made, ("queries", name), load)
+
+    def kept_features(self, name: str) -> Tensor:
+        """(num_dialogues, num_views, dim), of a query set's views; drawn where none are shipped."""
+        queries = self.query_set(name)
+        if queries.view_features is not None:
+            return queries.view_features
+
+        def encode() -> Tensor:
+            paths = self.draw(Condition("", "", queries=name))
+            features = self.base.encode_images(paths, progress=self.progress)
+            features = features.view(*queries.rounds.shape, self.base.dim)
+            return F.normalize(features.half().float(), dim=-1)  # as precise as those that are
+
+        return _once(self._made, ("kept features", name), encode)
 
     def targets(self, condition: Condition) -> list[Scene]:
         """The scenes that the dialogues of a condition are about."""

@@ -101,6 +101,8 @@ class Measured:
 
     def table(self, profile_name: str) -> str:
         """The name of the table; the benchmark's is that of the profile alone."""
+        if (profile_name, self.name) == ("classroom", "leaderboard"):
+            return "leaderboard"  # the one that everybody quotes
         return profile_name if self.name == "benchmark" else f"{profile_name}_{self.name}"
 
 

@@ -31,8 +31,7 @@ MISSING_SHARE = 0.5
 def _kept_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
     """Those of the query set, or of the set that is named with it (`kept:again`)."""
     name = f"{condition.queries}_{argument}" if argument else condition.queries
-    queries = bench.query_set(name)
-    features = queries.view_features[: condition.number]
+    features = bench.kept_features(name)[: condition.number]
     if condition.rounds is not None:
         features = features[:, list(condition.rounds)]
     return named(KEPT_UNDER, condition.encoder, "encoder of kept views")(bench, features)
