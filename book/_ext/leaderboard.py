@@ -48,7 +48,7 @@ def with_interval(row: pd.Series | dict, *, points: bool, sign: bool = False) ->
 
 def tie_groups(table: pd.DataFrame, metric: str, text: str, noise: str) -> pd.Series:
     """The group of each method of a protocol at the last round; two metrics have one."""
-    label = f"tie_group_of_{metric} ({text}, {noise} noise)"
+    label = f"tie_group_of_{metric} ({text}, {noise})"
     rows = table[table["metric"] == label]
     return rows.set_index(["benchmark", "encoder", "query", "text", "noise"])["value"]
 

@@ -45,7 +45,7 @@
         gains.set(place(r), r);
       }
     }
-    const group = `tie_group_of_${chosen.metric} (${chosen.text}, ${chosen.noise} noise)`;
+    const group = `tie_group_of_${chosen.metric} (${chosen.text}, ${chosen.noise})`;
     return inside.filter((r) => r.metric === chosen.metric && !r.rival).map((r) => {
       const gain = gains.get(place(r));
       const tie = [chosen.benchmark, place(r), group].join("|");

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daitir.scenes import Scene, parse
-from daitir.studies.encoders import COMPARED, gains_over, trained
 from daitir.studies.engine.conditions import (
     VALIDATION,
     ZERO_SHOT,
@@ -22,6 +21,7 @@ from daitir.studies.engine.conditions import (
     Shown,
     Study,
     Trained,
+    encoder_seeds,
     gain,
 )  # fmt: skip
 from daitir.studies.engine.ranks import Ranks
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DRAWN_ROUNDS = (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)
 SETTINGS = ("guidance_1", "guidance_4", "guidance_8", "steps_2", "steps_4", "steps_20")
+COMPARED = ("finetune_text", "dmcl")  # encoders that less trained U-Nets draw for
 DIVISORS = (20, 5)  # of the steps in which the U-Net of the profile was trained
 METRICS = ("recall_at_10", "mrr", "degradation_rate", "degradation_rate_ln2")
 
@@ -107,7 +108,7 @@ def _asked_of(
     profile: Profile, suffixes: Mapping[str, str], names: tuple[str, ...] = ()
 ) -> Iterator[Condition]:
     """Text, DAR and ADaFuSE of encoders with every choice of views, by suffix."""
-    for encoder, seed in trained(profile, names):
+    for encoder, seed in encoder_seeds(profile, names):
         at = {"seed": seed, "encoder": encoder, **_asked(profile)}
         yield Condition(VALIDATION, f"{encoder}+text", **at)
         for suffix, views in suffixes.items():
@@ -131,9 +132,11 @@ def encoder_shown(key: Key, ranks: Ranks) -> Shown:
     """As of the encoder before training, with what false facts, or less training, cost."""
     encoder, _, query = key.method.partition("+")
     text = Key(VALIDATION, f"{encoder}+text")
+    words = Key(VALIDATION, "finetune_text+text")
+    contrasts = {"gain_over_finetune_text": gain(key, words)} if words in ranks.keys else {}
     if query == "text":
-        return Shown(("recall_at_10",), contrasts=gains_over(key, ranks, "finetune_text"))
-    contrasts = {"gain": gain(key, text), **gains_over(key, ranks, "finetune_text")}
+        return Shown(("recall_at_10",), contrasts=contrasts)
+    contrasts["gain"] = gain(key, text)
     doses = sorted({k.method.split("_")[-1] for k in ranks.keys if _DOSE in k.method})
     steps = sorted({k.method.split("_")[-1] for k in ranks.keys if _STEPS in k.method}, key=int)
     if doses and query.endswith(f"{_DOSE}{doses[-1]}"):

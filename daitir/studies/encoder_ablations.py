@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from daitir.objectives import DMCL_TERMS
 from daitir.recipes.settings import EncoderRecipe
-from daitir.studies.encoders import read_by
 from daitir.studies.engine.conditions import (
     VALIDATION,
     ZERO_SHOT,
@@ -79,6 +78,12 @@ def shortened(recipe: EncoderRecipe, *, steps_divisor: int, batch_divisor: int) 
         eval_every=steps,  # nothing is selected
         rank=None,
     )
+
+
+def read_by(recipe: EncoderRecipe | None) -> dict[str, str]:
+    """The words and the text that an encoder of a recipe was trained to read."""
+    text = "current_rewrite" if recipe is None else recipe.text
+    return {"words": "said" if text == "raw_dialogue" else "refined", "text": text}
 
 
 def recipes(profile: Profile) -> Mapping[str, EncoderRecipe]:

@@ -10,11 +10,9 @@ from daitir.studies.engine.conditions import Instrument, Study
 STUDIES = {
     "leaderboard": "daitir.studies.leaderboard:STUDY",
     "benchmark": "daitir.studies.benchmark:STUDY",
-    "encoders": "daitir.studies.encoders:STUDY",
     "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",
     "encoder_choices": "daitir.studies.choices:ENCODER_CHOICES",
     "encoder_checkpoints": "daitir.studies.choices:ENCODER_CHECKPOINTS",
-    "encoder_memory": "daitir.studies.encoders:ENCODER_MEMORY",
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",

@@ -52,7 +52,7 @@ def refused(command, folder, capsys):
         (["queries", *OUT, "--profile", "huge"], ["--profile", "'huge'"]),
         (["study", "memory", *STUDY[:4], "--profile", "huge"], ["--profile", "'huge'"]),
         (["queries", *OUT, "--profile", "gpu"], ["runs/gpu/lm: no such folder", "pretrain lm"]),
-        (["study", "encoders", *STUDY, "--profile", "gpu"], ["runs/gpu/lm: no", "pretrain lm"]),
+        (["study", "leaderboard", *STUDY, "--profile", "gpu"], ["runs/gpu/lm: no", "pretrain lm"]),
         ([*CLIP, "--profile", "gpu"], ["runs/gpu/clip: no such folder", "pretrain clip"]),
         ([*TRAIN, "--set", "foo=1"], ["--set: ", "'foo'", "there are", "learning_rate"]),
         ([*TRAIN, "--set", "steps=x"], ["--set: steps is a whole number", "'x'"]),

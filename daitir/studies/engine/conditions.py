@@ -134,6 +134,12 @@ class Instrument(Measured):
     measure: Callable[..., tuple[pd.DataFrame, Mapping]]
 
 
+def encoder_seeds(profile: Profile, names: Iterable[str] = ()) -> list[tuple[str, int]]:
+    """Names and seeds of encoders: the start, then the fine-tuned ones, by default all."""
+    seeds = range(profile.num_encoder_seeds)
+    return [(ZERO_SHOT, 0), *((n, seed) for n in names or profile.encoders for seed in seeds)]
+
+
 def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
     """The contrast of a method and its rival.
 
