@@ -8,13 +8,18 @@ others.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from daitir import metrics
+from daitir.recipes.cast import cast_ranks
+from daitir.retrieval import target_ranks
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.engine.conditions import (
     ZERO_SHOT,
@@ -31,6 +36,9 @@ from daitir.studies.engine.tables import MEASURES
 from daitir.studies.memory import ENCODER_DECAYS, remembered
 from daitir.studies.profiles import Profile
 
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
+
 REWRITE, RAW, JOINED = "current_rewrite", "raw_dialogue", "all_rewrites"
 TEXTS = {REWRITE: "refined", RAW: "said", JOINED: "refined"}
 """What is ranked, and the words that it is made of."""
@@ -43,6 +51,7 @@ SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialo
 ONE_SEED = ("text_view", "dmcl_resampled")  # whose further seeds are not measured
 ROUNDS = (0, 2, 5, 10)  # that the table shows; the ranks have all
 RANKED = ("recall_at_10", "hits_at_10")
+NUM_TIMED = 5  # dialogues whose ranking is timed
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
 
@@ -135,6 +144,19 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     return Shown((*RANKED, "recall_at_1", "mrr", "bri", *harm), text, contrasts)
 
 
+def costs(bench: Bench, ranks: Ranks) -> dict:
+    """Seconds of ranking one query, by its text and by CAST, which changes every picture for it."""
+    asked = Condition("", "", queries="sealed_human", number=NUM_TIMED)
+    text, gallery = bench.text_features(asked), bench.gallery_features(asked)
+    model, targets = bench.cast(asked), torch.arange(len(text))
+    seconds = {}
+    for name, rank in {"text": target_ranks, "cast": partial(cast_ranks, model)}.items():
+        began = time.perf_counter()
+        rank(text, gallery, targets)
+        seconds[name] = round((time.perf_counter() - began) / text.shape[:2].numel(), 6)
+    return {"seconds_per_query": seconds, "num_gallery": len(gallery)}
+
+
 def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
     """Labels taken apart; the smallest gain that would be found; groups of methods that tie."""
     table = table[table["round"].isin(ROUNDS)]
@@ -195,5 +217,6 @@ STUDY = Study(
     shown=shown,
     together=True,
     digits=4,
+    notes=costs,
     finish=finish,
 )
