@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from daitir.common.versions import versions
 from daitir.metrics import PairedBootstrap
 
@@ -46,3 +48,18 @@ def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, fl
         return estimate.difference, estimate.low, estimate.high
     value, low, high = estimate
     return value, low, high
+
+
+def read_leaderboard(path: str) -> pd.DataFrame:
+    """The rows of the leaderboard: `value`, `ci_low`, `ci_high` and `detectable`.
+
+    The index has the metric, the source, encoder, query, text, noise, rival and round; a rival is
+    empty where a row is no gain.
+    """
+    numbers = ["value", "ci_low", "ci_high", "detectable"]
+    table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(numbers, ""))
+    table = table[~table["metric"].str.startswith("tie_group")].rename(
+        columns={"benchmark": "source"}
+    )
+    switches = ["metric", "source", "encoder", "query", "text", "noise", "rival", "round"]
+    return table.set_index(switches)[numbers].sort_index()

@@ -104,6 +104,9 @@ STUDY = Study(
     minutes=16,
     conditions=conditions,
     shown=shown,
+    together=True,
+    alone=lambda key: "recall_at_10" if key.benchmark == "human" else None,
+    digits=4,
     values=costs,
     notes=notes,
 )

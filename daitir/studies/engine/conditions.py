@@ -116,7 +116,7 @@ class Study(Measured):
     conditions: Callable[[Profile, Ranks], Iterable[Condition]]
     shown: Callable[[Key, Ranks], Shown | None]  # None for nothing
     together: bool = False  # averages over seeds, query by query, not rows for each seed
-    alone: Callable[[Key], str | None] = lambda key: None  # a metric that each seed has besides
+    alone: Callable[[Key], str | None] = lambda key: None  # a metric of each seed besides
     digits: int | None = None  # to which the table is rounded
     # Recipes that are trained beside those of the profile, by name.
     fusions: Callable[[Profile], Mapping[str, FusionRecipe]] = lambda profile: {}

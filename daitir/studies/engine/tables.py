@@ -46,7 +46,8 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     for (benchmark, method, seed, metric), values in ranks.values.items():
         rounds = _round_labels(ranks, benchmark, values.shape[1], None)
         known = metric == "parameters_added"
-        tables.append(_rows(Key(benchmark, method), seed, rounds, metric, values, known=known))
+        label = "mean of 1" if study.together else seed
+        tables.append(_rows(Key(benchmark, method), label, rounds, metric, values, known=known))
     table = pd.concat(tables, ignore_index=True)
     table = table if study.digits is None else table.round(study.digits)
     return study.finish(table, ranks)
@@ -59,7 +60,7 @@ def _rows_of(study: Study, ranks: Ranks, key: Key) -> Iterator[pd.DataFrame]:
     stacked, seeds = ranks.of(key), ranks.seeds(key)
     if study.together:
         yield from _measured(shown, ranks, key, slice(None), f"mean of {len(seeds)}")
-        if metric := study.alone(key):
+        if (metric := study.alone(key)) and len(seeds) > 1:
             for seed, one in zip(seeds, stacked, strict=True):
                 means = MEASURES[metric](one).mean(axis=0)
                 rounds = _round_labels(ranks, key.benchmark, len(means), None)
