@@ -118,6 +118,15 @@ def sign_of(row: pd.Series) -> str:
     return "above" if row["ci_low"] > 0 else "below" if row["ci_high"] < 0 else "unclear"
 
 
+def verdict(claim: dict, row: pd.Series) -> str:
+    """What the interval says of the sign, and of the published figure where there is one."""
+    if not claim["points"]:
+        return SIGNS[sign_of(row)]
+    points, low, high = float(claim["points"]), 100 * row["ci_low"], 100 * row["ci_high"]
+    place = "inside" if low <= points <= high else "below" if points < low else "above"
+    return f"{SIGNS[sign_of(row)]}; the published figure lies {place} the interval"
+
+
 def claims_html(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     rows = []
     for claim in claims.to_dict("records"):
@@ -127,7 +136,7 @@ def claims_html(table: pd.DataFrame, claims: pd.DataFrame) -> str:
         protocol += f"round {claim['round']}"
         where = f'<a href="../{claim["page"]}.html">{claim["page"].split("/")[-1]}</a>'
         cells = [escape(claim["claim"]), escape(claim["published"]), escape(claim["before"]),
-                 escape(with_interval(row, points=True, sign=True)), escape(SIGNS[sign_of(row)]),
+                 escape(with_interval(row, points=True, sign=True)), escape(verdict(claim, row)),
                  escape(protocol), where]  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ("claim", "published", "what the book said", "measured now, points", "verdict",

@@ -97,7 +97,7 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
         for name in profile.fusions:
             if name != "adafuse":
                 yield name, Trained(name), (REWRITE,), NOISES, seeds
-        yield "rank_fusion", "rank_fusion", (REWRITE,), NOISES, 1
+        yield "rank_fusion", "rank_fusion", (REWRITE,), ("new",), 1
         yield "visret_two_views", "rank_fusion", (NONE,), (BOTH,), 1
         yield "cast", "cast", (REWRITE,), (NONE,), 1
 
