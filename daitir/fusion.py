@@ -122,7 +122,7 @@ Fused = tuple[Tensor, dict[str, Tensor]]  # fused features, and how they were ma
 class Fusion(nn.Module):
     """A trained fusion; a new one is a subclass, known by `register_fusion`.
 
-    It is built by the length of the features, `dim`, and those sizes of a recipe that it names as
+    It is built from the length of the features, `dim`, and the sizes of a recipe that it names as
     arguments, and has a `logit_scale`, as `first_logit_scale` makes it.
     """
 
@@ -368,8 +368,8 @@ def build_fusion(dim: int, recipe: Any) -> Fusion:
 def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> Fused:
     """A text with several views: each is fused by itself, with its own gate, and then averaged.
 
-    `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors, as is
-    what is fused, `(..., dim)`; details have the axis of views. Raises ValueError as the fusion.
+    `text_features` `(..., dim)` and `view_features` `(..., num_views, dim)` are unit vectors, and
+    so is the result, `(..., dim)`; details have the axis of views. Raises ValueError as the fusion.
     """
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
@@ -377,7 +377,7 @@ def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> 
 
 
 def _direction(sums: Tensor, what: str) -> Tensor:
-    """Sums of unit vectors scaled to unit norm; `what` they are, where one is 0."""
+    """Sums of unit vectors scaled to unit norm; `what` names them where one is 0."""
     if (sums == 0).all(dim=-1).any():
         raise ValueError(f"{what} has no direction")
     return F.normalize(sums, dim=-1)

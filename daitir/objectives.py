@@ -102,9 +102,9 @@ def hard_negative_loss(
         raise ValueError("the batch holds no negative; use more than one target")
     terms = []
     for scores in (similarity, similarity.T):
-        hardest, found = scores.masked_fill(~negative, float("-inf")).topk(min(k, len(scores)))
+        hardest, indices = scores.masked_fill(~negative, float("-inf")).topk(min(k, len(scores)))
         losses = F.softplus((hardest - scores.diagonal()[:, None] + margin) / temperature)
-        terms.append(losses[negative.gather(1, found)].mean())
+        terms.append(losses[negative.gather(1, indices)].mean())
     return (terms[0] + terms[1]) / 2
 
 

@@ -10,8 +10,8 @@ to ask about it, the text of the query and the target:
 | lucky | is silent | it is true of it |
 | invented | is silent | it is false of it |
 
-What the text states and the view shows neither so nor otherwise, since the object is missing, is
-*omitted*. CHAIR counts invented objects of captions, GenEval supported facts of drawings; here both
+A fact is *omitted* where the text states it and the view, which lacks the object, shows nothing of
+it. CHAIR counts invented objects of captions, GenEval supported facts of drawings; here both
 directions are counted, and silence is told from contradiction.
 """
 
@@ -93,9 +93,8 @@ def cue_table(
 ) -> pd.DataFrame:
     """How many cues of each kind every view has, by attribute.
 
-    Captions and readings are `captions[dialogue][view]`, the texts that were drawn, and
-    `readings[dialogue][view]`, what the recogniser reads off the views; targets are one scene for
-    each dialogue, what is true.
+    `captions[dialogue][view]` are the texts that were drawn, `readings[dialogue][view]` what the
+    recogniser reads off the views, and `targets` the true scene of each dialogue.
 
     Returns the columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind`
     (of `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
@@ -121,8 +120,8 @@ def one_of_each(
 ) -> tuple[Scene, tuple[Fact, ...]]:
     """The view with one object of each category, and the others as facts.
 
-    Where a category stands in the view twice, the object counts that fits `stated`, a map from
-    (subject, attribute) to value, best, or else the first.
+    Where a category stands in the view twice, the object counts that best fits `stated`, a map from
+    (subject, attribute) to value; the first of equals.
     """
 
     def fit(item: SceneObject) -> int:
@@ -161,8 +160,8 @@ def interventions(
 ) -> tuple[list[Intervention], int]:
     """Every single repair of a view, and for every true cue of it one way to break it.
 
-    The view has one object of each category at most; see `one_of_each`. `seed` is of the false
-    values and of the object that is put in. An attribute of an object that the target lacks is
+    The view has one object of each category at most; see `one_of_each`. `seed` chooses the false
+    values and the object that is put in. An attribute of an object that the target lacks is
     repaired with the object, not by itself. The second value is how many interventions could not be
     made since the cell was taken.
     """

@@ -2,7 +2,7 @@
 
 Code is every module that the cells import, with all that it imports itself, late imports too; a
 name that `daitir` exports lazily stands for the module behind it. Files beside this code count
-too, but of the models that come with the package only the folders that the code names, as in
+too, but among the models that come with the package only the folders that the code names, as in
 `ASSETS / "clip"`. Tables are those files of `results/` and `book/` that a string in the cells
 could name. Where this cannot be decided, more counts, not less.
 """
@@ -101,7 +101,7 @@ _parsed = cache(ast.parse)
 
 @cache
 def _lazy_exports(root: ast.Module) -> tuple[dict[str, str], ast.Module]:
-    """The map of lazy names of the package's own module, and the module without what reads it."""
+    """The package's map of lazy names, and its module without the code that reads the map."""
     exports: dict[str, str] = {}
     rest = []
     for node in root.body:
@@ -135,7 +135,7 @@ def _named_models(trees: Iterable[ast.AST]) -> Iterator[Path]:
                 num_uses += node.name == "ASSETS" and node.asname is not None
             else:
                 num_uses += _name_of(node) == "ASSETS" and isinstance(node.ctx, ast.Load)
-        # Where the folder of all is used in another way, all of it counts.
+        # Where their common folder is used in another way, all of it counts.
         folders = [assets / name for name in names] if num_uses == len(names) else [assets]
         yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
 
@@ -145,10 +145,10 @@ def _named_tables(
 ) -> Iterator[Path]:
     """The files of `results/`, and the tables of `book/`, that a string could name.
 
-    A string with a suffix names files whose path could end so; one without that begins with the
-    folder, those whose path could begin so. `{profile.name}` in it stands for the profile, other
-    braces for anything. Of modules, which know no way to `results/`, only strings that name it
-    count.
+    A string with a suffix names the files whose path could end so. A string without one that begins
+    with the folder names those whose path could begin so. `{profile.name}` stands for the profile,
+    other braces for anything. Modules know no way to `results/`: only strings that name it count
+    there.
     """
     strings = {string for tree in cells for string in _strings(tree, profile)}
     for tree in code.values():
@@ -169,7 +169,7 @@ def _named_tables(
 
 @cache
 def _strings(tree: ast.AST, profile: str) -> list[str]:
-    """All strings of code; in those with braces, what they hold is replaced."""
+    """All strings of code, with the contents of braces replaced."""
     strings, pending = [], [tree]
     while pending:
         node = pending.pop()

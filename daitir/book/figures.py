@@ -1,4 +1,4 @@
-"""The pictures of an executed chapter, so kept that the checkout grows by what changed alone."""
+"""The pictures of an executed chapter, kept so that the checkout grows only by what changed."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ _PNG = "image/png"
 
 
 def png_outputs(cell: NotebookNode) -> list[dict]:
-    """The data of those outputs of a cell that show a PNG."""
+    """The data of a cell's outputs that show a PNG."""
     shown = [output.get("data", {}) for output in cell.get("outputs", [])]
     return [data for data in shown if _PNG in data]
 
@@ -31,7 +31,7 @@ def settle_pictures(cells: Sequence[NotebookNode], before: Sequence[Sequence[str
 
 
 def _with_few_colours(png: str) -> str:
-    """A picture with at most 256 colours, dithered where it would else be seen."""
+    """A picture with at most 256 colours, dithered where one would see it otherwise."""
     image = _image(png)
     few = image.quantize(256, dither=Image.Dither.NONE)
     if _changed_share(image, few.convert("RGB"), by_more_than=8) >= 0.005:

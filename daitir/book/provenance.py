@@ -101,7 +101,7 @@ def execute(path: Path, *, profile: str) -> nbformat.NotebookNode:
             f"{path}: cell {started[-1] + 1} ({first_line!r}) failed and the notebook was left "
             f"as it was: {kind}: {' '.join(reason.split())}"
         ) from error
-    # Of the kernel's own description only what highlighting needs is kept, so that another patch
+    # Only what highlighting needs is kept of the kernel's description, so that another patch
     # release of Python makes no difference.
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     # A widget is dead without its kernel, and most are progress bars that ignore TQDM_DISABLE.

@@ -213,13 +213,13 @@ def generate(arguments: argparse.Namespace) -> None:
     prompts, negatives, dropped = [texts[i][t] for i, t in rounds], [""] * len(rounds), ""
     seeds = [view_seed(arguments.seed, i, None if arguments.fixed_noise else t) for i, t in rounds]
     if arguments.without_negation:
-        parts = [without_negation(prompt) for prompt in prompts]
-        prompts = [part.positive for part in parts]
-        negatives = [part.negative for part in parts]
+        cleaned = [without_negation(prompt) for prompt in prompts]
+        prompts = [prompt.positive for prompt in cleaned]
+        negatives = [prompt.negative for prompt in cleaned]
         dropped = (
-            f"; {sum(part.num_dropped for part in parts):,} negations were taken out of "
-            f"{sum(part.num_dropped > 0 for part in parts):,} prompts, and "
-            f"{sum(part.is_negation for part in parts):,} that only negate stay"
+            f"; {sum(prompt.num_dropped for prompt in cleaned):,} negations were taken out of "
+            f"{sum(prompt.num_dropped > 0 for prompt in cleaned):,} prompts, and "
+            f"{sum(prompt.is_negation for prompt in cleaned):,} that only negate stay"
         )
     with claimed(out), processes(arguments.device) as (group, device):
         generator = load_view_generator(

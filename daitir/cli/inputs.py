@@ -12,7 +12,7 @@ from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output
 from daitir.studies.profiles import get_profile
 
-# What models of any origin are kept in, and what only a run of ours leaves.
+# The files that hold models of any origin, and those that only a run of ours leaves.
 KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
 LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
@@ -91,7 +91,7 @@ def cached_encoder(
 def check_device(name: str) -> None:
     """Raises DataError unless torch can compute on the device of `--device`.
 
-    Of several processes that `accelerate launch` started, each takes a CUDA device of its own.
+    Each of several processes that `accelerate launch` started takes a CUDA device of its own.
     """
     import torch
 

@@ -26,7 +26,7 @@ def naming(option: object) -> Iterator[None]:
 
 @contextmanager
 def reading_trained(what: str, *paths: Path, command: str) -> Iterator[None]:
-    """Within it the files of a trained model are read, which `command` writes.
+    """Within it the files of a trained model, which `command` writes, are read.
 
     Raises DataError, naming the file or the folder, where one is missing or damaged.
     """

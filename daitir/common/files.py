@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 2**28  # of a JSON file, unpacked; its text takes up to four times as much memory
 MAX_VALUES = 10_000_000  # of a JSON file; its commas and brackets, a bound that is quick to count
 LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
-# How the launchers that accelerate knows number the processes of a run.
+# The launchers that accelerate knows number the processes of a run in these variables.
 _PROCESS_NUMBERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _claims: set[Path] = set()  # the folders that this process holds for a run
 
@@ -139,7 +139,7 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 def read_tensors(
     path: Path, *, then: str = "it is made again"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file; where it is damaged `then` is what follows its removal."""
+    """Tensors and metadata of a file; `then` says what follows the removal of a damaged one."""
     from safetensors import SafetensorError, safe_open  # late: it loads torch
 
     try:
@@ -234,8 +234,8 @@ def has_notes(path: Path) -> bool:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder for a run of this process, which may claim it again meanwhile.
 
-    A process that dies lets go. Of several that `accelerate` or `torchrun` started together the
-    first alone holds it. Raises DataError where another process holds it.
+    A process that dies lets go. Among several that `accelerate` or `torchrun` started together only
+    the first holds it. Raises DataError where another process holds it.
     """
     key = folder.resolve()
     if key in _claims or any(os.environ.get(name, "0") != "0" for name in _PROCESS_NUMBERS):

@@ -16,7 +16,7 @@ _HUB_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--.")  # a folder of a 
 
 
 class SafeFolder:
-    """A folder, and the files in it that are named by names which come from a file.
+    """A folder, and the files in it whose names come from a file.
 
     A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
     cache, whose files are all links, it may also lead to what lies in that snapshot and in the

@@ -258,7 +258,7 @@ def _begin(lines: list[_Line], kinds: list[str]) -> tuple[int, str | None]:
     if "refusal" in kinds[:first]:
         return first, "refusal"
     if "reasoning" in kinds[:first]:
-        # One line that stands apart is what was concluded; of several nobody knows which one is.
+        # A single line that stands apart is the conclusion; among several nobody knows which is.
         is_clear = kinds.count("caption") == 1 and lines[first].is_apart
         return first, None if is_clear else "reasoning"
     return first, None if first < len(kinds) else "preamble"

@@ -169,15 +169,15 @@ def find_data(folder: str | Path) -> DataFolder:
     single, splits = root / "dialogues.json", root / "dialogues"
     if single.exists() and splits.exists():
         raise DataError(f"{root}: has both dialogues.json and dialogues/; keep one of them")
-    found = {"test": single} if single.exists() else {p.stem: p for p in splits.glob("*.json")}
-    unknown = [path.name for split, path in sorted(found.items()) if split not in DATA_SPLITS]
-    if unknown or not found:
+    files = {"test": single} if single.exists() else {p.stem: p for p in splits.glob("*.json")}
+    unknown = [path.name for split, path in sorted(files.items()) if split not in DATA_SPLITS]
+    if unknown or not files:
         wrong = f"dialogues/{unknown[0]} is no split" if unknown else "no dialogues"
         raise DataError(
             f"{root}: {wrong}; name the files dialogues.json, or dialogues/train.json, "
             "dialogues/val.json and dialogues/test.json"
         )
-    dialogues = {split: found[split] for split in DATA_SPLITS if split in found}
+    dialogues = {split: files[split] for split in DATA_SPLITS if split in files}
     if not (root / "images").is_dir():
         raise DataError(f"{root}: has no folder images/; put the pictures there, at any depth")
     return DataFolder(root, dialogues, single.exists())

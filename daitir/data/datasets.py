@@ -25,7 +25,7 @@ from daitir.data.downloads import RemoteFile, opened_zip, unpack, verify
 from daitir.data.gallery import list_images, read_gallery
 
 HELD_OUT = 60  # one in so many of VisDial's training dialogues is for validation
-MAX_VISDIAL = 2**32  # bytes of VisDial's JSON, unpacked, of which the rivals are nearly all
+MAX_VISDIAL = 2**32  # bytes of VisDial's JSON, unpacked; nearly all are the rivals'
 UNLABELED = "unlabeled2017"
 _GALLERY = "Search_Space_val_50k.json"
 _CHATIR = (
@@ -50,8 +50,8 @@ def _chatir(name: str, **known) -> RemoteFile:
     return RemoteFile(f"{name}.json", f"{_CHATIR}/dialogues/{name}.json", **known)
 
 
-def _visdial(part: str, key: str) -> RemoteFile:
-    name = f"visdial_1.0_{part}.zip"  # neither sizes nor checksums are published
+def _visdial(split: str, key: str) -> RemoteFile:
+    name = f"visdial_1.0_{split}.zip"  # neither sizes nor checksums are published
     return RemoteFile(name, f"https://www.dropbox.com/s/{key}/{name}?dl=1")
 
 
@@ -100,7 +100,7 @@ DATASETS = {
 
 
 def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dict[str, Path]:
-    """Those of a data set's files that lie in a folder at any depth, by name, each checked.
+    """The files of a data set that lie in a folder at any depth, by name, each checked.
 
     A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
     """

@@ -70,8 +70,8 @@ def read_dialogues(
 ) -> list[Dialogue]:
     """Read a ChatIR file: a JSON list of `{"img": path, "dialog": [caption, round, …]}`.
 
-    Dialogues may have any number of rounds from 1 on. Other keys are left out. Of rewrites with a
-    manifest beside them the dialogues tell what they were refined from.
+    Dialogues may have any number of rounds from 1 on. Other keys are left out. Rewrites with a
+    manifest beside them tell what they were refined from.
 
     Args:
         gallery: the names that targets must be among.
@@ -156,7 +156,7 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
 def read_source(path: Path, raw: Path | None = None, **options) -> list[Dialogue]:
     """Dialogues of a file, each with the digests of what it was refined from where that is known.
 
-    `raw` are the dialogues that the file has the rewrites of; None where it has none, or only its
+    `raw` are the dialogues whose rewrites the file has; None where it has none, or only its
     manifest knows. `options` are those of `read_dialogues`. Raises DataError where the rewrites are
     not those of the raw dialogues.
     """
@@ -184,9 +184,9 @@ def refined_from(
     return [replace(captions, refined_from=said) for captions, said in pairs]
 
 
-def _first_other_round(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
+def _first_other_round(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
     """The first round with another digest, as `dialogue 0, round 3`; empty where none has."""
-    for i, rounds in enumerate(zip_longest(kept, new, fillvalue=())):
+    for i, rounds in enumerate(zip_longest(old, new, fillvalue=())):
         for t, (there, now) in enumerate(zip_longest(*rounds)):
             if there != now:
                 return f"dialogue {i}, round {t}"
@@ -196,22 +196,22 @@ def _first_other_round(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str
 def check_refined(path: Path, manifest: Rewrites) -> None:
     """Raises DataError unless a file has the rewrites that a manifest is about to be written for.
 
-    What is compared are settings, raw rounds, and whether the captions are as they were written.
+    It compares settings and raw rounds; the captions must be as they were written.
     """
-    kept = read_rewrites(path)
+    old = read_rewrites(path)
     read_dialogues(path, allow_duplicate_targets=True)
-    fault = "has no manifest" if kept is None else first_change(kept.settings, manifest.settings)
-    if not fault and (place := _first_other_round(kept.rounds, manifest.rounds)):
+    fault = "has no manifest" if old is None else first_change(old.settings, manifest.settings)
+    if not fault and (place := _first_other_round(old.rounds, manifest.rounds)):
         fault = f"holds rewrites of another {place}"
     if fault:
         raise DataError(f"{path}: {fault}; --overwrite refines anew, or name another --out")
 
 
-def first_change(kept: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def first_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first setting that differs, as `steps is 8 there and 4 now`; empty where none does."""
     for name in new:
-        if name not in NOT_COMPARED and kept.get(name) != new[name]:
-            there, now = (str(value)[:40] for value in (kept.get(name), new[name]))
+        if name not in NOT_COMPARED and old.get(name) != new[name]:
+            there, now = (str(value)[:40] for value in (old.get(name), new[name]))
             return f"{name} is {there} there and {now} now"
     return ""
 
@@ -273,12 +273,12 @@ def recognise_convention(
 ) -> tuple[str, str]:
     """The text convention that fits dialogues, and what it was recognised by.
 
-    Rewrites that are known to be some are taken alone, `current_rewrite`. Where at least half of
-    the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
+    Dialogues that are known to be rewrites are taken alone, `current_rewrite`. Where at least half
+    of the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
     Where none has a second round, every convention gives the same text. A convention that is
     `named` is taken as it is; `path` is the file that a message names.
 
-    Raises DataError for anything else, since to guess wrong ranks another text
+    Raises DataError for anything else, since a wrong guess ranks another text
     (`book/derived_files.md` tells what).
 
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])

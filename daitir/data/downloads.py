@@ -1,7 +1,7 @@
 """Fetching and unpacking large files: a broken run goes on, and what was fetched is checked.
 
-Beside the files, their folder holds `SHA256SUMS`, what those without a published checksum were when
-they were fetched, as the program `sha256sum` writes and checks it; `NAME.part`, a file that is not
+Beside the files, their folder holds `SHA256SUMS`, checksums of the fetched files that have no
+published one, as the program `sha256sum` writes and checks them; `NAME.part`, a file that is not
 whole yet; and `NAME.wrong`, one that is not what it should be.
 """
 
@@ -104,7 +104,7 @@ def fetch(
     """The path of a file below `folder`, fetched unless it is there, and checked in either case."""
     url, path = file.at(mirror), folder / file.name
     part = path.with_name(f"{file.name}.part")
-    with locked(folder):  # of two processes one fetches, the other finds the file
+    with locked(folder):  # one of two processes fetches, the other finds the file
         is_there = path.exists()
         if not is_there:
             try:
@@ -126,8 +126,8 @@ def verify(
 ) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
-    With `sums` the file is one of ours: where nobody tells a checksum, its SHA-256 is compared with
-    the one that is kept there, or kept there, and a wrong file is set aside as `NAME.wrong`.
+    With `sums` the file is one of ours: where nobody tells a checksum, `sums` keeps its SHA-256, or
+    has it already to compare with. A wrong file is set aside as `NAME.wrong`.
     """
     size = path.stat().st_size
     kind, _, wanted = (file.checksum or "sha256:").partition(":")
@@ -143,12 +143,12 @@ def verify(
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
                 bar.update(len(chunk))
-        found = digest.hexdigest()
-        if wanted and found != wanted:
-            wrong = f"its {kind.upper()} is {found}, not {wanted} ({origin})"
+        actual = digest.hexdigest()
+        if wanted and actual != wanted:
+            wrong = f"its {kind.upper()} is {actual}, not {wanted} ({origin})"
         elif sums and not wanted:
             with atomic_write(sums) as temporary:
-                lines = (known | {file.name: found}).items()
+                lines = (known | {file.name: actual}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
     if not wrong:
         return

@@ -48,7 +48,7 @@ def evaluate(
 
     All files are checked before the encoder starts, and views with a manifest are checked against
     the dialogues. Where a round has several views, in one folder or in several, their features are
-    averaged, with a trained fusion those of the fused queries.
+    averaged, or, with a trained fusion, the fused queries.
 
     Args:
         data: dialogues, gallery and views; a folder, as `find_data` gives it, stands for its split
@@ -90,15 +90,15 @@ def evaluate(
         raise ValueError("the method's name 'text' is taken by text alone; choose another")
     convention = data.text or recognise_convention(data.dialogues)[0]
     texts = query_texts(data.dialogues, convention=convention)
-    kept, gallery, views = _checked_files(
+    indices, gallery, views = _checked_files(
         data, missing_views if needs_views else None, skip_unreadable
     )
 
     # From here on queries are flat, (dialogue, round) after (dialogue, round): dialogues may differ
     # in length, and no padding has to be encoded.
-    lengths = np.array([len(texts[i]) for i in kept])
+    lengths = np.array([len(texts[i]) for i in indices])
     rows, rounds = np.nonzero(np.arange(lengths.max()) < lengths[:, None])
-    query_text = [text for i in kept for text in texts[i]]
+    query_text = [text for i in indices for text in texts[i]]
     num_truncated = encoder.count_truncated(query_text)
 
     def encode(what: str, items: list) -> torch.Tensor:
@@ -117,10 +117,10 @@ def evaluate(
     gallery_features = encode("images", [Path(data.images_dir) / image for image in gallery])
 
     index_of = {image: index for index, image in enumerate(gallery)}
-    targets = torch.tensor([index_of[data.dialogues[i].image] for i in kept])[rows]
+    targets = torch.tensor([index_of[data.dialogues[i].image] for i in indices])[rows]
     ranks = {}
     for query, features in queries.items():
-        ranks[query] = np.full((len(kept), lengths.max()), -1)
+        ranks[query] = np.full((len(indices), lengths.max()), -1)
         ranks[query][rows, rounds] = target_ranks(features, gallery_features, targets).numpy()
     tables = [
         result_rows(
@@ -138,7 +138,7 @@ def evaluate(
         rows=pd.concat(tables, ignore_index=True),
         ranks=ranks,
         lengths=lengths,
-        dialogue_indices=np.array(kept),
+        dialogue_indices=np.array(indices),
         num_images=len(gallery),
         num_texts=len(query_text),
         num_truncated=num_truncated,
@@ -168,14 +168,14 @@ def _checked_files(
     with_views = [i for i in range(len(dialogues)) if all(views[i] is not None for views in drawn)]
     gallery = check_images(data.images_dir, data.gallery, skip_unreadable=skip_unreadable)
     readable = set(gallery)
-    kept = [i for i in with_views if dialogues[i].image in readable]
-    if not kept:
+    indices = [i for i in with_views if dialogues[i].image in readable]
+    if not indices:
         raise DataError("no dialogue is left that has a readable target and views in every folder")
     if lost := [dialogues[i].image for i in with_views if dialogues[i].image not in readable]:
         summary = f"{len(lost):,} of {len(with_views):,} dialogues have an unreadable target"
         logger.warning("excluded, %s: %s", summary, examples(lost))
-    rounds = [(i, t) for i in kept for t in range(len(dialogues[i].rounds))] if drawn else []
+    rounds = [(i, t) for i in indices for t in range(len(dialogues[i].rounds))] if drawn else []
     paths = [[path for views in drawn for path in views[i][t]] for i, t in rounds]
     for folder, views in zip(folders, drawn, strict=True):
         check_images(folder, [path.name for i, t in rounds for path in views[i][t]])
-    return kept, gallery, paths
+    return indices, gallery, paths

@@ -54,7 +54,7 @@ _OTHERS = (  # what files that are no such picture often are, by how they begin
 
 
 def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
-    """The names of the pictures at any depth below a folder, and by kind those of what else it has.
+    """The names of the pictures at any depth below a folder, and of all else by kind.
 
     Links to pictures are listed and links to folders are not followed. Raises DataError when the
     folder does not exist, cannot be listed, or holds a name that no dialogue can have.
@@ -113,13 +113,13 @@ def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
     >>> describe_left_out({"not read": ["a/1.heic", "b.HEIC", "c"], "hidden": [".x"]})
     'left out: 3 not read (.heic 2, no suffix 1), 1 hidden'
     """
-    parts = []
+    texts = []
     for kind, names in left_out.items():
         suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
         most = ", ".join(f"{suffix} {number:,}" for suffix, number in suffixes.most_common(5))
         more = ", …" if len(suffixes) > 5 else ""
-        parts.append(f"{len(names):,} {kind}" + (f" ({most}{more})" if kind == "not read" else ""))
-    return "left out: " + ", ".join(parts) if parts else ""
+        texts.append(f"{len(names):,} {kind}" + (f" ({most}{more})" if kind == "not read" else ""))
+    return "left out: " + ", ".join(texts) if texts else ""
 
 
 def read_gallery(path: str | Path) -> list[str]:

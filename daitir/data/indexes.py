@@ -68,7 +68,7 @@ class IvfPq:
         return self.code_bytes + ID + shared / num_images
 
     def bytes_read(self, num_images: int, dim: int) -> float:
-        """All centres, and of the probed lists, taken to be of equal length, codes and numbers."""
+        """All centres, and codes and numbers of the probed lists, taken to be of equal length."""
         lists = self.lists(num_images)
         share = min(1.0, self.probes / lists)
         return lists * dim * FLOAT + share * num_images * (self.code_bytes + ID)

@@ -109,8 +109,8 @@ def lint_data(
     """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
 
     Errors are what the other commands refuse, warnings what is likely not meant. Unless `decode`
-    pictures are only looked for, which misses the truncated and the equal ones; with an `encoder`
-    the rounds are counted that it does not read to the end.
+    pictures are only looked for, which misses the truncated and the equal ones; an `encoder` counts
+    the rounds that it does not read to the end.
 
     Raises DataError where the folder does not have the format at all.
     """
@@ -170,7 +170,7 @@ class _Linter:
         self.sizes |= {"pictures": len(self.names), "gallery": len(self.gallery)}
 
     def _beside(self) -> list[str]:
-        """Those of the gallery that were not found among the pictures."""
+        """The names of the gallery that are not among the pictures."""
         known = set(self.names)
         return [name for name in self.gallery if name not in known]
 
@@ -215,7 +215,7 @@ class _Linter:
     def _look_at_rewrites(
         self, raw: Path, path: Path, dialogues: Sequence[Dialogue]
     ) -> tuple[list[Dialogue], list[Dialogue]]:
-        """All rewrites that have text, and again, if they are sound and of these dialogues."""
+        """All rewrites that have text, and those that are sound and of these dialogues."""
         refined, problems = lint_dialogues(path, allow_duplicate_targets=True)
         for problem in problems:
             self.error(path, problem.kind, problem)
@@ -235,7 +235,7 @@ class _Linter:
         self.warn(folder, "missing_view", *(f"{i}_{t}: no view" for i, t in listed.missing()))
         strays = (f"{path.name}: no view of these dialogues" for path in listed.strays)
         self.warn(folder, "stray_file", *strays)
-        doubles = (f"{one.name} and {other.name} are one view" for one, other in listed.doubles)
+        doubles = (f"{file.name} and {other.name} are one view" for file, other in listed.doubles)
         self.error(folder, "one_view_twice", *doubles)
         try:
             faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
@@ -287,7 +287,7 @@ class _Linter:
 def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Problem]:
     """What is odd about the rounds of dialogues, or, with `are_captions`, of their rewrites.
 
-    Of these no questions are expected. Blank rounds are errors, and left to `lint_dialogues`.
+    Rewrites need no questions. Blank rounds are errors, and left to `lint_dialogues`.
     """
     later = [text for dialogue in dialogues for text in dialogue.rounds[1:]]
     share = sum(bool(_QUESTION.search(text)) for text in later) / max(1, len(later))

@@ -156,7 +156,7 @@ def _read(path: Path, format: str) -> dict | None:
 
 
 def _write(path: Path, head: Mapping, name: str, rows: Sequence) -> None:
-    """A JSON object, with the list `name` in it a line for each of its rows."""
+    """A JSON object whose list `name` has a line for each row."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     fields = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
     text = "{\n" + ",\n".join([*fields, f"{json.dumps(name)}: [\n{lines}\n]"]) + "\n}\n"

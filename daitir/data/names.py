@@ -30,7 +30,7 @@ def image_name(name: object) -> str:
 
 
 class NearMisses:
-    """Tells of a name that is not among some names which of them it nearly is."""
+    """Tells which known name an unknown one nearly is."""
 
     def __init__(self, names: Iterable[str]):
         self._names = {_likeness(name): name for name in names}

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SHARD_FORMAT = "daitir-features-2"
 PICTURES, TEXTS = "pictures", "texts"
 STAMP_SIZES = {PICTURES: 4, TEXTS: 0}
-KEEP_SECONDS = 30.0  # of work that a run which is killed may lose; a shard is written in far less
+KEEP_SECONDS = 30.0  # of work that a killed run may lose; a shard is written in far less
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class KeptFeatures:
     def find(
         self, names: Sequence[str], stamps: np.ndarray, check: Callable[[int], int] | None = None
     ) -> np.ndarray:
-        """(n,) the row of each name, -1 where none is kept of the file as it is.
+        """(n,) the row of each name, -1 where no row is kept of the file as it is.
 
-        That is so where size and times are as they were, or, of a copy, which has another ctime,
-        where `check` of its place in `names` gives the fourth number of its stamp.
+        A file is as it was where size and times are the same. A copy has another ctime: there
+        `check` of its place in `names` must give the fourth number of its stamp.
         """
         wanted = _hashes(names)
         ordered = self._hashes[self._order]
@@ -174,9 +174,9 @@ class KeptFeatures:
     ) -> None:
         """Write (batch, dim) features of the model, as they come, to shards of `size` rows or more.
 
-        The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it. Of the
-        `stamps` those of the rows that have come are needed, for texts none; `done` is told the
-        length of each batch.
+        The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
+        Pictures need the `stamps` of the rows that have come, texts none; `done` gets the length of
+        each batch.
 
         Raises DataError for features that are not finite, and where the disk is full.
         """

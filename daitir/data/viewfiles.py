@@ -207,16 +207,16 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
     """Raises DataError unless views may be drawn into a folder.
 
-    What it holds must have been drawn with the same settings from the same rounds, so that a run
-    goes on or is extended, or, with `overwrite`, by daitir.
+    The views there must have been drawn with the same settings from the same rounds, so that a run
+    goes on or is extended; with `overwrite` it is enough that daitir drew them.
     """
-    kept = read_views(folder)
-    others = [path.name for path in _drawn(folder) if not kept or path.name not in kept.views]
+    old = read_views(folder)
+    others = [path.name for path in _drawn(folder) if not old or path.name not in old.views]
     if others:
         raise DataError(
             f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
         )
-    if kept and not overwrite and (change := _first_difference(kept, manifest)):
+    if old and not overwrite and (change := _first_difference(old, manifest)):
         raise DataError(
             f"{folder}: {change}; --overwrite removes the views there, or name another --out"
         )
@@ -226,17 +226,17 @@ def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> No
     """Make a folder ready for views that `check_redraw` allowed: the manifest comes first."""
     if overwrite:
         remove_views(folder)
-    kept = read_views(folder)
-    if kept is not None:
-        manifest = replace(manifest, views={**kept.views, **manifest.views})
+    old = read_views(folder)
+    if old is not None:
+        manifest = replace(manifest, views={**old.views, **manifest.views})
     write_views(folder, manifest)
 
 
 def remove_views(folder: Path) -> None:
     """Remove the views of a folder's manifest, and then the manifest."""
-    kept = read_views(folder)
+    old = read_views(folder)
     for path in _drawn(folder):
-        if kept and path.name in kept.views:
+        if old and path.name in old.views:
             path.unlink()
     (folder / MANIFEST).unlink(missing_ok=True)
 
@@ -246,14 +246,14 @@ def _drawn(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*")) if _place(path)]
 
 
-def _first_difference(kept: Views, new: Views) -> str:
-    """The first setting or view that two manifests tell otherwise; empty where none is."""
-    if change := first_change(kept.settings, new.settings):
+def _first_difference(old: Views, new: Views) -> str:
+    """The first setting or view in which two manifests differ; empty where none does."""
+    if change := first_change(old.settings, new.settings):
         return change
     for name, view in new.views.items():
-        there = kept.views.get(name, view)
+        there = old.views.get(name, view)
         if _DRAWN_FROM(there) != _DRAWN_FROM(view):
-            return first_change(kept.source, {"text": new.source.get("text")}) or (
+            return first_change(old.source, {"text": new.source.get("text")}) or (
                 f"{name} is there with another text, picture or seed of dialogue {view.dialogue}, "
                 f"round {view.round}"
             )

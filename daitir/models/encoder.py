@@ -93,7 +93,7 @@ class Encoder(ABC):
         self._origin, self._loaded = origin, self._state()
 
     def _state(self) -> list:
-        """What changes with the weights, be they changed by hand, and with the preprocessing."""
+        """What changes with the weights, even by hand, and with the preprocessing."""
         tensors = [t for t in self.model.state_dict().values() if t.numel()]
         versions = sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         ranges = [[str(x.item()) for x in t.aminmax()] for t in tensors if not t.is_complex()]
@@ -206,10 +206,10 @@ class Encoder(ABC):
     def _encode(self, function: Callable[[list], Tensor], batch: list, batch_size: int) -> Tensor:
         """The unit features (len(batch), dim) that a function gives of a batch, on the CPU.
 
-        The batch is filled up, with its first items again, to a size that changes no item's
-        result: products of few rows are summed in another order, by the last bit, and the order in
-        them counts. Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a
-        bit; below that multiples of 4 are equal among themselves. Batches of one are all alike.
+        The batch is filled up with its first items to a size that changes no item's result.
+        Products of few rows are summed in another order, to the last bit, and their order counts.
+        Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a bit; below
+        that multiples of 4 are equal among themselves. Batches of one are all alike.
         """
         unit = min(16, -(-batch_size // 4) * 4) if batch_size > 1 else 1
         filled = batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]

@@ -121,7 +121,7 @@ class CachedEncoder:
     def embed(
         self, paths: Iterable[Path], *, group: PartialState | None = None, progress: bool = False
     ) -> int:
-        """Embed the picture files below `root` that are new or changed; how many those were.
+        """Embed the picture files below `root` that are new or changed; returns their number.
 
         The processes of `group` call this alike; each embeds its share of the shards, and waits for
         the others. What is kept is what one process would keep.
@@ -208,8 +208,8 @@ class _Files:
     def sample(self, i: int) -> int:
         """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each.
 
-        It tells a copy from a file that was changed in place, its size and time kept, as tools
-        that turn a picture by its EXIF orientation do. 0 where the file cannot be read.
+        It tells a copy from a file that was changed in place with its size and time kept, as by
+        tools that turn pictures by their EXIF orientation. 0 where the file cannot be read.
         """
         if i not in self._samples:
             size, checksum = int(self.stamps[i, 0]), 0

@@ -20,8 +20,7 @@ DIFFERENCE_NAME = "difference.safetensors"
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors (rows, rank) and (rank, columns) of a matrix (rows, columns).
 
-    Of all products of that rank theirs is the nearest in the sum of squares (Eckart and Young,
-    1936).
+    Their product is the nearest of that rank in the sum of squares (Eckart and Young, 1936).
 
     >>> left, right = low_rank(torch.ones(3, 4), 1)
     >>> torch.allclose(left @ right, torch.ones(3, 4))

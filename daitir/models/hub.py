@@ -29,7 +29,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_t
 
 
 def check_source(source: str | Path, revision: str | None = None) -> Path | None:
-    """The folder that a model is read from: itself, or what the hub's cache holds of a hub's name.
+    """The folder that a model is read from: `source`, or what the hub's cache holds of that name.
 
     None where that cache holds nothing of it. Raises DataError, naming the file, where the
     settings of the folder ask for code that comes with the model to be run (`auto_map`,
@@ -62,11 +62,11 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
 def find_source(
     spec: str, shipped: Path, needs: Mapping[str, Sequence[str]], *, kind: str, recipe: str
 ) -> tuple[str, str | None]:
-    """Where the model of a spec lies, `mini`, a folder or a hub's name, after `check_source`.
+    """Where the model of a spec (`mini`, a folder or a hub's name) lies, after `check_source`.
 
-    `shipped` is the folder of `mini`. `needs` says what a folder must have, and by which files, one
-    of which is enough; `kind` is what the folder should be of, such as "a diffusers pipeline", and
-    `recipe` what `daitir pretrain` calls the recipe that writes such a folder.
+    `shipped` is the folder of `mini`. `needs` maps each part that a folder must have to its files,
+    of which one is enough. `kind` says what the folder should hold, such as "a diffusers pipeline";
+    `recipe` is the recipe of `daitir pretrain` that writes such a folder.
 
     Returns the folder or the hub's name, and `local` for `reading`. Raises DataError where the
     folder lacks a part, or asks for code to be run.
@@ -88,16 +88,16 @@ def find_source(
 
 def _asks_for_code(settings: object) -> str | None:
     """The key that asks for code to be run, at any depth."""
-    parts = settings if isinstance(settings, list) else []
+    nested = settings if isinstance(settings, list) else []
     if isinstance(settings, dict):
-        parts = settings.values()
+        nested = settings.values()
         for key, value in settings.items():
             if key in ("auto_map", "trust_remote_code", "custom_pipeline") and value:
                 return repr(key)
             # A kernel of the hub is code too; the libraries' own ways have plain names.
             if key.endswith("attn_implementation") and "/" in str(value):
                 return repr(key)
-    return next((key for key in map(_asks_for_code, parts) if key), None)
+    return next((key for key in map(_asks_for_code, nested) if key), None)
 
 
 def _foreign_class(folder: Path, index: dict) -> str | None:
@@ -146,9 +146,9 @@ def reading(
 ) -> Iterator[None]:
     """Within it a model is read: whatever fails is one line, no code runs and no absent hub stalls.
 
-    `spec` is the model, as it was named, and `what` it is, such as "language model". Where the hub
-    may be asked `local` is the form of a spec that names files here, such as `hf:FOLDER`. `advice`
-    follows the reason of a failure that has nothing to do with the hub.
+    `spec` names the model, and `what` says what it is, such as "language model". Where the hub may
+    be asked, `local` is the form of a spec for files here, such as `hf:FOLDER`. `advice` follows
+    the reason of a failure that has nothing to do with the hub.
 
     Raises DataError where the model could not be loaded; a log of level INFO has what the library
     raised.
@@ -159,8 +159,8 @@ def reading(
     try:
         with (
             patch.object(constants, "HF_HUB_OFFLINE", is_offline),
-            # Seconds that an answer is waited for by transformers, which else asks whether code
-            # may be run; open_clip calls it without saying so.
+            # How many seconds transformers waits for an answer: it would ask whether code may be
+            # run, and open_clip calls it without saying so.
             patch.object(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0),
             warnings.catch_warnings(),  # about options that one library gives another
         ):
@@ -205,10 +205,10 @@ def _hub_answers() -> bool:
     """
     if getproxies():  # only the proxy can tell
         return True
-    parts = urlsplit(constants.ENDPOINT)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=HUB_TIMEOUT).close()
+        socket.create_connection((address.hostname, port), timeout=HUB_TIMEOUT).close()
     except OSError:
         told = "%s cannot be reached: only what was fetched before is used"
         logger.warning(told, constants.ENDPOINT)

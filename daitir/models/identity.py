@@ -36,7 +36,7 @@ CONFIG_NAME, PIPELINE_INDEX = "config.json", "model_index.json"
 def identity(**facts: object) -> str:
     """A hash of facts: values that JSON can hold, and paths, each standing for its file's content.
 
-    Of a configuration (`*config.json`) the settings count, not how they are laid out.
+    In a configuration (`*config.json`) the settings count, not their layout.
 
     >>> identity(width=3, names=["a"]) == identity(names=("a",), width=3) != identity(width=4)
     True
@@ -68,7 +68,7 @@ def pipeline_files(folder: Path) -> dict[str, Path]:
 
 
 def _named_weights(path: Path) -> list[str]:
-    """The weights that an index names, which are shards, or a configuration, another than usual."""
+    """The weights that an index (shards) or a configuration (an unusual file) names."""
     settings = _settings(path)
     return [*settings.get("weight_map", {}).values(), settings.get("transformers_weights") or ""]
 

@@ -35,8 +35,8 @@ open_clip.add_model_config(ARCHITECTURES)
 _CHECKOUT = Path(__file__).parents[2]
 _WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth")
 _PREPARATION = tuple(field.name for field in dataclasses.fields(PreprocessCfg))
-# What a configuration may say otherwise while the features stay the same: what only training
-# heeds, where parts came from, and in which class the same layers are held.
+# Settings that may differ while the features stay the same: what only training heeds, where parts
+# came from, and which class holds the same layers.
 _WITHOUT_EFFECT = (
     "custom_text", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "patch_dropout",
     "timm_drop", "timm_drop_path", "timm_model_pretrained", "hf_model_name", "hf_model_pretrained",
@@ -71,7 +71,7 @@ def length_read(model, tokens: Tensor) -> int:
     """How many of the tokens (num_texts, context) of an open_clip model decide its features.
 
     In a causal tower that reads its features off one token, as open_clip's separate text towers
-    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere it is all.
+    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere all count.
     """
     tower = _shortenable(model)
     if tower is None:
@@ -112,8 +112,8 @@ def load_mini(_: str = "", *, device: str | torch.device = "cpu") -> OpenClipEnc
 def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClipEncoder:
     """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER.
 
-    Pictures are prepared as the weights were trained: of a file by the `open_clip_config.json`
-    beside it, else as all tags of the name say; where neither tells, a warning names what is
+    Pictures are prepared as in the training of the weights: as the `open_clip_config.json` beside a
+    file says, else as all tags of the name say; where neither tells, a warning names what is
     assumed. A folder is relative to the working directory or to the checkout. Raises DataError as
     `load_encoder` does.
     """
@@ -148,7 +148,7 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         check_source(hub_name)
     preparation = _preparation(name, weights, beside)
     local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
-    # A tag's weights may lie elsewhere than in the hub, whose errors tell themselves.
+    # A tag's weights may lie outside the hub, where errors explain themselves.
     advice = f"; without a network download the weights elsewhere, {local}" if is_tag else ""
     with reading(spec, "dual encoder", local=local, advice=advice):
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -174,7 +174,7 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
 
 
 def _named_file(name: str, weights: str) -> Path | None:
-    """The file of what follows the @ in a spec; None for nothing and for a tag.
+    """The file that a spec names after its @; None for nothing and for a tag.
 
     Raises DataError for what is neither.
     """
@@ -217,7 +217,7 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenCli
 
 
 def _find_weights(folder: Path) -> Path:
-    """The file of weights that open_clip reads. Raises DataError for none, or which is unclear."""
+    """The file of weights that open_clip reads. Raises DataError for none, or an unclear choice."""
     weights = _find_checkpoint_in_dir(folder)
     if weights is None:
         raise DataError(
@@ -265,7 +265,7 @@ def _preparation(name: str, weights: str, beside: dict) -> dict | None:
     if name in OWN_ARCHITECTURES:  # `daitir pretrain clip` prepares all alike
         return _read_settings(CLIP_FOLDER / OPEN_CLIP_CONFIG)["preprocess_cfg"]
     known = [of_tag(tag) for tag in tags]
-    if known and all(one == known[0] for one in known):
+    if known and all(settings == known[0] for settings in known):
         return known[0]
     logger.warning(
         "open_clip:%s@%s: does not tell how its pictures were prepared, and the tags of %s %s; "

@@ -177,9 +177,9 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
-    """Scenes of the numbers of their values in `VALUES`; the inverse of `to_values`.
+    """Scenes from the numbers of their values in `VALUES`; the inverse of `to_values`.
 
-    A colour of what has none, and the colour and size of an empty cell, are left out.
+    The colour of a category without colours, and colour and size of an empty cell, are left out.
     """
     columns = {name: values[name].tolist() for name in VALUES}
     scenes = []

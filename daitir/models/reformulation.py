@@ -49,7 +49,7 @@ _PARTS = {
                   "vocab.json", "vocab.txt"],
 }  # fmt: skip
 MAX_NEW_TOKENS = 96
-# How a model that wrote something of no use is asked again: another way of search, no chance.
+# A model that wrote something of no use is asked again by another search, without chance.
 RETRY = {"num_beams": 4, "repetition_penalty": 1.1}
 
 
@@ -137,7 +137,7 @@ class Reformulator:
 
     @property
     def settings(self) -> dict:
-        """All that decides what is written beside the dialogues, in the types of JSON."""
+        """All that decides, beside the dialogues, what is written, in the types of JSON."""
         prompt = None if self.round_by_round else self.prompt
         return {
             "spec": self.spec,
@@ -204,7 +204,7 @@ class Reformulator:
         return refinement
 
     def _input(self, said: Sequence[str], before: Sequence[_Output]) -> list[int]:
-        """The tokens that the caption of the last of some rounds is written after."""
+        """The tokens after which the model writes the caption of the last round."""
         if not self.round_by_round:
             return prompt_tokens(self.tokenizer, self.prompt, said)
         captions = [None if output.fault else output.caption for output in before]
@@ -212,8 +212,8 @@ class Reformulator:
 
     def _outputs(self, inputs: list[list[int]]) -> list[_Output]:
         """What the model writes after each input; where it is of no use it is asked again."""
-        found = self._generate(inputs)
-        outputs = [_Output(*read_caption(text, ended=ended)) for text, ended in found]
+        written = self._generate(inputs)
+        outputs = [_Output(*read_caption(text, ended=ended)) for text, ended in written]
         useless = [number for number, output in enumerate(outputs) if output.fault]
         if useless and not self.round_by_round:
             again = self._generate([inputs[number] for number in useless], **RETRY)
@@ -270,7 +270,7 @@ def refine_resumably(
     group: PartialState | None = None,
     progress: bool = False,
 ) -> Refinement:
-    """As `Reformulator.refine`, `batch_size` dialogues after the other; a killed run goes on.
+    """As `Reformulator.refine`, by `batch_size` dialogues at a time; a killed run goes on.
 
     The folder `partial` gets a file for each batch, named by a hash of all that decides the
     captions; remove it when they are kept elsewhere. The processes of `group` call this alike; each

@@ -71,7 +71,7 @@ class ViewGenerator:
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
         pipeline.set_progress_bar_config(disable=True)
-        # They would print words that are cut off, of every batch; `generate` counts the prompts.
+        # For every batch they would print the words they cut off; `generate` counts the prompts.
         for speaker in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
             logging.getLogger(speaker).addFilter(_is_of_use)
         self.digest = digest or _values_digest(pipeline)
@@ -123,7 +123,7 @@ class ViewGenerator:
         and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
-        # A pipeline may take no negative prompt for another thing than an empty one (SDXL does).
+        # Some pipelines treat a missing negative prompt unlike an empty one (SDXL does).
         kinds = [
             [view for view in dict.fromkeys(views) if bool(view.negative) == with_negative]
             for with_negative in (False, True)
@@ -169,7 +169,7 @@ class ViewGenerator:
         return [_View(*facts) for facts in zip(prompts, seeds, negatives, strict=True)]
 
     def _complete(self, batch: list[_View], files: Mapping[_View, Path]) -> int:
-        """Draw a batch unless all its files are whole; how many of them were damaged."""
+        """Draw a batch unless all its files are whole; returns how many were damaged."""
         absent = {view for view in batch if not self._is_whole(files[view], view)}
         num_damaged = sum(files[view].exists() for view in absent)
         if absent:
@@ -212,7 +212,7 @@ class ViewGenerator:
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts are cut off by each of the pipeline's text encoders.
 
-        Pipelines of several (SDXL, SD 3, FLUX) lose no words that one of them reads: a T5 encoder
+        Pipelines with several (SDXL, SD 3, FLUX) lose no words that one encoder reads: a T5 encoder
         reads more tokens than CLIP does.
         """
         readers = list(self._readers())

@@ -84,12 +84,12 @@ class LatentReader(nn.Module):
 
 
 def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL, float]:
-    """Train an autoencoder whose latents have mean 0 and deviation 1; it, and the seconds.
+    """Train an autoencoder whose latents have mean 0 and deviation 1; returns it and the seconds.
 
-    The loss is the absolute and squared error of pixels, objects first, plus, after a while, that
-    of the recogniser's maps and the cross-entropy of what it reads off the reconstruction, so
-    that what a fact depends on is kept; the cross-entropy of what `LatentReader` reads off the
-    latents; and a little Kullback–Leibler divergence, which keeps the latents smooth.
+    The loss sums the absolute and squared error of pixels, objects first; after a while that of the
+    recogniser's maps and the cross-entropy of what it reads off the reconstruction, which keeps
+    what facts depend on; the cross-entropy of what `LatentReader` reads off the latents; and a
+    little Kullback–Leibler divergence, which keeps the latents smooth.
 
     Raises DataError for a checkpoint of another run.
     """

@@ -152,7 +152,7 @@ def train_unet(
     *,
     stage: str = "",
 ) -> tuple[Denoiser, float]:
-    """Train the U-Net on latents (num_scenes, channels, height, width); it, and the seconds.
+    """Train the U-Net on latents (num_scenes, channels, height, width); returns it and the seconds.
 
     Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
     pipeline can be guided away from what it would draw without a prompt.
@@ -218,11 +218,11 @@ def cached_latents(
         tensors, about = read_tensors(path)
         if about == maker:
             return tensors["latents"]
-    parts = []
+    chunks = []
     for start in range(0, len(scenes), 10_000):  # so many pictures are in memory at a time
         images = run.render(scenes[start : start + 10_000], recipe.image_size)
-        parts.append(encode(autoencoder, images, run.device).half())
-    latents = torch.cat(parts)
+        chunks.append(encode(autoencoder, images, run.device).half())
+    latents = torch.cat(chunks)
     with atomic_write(path) as temporary:
         save_file({"latents": latents}, temporary, metadata=maker)
     return latents

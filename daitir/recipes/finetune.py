@@ -92,7 +92,7 @@ def finetune(
     workers: int = 0,
     progress: bool = True,
 ) -> Encoder:
-    """Fine-tune an encoder, and give back what the folder keeps of the weights best on validation.
+    """Fine-tune an encoder; returns it as the folder keeps it, with the weights best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each. Started by `accelerate
     launch` on several devices, each process encodes its share of every batch, and the objective
@@ -101,7 +101,7 @@ def finetune(
     counts them in the batch.
 
     The weights of `encoder` change. The folder gets checkpoint, `log.csv`, `best.safetensors`, and
-    at the end a card and the files of `save_finetuned`; a run that is done is read.
+    at the end a card and the files of `save_finetuned`; a finished run is read.
 
     Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
     holds another run, an unknown query or term, a batch without a negative or that the processes
@@ -296,7 +296,7 @@ def load_trained(
 def read_recipe(settings: Mapping[str, Any]) -> EncoderRecipe | None:
     """The recipe in the `config.json` of a fine-tuned encoder; None where it names none.
 
-    What an older file lacks has its default.
+    Settings that an older file lacks have their defaults.
     """
     try:
         recipe = EncoderRecipe(**settings["recipe"])

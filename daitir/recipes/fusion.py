@@ -70,17 +70,17 @@ def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
 
 
 def tuned_weights(data: FusionData, rounds: Tensor) -> tuple[float, float]:
-    """The weights of the view that are best on validation, of rounds 0 and 1 and of later ones.
+    """The best weights of the view on validation: for rounds 0 and 1, and for later ones.
 
-    Of 0, 0.05, … 1 each, by R@10 of the normalised weighted sum; the smaller one where two are
-    equally good. `rounds` (num_dialogues, num_views) tells which rounds `data` holds.
+    Each is the one of 0, 0.05, … 1 with the highest R@10 of the normalised weighted sum, the
+    smallest of equals. `rounds` (num_dialogues, num_views) tells which rounds `data` holds.
     """
     text, view = data.text_features, data.view_features
     recalls = []
     for weight in torch.linspace(0, 1, 21):
         fused = F.normalize((1 - weight) * text + weight * view, dim=-1)
         ranks = target_ranks(fused, data.gallery_features, torch.arange(len(fused)))
-        recalls.append([(ranks < 10)[some].double().mean() for some in (rounds < 2, rounds >= 2)])
+        recalls.append([(ranks < 10)[mask].double().mean() for mask in (rounds < 2, rounds >= 2)])
     early, late = torch.tensor(recalls).argmax(dim=0).tolist()
     return early / 20, late / 20
 
@@ -160,10 +160,10 @@ def load_fusion(
 
     Args:
         folder: where it was written.
-        dim: the length of features that it must be of.
-        seed: that it must have been trained with.
-        recipe: that it must have been trained by.
-        kind: of `daitir.fusion.TRAINED_FUSIONS`, that it must be of.
+        dim: the length of features that it must have.
+        seed: the seed that it must have been trained with.
+        recipe: the recipe that it must have been trained by.
+        kind: the kind, of `daitir.fusion.TRAINED_FUSIONS`, that it must be of.
 
     Returns:
         The fusion, in eval mode, on the CPU.

@@ -121,7 +121,7 @@ def split_classes(recipe: LitRecipe, *, seed: int) -> tuple[list[int], list[int]
 def fit_ridge(inputs: Tensor, targets: Tensor, *, penalty: float) -> nn.Linear:
     """The linear map of least squares with an L2 penalty on its weights, in double precision.
 
-    It is from `inputs` (num_texts, in_dim) to `targets` (num_texts, out_dim).
+    It maps `inputs` (num_texts, in_dim) to `targets` (num_texts, out_dim).
     """
     inputs, targets = inputs.double(), targets.double()
     centre, level = inputs.mean(dim=0), targets.mean(dim=0)
@@ -181,9 +181,9 @@ def embed(encoder: LitEncoder, texts: Texts, *, progress: bool = False) -> tuple
 def train_lit(recipe: LitRecipe, run: Run) -> None:
     """Choose a head on validation classes, measure it on test classes, and train it on all.
 
-    Nothing said of a held-out class is in training, its direction neither; it stands in the gallery
-    by its direction beside the others of its split. The folder gets the head that `load_lit` reads,
-    and a card with what was measured. A run that was interrupted begins anew.
+    Training sees neither texts nor direction of a held-out class, whose direction stands in the
+    gallery beside the others of its split. The folder gets the head that `load_lit` reads, and a
+    card with what was measured. A run that was interrupted begins anew.
 
     Raises DataError where the packages of the parts are missing.
     """

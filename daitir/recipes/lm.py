@@ -89,7 +89,7 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
             _pad(windows[begin : begin + size], tokenizer.pad_token_id)
             for begin in range(0, len(windows), size)
         ]
-        return losses_of(model, [[part.to(run.device) for part in chunk] for chunk in chunks])
+        return losses_of(model, [[tensor.to(run.device) for tensor in chunk] for chunk in chunks])
 
     captions = partial(loss_of, caption_window, recipe.num_captions, 0)
     answers = partial(loss_of, answer_window, recipe.num_answers, recipe.steps)
@@ -171,7 +171,7 @@ def caption_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) ->
 def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> Window:
     """A caption of several objects, and answers about what one of them is like.
 
-    Whose colour it is has to be found out by comparing names. In dialogues few rounds ask for it,
+    The model must compare names to find whose colour it is. Few rounds of dialogues ask for that,
     and a model learns long before to copy the caption and to give the colour to anything.
     """
     rng = random.Random(f"answer/{seed}/{index}")
@@ -203,8 +203,8 @@ def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> 
 def unlikely_scene(seed: int, index: int) -> Scene:
     """A training scene in which any object is as likely as any other, in any place.
 
-    Where places tell what to expect a model learns to guess, and that long before it learns to
-    copy what was said.
+    Where places tell what to expect, a model learns to guess long before it learns to copy what was
+    said.
     """
     rng = random.Random(f"unlikely/{seed}/{index}")
     while True:

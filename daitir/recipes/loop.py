@@ -67,9 +67,9 @@ def learning_rate_at(step: int, config: LoopConfig) -> float:
 
 
 def draw_views(counts: Tensor, generator: torch.Generator) -> Tensor:
-    """For each dialogue of a batch one of its views, at random, from 0.
+    """A random view of each dialogue of a batch, numbered from 0.
 
-    `counts` `(batch,)` on the CPU is how many each has.
+    `counts` `(batch,)`, on the CPU, says how many views each has.
 
     >>> draw_views(torch.tensor([1, 1]), torch.Generator())
     tensor([0, 0])
@@ -113,7 +113,7 @@ def train(
         after_backward, after_step: called before and after each update, for example to average
             gradients and to clamp a logit scale.
         stop_after: told how many steps are done, after each; true ends the training early.
-        is_main: whether this process writes; of several that train together only one does.
+        is_main: whether this process writes; only one of several that train together does.
 
     Returns the seconds that all steps took, those before an interruption included.
 
@@ -234,7 +234,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: AdamW, config: Loop
 
 
 def _trim_log(path: Path, step: int) -> float:
-    """Drop rows that a killed run logged after its last checkpoint; the seconds logged before.
+    """Drop rows that a killed run logged after its last checkpoint; returns the seconds before.
 
     A row that is not whole, as a full disk or a power cut leaves one, is dropped with a warning.
     """

@@ -1,4 +1,4 @@
-"""What the run in a folder is of: the encoder and the data that it was begun with."""
+"""The origin of a folder's run: the encoder and the data that it was begun with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORIGIN_NAME = "origin.json"
 
 
 def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
-    """Note in a folder of training which encoder and data the run is of.
+    """Note in a training folder which encoder and data its run was begun with.
 
     `data` is their `data_digest`, None for the query sets of a profile. Raises DataError where the
     folder holds a run of another encoder or of other data.
@@ -33,7 +33,7 @@ def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
 
 
 def check_origin(folder: Path, encoder: Encoder) -> None:
-    """Raises DataError where what a folder holds was trained on another encoder.
+    """Raises DataError where a folder holds what was trained on another encoder.
 
     A folder that does not say is taken on trust, with a warning.
     """

@@ -32,7 +32,7 @@ Texts = dict[str, tuple[Path, str, str]]
 
 
 def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
-    """The file of the texts of train and val, their convention, and how it is known.
+    """For train and val: the file of the texts, their convention, and how it is known.
 
     Raises DataError where a split is missing, its dialogues do not show their convention, or the
     two differ in it.
@@ -129,8 +129,8 @@ def read_split(
 ) -> FinetuneData:
     """The rounds of a split with the files of their views and of the gallery.
 
-    A round with several views is there once with each. The gallery of `train` is its targets
-    alone, of any other split the folder's. The texts come from the file `dialogues`, the split's
+    A round with several views appears once with each. The gallery of `train` is its targets alone,
+    that of any other split the folder's. The texts come from the file `dialogues`, the split's
     dialogues or its rewrites. Where `needs_views` is false every round is there once, with None;
     where `missing_views` is `text` rounds without a view have None, counted in a warning.
 
@@ -152,9 +152,9 @@ def read_split(
                 f"{folder}: no such folder; views of the split {split!r} are needed, "
                 f"`daitir generate --data {data.root} --split {split}` draws some"
             )
-        found = find_views(folder, talks, missing=missing_views)
-        check_images(folder, [path.name for rounds in found for files in rounds for path in files])
-        views = [[files or [None] for files in rounds] for rounds in found]
+        paths = find_views(folder, talks, missing=missing_views)
+        check_images(folder, [path.name for rounds in paths for files in rounds for path in files])
+        views = [[files or [None] for files in rounds] for rounds in paths]
     targets = [talk.image for talk in talks]
     if gallery is None:
         gallery = list(dict.fromkeys(targets))
@@ -180,17 +180,17 @@ def with_views(data: FinetuneData) -> FinetuneData:
 
     What is left out is counted in a warning. Raises DataError where no view is left.
     """
-    kept = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
-    rows = [i for i, places in enumerate(kept) if places]
+    with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
+    rows = [i for i, places in enumerate(with_view) if places]
     if not rows:
         raise DataError("no round has a view; a fusion cannot be trained")
     if data.num_without_view:
         logger.warning(
             "%d rounds without a view are left out, and with them %d of %d dialogues",
-            data.num_without_view, len(kept) - len(rows), len(kept),
+            data.num_without_view, len(with_view) - len(rows), len(with_view),
         )  # fmt: skip
     texts, rounds, views = (
-        [[values[i][k] for k in kept[i]] for i in rows]
+        [[values[i][k] for k in with_view[i]] for i in rows]
         for values in (data.texts, data.rounds, data.views)
     )
     return FinetuneData(texts, rounds, views, data.gallery, data.target_indices[rows])
@@ -199,7 +199,7 @@ def with_views(data: FinetuneData) -> FinetuneData:
 def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
     """The data with `number` pictures of the gallery: all targets, and others drawn at random.
 
-    The draw is the same whenever the gallery is. Where there are more targets, all of them stay.
+    The same gallery gives the same draw. Where there are more targets, all of them stay.
 
     >>> data = FinetuneData([["a"]], [[0]], [[None]], list("stuvwxyz"), torch.tensor([5]))
     >>> few = sample_gallery(data, 3)
@@ -212,9 +212,9 @@ def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
     others = (~is_target).nonzero().flatten()
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
     chosen = others[order[: max(0, number - len(targets))]]
-    kept = torch.cat([targets, chosen]).sort().values
-    gallery = [data.gallery[i] for i in kept.tolist()]
-    return replace(data, gallery=gallery, targets=torch.searchsorted(kept, targets)[places])
+    indices = torch.cat([targets, chosen]).sort().values
+    gallery = [data.gallery[i] for i in indices.tolist()]
+    return replace(data, gallery=gallery, targets=torch.searchsorted(indices, targets)[places])
 
 
 def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
@@ -224,7 +224,7 @@ def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False
     """
     texts = [text for row in data.texts for text in row]
     views = [view for row in data.views for view in row]
-    found = []
+    encoded = []
     for what, items, encoding in (
         ("texts", texts, encoder.encode_texts),
         ("views", views, encoder.encode_images),
@@ -232,10 +232,10 @@ def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False
     ):
         features = encoding(items, progress=progress)
         check_features(what, features, (len(items), encoder.dim))
-        found.append(features)
+        encoded.append(features)
     counts = data.counts
-    text_features, view_features = (_padded(features, counts) for features in found[:2])
-    return FusionData(text_features, view_features, found[2], counts, data.target_indices)
+    text_features, view_features = (_padded(features, counts) for features in encoded[:2])
+    return FusionData(text_features, view_features, encoded[2], counts, data.target_indices)
 
 
 def _padded(features: Tensor, counts: Tensor) -> Tensor:
@@ -245,17 +245,17 @@ def _padded(features: Tensor, counts: Tensor) -> Tensor:
     return features[starts[:, None] + places]
 
 
-def data_digest(parts: Mapping[str, FinetuneData], root: Path) -> str:
+def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
     """A hash of all that a run reads: texts, targets, and names and sizes of the files."""
 
     def stamp(path: Path | None) -> list | None:
         return None if path is None else [path.relative_to(root).as_posix(), path.stat().st_size]
 
     digest = hashlib.sha256()
-    for name, part in parts.items():
-        files = [[stamp(view) for view in row] for row in part.views]
-        pictures = [stamp(path) for path in part.gallery]
-        facts = [name, part.texts, part.rounds, files, pictures, part.target_indices.tolist()]
+    for name, split in splits.items():
+        files = [[stamp(view) for view in row] for row in split.views]
+        pictures = [stamp(path) for path in split.gallery]
+        facts = [name, split.texts, split.rounds, files, pictures, split.target_indices.tolist()]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 

@@ -134,6 +134,6 @@ def degraded(images: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """uint8 images (num_images, size, size, 3) made worse by `degrade`, for measuring."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        batches = [degrade(to_pixels(part)) for part in torch.from_numpy(images).split(128)]
+        batches = [degrade(to_pixels(batch)) for batch in torch.from_numpy(images).split(128)]
     pixels = ((torch.cat(batches) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()

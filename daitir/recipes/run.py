@@ -38,7 +38,7 @@ class Run:
     progress: bool = True
 
     def batch(self, step: int, number: int, size: int) -> np.ndarray:
-        """The indices, of `number`, of what a step sees."""
+        """The indices, below `number`, of the items that a step sees."""
         return np.random.default_rng([self.seed, step]).choice(number, size, replace=False)
 
     def render(self, scenes: Sequence[Scene], size: int) -> np.ndarray:
@@ -56,10 +56,10 @@ class Run:
         after_step: Callable[[], None] | None = None,
         **changes: Any,
     ) -> float:
-        """Train a model in place as `daitir.recipes.loop.train` does; the seconds that it took.
+        """Train a model in place as `daitir.recipes.loop.train` does; returns its seconds.
 
-        The recipe has the fields of `LoopConfig`, save for the changes. `stage` is the folder, in
-        that of the run, of a training of several.
+        The recipe has the fields of `LoopConfig`, save for the changes. `stage` is the subfolder of
+        one of several trainings.
         """
         config, folder = LoopConfig.of(recipe, seed=self.seed, **changes), self.folder / stage
         options = {"after_step": after_step, "progress": self.progress}

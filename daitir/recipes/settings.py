@@ -100,8 +100,8 @@ class LitRecipe:
     """The text head of the locked-image encoder, whose joint space has `dim` dimensions.
 
     Each of the first `num_classes` classes is said by its names, its definition and
-    `sentences_per_class` sentences. Of the classes `num_val` decide between the penalties `ridges`
-    of a ridge regression and a contrastive loss with the settings that follow, and `num_test`
+    `sentences_per_class` sentences. `num_val` classes decide between the penalties `ridges` of a
+    ridge regression and a contrastive loss with the settings that follow, and `num_test` classes
     measure the choice.
     """
 
@@ -120,7 +120,7 @@ class LitRecipe:
 
 @dataclass(frozen=True)
 class FusionRecipe:
-    """A fusion, of a `kind` of `daitir.fusion.TRAINED_FUSIONS` that uses the sizes that it has.
+    """A fusion; its `kind`, one of `daitir.fusion.TRAINED_FUSIONS`, uses the sizes that it has.
 
     Every `eval_every` steps validation decides whether the weights are kept; after `patience`
     evaluations without better ones training ends.
@@ -147,15 +147,15 @@ class FusionRecipe:
 class EncoderRecipe:
     """The fine-tuning of an encoder on texts, views and targets.
 
-    `objective` is one of `daitir.objectives.OBJECTIVES`, and `terms` are those of it that count,
-    None for all. Training selects on validation by the query that is ranked, `query`: `text`,
-    `view`, or `dar`, the sum of text and view with DAR's weights. `text` is a convention of
+    `objective` is one of `daitir.objectives.OBJECTIVES`, and `terms` are its terms that count, None
+    for all. Training selects on validation by the ranks of `query`: `text`, `view`, or
+    `dar`, the sum of text and view with DAR's weights. `text` is a convention of
     `daitir.data.dialogues.query_texts`. The features of a batch are computed in parts of
     `micro_batch_size`, of which only one needs memory for its gradients at a time. A layer learns
     with `layer_decay` times the rate of the one above it. `num_dialogues` are the first of the
-    training dialogues, None for all. With `resampled_views` each drawn view of the training set
-    has a rendered one beside it (`daitir.studies.training_sets`). What training changed is stored
-    with `rank`, None for all.
+    training dialogues, None for all. With `resampled_views` each drawn view of the training set has
+    a rendered one beside it (`daitir.studies.training_sets`). What training changed is stored with
+    `rank`, None for all.
     """
 
     terms: tuple[str, ...] | None = None

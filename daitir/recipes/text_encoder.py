@@ -89,9 +89,9 @@ def clip_text_model() -> CLIPTextModel:
     for layer in range(layers):
         old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
         for kind in ("weight", "bias"):
-            parts = tower[f"{old}.attn.in_proj_{kind}"].chunk(3)
-            for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
-                renamed[f"{new}.self_attn.{name}.{kind}"] = part.clone()
+            projections = tower[f"{old}.attn.in_proj_{kind}"].chunk(3)
+            for name, projection in zip(("q_proj", "k_proj", "v_proj"), projections, strict=True):
+                renamed[f"{new}.self_attn.{name}.{kind}"] = projection.clone()
             for theirs, ours in (
                 ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"),
                 ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
@@ -120,7 +120,7 @@ class Speller(nn.Module):
         """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH).
 
         And `number` (num_prompts, 7, 7): the first features of each place tell which of the seven
-        it is. What is spelled is of no use to a U-Net that cannot tell for which cell.
+        it is. A U-Net that cannot tell which cell is spelled has no use for the spelling.
         """
         places = self.encoder(tokens).last_hidden_state[:, -NUM_PLACES:]
         logits = {name: self.heads[name](places[:, 0]) for name in SCENE_ATTRIBUTES}
@@ -129,7 +129,7 @@ class Speller(nn.Module):
 
 
 def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel, float]:
-    """The mini dual encoder's text tower, taught to spell; it, and the seconds.
+    """The mini dual encoder's text tower, taught to spell, and the seconds it took.
 
     Raises DataError for a checkpoint of another run.
     """

@@ -80,5 +80,5 @@ def seen_pixels(
         values = encoder.preprocess(read_image(picture)) * std + mean
         return (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
-    found = in_order(pixels, pictures, workers=workers, ahead=len(pictures))
-    return torch.from_numpy(np.stack(list(found)))
+    arrays = in_order(pixels, pictures, workers=workers, ahead=len(pictures))
+    return torch.from_numpy(np.stack(list(arrays)))

@@ -114,8 +114,8 @@ def check_folder(folder: Path, *, with_views: bool) -> None:
 
 def _drew(folder: Path) -> bool:
     """Whether an export drew the views of a folder."""
-    kept = read_views(folder)
-    return kept is not None and kept.settings.get("generator") == GENERATOR
+    manifest = read_views(folder)
+    return manifest is not None and manifest.settings.get("generator") == GENERATOR
 
 
 def _digest_of(path: Path) -> str:

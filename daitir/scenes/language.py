@@ -154,7 +154,7 @@ def describe(facts: Iterable[Fact], rng: random.Random | None = None) -> str:
     phrases += [f"some {say(GROUP_WORDS[group])}" for group in groups]
     text = say(_OPENINGS) + _listing(phrases, say) if phrases else ""
     where = [say(TABLES[name][scene[name]]) for name in ("place", "time") if name in scene]
-    text = " ".join(part for part in (text, *where) if part)
+    text = " ".join(phrase for phrase in (text, *where) if phrase)
     rest = [
         f"the {say(NOUNS[a])} {say(RELATION_PHRASES[relation])} the {say(NOUNS[b])}"
         for a, relation, b in relations
@@ -165,7 +165,7 @@ def describe(facts: Iterable[Fact], rng: random.Random | None = None) -> str:
         number = scene["count"]
         rest.append(f"{NUMBERS[number]} thing{'s' * (number != 1)} in all")
     rest += [f"no {say(GROUP_WORDS.get(name) or NOUNS[name])}" for name in absent]
-    return ", ".join(part for part in (text, *rest) if part)
+    return ", ".join(phrase for phrase in (text, *rest) if phrase)
 
 
 def _object_phrase(name: str, attributes: dict, say: Wording) -> str:
@@ -244,14 +244,14 @@ def parse(caption: str) -> Parsed:
 
 
 def implied(facts: Iterable[Fact]) -> set[Fact]:
-    """The facts, and that whatever they say something of is there: what a caption of them says."""
-    found = set(facts)
-    for subject, attribute, value in tuple(found):
+    """What a caption of the facts says: the facts, and that all they are about is there."""
+    said = set(facts)
+    for subject, attribute, value in tuple(said):
         if subject != "scene" and attribute != "present":
-            found.add(Fact(subject, "present", True))
+            said.add(Fact(subject, "present", True))
             if attribute in world.RELATIONS:
-                found.add(Fact(str(value), "present", True))
-    return found
+                said.add(Fact(str(value), "present", True))
+    return said
 
 
 def _lexicon() -> dict[str, tuple[str, str | int]]:

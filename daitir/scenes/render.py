@@ -175,7 +175,7 @@ class _Pen:
     def _fill(self, colour: str, lit: bool) -> str | tuple[int, ...]:
         if not lit:
             return colour
-        return tuple(round(c * part) for c, part in zip(_rgb(colour), self.light, strict=True))
+        return tuple(round(c * light) for c, light in zip(_rgb(colour), self.light, strict=True))
 
     def box(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
         left, top, right, bottom = self._xy(corners)

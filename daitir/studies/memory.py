@@ -44,7 +44,7 @@ def chosen(ranks: Ranks) -> dict[str, float]:
 
     def mean(method: str, decay: float) -> float:
         of_seeds = ranks.of(Key(VALIDATION, f"{method}_decay_{decay:g}"))
-        return sum(float(MEASURES["mean_recall_at_10"](one).mean()) for one in of_seeds)
+        return sum(float(MEASURES["mean_recall_at_10"](of_seed).mean()) for of_seed in of_seeds)
 
     return {name: max(DECAYS, key=partial(mean, name)) for name in ("dar", "adafuse")}
 

@@ -151,7 +151,7 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
 
 
 class Figure(NamedTuple):
-    """A published figure and what of ours stands beside it."""
+    """A published figure and the result of ours beside it."""
 
     name: str
     method: str
@@ -207,13 +207,13 @@ def published_beside_ours(
 
 def _figure_of_ours(work: Path, figure: Figure, sources: Sequence[str], number: int | None) -> str:
     """A share with its interval, or the largest gain in points at a round, or at any."""
-    found = []
+    tables = []
     for source in sources:
         rows, base = (_hits(work, source, method) for method in (figure.method, figure.base))
         if figure.base:
             rows = rows[["value"]] - base[["value"]]
-        found.append(rows if number is None else rows[rows.index == number])
-    rows = 100 * pd.concat(found).dropna()
+        tables.append(rows if number is None else rows[rows.index == number])
+    rows = 100 * pd.concat(tables).dropna()
     if rows.empty:
         return NOT_RUN
     if figure.base:

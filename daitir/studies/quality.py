@@ -130,8 +130,8 @@ def _share_read(attribute: str, scene: Scene, read: Scene) -> float:
     if attribute in SCENE_ATTRIBUTES:
         return float(getattr(scene, attribute) == getattr(read, attribute))
     there, seen = (
-        {(item.column, item.row): getattr(item, attribute) for item in some.objects}
-        for some in (scene, read)
+        {(item.column, item.row): getattr(item, attribute) for item in shown.objects}
+        for shown in (scene, read)
     )
     stated = {cell for cell, value in there.items() if value is not None}
     cells = world.CELLS if attribute == "category" else stated
@@ -146,7 +146,7 @@ def pipeline_quality(
     batch_size: int = 50,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """How much of fully stated prompts of the validation split a pipeline draws.
+    """How much a pipeline draws of fully stated prompts of the validation split.
 
     See `drawing_quality`; prompt number i is drawn with the seed i.
     """
@@ -169,7 +169,7 @@ def pipeline_quality(
 def drawing_quality(
     images: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene], recogniser: Recogniser
 ) -> dict[str, list[float]]:
-    """How much of what each scene holds is drawn, as the recogniser reads, by measure.
+    """How much of each scene is drawn, as the recogniser reads it, by measure.
 
     `object`: share of the objects that are there, wherever; `colour`, `size`, `position` (its
     cell): share of the stated values that hold, an absent object's not; `invented`: share of the
@@ -204,11 +204,11 @@ def lm_quality(
     rounds: Sequence[int] = (0, 2, 5, 10),
     progress: bool = False,
 ) -> pd.DataFrame:
-    """How much of what dialogues of validation scenes say their refined captions still say.
+    """How much refined captions still say of what dialogues of validation scenes say.
 
     `kept`: share of the facts stated so far (`merge_facts`) that the caption states; `invented`:
-    share of what the caption states that was not, a stretch that cannot be read counting as one
-    statement; an output of no use keeps nothing. `outputs of no use`: their share, over all rounds.
+    share of the caption's statements that nobody made, an unreadable stretch counting as one;
+    an output of no use keeps nothing. `outputs of no use`: their share, over all rounds.
     `stated facts that are true` and `caption facts that are true`, of the unreliable source: share
     of the facts stated so far, and of those in the caption, that hold in the scene.
     """

@@ -1,4 +1,4 @@
-"""The query sets of a profile as what fusions and encoders are trained on and measured by."""
+"""The query sets of a profile, on which fusions and encoders are trained and measured."""
 
 from __future__ import annotations
 

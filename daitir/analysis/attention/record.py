@@ -143,7 +143,7 @@ class CrossAttention:
 def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttention]:
     """Record a diffusers pipeline's attention to the tokens of its prompts while it draws.
 
-    Of guided drawing the half that sees the prompt is kept. One batch of prompts may be drawn.
+    Guided drawing is recorded in the half that sees the prompt. One batch of prompts may be drawn.
     Raises DataError for a pipeline without a U-Net that attends to a text, and for one whose
     attention has a fused kernel or a processor of another kind.
     """

@@ -20,8 +20,8 @@ from daitir.models.open_clip_encoders import length_read, shortened_context
 class Relevance(NamedTuple):
     """What a similarity rests on.
 
-    `images` (num_pairs, rows, columns) are of the patches; `tokens` are for each text the pairs of
-    a token and its relevance, start and end left out.
+    `images` (num_pairs, rows, columns) are maps of the patches; `tokens` holds, for each text,
+    pairs of a token and its relevance, without start and end.
     """
 
     images: Tensor
@@ -31,8 +31,8 @@ class Relevance(NamedTuple):
 def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
     """What the encoder's vision tower sees, (num_images, 3, size, size), on its device.
 
-    Pictures of another size become the tower's as in the model's training: where it crops, maps
-    are of the crop. Raises DataError without a picture.
+    Pictures of another size are resized as in the model's training; where that crops, maps show the
+    crop. Raises DataError without a picture.
     """
     if not len(images):
         raise DataError("no picture to look at")
@@ -44,10 +44,10 @@ def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -
 def rollout(attention: Sequence[Tensor]) -> Tensor:
     """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
 
-    The heads of each layer (batch, heads, tokens, tokens), the first first, are averaged and mixed
-    with the identity, half of each, for the connection past the layer; the product over layers
-    says how much of each input token reaches each output token if values are not looked at. Source:
-    Abnar and Zuidema (2020). Raises ValueError without a layer.
+    Each layer has (batch, heads, tokens, tokens), the first layer first. Its heads are averaged and
+    mixed half and half with the identity, for the connection past the layer. The product over
+    layers says how much of each input token reaches each output token, values aside. Source: Abnar
+    and Zuidema (2020). Raises ValueError without a layer.
 
     >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> rollout([one[None, None], two[None, None]])
@@ -67,8 +67,8 @@ def rollout(attention: Sequence[Tensor]) -> Tensor:
 def relevance(attention: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Relevance of each input token to each output token, (batch, tokens, tokens).
 
-    From the identity on, each layer adds its attention times the gradient of the score, positive
-    parts averaged over heads, times what was before. Both arguments are
+    It starts as the identity. Each layer adds its attention times the gradient of the score,
+    positive parts averaged over heads, times the relevance so far. Both arguments are
     (batch, heads, tokens, tokens) of each layer, the first first. Source: Chefer et al. (2021),
     equations 5 and 6.
 
@@ -179,7 +179,7 @@ def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:
 
 
 def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
-    """Tokens as they are read, a mark of where words begin or end left out."""
+    """Tokens as they are read, without marks of where words begin or end."""
     # open_clip wraps tokenisers of Hugging Face.
     tokenizer = getattr(encoder.tokenizer, "tokenizer", encoder.tokenizer)
     return [tokenizer.decode([number]).strip() for number in ids]

@@ -57,9 +57,9 @@ def equal_noise(
 ) -> np.ndarray:
     """A picture plus noise as far away, in pixels, as a changed one: uint8 (height, width, 3).
 
-    White noise whose root sum of squares is that of `changed` - `image`, everywhere, or with
-    `inside` in the changed pixels only. What is cut off at black and white is made up for by more
-    noise. Raises DataError for two shapes and for pictures that do not differ.
+    The noise is white, with the root sum of squares of `changed` - `image`. It lies everywhere, or,
+    with `inside`, in the changed pixels only. More noise makes up for what black and white cut off.
+    Raises DataError for two shapes and for pictures that do not differ.
     """
     if image.shape != changed.shape or image.dtype != np.uint8 or changed.dtype != np.uint8:
         raise DataError(f"pictures {image.shape} and {changed.shape}: two uint8 alike are wanted")
@@ -87,8 +87,8 @@ def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
 
     The fewest principal directions of differences between images that hold `share` of their
     variance; the covariance of differences is twice that of the images. Raises DataError for no
-    more images than dimensions, a share outside (0, 1], and a spectrum whose last direction inside
-    and first outside are equal, so that no span is singled out.
+    more images than dimensions, a share outside (0, 1], and a spectrum that singles out no span,
+    its last value inside equal to the first outside.
 
     >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
     >>> target_span(images, share=0.75).abs().round(decimals=3)

@@ -45,10 +45,10 @@ def cue_pairs(
 ) -> tuple[list[Scene], list[CuePair]]:
     """The views, one object of each category, and every pair of theirs.
 
-    For each view there are the caption that it was drawn from, what the recogniser reads off it and
-    the true scene. What is put in, such as an object that the view lacks, is no cue of the view and
-    left out, and so are stated facts that are false of the target. `seed` is of the false values
-    that undo true cues. Raises DataError where the three are not as many or there is no pair.
+    Each view comes with the caption that it was drawn from, the recogniser's reading and the true
+    scene. A change that puts something in undoes no cue of the view and is left out; so are stated
+    facts that are false of the target. `seed` chooses the false values that undo true cues. Raises
+    DataError where the three are not as many or there is no pair.
     """
     if not len(captions) == len(readings) == len(targets):
         raise DataError(

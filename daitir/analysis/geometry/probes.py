@@ -20,9 +20,9 @@ FOLDS = 5
 def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -> list[Tensor]:
     """What an open_clip ViT knows of images at each layer, and its feature as the last.
 
-    Of each layer the class token and the mean of the patches side by side, (num_images,
-    2 · width); the last is (num_images, dim), of unit length. `pixels` (num_images, 3, size, size)
-    as `image_pixels` gives them. Raises DataError for a tower of another kind.
+    Each layer gives the class token and the mean of the patches side by side, (num_images,
+    2 · width); the feature is (num_images, dim), of unit length. `pixels` are as `image_pixels`
+    gives them, (num_images, 3, size, size). Raises DataError for a tower of another kind.
     """
     tower = encoder.model.visual
     if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
@@ -64,8 +64,8 @@ class Probe:
 def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) -> Probe:
     """Ridge regression of labels, its strength chosen by the error of five-fold cross-validation.
 
-    The features (num_items, dim) are of other pictures than those that the probe is for. Each item
-    has any number of labels, such as the facts of a scene. `seed` is of the folds.
+    The features (num_items, dim) come from other pictures than the probe will read. Each item
+    has any number of labels, such as the facts of a scene. `seed` draws the folds.
 
     Raises DataError for labels that are not as many, for labels that all items share, and for
     fewer items than twice the dimensions, where a probe reads what is not there.

@@ -54,8 +54,8 @@ def uniformity(features: Tensor) -> float:
 def spectrum(features: Tensor) -> Tensor:
     """Eigenvalues of the covariance of centred features, (dim,) double, the largest first.
 
-    Raises DataError where there are no more rows than dimensions, of which the smallest
-    eigenvalues cannot be estimated, and where the features do not vary.
+    Raises DataError where there are no more rows than dimensions, too few to estimate the smallest
+    eigenvalues, and where the features do not vary.
 
     >>> spectrum(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.5], [0.0, -0.5]]))
     tensor([0.6667, 0.1667], dtype=torch.float64)
@@ -120,7 +120,7 @@ def leave_out(
 
     For statistics of a whole set that are no means: resampling with replacement would put copies
     of a row at distance 0 and lower the rank, leaving rows out does neither. The rows of all
-    `features` (num_items, ...) belong together; `seed` is of their division into groups. Raises
+    `features` (num_items, ...) belong together; `seed` divides them into groups. Raises
     DataError for rows that are not as many and for fewer rows than groups.
     """
     number = len(features[0])

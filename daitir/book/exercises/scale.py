@@ -61,7 +61,7 @@ def card_hours(items, operations, peak, utilisation):
 def index_bytes(num_images, dim, code_bytes, num_lists):
     """Chapter 15: `function(num_images, dim, code_bytes, num_lists)` is the memory of an IVF-PQ.
 
-    Of each picture a code and a number of 8 bytes, of each list a centre in single precision.
+    Each picture takes a code and a number of 8 bytes, each list a centre in single precision.
     """
     return num_images * (code_bytes + 8) + num_lists * dim * 4
 

@@ -41,7 +41,7 @@ from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS
 
 KINDS = ("named", "false", "background")
-STEPS = 4  # in which pixels are deleted and inserted, so that areas are of five points
+STEPS = 4  # of deleting and inserting pixels: areas are of five points
 BATCH = 64
 
 
@@ -49,8 +49,8 @@ BATCH = 64
 class SeenViews:
     """Drawn views and where their objects stand.
 
-    The masks of `KINDS` are objects that the caption names, objects that the target lacks and the
-    caption does not name, and no object; empty where a view has none.
+    Masks of `KINDS` show objects that the caption names, objects that neither the target has nor
+    the caption names, and no object. They are empty where a view has none.
     """
 
     captions: list[str]  # what each was drawn from
@@ -76,35 +76,35 @@ def seen_views(
         object_masks(caption, seen, target, size=images.shape[1])
         for caption, seen, target in zip(captions, readings, targets, strict=True)
     ]
-    stacked = {kind: torch.stack([found[kind] for found in masks]) for kind in KINDS}
+    stacked = {kind: torch.stack([by_kind[kind] for by_kind in masks]) for kind in KINDS}
     return SeenViews(captions, images, stacked)
 
 
 def object_masks(caption: str, seen: Scene, target: Scene, *, size: int) -> dict[str, Tensor]:
-    """The masks of one view; what the target has and the caption does not name is of no kind."""
+    """The masks of one view; objects of the target that the caption does not name have no kind."""
     said = {fact.subject for fact in parse(caption).facts if fact.value is not False}
     drawn = torch.from_numpy(render(seen, size).masks)
-    found = {kind: torch.zeros(size, size, dtype=torch.bool) for kind in KINDS}
+    masks = {kind: torch.zeros(size, size, dtype=torch.bool) for kind in KINDS}
     for item, mask in zip(seen.objects, drawn, strict=True):
         if item.category in said:
-            found["named"] |= mask
+            masks["named"] |= mask
         elif target.object(item.category) is None:
-            found["false"] |= mask
-    found["background"] = ~drawn.any(dim=0)
-    return found
+            masks["false"] |= mask
+    masks["background"] = ~drawn.any(dim=0)
+    return masks
 
 
-def in_batches(function: Callable[..., Tensor], *parts: Sequence) -> Tensor:
+def in_batches(function: Callable[..., Tensor], *columns: Sequence) -> Tensor:
     """A function of rows, such as maps of pixels and texts, taken `BATCH` rows at a time."""
-    number = len(parts[0])
+    number = len(columns[0])
     starts = range(0, number, BATCH)
-    return torch.cat([function(*(part[i : i + BATCH] for part in parts)) for i in starts])
+    return torch.cat([function(*(column[i : i + BATCH] for column in columns)) for i in starts])
 
 
 def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A picture with a mask filled by the mean colour of the pixels at most four away, uint8.
 
-    Where there are none it is that of the whole rest of the picture.
+    Where there are none, the whole rest of the picture gives the colour.
     """
     wide = F.max_pool2d(torch.from_numpy(mask)[None].float(), 9, stride=1, padding=4)[0].bool()
     around = wide.numpy() & ~mask
@@ -118,11 +118,11 @@ Found = dict[str, Tensor]  # (num_views,) by "measure|where|kind"
 
 
 def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
-    """Share of maps on each kind of mask, and on that of another view; so for their highest points.
+    """Share of maps, and of highest points, on each kind of mask and on that of another view.
 
     NaN stands for views without such a mask.
     """
-    found = {}
+    by_key = {}
     shares = [("share", kind, mask_share) for kind in KINDS]
     for measure, kind, statistic in (*shares, ("pointing", "named", pointing_hits)):
         has = views.masks[kind].flatten(1).any(dim=1)
@@ -130,40 +130,40 @@ def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
             values = torch.full((len(maps),), torch.nan)
             masks = views.masks[kind][has].roll(shift, dims=0)
             values[has] = statistic(maps[has].cpu(), masks)
-            found[f"{measure}{suffix}|{where}|{kind}"] = values
-    return found
+            by_key[f"{measure}{suffix}|{where}|{kind}"] = values
+    return by_key
 
 
 def curve_values(views: SeenViews, encoder: Encoder, maps: Tensor) -> Found:
-    """Areas under deletion and insertion of the caption's cosine in `STEPS` parts, by the map.
+    """Areas under the caption's cosine as `STEPS` parts are deleted or inserted by the map.
 
-    Beside it by a random order, and `_beyond`, the map's area less that.
+    Also by a random order, and `_beyond`, the map's area less the random one.
     """
     pixels = image_pixels(encoder, list(views.images))
     text = encoder.encode_texts(views.captions).to(pixels)
 
     def score(shown: Tensor) -> Tensor:
-        found = in_batches(encoder.model.encode_image, shown)
-        return (F.normalize(found, dim=-1) * text).sum(dim=-1)
+        features = in_batches(encoder.model.encode_image, shown)
+        return (F.normalize(features, dim=-1) * text).sum(dim=-1)
 
     random = torch.rand(maps.shape, generator=torch.Generator().manual_seed(SEED))
-    found = {}
-    for where, some in (("relevance", maps), ("random", random)):
-        some = some.to(pixels.device)
-        areas = deletion_insertion(score, pixels, some, num_steps=STEPS).areas()
+    by_key = {}
+    for where, order in (("relevance", maps), ("random", random)):
+        order = order.to(pixels.device)
+        areas = deletion_insertion(score, pixels, order, num_steps=STEPS).areas()
         for measure, values in zip(("deletion", "insertion"), areas, strict=True):
-            found[f"{measure}|{where}|"] = values.cpu()
+            by_key[f"{measure}|{where}|"] = values.cpu()
     for measure in ("deletion", "insertion"):
-        beyond = found[f"{measure}|relevance|"] - found[f"{measure}|random|"]
-        found[f"{measure}_beyond|random|"] = beyond
-    return found
+        beyond = by_key[f"{measure}|relevance|"] - by_key[f"{measure}|random|"]
+        by_key[f"{measure}_beyond|random|"] = beyond
+    return by_key
 
 
 def occlusion_values(views: SeenViews, encoder: Encoder) -> Found:
-    """What filling in the named and the false objects of drawn views does to the feature."""
+    """How features change when the named or the false objects of drawn views are filled in."""
     whole = encoder.encode_images(views.images)
     texts = encoder.encode_texts(views.captions)
-    found = {}
+    by_key = {}
     for kind in KINDS[:2]:
         index = views.masks[kind].flatten(1).any(dim=1).nonzero()[:, 0].tolist()
         filled = np.stack([
@@ -173,18 +173,18 @@ def occlusion_values(views: SeenViews, encoder: Encoder) -> Found:
         length, gain = torch.full((2, len(whole)), torch.nan)
         length[index] = (whole[index] - changed).norm(dim=-1)
         gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1)
-        found[f"occlusion_length||{kind}"] = length
-        found[f"occlusion_caption_cosine||{kind}"] = gain
-    return found
+        by_key[f"occlusion_length||{kind}"] = length
+        by_key[f"occlusion_caption_cosine||{kind}"] = gain
+    return by_key
 
 
 def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> Found:
-    """What is measured of one encoder: its maps and, with `acts`, what changes of the views do."""
+    """All measures of one encoder: its maps and, with `acts`, the effects of changed views."""
     pixels = image_pixels(encoder, list(views.images))
     relevant = in_batches(
-        lambda some, texts: relevance_maps(encoder, some, texts).images, pixels, views.captions
+        lambda batch, texts: relevance_maps(encoder, batch, texts).images, pixels, views.captions
     )
-    rolled = in_batches(lambda some: rollout_maps(encoder, some), pixels)
+    rolled = in_batches(lambda batch: rollout_maps(encoder, batch), pixels)
     shares = share_values(views, relevant, "relevance") | share_values(views, rolled, "rollout")
     if not acts:
         return shares
@@ -203,8 +203,8 @@ def measure_attention(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
-    `others` are as in `compared_encoders`. `work_dir` keeps what each encoder is measured to be,
-    `cache` the views.
+    `others` are as in `compared_encoders`. `work_dir` keeps the measures of each encoder, `cache`
+    the views.
     """
     generator = load_view_generator(profile.generator, device=device)
     encoders = load_compared(profile, others, device)
@@ -212,25 +212,25 @@ def measure_attention(
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
     views = seen_views(profile, before, generator, cache=cache, progress=progress)
-    rows, found = Rows(), {}
+    rows, measured = Rows(), {}
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
         rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
     for name, seeds in encoders.items():
         of_seeds = []
         for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
-            kept = work_dir / f"{encoder.digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
-            of_seeds.append(kept_tensors(kept, partial(seen_by, views, encoder)))
-        found[name] = {key: np.stack([one[key] for one in of_seeds]) for key in of_seeds[0]}
+            path = work_dir / f"{encoder.digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
+            of_seeds.append(kept_tensors(path, partial(seen_by, views, encoder)))
+        measured[name] = {key: np.stack([seed[key] for seed in of_seeds]) for key in of_seeds[0]}
     for key, values in seen_by(views, blank, acts=False).items():
         measure, where, kind = key.split("|")
         rows.add(measure, "randomised", values.numpy(), where=where, kind=kind)
-    for key in found["before"]:
+    for key in measured["before"]:
         measure, where, kind = key.split("|")
-        values = {name: of_keys[key] for name, of_keys in found.items()}
+        values = {name: of_keys[key] for name, of_keys in measured.items()}
         rows.compare(measure, values, where=where, kind=kind)
         if measure == "occlusion_length":
-            logs = {name: np.log(some) for name, some in values.items()}
+            logs = {name: np.log(lengths) for name, lengths in values.items()}
             for base, name, ratio in changes(logs):
                 rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
     return rows.frame(), {"encoders": digests_of(encoders), "views": len(views.captions)}

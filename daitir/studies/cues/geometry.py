@@ -57,7 +57,7 @@ def add_attenuation(table: CueTable, features: Features) -> None:
     """
     sample = table.sample
     for name, seeds in features.items():
-        lengths = torch.stack([found.displacements(sample).norm(dim=-1) for found in seeds])
+        lengths = torch.stack([encoded.displacements(sample).norm(dim=-1) for encoded in seeds])
         table.add_pairs("length", name, lengths)
     for base, name in earlier_pairs(features):
         both = seeds_together(features[base], features[name])
@@ -93,8 +93,8 @@ def add_directions(table: CueTable, features: Features) -> None:
     sample, shares = table.sample, {}
     false = torch.from_numpy(sample.chosen("hallucinated"))
     for name, seeds in features.items():
-        delta = torch.stack([found.displacements(sample) for found in seeds])
-        spans = [nullspace.target_span(found.gallery) for found in seeds]
+        delta = torch.stack([encoded.displacements(sample) for encoded in seeds])
+        spans = [nullspace.target_span(encoded.gallery) for encoded in seeds]
         sizes = [float(len(span)) for span in spans]
         size = float(np.mean(sizes))
         table.put("span_directions", name, (size,) * 3, len(seeds[0].gallery), sizes)
@@ -111,21 +111,21 @@ def add_directions(table: CueTable, features: Features) -> None:
             for span in spans
         ]
         put_null(table, "share_in_span", name, [
-            [float(nullspace.share_in_span(one[false], r).mean()) for r in some]
-            for one, some in zip(delta, randoms, strict=True)
+            [float(nullspace.share_in_span(displaced[false], r).mean()) for r in draws]
+            for displaced, draws in zip(delta, randoms, strict=True)
         ], kind="random span")  # fmt: skip
         for kind in KINDS[:2]:
             chosen = delta[:, torch.from_numpy(sample.chosen(kind))]
             main = list(map(main_directions, chosen))
             angles = [
-                float(nullspace.principal_angles(one, span).mean())
-                for one, span in zip(main, spans, strict=True)
+                float(nullspace.principal_angles(directions, span).mean())
+                for directions, span in zip(main, spans, strict=True)
             ]
             table.put("mean_angle", name, (float(np.mean(angles)),) * 3, chosen.shape[1], angles,
                       kind=kind)  # fmt: skip
             put_null(table, "mean_angle", name, [
-                [float(nullspace.principal_angles(one, r).mean()) for r in some]
-                for one, some in zip(main, randoms, strict=True)
+                [float(nullspace.principal_angles(directions, r).mean()) for r in draws]
+                for directions, draws in zip(main, randoms, strict=True)
             ], where="random span", kind=kind)  # fmt: skip
     table.compare_pairs("share_in_span", shares)
 
@@ -149,32 +149,32 @@ def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
 
 
 def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]) -> None:
-    """(c) What projecting δ out of the view, and of DAR's query, does to logit and rank.
+    """(c) The effect of projecting δ out of the view, and of DAR's query, on logit and rank.
 
-    And what undoing the cue does, in the picture. The random direction is one for all encoders.
+    And the effect of undoing the cue in the picture. All encoders share one random direction.
     """
     sample = table.sample
     index = torch.tensor([pair.view for pair in sample.pairs])
     shape = features["before"][0].changed.shape
     random = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
 
-    def effects(found: CueFeatures, scale: float) -> dict[tuple[str, str], Tensor]:
-        fused = dar_fusion(found.texts, found.views, round=sample.rounds)
-        queries = {"view": found.views[index], "dar": fused[index]}
-        changed = {("undo", "view"): (queries["view"], found.changed)}
+    def effects(encoded: CueFeatures, scale: float) -> dict[tuple[str, str], Tensor]:
+        fused = dar_fusion(encoded.texts, encoded.views, round=sample.rounds)
+        queries = {"view": encoded.views[index], "dar": fused[index]}
+        changed = {("undo", "view"): (queries["view"], encoded.changed)}
         for where, query in queries.items():
-            for name, some in (("removal", found.displacements(sample)),
+            for name, directions in (("removal", encoded.displacements(sample)),
                                ("random_removal", random)):  # fmt: skip
-                changed[name, where] = (query, nullspace.project_out(query, some))
+                changed[name, where] = (query, nullspace.project_out(query, directions))
         effect = {}
         for (name, where), pair in changed.items():
-            made = nullspace.effect_of_removal(*pair, found.gallery, index, logit_scale=scale)
+            made = nullspace.effect_of_removal(*pair, encoded.gallery, index, logit_scale=scale)
             effect[f"{name}_logit", where] = made.logits
             effect[f"{name}_log_rank", where] = made.log_ranks
         return effect
 
     of_names = {
-        name: [effects(found, scale) for found, scale in zip(seeds, scales[name], strict=True)]
+        name: [effects(encoded, scale) for encoded, scale in zip(seeds, scales[name], strict=True)]
         for name, seeds in features.items()
     }
     for measure, where in of_names["before"][0]:
@@ -185,9 +185,9 @@ def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequen
         if not measure.startswith("random"):
             table.compare_pairs(measure, values, where=where)
             continue
-        for name, some in values.items():
+        for name, of_seeds in values.items():
             for kind in KINDS:
-                of_kind = table.per_view(some, sample.chosen(kind))
+                of_kind = table.per_view(of_seeds, sample.chosen(kind))
                 table.add(measure, name, of_kind, where=where, kind=kind)
 
 
@@ -199,13 +199,13 @@ def add_linear(
 ) -> None:
     """(d) Derivatives along the cues (`cue_slopes`), and what the last projection loses.
 
-    `slope_ratio` is to an earlier encoder's (`where`), and `slope_ratio_beyond` divides it by that
-    of noise in the same pixels.
+    `slope_ratio` divides by an earlier encoder's slope (`where`); `slope_ratio_beyond` divides that
+    by the ratio of noise in the same pixels.
     """
     sample, lost, logs = table.sample, {}, {}
     for name, seeds in encoders.items():
-        along = torch.stack([found["cues"] for found in slopes[name]])
-        of_noise = table.spread(torch.stack([found["noise_inside"] for found in slopes[name]]))
+        along = torch.stack([lengths["cues"] for lengths in slopes[name]])
+        of_noise = table.spread(torch.stack([lengths["noise_inside"] for lengths in slopes[name]]))
         table.add_pairs("slope", name, along)
         noise = table.per_view(of_noise, sample.chosen("hallucinated"))
         table.add("slope", name, noise, kind="noise inside")
@@ -213,8 +213,8 @@ def add_linear(
         nulls = [nullspace.null_basis(e.model.visual.proj.detach().cpu()) for e in seeds]
         index = [pair.view for pair in sample.pairs]
         lost[name] = torch.stack([
-            nullspace.share_in_span(found.raw_views[index] - found.raw_changed, null)
-            for found, null in zip(features[name], nulls, strict=True)
+            nullspace.share_in_span(encoded.raw_views[index] - encoded.raw_changed, null)
+            for encoded, null in zip(features[name], nulls, strict=True)
         ])  # fmt: skip
         expected = [len(null) / null.shape[1] for null in nulls]
         bounds = (float(np.mean(expected)),) * 3
@@ -234,9 +234,9 @@ def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
     """
     last = areas["before"].shape[1] - 1
     for layer in range(last):
-        for name, found in areas.items():
-            table.add_pairs("readable", name, found[:, layer], where=f"layer {layer}")
-    features = {name: found[:, last] for name, found in areas.items()}
+        for name, of_seeds in areas.items():
+            table.add_pairs("readable", name, of_seeds[:, layer], where=f"layer {layer}")
+    features = {name: of_seeds[:, last] for name, of_seeds in areas.items()}
     table.compare_pairs("readable", features, where="feature")
 
 
@@ -250,8 +250,8 @@ def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Ten
     labels = [set(scene.own_facts) for scene in scenes]
     shown = [set(scene.own_facts) for scene in sample.scenes]
     train, test = (
-        probes.layer_features(encoder, image_pixels(encoder, list(part)))
-        for part in (images, sample.images)
+        probes.layer_features(encoder, image_pixels(encoder, list(pictures)))
+        for pictures in (images, sample.images)
     )
     areas = torch.full((len(train), len(sample.pairs)), float("nan"))
     for area, rows, others in zip(areas, train, test, strict=True):
@@ -259,7 +259,7 @@ def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Ten
         scores = probe.scores(others)
         for fact in {pair.fact for pair in sample.pairs} & set(probe.classes):
             column = scores[:, probe.classes.index(fact)]
-            absent = torch.tensor([fact not in some for some in shown])
+            absent = torch.tensor([fact not in facts for facts in shown])
             mine = [k for k, pair in enumerate(sample.pairs) if pair.fact == fact]
             views = [sample.pairs[k].view for k in mine]
             area[mine] = probes.beaten_shares(column[views], column[absent]).float()
@@ -278,40 +278,40 @@ def add_spaces(table: CueTable, features: Features) -> None:
         bounds = spaces.jackknife_interval(of_seeds.mean(dim=0))
         table.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
 
-    def compare(measure: str, statistic: Callable, *parts: str) -> None:
-        found = {
-            name: torch.stack([spaces.leave_out(statistic, *map(one.get, parts)) for one in seeds])
+    def compare(measure: str, statistic: Callable, *roles: str) -> None:
+        values = {
+            name: torch.stack([spaces.leave_out(statistic, *map(s.get, roles)) for s in seeds])
             for name, seeds in sets.items()
         }
-        for name, of_seeds, over in with_changes(found):
-            put(f"{measure}{over}", name, "–".join(parts), of_seeds)
+        for name, of_seeds, over in with_changes(values):
+            put(f"{measure}{over}", name, "–".join(roles), of_seeds)
 
-    for parts in (("text", "target"), ("text", "view"), ("view", "target")):
-        compare("modality_gap", spaces.modality_gap, *parts)
+    for roles in (("text", "target"), ("text", "view"), ("view", "target")):
+        compare("modality_gap", spaces.modality_gap, *roles)
         table.compare("alignment", {
-            name: np.stack([spaces.alignment_values(*map(one.get, parts)) for one in seeds])
+            name: np.stack([spaces.alignment_values(*map(s.get, roles)) for s in seeds])
             for name, seeds in sets.items()
-        }, where="–".join(parts))  # fmt: skip
+        }, where="–".join(roles))  # fmt: skip
     first, *others = sets
-    for part in ("text", "view", "target"):
-        compare("uniformity", spaces.uniformity, part)
-        compare("effective_rank", spaces.effective_rank, part)
+    for role in ("text", "view", "target"):
+        compare("uniformity", spaces.uniformity, role)
+        compare("effective_rank", spaces.effective_rank, role)
         for name in others:
             similar = [
-                spaces.leave_out(spaces.linear_cka, a[part], b[part])
+                spaces.leave_out(spaces.linear_cka, a[role], b[role])
                 for a, b in seeds_together(sets[first], sets[name])
             ]
-            put("cka", name, part, torch.stack(similar))
+            put("cka", name, role, torch.stack(similar))
 
 
 def add_fusions(
-    table: CueTable, found: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
+    table: CueTable, encoded: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
 ) -> None:
     """What DAR and trained fusions do with δ: its gain, and how much the residual cancels."""
     sample = table.sample
     index = [pair.view for pair in sample.pairs]
-    text, delta = found.texts[index], found.displacements(sample)
-    pair = (found.views[index], found.changed)
+    text, delta = encoded.texts[index], encoded.displacements(sample)
+    pair = (encoded.views[index], encoded.changed)
 
     def gain(fused: Sequence[Tensor]) -> Tensor:
         return (fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1)
@@ -345,8 +345,7 @@ def measure_geometry(
 ) -> tuple[pd.DataFrame, dict]:
     """Measure the profile's encoder and others: the rows of the table and what its notes tell.
 
-    `others` are as in `compared_encoders`. `work_dir` keeps what encoders are measured to be;
-    `cache` is not needed.
+    `others` are as in `compared_encoders`. `work_dir` keeps the measures; `cache` is not needed.
     """
     encoders = load_compared(profile, others, device)
     before = encoders["before"][0]
@@ -355,28 +354,29 @@ def measure_geometry(
     scenes = sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery))
     gallery = render_scenes(scenes, size=profile.image_size, **options)
 
-    def kept(make: Callable, ending: str, *parts, **options) -> dict[str, list[dict[str, Tensor]]]:
-        """What is made of the sample, other parts and each encoder."""
-        found: dict[str, list[dict[str, Tensor]]] = {}
+    def made(make: Callable, ending: str, *extra, **options) -> dict[str, list[dict[str, Tensor]]]:
+        """What `make` gives for the sample, `extra` and each encoder, by name."""
+        by_name: dict[str, list[dict[str, Tensor]]] = {}
         for name, seeds in encoders.items():
             for encoder in seeds:
                 stem = f"{encoder.digest[:16]}_{len(sample.pairs)}_{ending}"
                 path = work_dir / f"{stem}.safetensors"
-                one = kept_tensors(path, lambda e=encoder: make(sample, *parts, e, **options))
-                found.setdefault(name, []).append(one)
-        return found
+                tensors = kept_tensors(path, lambda e=encoder: make(sample, *extra, e, **options))
+                by_name.setdefault(name, []).append(tensors)
+        return by_name
 
-    encoded = kept(encode_cues, f"{len(gallery)}", gallery, progress=progress)
-    features = {name: [CueFeatures(**one) for one in some] for name, some in encoded.items()}
-    slopes = kept(cue_slopes, f"slopes_{NUM_DERIVED}", num_views=NUM_DERIVED, progress=progress)
-    areas = kept(readable, f"areas_{NUM_PROBE_SCENES}", size=profile.image_size)
+    encoded = made(encode_cues, f"{len(gallery)}", gallery, progress=progress)
+    features = {name: [CueFeatures(**rows) for rows in seeds] for name, seeds in encoded.items()}
+    slopes = made(cue_slopes, f"slopes_{NUM_DERIVED}", num_views=NUM_DERIVED, progress=progress)
+    areas = made(readable, f"areas_{NUM_PROBE_SCENES}", size=profile.image_size)
     table = CueTable(sample)
     add_spaces(table, features)
     add_attenuation(table, features)
     add_directions(table, features)
-    add_removal(table, features, {n: [e.logit_scale for e in some] for n, some in encoders.items()})
+    scales = {n: [e.logit_scale for e in seeds] for n, seeds in encoders.items()}
+    add_removal(table, features, scales)
     add_linear(table, encoders, features, slopes)
-    add_probes(table, {n: torch.stack([one["areas"] for one in some]) for n, some in areas.items()})
+    add_probes(table, {n: torch.stack([s["areas"] for s in seeds]) for n, seeds in areas.items()})
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
     models = [load_fusion(folder, dim=before.dim) for folder in folders]
     add_fusions(table, features["before"][0], {"adafuse": models})

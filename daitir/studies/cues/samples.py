@@ -124,7 +124,7 @@ def encode_cues(
         "texts": encoder.encode_texts(sample.captions, progress=progress),
         "views": unit(raw_views @ projection),
         "changed": unit(raw_changed @ projection),
-        **{n: encoder.encode_images(some, progress=progress) for n, some in pictures.items()},
+        **{n: encoder.encode_images(images, progress=progress) for n, images in pictures.items()},
         "raw_views": raw_views,
         "raw_changed": raw_changed,
     }

@@ -1,8 +1,8 @@
 """Tables of what becomes of single cues under encoders: means over views and over training seeds.
 
-Encoders of one name are one training with several seeds. What is measured is averaged over them,
-view by view, and then put to the bootstrap over views; the smallest and the largest mean of a
-single seed stand beside. An encoder is compared with another by its change within each view.
+Encoders of one name are one training with several seeds. Measures are averaged over them, view by
+view, and then bootstrapped over views; the smallest and the largest mean of a single seed stand
+beside. An encoder is compared with another by its change within each view.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHARE_MEASURES = (
     "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
     "share_in_span", "share_shuffled",
 )  # fmt: skip
-"""The measures that lie between 0 and 1; the others nothing bounds."""
+"""The measures that lie between 0 and 1; nothing bounds the others."""
 T = TypeVar("T")
 
 
@@ -68,7 +68,7 @@ class Rows:
         link: Callable = float,
     ) -> None:
         """Rows as of `add`, of values by cue and kind; they share the samples of the bootstrap."""
-        means = {place: np.atleast_2d(some).mean(axis=0) for place, some in values.items()}
+        means = {place: np.atleast_2d(of_seeds).mean(axis=0) for place, of_seeds in values.items()}
         means = {place: mean for place, mean in means.items() if (~np.isnan(mean)).sum() > 1}
         if not means:
             return
@@ -76,7 +76,7 @@ class Rows:
         intervals = metrics.bootstrap_interval(columns, bounds=_bounds(measure))
         for (place, mean), low, high in zip(means.items(), *intervals, strict=True):
             has = ~np.isnan(mean)
-            singles = [link(one) for one in np.atleast_2d(values[place])[:, has].mean(axis=1)]
+            singles = [link(single) for single in np.atleast_2d(values[place])[:, has].mean(axis=1)]
             self.put(measure, encoder, (link(mean[has].mean()), link(low), link(high)),
                      int(has.sum()), singles, where=where, cue=place[0], kind=place[1])  # fmt: skip
 
@@ -88,8 +88,8 @@ class Rows:
         `values` by encoder as in `add`; the change, within each view and from seed to seed, is the
         measure `<measure>_change_over_<earlier encoder>`.
         """
-        for name, some, over in with_changes(values):
-            self.add(f"{measure}{over}", name, some, where=where, kind=kind)
+        for name, column, over in with_changes(values):
+            self.add(f"{measure}{over}", name, column, where=where, kind=kind)
 
     def put(
         self,
@@ -130,7 +130,7 @@ class CueTable(Rows):
         """
         values = np.asarray(values, dtype=float)
         if values.ndim == 2:
-            return np.stack([self.per_view(one, chosen) for one in values])
+            return np.stack([self.per_view(of_seed, chosen) for of_seed in values])
         number = len(self.sample.scenes)
         sums = np.bincount(self._views[chosen], values[chosen], minlength=number)
         counts = np.bincount(self._views[chosen], minlength=number)
@@ -154,8 +154,8 @@ class CueTable(Rows):
 
     def compare_pairs(self, measure: str, values: Mapping[str, Tensor], *, where: str = "") -> None:
         """As `compare`, for each cue and kind, of pairs' values by encoder."""
-        for name, some, over in with_changes(values):
-            self.add_pairs(f"{measure}{over}", name, some, where=where)
+        for name, column, over in with_changes(values):
+            self.add_pairs(f"{measure}{over}", name, column, where=where)
 
     def spread(self, values: Tensor) -> Tensor:
         """(num_seeds, num_pairs) from (num_seeds, num_hallucinated), NaN for the other pairs."""
@@ -165,7 +165,7 @@ class CueTable(Rows):
 
 
 def _bounds(measure: str) -> metrics.Bounds:
-    """Between which values a measure lies, None where nothing bounds them."""
+    """The values between which a measure lies, None where nothing bounds it."""
     name, is_change, _ = measure.partition("_change_over_")
     if name not in SHARE_MEASURES:
         return None
@@ -218,7 +218,7 @@ def load_compared(
 ) -> dict[str, list[Encoder]]:
     """The encoders of `compared_encoders`."""
     specs = compared_encoders(profile, others)
-    return {n: [load_encoder(s, device=device) for s in some] for n, some in specs.items()}
+    return {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
 
 
 def digests_of(encoders: Mapping[str, Sequence[Encoder]]) -> dict[str, str]:
@@ -237,7 +237,7 @@ def earlier_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def changes(values: Mapping[str, T]) -> Iterable[tuple[str, str, T]]:
-    """The earlier name, the later one, and the difference of their values, of `earlier_pairs`.
+    """For `earlier_pairs`: the earlier name, the later one, and the difference of their values.
 
     >>> list(changes({"before": np.array([[1.0]]), "after": np.array([[2.0], [4.0]])}))
     [('before', 'after', array([[1.],
@@ -254,7 +254,7 @@ def with_changes(values: Mapping[str, T]) -> Iterable[tuple[str, T, str]]:
 
 
 def seeds_together(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
-    """What two names have of each seed; what has one only stands beside every seed of the other.
+    """The values of two names, paired by seed; a single one is paired with every seed of the other.
 
     >>> seeds_together(["before"], ["dmcl 0", "dmcl 1"])
     [('before', 'dmcl 0'), ('before', 'dmcl 1')]

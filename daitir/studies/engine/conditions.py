@@ -129,7 +129,7 @@ class Study(Measured):
 
 @dataclass(frozen=True)
 class Instrument(Measured):
-    """What measures features of encoders and ranks nothing: rows of a table, and its notes."""
+    """A measurement of features that ranks nothing: rows of a table, and its notes."""
 
     measure: Callable[..., tuple[pd.DataFrame, Mapping]]
 

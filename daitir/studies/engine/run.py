@@ -62,7 +62,7 @@ def run_study(
     ]:
         # One encoder after the other, since only one is kept in memory.
         encoders = list(dict.fromkeys(map(encoder_of, missing)))
-        for condition in sorted(missing, key=lambda one: encoders.index(encoder_of(one))):
+        for condition in sorted(missing, key=lambda c: encoders.index(encoder_of(c))):
             name = (*condition.key, condition.seed)
             if name in ranks.arrays:
                 raise ValueError(f"two conditions of {study.name} are {name}")
@@ -137,7 +137,7 @@ def study_tables(profile_name: str, results_dir: Path = Path("results")) -> list
 
 
 def check_work_dir(bench: Bench) -> None:
-    """Raises DataError where what the work folder keeps was made by other models or sizes.
+    """Raises DataError where other models or sizes made what the work folder keeps.
 
     Recipes of fusions and encoders are compared one by one, so that another one may be added.
     """
@@ -175,7 +175,7 @@ def encoder_of(condition: Condition) -> tuple[str, int]:
 def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
     """The ranks of a condition, of an earlier run or of this one.
 
-    The condition without its labels decides them, and its recipes; the rest was checked before.
+    The condition without its labels, and its recipes, decide them; the rest was checked before.
     """
     asked = dataclasses.asdict(condition)
     del asked["benchmark"], asked["method"]

@@ -43,13 +43,13 @@ def _drawn(bench: Bench, condition: Condition, argument: str) -> list[Path]:
 
 
 def _both_noises(bench: Bench, condition: Condition, argument: str) -> Tensor:
-    views = [replace(condition, views=name) for name in ("drawn", "drawn:fixed_noise")]
-    return torch.stack([bench.view_features(one) for one in views], dim=2)
+    conditions = [replace(condition, views=name) for name in ("drawn", "drawn:fixed_noise")]
+    return torch.stack([bench.view_features(c) for c in conditions], dim=2)
 
 
 def _first_views(bench: Bench, condition: Condition, argument: str) -> Tensor:
-    views = [replace(condition, views=f"view_{seed}") for seed in range(int(argument))]
-    return torch.stack([bench.view_features(one) for one in views], dim=2)
+    conditions = [replace(condition, views=f"view_{seed}") for seed in range(int(argument))]
+    return torch.stack([bench.view_features(c) for c in conditions], dim=2)
 
 
 def _other_setting(
@@ -78,7 +78,7 @@ def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Pat
 
 
 def _redrawn(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
-    """What the recogniser reads off each kept view, rendered: drawn well, of the same content."""
+    """Each kept view's reading by the recogniser, rendered: drawn well, with the same content."""
     readings = bench.query_set(condition.queries).readings[: condition.number]
     return bench.draw_scenes(bench.asked(readings, condition))
 
@@ -116,7 +116,7 @@ def last_views(view_features: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
     """At every round the latest view that is there, and where there is none yet.
 
     `view_features` are (num_queries, num_rounds, dim) of all rounds, `missing` (num_queries,
-    num_rounds) bool, as is the second that is given.
+    num_rounds) bool, as is the second result.
     """
     rounds = torch.arange(missing.shape[1]).expand_as(missing)
     latest = torch.where(missing, -1, rounds).cummax(dim=1).values
@@ -130,7 +130,7 @@ def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -
     generator = torch.Generator().manual_seed(SEED)
     gone = torch.rand(len(everything), NUM_QUESTIONS + 1, generator=generator) < MISSING_SHARE
     rounds = list(condition.rounds or range(NUM_QUESTIONS + 1))
-    earlier, none = (some[:, rounds] for some in last_views(everything, gone))
+    earlier, none = (whole[:, rounds] for whole in last_views(everything, gone))
     gone, views = gone[:, rounds, None], everything[:, rounds]
     if stand_in == "nothing":
         return torch.where(gone, torch.nan, views)

@@ -34,8 +34,8 @@ def typos(said: Sequence[str], seed: int | str, *, share: float) -> Said:
     """
     rng = random.Random(f"typos/{seed}")
 
-    def mistyped(found: re.Match) -> str:
-        word = found[0]
+    def mistyped(match: re.Match) -> str:
+        word = match[0]
         if rng.random() >= share:
             return word
         kind = rng.choice(("lost", "doubled", "swapped"))
@@ -90,7 +90,7 @@ def _said(bench: Bench, condition: Condition, argument: str = "") -> list[list[s
 def _perturbed(
     bench: Bench, condition: Condition, argument: str, *, perturb: Callable[..., Said]
 ) -> list[list[str]]:
-    """What is refined of perturbed dialogues; the argument is a share in percent."""
+    """Captions refined from perturbed dialogues; the argument is a share in percent."""
     share = {"share": int(argument) / 100} if argument else {}
     said = _said(bench, condition)
     arrived = [perturb(rounds, seed, **share) for seed, rounds in enumerate(said)]
