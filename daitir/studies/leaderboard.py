@@ -20,7 +20,7 @@ import torch
 from daitir import metrics
 from daitir.recipes.cast import cast_ranks
 from daitir.retrieval import target_ranks
-from daitir.studies.benchmark import BENCHMARKS
+from daitir.studies.benchmark import BENCHMARKS, GAINED, NUM_TIMED
 from daitir.studies.engine.conditions import (
     ZERO_SHOT,
     Condition,
@@ -39,19 +39,16 @@ from daitir.studies.profiles import Profile
 if TYPE_CHECKING:
     from daitir.studies.engine.bench import Bench
 
-REWRITE, RAW, JOINED = "current_rewrite", "raw_dialogue", "all_rewrites"
-TEXTS = {REWRITE: "refined", RAW: "said", JOINED: "refined"}
+REWRITE = "current_rewrite"
+WORDS_OF = {REWRITE: "refined", "raw_dialogue": "said", "all_rewrites": "refined"}
 """What is ranked, and the words that it is made of."""
-NOISES = {"new": "drawn", "kept": "drawn:fixed_noise"}
+VIEWS_OF = {"new": "drawn", "kept": "drawn:fixed_noise"}
 """The noise of a dialogue's views: drawn anew each round, or one for all."""
 NONE, BOTH = "none", "both"  # of a query without text or views, and with the views of either noise
-VIEWS = {NONE: "text", BOTH: "both_noises"} | NOISES
 RIVALS = ("zero_shot+text", "zero_shot+dar", "finetune_text+text", "finetune_text+dar")
 SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialogue
 ONE_SEED = ("text_view", "dmcl_resampled")  # whose further seeds are not measured
 ROUNDS = (0, 2, 5, 10)  # that the table shows; the ranks have all
-RANKED = ("recall_at_10", "hits_at_10")
-NUM_TIMED = 5  # dialogues whose ranking is timed
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
 
@@ -85,18 +82,18 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
     """Of an encoder: a query's name, fusion, texts, noises, and how often a fusion is trained."""
     start = encoder == ZERO_SHOT
     seeds = profile.num_fusion_seeds if start else 1
-    yield "text", "text", TEXTS, (NONE,), 1
-    yield "view", "view", (NONE,), NOISES, 1
-    yield "dar", "dar", TEXTS, NOISES, 1
+    yield "text", "text", WORDS_OF, (NONE,), 1
+    yield "view", "view", (NONE,), VIEWS_OF, 1
+    yield "dar", "dar", WORDS_OF, VIEWS_OF, 1
     yield "dar_placebo", "dar", (REWRITE,), ("new",), 1
-    yield "dar_memory", "dar", (REWRITE,), NOISES, 1
-    yield "dar_tuned", "dar_tuned", TEXTS if start else (REWRITE,), NOISES, 1
-    yield "adafuse", Trained("adafuse", "kept" if start else "drawn"), (REWRITE,), NOISES, seeds
+    yield "dar_memory", "dar", (REWRITE,), VIEWS_OF, 1
+    yield "dar_tuned", "dar_tuned", WORDS_OF if start else (REWRITE,), VIEWS_OF, 1
+    yield "adafuse", Trained("adafuse", "kept" if start else "drawn"), (REWRITE,), VIEWS_OF, seeds
     if start:
-        yield "adafuse", Trained("adafuse"), (RAW,), NOISES, seeds
+        yield "adafuse", Trained("adafuse"), ("raw_dialogue",), VIEWS_OF, seeds
         for name in profile.fusions:
             if name != "adafuse":
-                yield name, Trained(name), (REWRITE,), NOISES, seeds
+                yield name, Trained(name), (REWRITE,), VIEWS_OF, seeds
         yield "rank_fusion", "rank_fusion", (REWRITE,), ("new",), 1
         yield "visret_two_views", "rank_fusion", (NONE,), (BOTH,), 1
         yield "cast", "cast", (REWRITE,), (NONE,), 1
@@ -109,12 +106,12 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
             continue
         for query, fusion, texts, noises, number in queries(profile, encoder):
             for protocol in (Protocol(f"{encoder}+{query}", t, n) for t in texts for n in noises):
-                views = VIEWS[protocol.noise]
+                views = {NONE: "text", BOTH: "both_noises", **VIEWS_OF}[protocol.noise]
                 if query == "dar_placebo":
                     views = f"placebo:{views}"
                 if query == "dar_memory":
                     views = remembered(ENCODER_DECAYS["dar"], views)
-                about = {"text": protocol.read, "words": TEXTS[protocol.read], "views": views}
+                about = {"text": protocol.read, "words": WORDS_OF[protocol.read], "views": views}
                 for name in BENCHMARKS:
                     for one in range(number) if number > 1 else (seed,):
                         yield Condition(
@@ -133,15 +130,15 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     several = protocol.noise in (NONE, BOTH)
     for rival in RIVALS:
         drawn = rival.endswith("+dar")
-        for noise in (NOISES if several else (protocol.noise,)) if drawn else (NONE,):
+        for noise in (VIEWS_OF if several else (protocol.noise,)) if drawn else (NONE,):
             # A query of either noise or of none is compared with what is drawn in both ways.
             which = f", {noise} noise" if drawn and several else ""
             place = Key(key.benchmark, Protocol(rival, protocol.read, noise).label)
             if place in ranks.keys and place != key:
-                contrasts[f"gain_over_{rival}{which}"] = gain(key, place, *RANKED)
+                contrasts[f"gain_over_{rival}{which}"] = gain(key, place, *GAINED)
     text = Key(key.benchmark, Protocol(f"{protocol.encoder}+text", protocol.read, NONE).label)
     harm = () if text == key else ("degradation_rate", "degradation_rate_ln2")
-    return Shown((*RANKED, "recall_at_1", "mrr", "bri", *harm), text, contrasts)
+    return Shown((*GAINED, "recall_at_1", "mrr", "bri", *harm), text, contrasts)
 
 
 def costs(bench: Bench, ranks: Ranks) -> dict:
@@ -183,14 +180,14 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
     last round, query by query, holds 0.
     """
     rows: list[dict] = []
-    boards = [(name, text, noise) for name in BENCHMARKS for text in TEXTS for noise in NOISES]
+    boards = [(name, text, noise) for name in BENCHMARKS for text in WORDS_OF for noise in VIEWS_OF]
     for benchmark, text, noise in boards:
         keys = [
             key for key in ranks.keys
             if key.benchmark == benchmark and protocol_of(key).text in (text, NONE)
             and protocol_of(key).noise in (noise, NONE, BOTH)
         ]  # fmt: skip
-        for metric in RANKED if keys else ():
+        for metric in GAINED if keys else ():
             measure = MEASURES[metric]
             values = {k: np.mean([measure(r)[:, -1] for r in ranks.of(k)], axis=0) for k in keys}
             left, group = sorted(keys, key=lambda key: -values[key].mean()), 0

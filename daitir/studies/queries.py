@@ -71,18 +71,21 @@ class SetRecipe:
 
 
 OTHERS = "num_other_dialogues"
-SETS = {
+MEASURED = {
     "human": SetRecipe("human", "test", "num_test_dialogues"),
     **{s: SetRecipe(s, "test", OTHERS, features=False) for s in SOURCES if s != "human"},
     "heldout": SetRecipe("human", "heldout", OTHERS, features=False),
+}
+SEALED = {"size": "num_sealed_dialogues", "gallery": "num_sealed_gallery", "start": 100_000,
+          "seed": 2, "shipped": False}  # fmt: skip
+SETS = {
+    **MEASURED,
     "human_again": SetRecipe("human", "test", OTHERS, seed=1),
     "human_fixed_noise": SetRecipe("human", "test", OTHERS, fixed_noise=True, features=False),
     "train": SetRecipe("human", "train", "num_train_dialogues", partly_drawn=True),
     "val": SetRecipe("human", "val", "num_val_dialogues", partly_drawn=True),
+    **{f"sealed_{name}": replace(recipe, **SEALED) for name, recipe in MEASURED.items()},
 }
-SEALED = {"size": "num_sealed_dialogues", "gallery": "num_sealed_gallery", "start": 100_000,
-          "seed": 2, "shipped": False}  # fmt: skip
-SETS |= {f"sealed_{n}": replace(SETS[n], **SEALED) for n in (*SOURCES, "heldout")}
 """The sealed sets are of scenes that no other set, gallery or training has."""
 
 

@@ -172,7 +172,8 @@ def shorter(function, number):
 def test_the_control_and_dmcl_are_compared_unless_others_are_named():
     specs = compared_encoders(PROFILES["classroom"])
     assert list(specs) == ["before", "finetune_text", "dmcl"]
-    assert len(specs["dmcl"]) == 1 and specs["dmcl"][0].endswith("dmcl/0")
+    for name in ("finetune_text", "dmcl"):
+        assert [spec.split(f"/{name}/")[1] for spec in specs[name]] == ["0", "1", "2"]
     assert compared_encoders(PROFILES["gpu"], {"x": ["mini"]})["x"] == ["mini"]
 
 

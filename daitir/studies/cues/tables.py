@@ -195,7 +195,7 @@ def compared_encoders(
 
     Each name has a spec for each seed of its training. Without `others` they are the fine-tuning
     on text alone, which is the control, and DMCL, of all seeds that lie where the profile has its
-    encoders; the package has seed 0. Raises DataError for names with more than one seed each, but
+    encoders; the package has three. Raises DataError for names with more than one seed each, but
     not as many.
     """
     if others is None:
