@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,14 +100,25 @@ def reciprocal_rank_fusion(
         )
     _check_features(text_features, gallery_features)
     _check_features(view_features, gallery_features)
+
     num_images = len(gallery_features)
     targets = _checked_targets(target_indices, len(text_features), num_images)
 
+    indices = np.arange(num_images)
+    rewards = 1 / (constant + num_images - indices)  # by how many images score lower
+
+    def by_places(scores: Tensor) -> Tensor:
+        """The reward of each image's place; NumPy sorts a row many times faster than torch."""
+        rewarded = np.empty(scores.shape)
+        for row, of_images in zip(scores.cpu().numpy(), rewarded, strict=True):
+            order = row.argsort()
+            ascending = row[order]
+            is_higher = np.concatenate([[True], ascending[1:] > ascending[:-1]])
+            of_images[order] = rewards[np.maximum.accumulate(indices * is_higher)]
+        return torch.from_numpy(rewarded).to(scores.device)
+
     def count(text_scores: Tensor, view_scores: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros_like(text_scores, dtype=torch.float64)
-        for scores in (text_scores, view_scores):
-            num_lower = torch.searchsorted(scores.sort(dim=1).values, scores)
-            total = total + 1 / (constant + (num_images - num_lower).double())
+        total = by_places(text_scores) + by_places(view_scores)
         return (total >= ROUNDED * total.gather(1, targets)).sum(dim=1)
 
     return _ranks([text_features, view_features], gallery_features, targets, count)
