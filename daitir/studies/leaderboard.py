@@ -48,7 +48,7 @@ NONE, BOTH = "none", "both"  # of a query without text or views, and with the vi
 RIVALS = ("zero_shot+text", "zero_shot+dar", "finetune_text+text", "finetune_text+dar")
 SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialogue
 ONE_SEED = ("text_view", "dmcl_resampled")  # whose further seeds are not measured
-ROUNDS = (0, 2, 5, 10)  # that the table shows; the ranks have all
+ROUNDS, GAIN_ROUNDS = (0, 2, 5, 10), (2, 10)  # that the table shows; the ranks have all
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
 
@@ -156,7 +156,8 @@ def costs(bench: Bench, ranks: Ranks) -> dict:
 
 def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
     """Labels taken apart; the smallest gain that would be found; groups of methods that tie."""
-    table = table[table["round"].isin(ROUNDS)]
+    plain = table["metric"].isin(GAINED) & table["round"].isin(ROUNDS)
+    table = table[plain | table["round"].isin(GAIN_ROUNDS)]
     table = pd.concat([table, tie_groups(ranks)], ignore_index=True)
     labels = table.pop("method").str.split("|", expand=True)
     query = labels[0].str.split("+", n=1, expand=True)
