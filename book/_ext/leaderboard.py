@@ -22,6 +22,7 @@ METRICS = {"hits_at_10": "Hits@10", "recall_at_10": "R@10", "recall_at_1": "R@1"
            "bri": "BRI", "degradation_rate": "degraded by a place or more",
            "degradation_rate_ln2": "degraded to half or less"}  # fmt: skip
 SHARES = tuple(name for name in METRICS if name not in ("mrr", "bri"))
+BOX = '<div class="leaderboard-box" tabindex="0">'  # scrolls by the keyboard too
 SIGNS = {"above": "gains", "below": "loses", "unclear": "cannot be told"}
 
 
@@ -88,8 +89,8 @@ def as_html(table: pd.DataFrame) -> str:
     heads = ("encoder", "query", "text", "noise", "seeds", "Hits@10, round 10", "tie group")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     return (
-        '<div id="leaderboard"><div class="leaderboard-box"><table><caption>Human-like dialogues, '
-        "current rewrite as text, new noise.</caption>"
+        f'<div id="leaderboard-table">{BOX}<table>'
+        "<caption>Human-like dialogues, current rewrite as text, new noise.</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
         f'<script type="application/json" id="leaderboard-data">{as_json(table)}</script>'
     )
@@ -143,8 +144,8 @@ def claims_html(table: pd.DataFrame, claims: pd.DataFrame) -> str:
              "protocol", "where")  # fmt: skip
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     return (
-        '<div class="leaderboard-box"><table><caption>Claims and what the sealed test measures.'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{BOX}<table><caption>Claims and what the sealed test measures.</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -3,7 +3,7 @@
   const store = document.getElementById("leaderboard-data");
   if (!store) return;
   const { names, rows, ties, metrics, first } = JSON.parse(store.textContent);
-  const box = document.getElementById("leaderboard");
+  const box = document.getElementById("leaderboard-table");
   const keys = ["benchmark", "encoder", "query", "text", "noise", "rival", "metric", "seed"];
   const data = rows.map((row) => {
     const one = { round: row[8], value: row[9], low: row[10], high: row[11], detectable: row[12] };
@@ -58,9 +58,9 @@
     ["encoder", "encoder", (r) => r.encoder], ["query", "query", (r) => r.query],
     ["text", "text", (r) => r.text], ["noise", "noise", (r) => r.noise],
     ["seeds", "seeds", (r) => r.seeds], ["value", "value", (r) => interval(r.row)],
-    ["tie", "tie group", (r) => r.tie], ["gained", "gain", (r) => interval(r.gain, true)],
-    ["detectable", "smallest gain to be found",
-      (r) => r.gain ? number(r.gain.detectable) : ""],
+    ["gained", "gain", (r) => interval(r.gain, true)],
+    ["detectable", "least to be found", (r) => r.gain ? number(r.gain.detectable) : ""],
+    ["tie", "tie group", (r) => r.tie],
   ];
 
   function draw() {
