@@ -210,7 +210,7 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
 STUDY = Study(
     "leaderboard",
     "Every method under every protocol, on a sealed test.",
-    minutes=150,
+    minutes=200,
     conditions=conditions,
     shown=shown,
     together=True,
