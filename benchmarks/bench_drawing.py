@@ -48,12 +48,15 @@ def draw(prompts, seeds, batch_size=32, share=1.0, steps=8, threads=None, compil
     if compiled:
         pipeline.unet = torch.compile(pipeline.unet, dynamic=False)
 
+    guided = {"callback_on_step_end": guided_first(share)} if share < 1 else {}
+    guided |= {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]} if guided else {}
+
     def batch(start: int) -> list:
         chosen = [i % len(prompts) for i in range(start, start + batch_size)]
         return pipeline(
             [prompts[i] for i in chosen], num_inference_steps=steps, guidance_scale=2.0,
             generator=[torch.Generator().manual_seed(seeds[i]) for i in chosen],
-            **({} if share == 1 else {"callback_on_step_end": guided_first(share)}),
+            **guided,
         ).images  # fmt: skip
 
     batch(0)  # loads and compiles
