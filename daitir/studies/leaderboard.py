@@ -168,10 +168,9 @@ def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
         "text": labels[1], "noise": labels[2], "rival": metric[1].fillna(""),
         "metric": metric[0] + is_gain.map({True: "_gain", False: ""}),
     }  # fmt: skip
-    rest = table.drop(columns="benchmark")
-    width = table["ci_high"] - table["ci_low"]
-    detectable = (POWER * width).round(4).where(is_gain)
-    return pd.DataFrame(columns).join(rest).assign(detectable=detectable)
+    detectable = (POWER * (table["ci_high"] - table["ci_low"])).round(4).where(is_gain)
+    table = table.drop(columns="benchmark").assign(detectable=detectable)
+    return pd.DataFrame(columns).join(table)
 
 
 def tie_groups(ranks: Ranks) -> pd.DataFrame:
@@ -180,7 +179,7 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
     A method is in the group of the best that is left where the interval of their difference at the
     last round, query by query, holds 0.
     """
-    rows: list[dict] = []
+    rows = []
     boards = [(name, text, noise) for name in BENCHMARKS for text in WORDS_OF for noise in VIEWS_OF]
     for benchmark, text, noise in boards:
         keys = [

@@ -286,12 +286,9 @@ class Bench:
         """The view's, at rounds 0 and 1 and later, that validation chose for encoder and text."""
         views = "kept" if condition.encoder in KEPT_UNDER else "drawn"
         val = replace(condition, queries="val", views=views, rounds=None, number=None)
-
-        def choose() -> tuple[float, float]:
-            return tuned_weights(self.fusion_data(val), self.query_set("val").rounds)
-
-        self.encoder_of(condition)
-        return _once(self._features, ("tuned", condition.words, condition.text), choose)
+        self.encoder_of(condition)  # forgets what was chosen for another
+        key, rounds = ("tuned", condition.words, condition.text), self.query_set("val").rounds
+        return _once(self._features, key, lambda: tuned_weights(self.fusion_data(val), rounds))
 
     # Features, kept until another encoder is asked for.
 

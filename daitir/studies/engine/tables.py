@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from daitir import metrics
 from daitir.evaluation import RESULT_COLUMNS
@@ -37,6 +38,7 @@ AGAINST_A_BASELINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = 
 UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")
 
 
+@threadpool_limits.wrap(limits=1)  # more threads change last bits, and what a half is rounded to
 def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     """The tidy rows of a study, with the columns of `daitir.evaluation.RESULT_COLUMNS`.
 
