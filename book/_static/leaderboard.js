@@ -20,7 +20,13 @@
     metric: { label: "metric", options: Object.keys(metrics), show: metrics },
     encoder: { label: "encoder", options: ["all", ...names.encoder] },
   };
+  // The protocol stands in the address, as #text=raw_dialogue&noise=kept, so that one can link to it.
+  const address = new URLSearchParams(location.hash.slice(1));
   const chosen = { ...first, rival: "zero_shot+text", encoder: "all" };
+  for (const [key, { options }] of Object.entries(choices)) {
+    const option = options.find((o) => String(o) === address.get(key));
+    if (option !== undefined) chosen[key] = option;
+  }
   const plain = { mrr: 1, bri: 1 };
   let sorted = { column: "value", down: true };
 
@@ -107,6 +113,7 @@
     select.value = chosen[key];
     select.onchange = () => {
       chosen[key] = key === "round" ? Number(select.value) : select.value;
+      location.replace(`#${new URLSearchParams(chosen)}`);
       draw();
     };
     wrapper.append(select);

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -74,3 +76,33 @@ def test_the_page_shows_the_first_protocol_and_hands_over_all_rows(table):
     assert page.with_interval(best, points=True) in html
     key = "|".join(best[n] for n in ("benchmark", "encoder", "query", "text", "noise"))
     assert data["ties"][f"{key}|tie_group_of_hits_at_10 (current_rewrite, new)"] == 1
+
+
+def test_the_numbers_in_the_prose_are_those_of_the_study(table):
+    notes = json.loads(page.TABLE.with_suffix(".json").read_text("utf-8"))
+    gallery, asked = (notes["profile"][f"num_sealed_{name}"] for name in ("gallery", "dialogues"))
+    text = text_of("book/leaderboard")
+    assert f"{asked} new dialogues of each of six sources" in text
+    assert f"a gallery of {gallery:,} pictures, of which {gallery - asked:,} are the same" in text
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_the_address_chooses_a_protocol_in_the_browser(table, tmp_path):
+    script = page.TABLE.parents[1].joinpath("book", "_static", "leaderboard.js").read_text("utf-8")
+    site = tmp_path / "page.html"
+    site.write_text(f"<body>{page.as_html(table)}<script>{script}</script></body>", "utf-8")
+    wanted = {"benchmark": "terse", "text": "raw_dialogue", "noise": "kept", "round": 5,
+              "metric": "recall_at_10"}  # fmt: skip
+    address = "&".join(f"{name}={value}" for name, value in wanted.items())
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    ran = subprocess.run(
+        [*command, f"{site.as_uri()}#{address}"], capture_output=True, text=True, timeout=120
+    )
+    body = re.search(r"<tbody>.*</tbody>", ran.stdout, re.DOTALL)[0]
+    rows = page.find(table, **wanted)
+    assert body.count("<tr>") == len(rows) > 0
+    assert page.with_interval(rows.loc[rows["value"].idxmax()], points=True) in body
