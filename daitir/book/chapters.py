@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from daitir.common.versions import versions
 from daitir.metrics import PairedBootstrap
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 
 def made_with() -> dict[str, Any]:
@@ -26,21 +29,27 @@ def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float =
     return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
 
 
-def glue_numbers(**numbers: Any) -> None:
-    """Give numbers to the prose of a notebook under their names, as `glue` of myst_nb does."""
-    from myst_nb import glue  # late: only notebooks need it
+def say(text: str, **numbers: Any) -> Markdown:
+    """Prose with numbers in it: Markdown that JupyterLab and the page of the book show alike.
 
-    for name, number in numbers.items():
-        plain = number.item() if hasattr(number, "item") else number  # NumPy's do not format
-        glue(name, plain, display=False)
+    >>> say("It gains {gain:+.1f} points.", gain=2.51).data
+    'It gains +2.5 points.'
+    """
+    from IPython.display import Markdown  # late: only notebooks need it
+
+    return Markdown(text.format(**numbers))
 
 
-def glue_interval(
+def bounds(
     name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
-) -> None:
-    """Give a value and its bounds to the prose: as `name`, `name_low` and `name_high`."""
-    value, low, high = (scale * float(number) for number in _with_bounds(estimate))
-    glue_numbers(**{name: value, f"{name}_low": low, f"{name}_high": high})
+) -> dict[str, float]:
+    """A value and its bounds as numbers of prose: `name`, `name_low` and `name_high`.
+
+    >>> bounds("gain", (0.025, 0.01, 0.041))
+    {'gain': 2.5, 'gain_low': 1.0, 'gain_high': 4.1}
+    """
+    names = (name, f"{name}_low", f"{name}_high")
+    return {n: scale * float(v) for n, v in zip(names, _with_bounds(estimate), strict=True)}
 
 
 def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:

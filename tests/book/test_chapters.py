@@ -8,27 +8,20 @@ from daitir import metrics
 from daitir.book import chapters
 
 
-@pytest.fixture
-def glued(monkeypatch):
-    kept = {}
-    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: kept.update({name: value}))
-    return kept
+def test_prose_takes_numbers_of_all_kinds():
+    numbers = {"share": np.float64(0.5), "count": np.int64(3), "word": "ten", "many": 1234}
+    prose = chapters.say("{share:.0%} of {count:d}, {word}, {many:,}, ${{x}}$", **numbers)
+    assert prose.data == "50% of 3, ten, 1,234, ${x}$"
+    with pytest.raises(KeyError, match="other"):
+        chapters.say("{other}", **numbers)
 
 
-def test_numbers_become_plain(glued):
-    chapters.glue_numbers(share=np.float64(0.5), count=np.int64(3), word="ten", whole=7)
-    assert glued == {"share": 0.5, "count": 3, "word": "ten", "whole": 7}
-    assert [type(value) for value in glued.values()] == [float, int, str, int]
-
-
-def test_an_interval_is_glued_and_written_alike(glued):
+def test_an_interval_is_the_same_as_text_and_as_numbers():
     paired = metrics.paired_bootstrap(np.zeros(50), np.r_[np.ones(10), np.zeros(40)])
     row = pd.Series({"value": 0.2, "ci_low": paired.low, "ci_high": paired.high})
     assert chapters.interval_text(paired) == chapters.interval_text(row)
-    chapters.glue_interval("gain", paired)
-    assert glued["gain"] == pytest.approx(20) and glued["gain_low"] == pytest.approx(
-        100 * paired.low
-    )
-    assert set(glued) == {"gain", "gain_low", "gain_high"}
+    low, high = 100 * paired.low, 100 * paired.high
+    expected = {"gain": pytest.approx(20), "gain_low": low, "gain_high": high}
+    assert chapters.bounds("gain", paired) == chapters.bounds("gain", row) == expected
     with pytest.raises(ValueError, match="unpack"):
         chapters.interval_text([1.0, 2.0])

@@ -15,46 +15,61 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CARD_WORDS = ("You will learn", "Prerequisites", "Run time", "Hardware")
 HEADINGS = ("What this does not show", "Exercises", "Takeaways")
+MYST_ONLY = re.compile(r"\{[a-z:]+\}?`|^:{3,}.*|^`{3,}\{.*", re.MULTILINE)  # roles and directives
+HIDDEN = "jupyter.source_hidden, and the tag remove-input"
 MAX_CELL_LINES, MAX_MEDIAN_LINES, MAX_SETUP_LINES, MAX_CODE_CELLS_IN_A_ROW = 30, 6, 8, 3
 
 
 def problems(notebook: nbformat.NotebookNode) -> list[str]:
     """Return all that keeps `notebook` from being a chapter, one line each."""
     cells = [cell for cell in notebook.cells if cell.source.strip()]
-    prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    prose = [cell.source for cell in cells if _is_prose(cell)]
     code = [(n, cell) for n, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
-    code = [(n, cell) for n, cell in code if cell.source.strip()]
+    said = [(n, cell) for n, cell in code if _is_prose(cell)]
+    code = [(n, cell) for n, cell in code if cell.source.strip() and not _is_prose(cell)]
     found = [
         *_opening_problems(cells),
         *_order_problems(cells),
         *(f"no heading '{h}'" for h in HEADINGS if not _has_heading(prose, h)),
-        *(f"a role lacks its brace: {r}" for s in prose for r in re.findall(r"\{[a-z:]+`", s)),
+        *(f"shown as text in JupyterLab: {r}" for s in prose for r in MYST_ONLY.findall(s)),
+        *(f"cell {n}: prose in code is hidden so: {HIDDEN}" for n, c in said if not _is_hidden(c)),
     ]
     lines = [len(cell.source.strip().splitlines()) for _, cell in code]
     if lines and lines[0] > MAX_SETUP_LINES:
         found.append(f"the set-up cell has {lines[0]} lines, more than {MAX_SETUP_LINES}")
     if lines and statistics.median(lines) > MAX_MEDIAN_LINES:
         found.append(f"the median code cell has more than {MAX_MEDIAN_LINES} lines")
-    for (number, cell), length in zip(code, lines, strict=True):
+    for (number, _), length in zip(code, lines, strict=True):
         if length > MAX_CELL_LINES:
             found.append(f"cell {number} has {length} lines, more than {MAX_CELL_LINES}")
+    for number, cell in [*code, *said]:
         found += [f"cell {number} {problem}" for problem in _output_problems(cell)]
     return found
+
+
+def _is_prose(cell):
+    """Markdown, or code that displays it since there are numbers in it."""
+    return cell.cell_type == "markdown" or "chapters.say(" in cell.source
+
+
+def _is_hidden(cell):
+    hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
+    return bool(hidden) and "remove-input" in cell.metadata.get("tags", [])
 
 
 def _opening_problems(cells):
     first, second = ([cell.source for cell in cells] + ["", ""])[:2]
     if cells and cells[0].cell_type != "markdown" or not re.match(r"# \S", first):
         yield "the first cell is not a markdown cell that starts with a title"
-    if not re.search(r"^(:{3,}|`{3,})\{admonition\} Card\b", second, re.MULTILINE):
-        yield "the second cell holds no admonition 'Card'"
+    if not second.startswith("> **You will learn**"):
+        yield "the second cell holds no card, a quote"
     yield from (f"the card lacks '{word}'" for word in CARD_WORDS if word not in second)
 
 
 def _order_problems(cells):
     in_a_row = 0
     for cell in cells:
-        in_a_row = in_a_row + 1 if cell.cell_type == "code" else 0
+        in_a_row = 0 if _is_prose(cell) else in_a_row + 1
         if in_a_row == MAX_CODE_CELLS_IN_A_ROW + 1:
             start = cell.source.strip().splitlines()[0]
             yield f"more than {MAX_CODE_CELLS_IN_A_ROW} code cells without prose, up to {start!r}"
@@ -99,6 +114,9 @@ def test_no_directive_is_shown_as_text():
 # --- the checker itself ---------------------------------------------------------------------
 
 
+SAID = {"jupyter": {"source_hidden": True}, "tags": ["remove-input"]}
+
+
 @pytest.fixture
 def chapter():
     """A made-up chapter without a fault."""
@@ -107,11 +125,12 @@ def chapter():
     return new_notebook(
         cells=[
             new_markdown_cell("# A title\n\nOne claim."),
-            new_markdown_cell(":::{admonition} Card\n" + "\n".join(CARD_WORDS) + "\n:::"),
+            new_markdown_cell("> " + "\n>\n> ".join(f"**{word}**" for word in CARD_WORDS)),
             new_code_cell("import daitir", execution_count=1),
             new_markdown_cell("Prose."),
             new_code_cell("draw()", execution_count=2, outputs=[picture], metadata=alt),
             new_code_cell("1 + 1", execution_count=3),
+            new_code_cell("chapters.say('One.')", execution_count=4, metadata=SAID),
             *(new_markdown_cell(f"## {heading}") for heading in HEADINGS),
         ]
     )
@@ -137,9 +156,9 @@ FAULTS = {
     "no title": (_set(0, source="A title"), "title"),
     "title in code": (_set(0, cell_type="code", outputs=[], execution_count=1), "title"),
     "only a subtitle": (_set(0, source="## A title"), "title"),
-    "no card": (_set(1, source="\n".join(CARD_WORDS)), "'Card'"),
+    "no card": (_set(1, source="\n".join(CARD_WORDS)), "holds no card"),
     "no run time": (
-        _set(1, source=":::{admonition} Card\nYou will learn Prerequisites Hardware\n:::"),
+        _set(1, source="> **You will learn** Prerequisites Hardware"),
         "lacks 'Run time'",
     ),
     "long set-up": (_set(2, source="x\n" * 9), "set-up cell has 9 lines"),
@@ -149,9 +168,14 @@ FAULTS = {
     "not executed": (_set(5, execution_count=None), "cell 6 was not executed"),
     "an error": (_set(5, outputs=[ERROR]), "cell 6 holds an error"),
     "no alt text": (_set(4, metadata=nbformat.from_dict({})), "cell 5 shows a picture"),
-    "no exercises": (_set(7, source="Exercises"), "no heading 'Exercises'"),
-    "half a role": (_set(3, source="It is {glue:text`value:.1f`."), "lacks its brace"),
-    "heading in a fence": (_set(8, source="```\n## Takeaways\n```"), "no heading 'Takeaways'"),
+    "prose in code in sight": (_set(6, metadata=nbformat.from_dict({})), "prose in code is hidden"),
+    "prose not executed": (_set(6, execution_count=None), "cell 7 was not executed"),
+    "no exercises": (_set(8, source="Exercises"), "no heading 'Exercises'"),
+    "a role": (_set(3, source="It is {glue:text}`value:.1f`."), "shown as text"),
+    "half a role": (_set(3, source="It is {doc`value`."), "shown as text"),
+    "a directive": (_set(3, source="Say:\n:::{note}\nIt is.\n:::"), "shown as text"),
+    "a directive in code": (_set(6, source='chapters.say("```{note}`")'), "shown as text"),
+    "heading in a fence": (_set(9, source="```\n## Takeaways\n```"), "no heading 'Takeaways'"),
 }
 
 
