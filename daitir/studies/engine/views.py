@@ -58,7 +58,8 @@ def _other_setting(
     usual = bench.generator
     settings = {"steps": usual.steps, "guidance": usual.guidance}
     settings[setting] = type(settings[setting])(argument)
-    return bench.draw(condition, generator=ViewGenerator(usual.spec, usual.pipeline, **settings))
+    generator = ViewGenerator(usual.spec, usual.pipeline, usual.digest, **settings)
+    return bench.draw(condition, generator=generator)
 
 
 def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Path]:
