@@ -192,3 +192,17 @@ def _hub_answers() -> bool:
         logger.warning(told, constants.ENDPOINT)
         return False
     return True
+
+
+def read_weights(kind: type, spec: str, source: str, **options):
+    """A model of a class of transformers, from safetensors that fill it; else a DataError."""
+    model, report = kind.from_pretrained(
+        source, use_safetensors=True, output_loading_info=True, **NO_CODE | options
+    )
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise DataError(
+            f"{spec}: its weights do not fill a {type(model).__name__}: weights are missing or "
+            f"misshapen, {wrong[0]} is one"
+        )
+    return model

@@ -88,7 +88,7 @@ class Scripted(Reformulator):
     def __init__(self, tokenizer, outputs, *, refines_round_by_round=True):
         model = untrained(tokenizer, refines_round_by_round=refines_round_by_round)
         model.config.max_position_embeddings = 2048
-        super().__init__("scripted", model, tokenizer)
+        super().__init__("scripted", model, tokenizer, origin="scripted")
         self.outputs, self.inputs = iter(outputs), []
 
     def _generate(self, inputs, **options):
@@ -217,7 +217,7 @@ def test_faults_and_counts_survive_an_interruption(mini, tmp_path):
 def test_prompts_of_no_use_are_refused(tokenizer, rounds, prompt, message):
     model = untrained(tokenizer, refines_round_by_round=rounds)
     with pytest.raises(DataError, match=message):
-        Reformulator("x", model, tokenizer, prompt=prompt)
+        Reformulator("x", model, tokenizer, origin="x", prompt=prompt)
 
 
 def test_the_window_slides(tokenizer):
@@ -314,7 +314,7 @@ def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
 
 
 def test_the_caption_of_an_output_ends_with_its_line(tokenizer, monkeypatch):
-    reformulator = Reformulator("x", untrained(tokenizer), tokenizer)
+    reformulator = Reformulator("x", untrained(tokenizer), tokenizer, origin="x")
     ids = tokenizer.encode(' "a dog at night"\nit is late', add_special_tokens=False)
 
     def generate(tokens, **options):
