@@ -16,7 +16,7 @@ from transformers.utils import is_sentencepiece_available
 
 from daitir.common.errors import DataError
 from daitir.models.encoder import Encoder
-from daitir.models.hub import NO_CODE, check_source, reading
+from daitir.models.hub import NO_CODE, check_source, read_weights, reading
 from daitir.models.identity import identity, model_files
 
 HF_MODELS = {
@@ -40,10 +40,9 @@ class HfEncoder(Encoder):
         told = getattr(tokenizer, "init_kwargs", {})
         names = f"{type(tokenizer).__name__} {told.get('tokenizer_class')}"
         self._lowers = self._is_siglip and told.get("do_lower_case", "Gemma" in names)
-        if hasattr(vision, "num_patches"):  # SigLIP 2 keeps the picture's shape, not its size
+        image_size = getattr(vision, "image_size", None)
+        if image_size is None:  # SigLIP 2 keeps the picture's shape, not its size
             image_size = int(vision.num_patches**0.5) * vision.patch_size
-        else:
-            image_size = vision.image_size
         super().__init__(
             spec, model, self._pixels, tokenizer, device, image_size=image_size,
             context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,
@@ -67,8 +66,7 @@ class HfEncoder(Encoder):
         return [text.lower() for text in texts] if self._lowers else texts
 
     def _token_counts(self, texts: list[str]) -> list[int]:
-        cleaned = self._cleaned(texts)
-        return [len(ids) for ids in self.tokenizer(cleaned, verbose=False)["input_ids"]]
+        return super()._token_counts(self._cleaned(texts))
 
     def _text_features(self, batch: list[str]) -> Tensor:
         # SigLIP reads its padding: it was trained on texts of one length, without a mask, though
@@ -99,42 +97,30 @@ def _pooled(output) -> Tensor:
 
 
 def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
-    """The encoder of a folder in the hub's format, or of a hub's name, with `@REVISION` or not.
+    """The encoder, in single precision, of a folder in the hub's format or a name of the hub.
 
-    It computes in single precision. Raises DataError for a missing or damaged part, another kind
-    of model, weights that are missing or a pickle, and a hub that cannot be reached.
+    Raises DataError for a missing or damaged part, another kind of model, weights that are missing
+    or a pickle, and a hub that cannot be reached.
     """
     spec, folder = f"hf:{name}", Path(name) if Path(name).is_dir() else None
-    source, revision = name, None
-    if folder is None:
-        source, _, revision = name.partition("@")
-    elif not (folder / "config.json").is_file():
+    if folder and not (folder / "config.json").is_file():
         raise DataError(f"{folder}: no config.json; hf: reads folders of transformers models")
+    source, _, revision = (name, "", "") if folder else name.partition("@")
     options = NO_CODE | ({"revision": revision} if revision else {})
     check_source(source, revision or None)
-    with reading(
-        spec, "dual encoder", local=None if folder else "hf:FOLDER",
-        advice="; it reads safetensors, not pickles",
-    ):  # fmt: skip
+    local, advice = None if folder else "hf:FOLDER", "; it reads safetensors, not pickles"
+    with reading(spec, "dual encoder", local=local, advice=advice):
         kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
         if kind not in HF_MODELS:
-            known = ", ".join(HF_MODELS)
-            raise DataError(f"{spec}: a model of type {kind!r}; use one of {known}")
-        model, report = getattr(transformers, HF_MODELS[kind]).from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+            raise DataError(f"{spec}: a model of type {kind!r}; use one of {', '.join(HF_MODELS)}")
+        kind_of_model = getattr(transformers, HF_MODELS[kind])
+        model = read_weights(kind_of_model, spec, source, dtype=torch.float32, **options)
         processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
         wanted = get_tokenizer_config(source, **options).get("tokenizer_class", "")
         # Without the package transformers would quietly take another tokeniser than the model's.
         if wanted.startswith("SiglipTokenizer") and not is_sentencepiece_available():
             raise DataError(f"{spec}: its tokeniser needs a package; pip install sentencepiece")
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise DataError(
-            f"{spec}: its weights do not fill a {HF_MODELS[kind]}, {wrong[0]} is missing or "
-            "misshapen"
-        )
-    files = check_source(source, revision or None)
-    origin = files and identity(library="transformers", kind=kind, files=model_files(files))
+        files = model_files(check_source(source, revision or None))
+    origin = identity(library="transformers", kind=kind, files=files)
     return HfEncoder(spec, model, processor, tokenizer, device, folder=folder, origin=origin)

@@ -109,9 +109,10 @@ def _foreign_class(folder: Path, index: dict) -> str | None:
         return "'_class_name'"
     for name, value in index.items():
         library = value[0] if isinstance(value, list) and value else None
-        if isinstance(library, str) and not name.startswith("_"):
-            if library not in own or (folder / name / f"{library}.py").is_file():
-                return f"the component {name!r} of {library!r}"
+        if not isinstance(library, str) or name.startswith("_"):
+            continue
+        if library not in own or (folder / name / f"{library}.py").is_file():
+            return f"the component {name!r} of {library!r}"
     return None
 
 

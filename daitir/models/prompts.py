@@ -20,7 +20,7 @@ Caption:"""
 def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase, prompt: str, said: Sequence[str]
 ) -> list[int]:
-    """The tokens of a prompt with a dialogue in it, a line each round, in the chat template if any."""
+    """The tokens of a prompt with a dialogue in it, a line a round, in the chat template if any."""
     text = prompt.replace("{dialogue}", "\n".join(said))
     if not tokenizer.chat_template:
         return tokenizer.encode(text)

@@ -2,9 +2,9 @@
 
 A *spec* names a language model: `mini`, the one that comes with the package, a folder, or a hub
 name. The mini model goes round by round: it reads the caption so far and what was newly said, and
-writes the next caption. Any other causal or encoder-decoder model is shown the whole dialogue so
-far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models; what it writes around its
-caption is left out (`daitir.data.captions`).
+writes the next caption. Any other causal model is shown the whole dialogue so far in `PROMPT`, as
+DAR and PlugIR do it with instruction-tuned models; what it writes around its caption is left out
+(`daitir.data.captions`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -58,8 +56,8 @@ class Refinement:
 
     Attributes:
         captions: `captions[dialogue][round]`, one caption of all that was said up to the round.
-        faults: (dialogue, round) to what was wrong with the model's output, where it was of no
-            use (see `read_caption`). There the caption is the dialogue so far, joined by `", "`.
+        faults: (dialogue, round) to what was wrong with the model's output (see `read_caption`).
+            There the caption is the dialogue so far, joined by `", "`.
         num_truncated: rounds whose input was longer than the model's context and lost its middle.
         num_retried: outputs that were of no use at first, those of `faults` among them.
     """
@@ -80,7 +78,7 @@ class Reformulator:
 
     Attributes:
         spec: the spec it was loaded from.
-        model: a causal or encoder-decoder model of transformers, in eval mode.
+        model: a causal model of transformers, in eval mode.
         round_by_round: whether the model refines its own last caption (`window`), or is shown
             the whole dialogue in its prompt.
         prompt: the template of that prompt, with `{dialogue}` where the dialogue goes, else None.
@@ -112,9 +110,7 @@ class Reformulator:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        self._max_input = min(tokenizer.model_max_length, context)
-        if not model.config.is_encoder_decoder:
-            self._max_input -= MAX_NEW_TOKENS
+        self._max_input = min(tokenizer.model_max_length, context) - MAX_NEW_TOKENS
         if self._max_input < 1:
             raise DataError(f"{spec}: its context of {context} tokens leaves no room for a caption")
         self.digest = identity(origin=origin, prompt=self.prompt, dtype=str(model.dtype))
@@ -206,10 +202,9 @@ class Reformulator:
     @torch.no_grad()
     def _generate(self, inputs: list[list[int]], **options) -> list[tuple[str, bool]]:
         """What the model writes after each input, and whether it came to an end."""
-        is_causal = not self.model.config.is_encoder_decoder
         tokens = self.tokenizer.pad(
-            {"input_ids": inputs}, padding_side="left" if is_causal else "right",
-            return_attention_mask=True, return_tensors="pt",
+            {"input_ids": inputs}, padding_side="left", return_attention_mask=True,
+            return_tensors="pt",
         ).to(self.device)  # fmt: skip
         written = self.model.generate(
             tokens["input_ids"],
@@ -218,9 +213,7 @@ class Reformulator:
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             **{"num_beams": 1} | options,
-        )
-        if is_causal:
-            written = written[:, tokens["input_ids"].shape[1] :]
+        )[:, tokens["input_ids"].shape[1] :]
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -239,17 +232,14 @@ def refine_resumably(
 ) -> Refinement:
     """As `Reformulator.refine`, by `batch_size` dialogues at a time; a killed run goes on.
 
-    The folder `partial` gets a file for each batch, named by a hash of all that decides the
-    captions; remove it when they are kept elsewhere. The processes of `group` call this alike; each
-    refines its share, and waits for the others.
-
-    Raises DataError as `refine` does, and where a file of `partial` is damaged.
+    The folder `partial` gets a file for each batch; remove it when they are kept elsewhere. The
+    processes of `group` call this alike; each refines its share, and waits for the others. Raises
+    DataError as `refine` does, and where a file of `partial` is damaged.
     """
     starts = range(0, len(dialogues), batch_size)
     chunks = [[list(said) for said in dialogues[start : start + batch_size]] for start in starts]
     model = [reformulator.digest, reformulator.prompt]
-    names = [identity(model=model, dialogues=chunk)[:32] for chunk in chunks]
-    files = [partial / f"{name}.json" for name in names]
+    files = [partial / f"{identity(model=model, dialogues=c)[:32]}.json" for c in chunks]
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)
     # What is known stays in memory: another run of the same may end, and remove the files.
@@ -309,11 +299,9 @@ def load_reformulator(
         spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"
     )
     with reading(spec, "language model", local=local):
-        config = AutoConfig.from_pretrained(source, **NO_CODE)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Half precision is slow on most processors; elsewhere the model's own is kept.
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        model = read_weights(kind, spec, source, dtype=dtype)
+        model = read_weights(AutoModelForCausalLM, spec, source, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
         origin = identity(files=model_files(check_source(source)))
     return Reformulator(spec, model, tokenizer, device, origin=origin, prompt=prompt)

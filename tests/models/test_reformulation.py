@@ -14,8 +14,6 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from daitir.cli import main
@@ -299,18 +297,6 @@ def test_what_stands_around_a_caption_is_left_out_or_counted(tokenizer, output, 
     found = Scripted(tokenizer, said, refines_round_by_round=False).refine([["a dog"]])
     assert found.captions == [[caption]] and found.faults == faults
     assert found.fault_kinds == ", ".join(f"1 {kind}" for kind in faults.values())
-
-
-@pytest.mark.slow
-def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
-    tokenizer.save_pretrained(tmp_path)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
-        pad_token_id=0, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=0,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    found = load_reformulator(str(tmp_path)).refine([TALK])
-    assert len(found.captions[0]) == 3 and found.num_truncated == 0
 
 
 def test_the_caption_of_an_output_ends_with_its_line(tokenizer, monkeypatch):

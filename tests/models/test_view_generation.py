@@ -120,9 +120,7 @@ def test_a_damaged_view_of_the_cache_is_drawn_anew_and_told(generator, tmp_path,
 def test_models_and_settings_do_not_mix_in_one_cache(generator, tmp_path):
     other = ViewGenerator("other", tiny_pipeline(seed=1), "other", steps=2)
     longer = ViewGenerator("longer", generator.pipeline, generator.digest, steps=3)
-    guided = ViewGenerator(
-        "guided", generator.pipeline, generator.digest, steps=2, guidance=5.0
-    )
+    guided = ViewGenerator("guided", generator.pipeline, generator.digest, steps=2, guidance=5.0)
     paths = [g.generate(["a dog"], [1], tmp_path)[0] for g in (generator, other, longer, guided)]
     assert len(set(paths)) == 4
 
