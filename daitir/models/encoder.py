@@ -38,8 +38,7 @@ class Encoder(ABC):
     Attributes:
         spec: the spec it was loaded from.
         folder: the folder with its weights, training log and card, None where it has none.
-        model: the model of its library, in eval mode.
-        preprocess: from a picture to what the model reads, by the model's own library.
+        model: the model of its library, in eval mode, with its library's `preprocess`.
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
         context_length: tokens that the text tower reads, start and end tokens included.
@@ -77,6 +76,19 @@ class Encoder(ABC):
         """How many tokens each text has, start and end tokens included, before it is cut."""
         return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
 
+    def tokens(
+        self,
+        texts: list[str],
+        names: Sequence[str] = ("input_ids", "attention_mask"),
+        padding: str | bool = True,
+    ) -> dict[str, Tensor]:
+        """What a text tower of transformers reads of a batch of texts."""
+        tokens = self.tokenizer(
+            texts, padding=padding, truncation=True, max_length=self.context_length,
+            return_tensors="pt",
+        ).to(self.device)  # fmt: skip
+        return {name: tokens[name] for name in names if name in tokens}
+
     def _image_features(self, inputs: Tensor) -> Tensor:
         """Features of a batch of what `preprocess` gives, (num_images, dim), of any length."""
         return self.model.encode_image(inputs.to(self.device))
@@ -100,7 +112,7 @@ class Encoder(ABC):
     def digest(self) -> str:
         """A hash of all that decides the features: files, settings and precision.
 
-        Weights without files, or that were changed since they were loaded, count by their values.
+        Weights without files, or changed since they were loaded, count by their values.
         """
         origin = self._origin
         if origin is None or self._state() != self._loaded:
@@ -122,18 +134,10 @@ class Encoder(ABC):
     def encode_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Features of texts; those that occur more than once are encoded once.
+        """Features of texts, or of one string: (num_texts, dim) float32 on the CPU, of length 1.
 
-        Args:
-            texts: texts, or one string, which is one text.
-            batch_size: texts that the model sees together.
-
-        Returns:
-            (num_texts, dim) float32 on the CPU, each of length 1.
-
-        Raises:
-            DataError: something is no text.
-            ValueError: there is no text.
+        Texts that occur more than once are encoded once. Raises DataError where something is no
+        text, and ValueError where there is none.
         """
         texts = list(listed(texts, "text"))
         wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
@@ -152,26 +156,13 @@ class Encoder(ABC):
         return features[[rows[text] for text in texts]]
 
     def encode_images(
-        self,
-        images: Pictures,
-        *,
-        batch_size: int = 256,
-        workers: int = 0,
-        progress: bool = False,
+        self, images: Pictures, *, batch_size: int = 256, workers: int = 0, progress: bool = False
     ) -> Tensor:
-        """Features of images. Equal ones get equal features, bit by bit, wherever they stand.
+        """Features of images: (num_images, dim) float32 on the CPU, of length 1.
 
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3); or one of
-                these, which is one picture.
-            batch_size: images that the model sees together.
-            workers: threads that decode and preprocess ahead of the model; 0 for none.
-
-        Returns:
-            (num_images, dim) float32 on the CPU, each of length 1.
-
-        Raises:
-            DataError: a path, which is named, is no readable image, or something is no picture.
+        An image is a picture, a path, or a uint8 array (height, width, 3); one alone will do. Equal
+        ones get equal features, bit by bit, wherever they stand. `workers` threads decode ahead.
+        Raises DataError where a path, which is named, is no readable image, or for no picture.
         """
         images = listed(images)
         batches = self.image_batches(images, batch_size=batch_size, workers=workers)
@@ -218,10 +209,7 @@ class Encoder(ABC):
 
 
 def listed(items: Iterable | Picture, what: str = "picture") -> Iterable:
-    """Pictures or texts as something to go through: one alone is a list of one.
-
-    Raises DataError, naming the type, for what is neither.
-    """
+    """Pictures or texts to go through, one alone too; for others DataError names the type."""
     is_array = isinstance(items, np.ndarray) and items.ndim == 3
     if is_array or isinstance(items, str | Path | Image.Image):
         return [items]
@@ -231,10 +219,7 @@ def listed(items: Iterable | Picture, what: str = "picture") -> Iterable:
 
 
 def as_image(index: int, image: Picture) -> Image.Image:
-    """The picture of a path or an array.
-
-    Raises DataError as `read_image`, and, naming the index, for other types and arrays.
-    """
+    """The picture of a path or an array; DataError as `read_image`, and for other types."""
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):

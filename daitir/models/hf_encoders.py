@@ -71,15 +71,8 @@ class HfEncoder(Encoder):
     def _text_features(self, batch: list[str]) -> Tensor:
         # SigLIP reads its padding: it was trained on texts of one length, without a mask, though
         # a tokeniser that was saved again may give one.
-        tokens = self.tokenizer(
-            self._cleaned(batch),
-            padding="max_length" if self._is_siglip else True,
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        ).to(self.device)
-        names = ("input_ids",) if self._is_siglip else ("input_ids", "attention_mask")
-        tokens = {name: tokens[name] for name in names if name in tokens}
+        options = (["input_ids"], "max_length") if self._is_siglip else ()
+        tokens = self.tokens(self._cleaned(batch), *options)
         if self._is_blip:
             return self.model.text_proj(self.model.text_encoder(**tokens).last_hidden_state[:, 0])
         return _pooled(self.model.get_text_features(**tokens))

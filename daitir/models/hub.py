@@ -69,15 +69,14 @@ def find_source(
     the one of `daitir pretrain` that writes such a folder. Returns the folder or the hub's name,
     and `local` for `reading`. Raises DataError where a part is missing, and as `check_source`.
     """
-    is_ours = spec == "mini"
-    folder = shipped if is_ours else Path(spec)
-    if not is_ours and not folder.is_dir():
+    folder = shipped if spec == "mini" else Path(spec)
+    if spec != "mini" and not folder.is_dir():
         check_source(spec)
         return spec, "FOLDER"
     for part, files in needs.items():
         if not any((folder / file).is_file() for file in files):
             told = f"name the folder of {kind}"
-            if is_ours or (folder / "log.csv").is_file():
+            if spec == "mini" or (folder / "log.csv").is_file():
                 told = f"`daitir pretrain {recipe} --out {folder}` writes it"
             which = f" ({', '.join(files[:-1])} or {files[-1]})" if len(files) > 1 else ""
             raise DataError(f"{folder}: has no {part}{which}; {told}")

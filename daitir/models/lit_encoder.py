@@ -82,12 +82,6 @@ def class_directions(model: LitModel) -> Tensor:
 class LitEncoder(Encoder):
     """The encoder of `lit`, with the preprocessing of EfficientNet-Lite and MiniLM's tokeniser."""
 
-    def tokens(self, batch: list[str]) -> dict[str, Tensor]:
-        tokens = self.tokenizer(
-            batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        ).to(self.device)
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
-
     def _text_features(self, batch: list[str]) -> Tensor:
         return self.model.encode_text(**self.tokens(batch))
 
@@ -95,8 +89,7 @@ class LitEncoder(Encoder):
 def image_transform() -> transforms.Compose:
     """What EfficientNet-Lite reads of a picture, as in training: the middle 7/8, 224 pixels.
 
-    Mean 127 and deviation 128 of 255 (`preprocessing.py` and `efficientnet_lite_builder.py` of
-    TensorFlow's EfficientNet).
+    (`preprocessing.py` and `efficientnet_lite_builder.py` of TensorFlow's EfficientNet.)
     """
     return transforms.Compose([
         transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
@@ -150,8 +143,7 @@ def save_head(model: LitModel, folder: Path) -> None:
 def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> LitEncoder:
     """The encoder with the package's head, or that of a folder that `daitir pretrain lit` wrote.
 
-    Raises DataError for missing packages, a missing or damaged file, and a head that was trained
-    for other weights of the parts.
+    Raises DataError for missing packages, a missing or damaged file, and a head of other parts.
     """
     folder = Path(name) if name else LIT_FOLDER
     path = folder / HEAD_NAME

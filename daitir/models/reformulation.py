@@ -295,9 +295,8 @@ def load_reformulator(
         >>> load_reformulator().refine([["a dog at the beach", "is it night? yes"]]).captions
         [['a dog at the beach', 'a dog at the beach at night']]
     """
-    source, local = find_source(
-        spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"
-    )
+    kind = "a transformers model with its tokeniser"
+    source, local = find_source(spec, LM_FOLDER, _PARTS, kind=kind, recipe="lm")
     with reading(spec, "language model", local=local):
         # Half precision is slow on most processors; elsewhere the model's own is kept.
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"

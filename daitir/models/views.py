@@ -293,10 +293,9 @@ def load_view_generator(
 
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    source, local = find_source(
-        spec, PIPELINE_FOLDER, {PIPELINE_INDEX: [PIPELINE_INDEX]}, kind="a diffusers pipeline",
-        recipe="diffusion",
-    )  # fmt: skip
+    told = {"kind": "a diffusers pipeline", "recipe": "diffusion"}
+    needs = {PIPELINE_INDEX: [PIPELINE_INDEX]}
+    source, local = find_source(spec, PIPELINE_FOLDER, needs, **told)
     with reading(spec, "text-to-image pipeline", local=local):
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **NO_CODE
