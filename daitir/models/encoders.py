@@ -13,13 +13,16 @@ from daitir.models.registry import encoder_loader
 def load_encoder(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Encoder:
-    """The encoder of a spec, in eval mode.
+    """The encoder of a spec.
 
     Args:
         spec: `mini`, the one that comes with the package, or another form that
             `daitir.models.registry` lists.
         device: where it computes.
         dtype: the precision of its products (mixed precision: the weights stay as they are).
+
+    Returns:
+        The encoder, in eval mode.
 
     Raises:
         DataError: the spec is unknown, a file is missing, damaged or asks for code to be run, or

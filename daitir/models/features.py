@@ -38,11 +38,8 @@ SAMPLE_BYTES = 1 << 14
 class CachedEncoder:
     """An encoder that keeps the features of texts and of picture files; else the same encoder.
 
-    Attributes:
-        encoder: the encoder whose features these are.
-        root: the folder that the names of files are relative to.
-        folder: where the features are kept.
-        num_embedded: files that were embedded so far, the rest having been there.
+    Names of files are relative to `root`, and `folder` keeps the features. `num_embedded` is the
+    number of files that were embedded so far, the rest having been there.
     """
 
     def __init__(
@@ -54,10 +51,7 @@ class CachedEncoder:
         batch_size: int = 64,
         workers: int = 0,
     ):
-        """`workers` threads decode.
-
-        Raises DataError where the folder holds damaged features, or those of another model.
-        """
+        """Raises DataError where the folder holds damaged features, or those of another model."""
         self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
         self.batch_size, self.workers, self.num_embedded = batch_size, workers, 0
         self._pictures = KeptFeatures(self.folder, PICTURES, encoder)
@@ -69,10 +63,7 @@ class CachedEncoder:
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most.
-
-        Raises DataError too where the disk is full or a shard is damaged.
-        """
+        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most."""
         if isinstance(texts, str) or not texts:
             return self.encoder.encode_texts(texts, batch_size=batch_size)
         # In the encoder's order, so that batches are its own: texts of like length together.
@@ -178,13 +169,9 @@ class CachedEncoder:
 
 
 class _Files:
-    """Picture files as they are now: their names relative to the root, and stamps.
-
-    A stamp is the size and the times of change, as a shard keeps them.
-    """
+    """Picture files as they are now: their names relative to the root, and stamps of shards."""
 
     def __init__(self, root: str, names: list[str]):
-        """`root` ends in a slash. Raises DataError where a file is missing."""
         self.root, self.names, self.sample = root, names, cache(self._sample)
         stamps, kind = (_stamp(root + name) for name in names), np.dtype((np.int64, 3))
         self.stamps = np.fromiter(stamps, kind, len(names))

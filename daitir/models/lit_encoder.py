@@ -80,17 +80,12 @@ def class_directions(model: LitModel) -> Tensor:
 
 
 class LitEncoder(Encoder):
-    """The encoder of `lit`, with the preprocessing of EfficientNet-Lite and MiniLM's tokeniser."""
-
     def _text_features(self, batch: list[str]) -> Tensor:
         return self.model.encode_text(**self.tokens(batch))
 
 
 def image_transform() -> transforms.Compose:
-    """What EfficientNet-Lite reads of a picture, as in training: the middle 7/8, 224 pixels.
-
-    (`preprocessing.py` and `efficientnet_lite_builder.py` of TensorFlow's EfficientNet.)
-    """
+    """What EfficientNet-Lite reads of a picture: the middle 7/8, as TensorFlow's code has it."""
     return transforms.Compose([
         transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(LIT_IMAGE_SIZE),

@@ -47,8 +47,7 @@ NO_VALUE = 255  # no number of a value, and it fits a byte
 class RecogniserNet(nn.Module):
     """A small residual network with one reader for the scene and one, shared, for the six cells.
 
-    Each cell looks at the map through four learned windows, which start in the quarters of the
-    place where the cell's object stands.
+    Each cell looks at the map through four learned `starting_windows`.
     """
 
     def __init__(self, width: int = 32):
@@ -119,13 +118,7 @@ def starting_windows() -> Tensor:
 
 
 class Recogniser:
-    """Reads pictures into scenes.
-
-    Attributes:
-        spec: the spec it was loaded from.
-        model: the network, in eval mode.
-        digest: the identity of what it was loaded from.
-    """
+    """Reads pictures into scenes; `digest` is the identity of what it was loaded from."""
 
     def __init__(
         self, spec: str, model: RecogniserNet, digest: str, device: str | torch.device = "cpu"

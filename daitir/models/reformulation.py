@@ -77,8 +77,6 @@ class Reformulator:
     """Refines dialogues by a language model.
 
     Attributes:
-        spec: the spec it was loaded from.
-        model: a causal model of transformers, in eval mode.
         round_by_round: whether the model refines its own last caption (`window`), or is shown
             the whole dialogue in its prompt.
         prompt: the template of that prompt, with `{dialogue}` where the dialogue goes, else None.
@@ -95,10 +93,7 @@ class Reformulator:
         origin: str,
         prompt: str | None = None,
     ):
-        """`origin` is the `identity` of the files.
-
-        Raises DataError for a model without room for a caption, or a prompt of no use.
-        """
+        """`origin` is the `identity` of the files. Raises DataError for a prompt of no use."""
         self.spec, self.tokenizer, self.device = spec, tokenizer, torch.device(device)
         self.model = model.to(device).eval()
         self.round_by_round = bool(getattr(model.config, "refines_round_by_round", False))
@@ -127,11 +122,7 @@ class Reformulator:
         }
 
     def refine(
-        self,
-        dialogues: Sequence[Sequence[str]],
-        *,
-        batch_size: int = 64,
-        progress: bool = False,
+        self, dialogues: Sequence[Sequence[str]], *, batch_size: int = 64, progress: bool = False
     ) -> Refinement:
         """One caption for every round of every dialogue, decoded greedily.
 
@@ -279,7 +270,7 @@ def _read_refinement(path: Path) -> Refinement:
 def load_reformulator(
     spec: str = "mini", *, device: str | torch.device = "cpu", prompt: str | None = None
 ) -> Reformulator:
-    """The reformulator of a spec, its weights read from safetensors only.
+    """The reformulator of a spec.
 
     Args:
         spec: `mini`, the one that comes with the package, a folder, or a hub's name.
@@ -287,9 +278,12 @@ def load_reformulator(
         prompt: the template for a model that is shown whole dialogues, with `{dialogue}` where
             the dialogue goes; by default `daitir.models.prompts.PROMPT`.
 
+    Returns:
+        The reformulator, its weights read from safetensors only.
+
     Raises:
         DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
-            cannot be reached, or as `Reformulator`.
+            cannot be reached, the model has no room for a caption, or the prompt is of no use.
 
     Example:
         >>> load_reformulator().refine([["a dog at the beach", "is it night? yes"]]).captions

@@ -42,13 +42,6 @@ class ViewGenerator:
     The cache is a folder with one WebP file for each image. A file's name is a hash of all that
     decides the image (weights, scheduler, steps, guidance, prompt and seed), so a folder can
     serve several models and several runs at once, and a run that was killed continues.
-
-    Attributes:
-        spec: the spec it was loaded from.
-        pipeline: the diffusers pipeline.
-        digest: the identity of the pipeline: of its files and the precision of its weights.
-        steps: denoising steps.
-        guidance: scale of classifier-free guidance; 1 is none.
     """
 
     def __init__(
@@ -60,7 +53,11 @@ class ViewGenerator:
         steps: int = 8,
         guidance: float = 2.0,
     ):
-        """Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100."""
+        """`digest` is the identity of the pipeline: of its files and the precision of its weights.
+
+        The others are as in `load_view_generator`. Raises DataError for steps outside 1 to 1,000
+        and guidance outside 0 to 100.
+        """
         if not 1 <= steps <= MAX_STEPS:
             raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
         if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too
@@ -105,18 +102,15 @@ class ViewGenerator:
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
 
-        What the cache, a folder, holds is not drawn again, unless it is damaged or another's, and
-        changes nothing of what is drawn. A file tells its prompt, seed, steps, guidance, model and
-        size in its metadata (EXIF, image description). Warnings count files that were drawn anew,
-        and prompts that the text encoders cut off.
+        What the folder `cache` holds is not drawn again, unless it is damaged or another's, and
+        changes nothing of what is drawn. A file tells what it was drawn from in its metadata (EXIF,
+        image description). Warnings count files that were drawn anew, and prompts that are cut off.
 
         `negatives` say for each prompt what must not be drawn, empty where there is nothing; a
         pipeline that takes no negative prompt draws without, and a warning tells. `batch_size`
         images are drawn together, which may change their last bits. The processes of `group` call
-        this alike; each draws its share, and waits for the others.
-
-        Raises DataError where a prompt is empty, before anything is drawn, where the disk is full,
-        and as `draw` does.
+        this alike; each draws its share, and waits for the others. Raises DataError for an empty
+        prompt, before anything is drawn, where the disk is full, and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
         files = {view: cache / f"{self._key(view)}.webp" for view in views}
@@ -148,7 +142,6 @@ class ViewGenerator:
     def _views(
         self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] | None
     ) -> list[_View]:
-        """What `generate` is asked for. Raises DataError for an empty prompt."""
         if any(negatives or ()) and not self.takes_negatives:
             told = "takes no negative prompt, or guidance %g is too small for one; drawn without"
             logger.warning(f"%s: {told}", self.spec, self.guidance)
@@ -263,7 +256,7 @@ def load_view_generator(
     dtype: torch.dtype | None = None,
     offload: bool = False,
 ) -> ViewGenerator:
-    """The view generator of a spec, its weights read from safetensors only.
+    """The view generator of a spec.
 
     Args:
         spec: `mini`, the one that comes with the package, a folder of a diffusers pipeline, or a
@@ -272,12 +265,15 @@ def load_view_generator(
         guidance: scale of classifier-free guidance; 1 is none.
         device: where it computes.
         dtype: the precision of its weights; None is single on a CPU and half elsewhere.
-        offload: keep the pipeline's parts in main memory, and each on the device only while it
+        offload: keep the pipeline's parts in main memory, and each on the CUDA device only while it
             computes: slower, in a fraction of the device's memory.
+
+    Returns:
+        The generator, its weights read from safetensors only.
 
     Raises:
         DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
-            cannot be reached, `offload` is to anything but a CUDA device, or as `ViewGenerator`.
+            cannot be reached, or as `ViewGenerator`.
 
     Example:
         >>> load_view_generator(steps=2).draw(["a dog"], seeds=[0])[0].size
@@ -293,9 +289,8 @@ def load_view_generator(
 
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    told = {"kind": "a diffusers pipeline", "recipe": "diffusion"}
-    needs = {PIPELINE_INDEX: [PIPELINE_INDEX]}
-    source, local = find_source(spec, PIPELINE_FOLDER, needs, **told)
+    needs, kind = {PIPELINE_INDEX: [PIPELINE_INDEX]}, "a diffusers pipeline"
+    source, local = find_source(spec, PIPELINE_FOLDER, needs, kind=kind, recipe="diffusion")
     with reading(spec, "text-to-image pipeline", local=local):
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **NO_CODE
