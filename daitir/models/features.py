@@ -10,11 +10,11 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -99,7 +99,7 @@ class CachedEncoder:
         if files is None:
             return self.encoder.encode_images(images, batch_size=batch_size, progress=progress)
         self._embed(files, batch_size, None, progress=progress)
-        return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
+        return self._pictures.load(self._pictures.find(*files))
 
     def embed(
         self, paths: Iterable[Path], *, group: PartialState | None = None, progress: bool = False
@@ -119,7 +119,7 @@ class CachedEncoder:
     ) -> int:
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
         self._pictures.refresh()
-        rows = self._pictures.find(files.names, files.stamps, files.sample)
+        rows = self._pictures.find(*files)
         # A picture that is asked for twice is embedded once.
         absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
         # Shards of whole batches: whoever embeds one sees the same batches.
@@ -165,29 +165,33 @@ class CachedEncoder:
             if not is_below or (not root and path.is_absolute()):
                 return None
             names.append(path.as_posix()[len(root) :])
-        return _Files(root, names)
+        stamps = np.fromiter(
+            (_stamp(root + name) for name in names), np.dtype((np.int64, 3)), len(names)
+        )
+        sample = cache(lambda i: _sample(root + names[i], int(stamps[i, 0])))
+        return _Files(names, stamps, sample)
 
 
-class _Files:
-    """Picture files as they are now: their names relative to the root, and stamps of shards."""
+class _Files(NamedTuple):
+    """Picture files as they are now: names below the root, and stamps as a shard keeps them."""
 
-    def __init__(self, root: str, names: list[str]):
-        self.root, self.names, self.sample = root, names, cache(self._sample)
-        stamps, kind = (_stamp(root + name) for name in names), np.dtype((np.int64, 3))
-        self.stamps = np.fromiter(stamps, kind, len(names))
+    names: list[str]
+    stamps: np.ndarray
+    sample: Callable[[int], int]
 
-    def _sample(self, i: int) -> int:
-        """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each.
 
-        It tells a copy from a file that was changed in place with its size and time kept, as by
-        tools that turn pictures by their EXIF orientation. 0 where the file cannot be read.
-        """
-        size, checksum = int(self.stamps[i, 0]), 0
-        with suppress(OSError), open(self.root + self.names[i], "rb") as file:
-            for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
-                file.seek(max(0, start))
-                checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
-        return checksum
+def _sample(path: str, size: int) -> int:
+    """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each; 0 where unreadable.
+
+    It tells a copy from a file that was changed in place with its size and time kept, as by
+    tools that turn pictures by their EXIF orientation.
+    """
+    checksum = 0
+    with suppress(OSError), open(path, "rb") as file:
+        for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
+            file.seek(max(0, start))
+            checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
+    return checksum
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

@@ -40,9 +40,10 @@ class HfEncoder(Encoder):
         told = getattr(tokenizer, "init_kwargs", {})
         names = f"{type(tokenizer).__name__} {told.get('tokenizer_class')}"
         self._lowers = self._is_siglip and told.get("do_lower_case", "Gemma" in names)
-        image_size = getattr(vision, "image_size", None)
-        if image_size is None:  # SigLIP 2 keeps the picture's shape, not its size
+        if hasattr(vision, "num_patches"):  # SigLIP 2 keeps the picture's shape, not its size
             image_size = int(vision.num_patches**0.5) * vision.patch_size
+        else:
+            image_size = vision.image_size
         super().__init__(
             spec, model, self._pixels, tokenizer, device, image_size=image_size,
             context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,

@@ -85,7 +85,10 @@ class LitEncoder(Encoder):
 
 
 def image_transform() -> transforms.Compose:
-    """What EfficientNet-Lite reads of a picture: the middle 7/8, as TensorFlow's code has it."""
+    """What EfficientNet-Lite reads of a picture, as in training: the middle 7/8, 224 pixels.
+
+    (`preprocessing.py` and `efficientnet_lite_builder.py` of TensorFlow's EfficientNet.)
+    """
     return transforms.Compose([
         transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(LIT_IMAGE_SIZE),
