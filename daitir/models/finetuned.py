@@ -67,9 +67,8 @@ def load_finetuned(
 
     Raises DataError, naming the file, where one is missing or damaged, or of another base.
     """
-    folder = Path(folder)
+    folder, command = Path(folder), "daitir train dmcl"
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
-    command = "daitir train dmcl"
     with reading_trained("fine-tuned encoder", config, difference, command=command):
         settings = read_json(config)
         spec, digest = settings["base"], settings["base_digest"]

@@ -49,13 +49,6 @@ class HfEncoder(Encoder):
             context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,
         )  # fmt: skip
 
-    @property
-    def logit_scale(self) -> float:
-        """As in `Encoder`. Raises DataError for BLIP, whose released models do not keep it."""
-        if self._is_blip:
-            raise DataError(f"{self.spec}: a BLIP model keeps no logit scale")
-        return super().logit_scale
-
     def _pixels(self, image: Image.Image) -> dict[str, Tensor]:
         inputs = self.image_processor(images=[image], return_tensors="pt")
         return {name: values[0] for name, values in inputs.items()}

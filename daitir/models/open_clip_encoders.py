@@ -110,12 +110,11 @@ def load_mini(_: str = "", *, device: str | torch.device = "cpu") -> OpenClipEnc
 
 
 def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClipEncoder:
-    """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER.
+    """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER; DataError as `load_encoder`.
 
     Pictures are prepared as in the training of the weights: as the `open_clip_config.json` beside a
     file says, else as all tags of the name say; where neither tells, a warning names what is
-    assumed. A folder is relative to the working directory or to the checkout. Raises DataError as
-    `load_encoder` does.
+    assumed. A folder is relative to the working directory or to the checkout.
     """
     spec = f"open_clip:{name}"
     name, at, weights = name.partition("@")
@@ -150,7 +149,7 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
     text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
     keys = () if is_own else ("hf_model_name", "hf_tokenizer_name")
     hub_names = [text[key] for key in keys if text.get(key)]
-    for hub_name in hub_names:
+    for hub_name in hub_names:  # before any of it is read
         check_source(hub_name)
     preparation = _preparation(name, weights, tags, beside)
     local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
@@ -173,10 +172,7 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
 
 
 def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenClipEncoder:
-    """The encoder of a folder with configuration, weights and tokeniser.
-
-    Raises DataError where one is missing or damaged, and where the folder asks for code to be run.
-    """
+    """The encoder of a folder with configuration, weights and tokeniser; DataError without one."""
     path = folder / OPEN_CLIP_CONFIG
     if not path.is_file():
         raise DataError(f"{folder}: no {OPEN_CLIP_CONFIG}; `daitir pretrain clip` writes one")
@@ -185,8 +181,7 @@ def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenCli
     config = settings.get("model_cfg")
     if not isinstance(config, dict) or not isinstance(config.get("text_cfg"), dict):
         raise DataError(f"{path}: could not be loaded (it holds no model_cfg)")
-    text = config["text_cfg"]
-    tower = text.get("hf_model_name")
+    text, tower = config["text_cfg"], config["text_cfg"].get("hf_model_name")
     if tower:
         check_source(tower)
     with reading(folder, "dual encoder", local="open_clip:FOLDER" if tower else None):

@@ -17,20 +17,6 @@ Dialogue:
 Caption:"""
 
 
-def prompt_tokens(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, said: Sequence[str]
-) -> list[int]:
-    """The tokens of a prompt with a dialogue in it, a line a round, in the chat template if any."""
-    text = prompt.replace("{dialogue}", "\n".join(said))
-    if not tokenizer.chat_template:
-        return tokenizer.encode(text)
-    # There is no room for reasoning; a template that knows of none passes over the word.
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True,
-        return_dict=False, enable_thinking=False,
-    )  # fmt: skip
-
-
 def round_tokens(
     tokenizer: PreTrainedTokenizerBase, said: Sequence[str], captions: Sequence[str | None]
 ) -> list[int]:

@@ -32,7 +32,7 @@ from daitir.data.captions import read_caption
 from daitir.models import ASSETS
 from daitir.models.hub import NO_CODE, check_source, find_source, read_weights, reading
 from daitir.models.identity import CONFIG_NAME, identity, model_files
-from daitir.models.prompts import PROMPT, prompt_tokens, round_tokens
+from daitir.models.prompts import PROMPT, round_tokens
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -172,7 +172,14 @@ class Reformulator:
         """The tokens after which the model writes the caption of the last round."""
         if self.round_by_round:
             return round_tokens(self.tokenizer, said, captions)
-        return prompt_tokens(self.tokenizer, self.prompt, said)
+        text = self.prompt.replace("{dialogue}", "\n".join(said))
+        if not self.tokenizer.chat_template:
+            return self.tokenizer.encode(text)
+        # There is no room for reasoning; a template that knows of none passes over the word.
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True,
+            return_dict=False, enable_thinking=False,
+        )  # fmt: skip
 
     def _cut(self, ids: list[int]) -> list[int]:
         """At most as many tokens as the model can read: the first and the last ones."""
