@@ -236,7 +236,7 @@ def refine_resumably(
     """
     starts = range(0, len(dialogues), batch_size)
     chunks = [[list(said) for said in dialogues[start : start + batch_size]] for start in starts]
-    model = [reformulator.digest, reformulator.prompt]
+    model = [reformulator.digest, reformulator.prompt or PROMPT]
     files = [partial / f"{identity(model=model, dialogues=c)[:32]}.json" for c in chunks]
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)

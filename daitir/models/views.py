@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import ExifTags, Image
+from torch import nn
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, weights_digest
 from daitir.models import ASSETS
 from daitir.models.hub import NO_CODE, check_source, find_source, reading
 from daitir.models.identity import PIPELINE_INDEX, identity, pipeline_files
@@ -48,12 +49,12 @@ class ViewGenerator:
         self,
         spec: str,
         pipeline: DiffusionPipeline,
-        digest: str,
         *,
         steps: int = 8,
         guidance: float = 2.0,
+        digest: str | None = None,
     ):
-        """`digest` is the identity of the pipeline: of its files and the precision of its weights.
+        """`digest` is the identity of the pipeline, None for one that was put together in memory.
 
         The others are as in `load_view_generator`. Raises DataError for steps outside 1 to 1,000
         and guidance outside 0 to 100.
@@ -62,8 +63,8 @@ class ViewGenerator:
             raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
         if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
-        self.spec, self.pipeline, self.digest = spec, pipeline, digest
-        self.steps, self.guidance = steps, guidance
+        self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
+        self.digest = digest or _values_digest(pipeline)
         self._call = inspect.signature(type(pipeline).__call__).parameters
         pipeline.set_progress_bar_config(disable=True)
         # For every batch they would print the words they cut off; `generate` counts the prompts.
@@ -242,6 +243,19 @@ class ViewGenerator:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
+def _values_digest(pipeline: DiffusionPipeline) -> str:
+    """The identity of a pipeline in memory: of its values and settings."""
+    parts = {
+        name: [
+            *([weights_digest(part)] if isinstance(part, nn.Module) else []),
+            type(part).__name__,
+            str(getattr(part, "config", "")),
+        ]
+        for name, part in pipeline.components.items()
+    }
+    return identity(kind=type(pipeline).__name__, parts=parts)
+
+
 def _is_of_use(record: logging.LogRecord) -> bool:
     known = ("part of your input was truncated", "Token indices sequence length")
     return not any(words in record.getMessage() for words in known)
@@ -301,7 +315,7 @@ def load_view_generator(
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    return ViewGenerator(spec, pipeline, digest, steps=steps, guidance=guidance)
+    return ViewGenerator(spec, pipeline, steps=steps, guidance=guidance, digest=digest)
 
 
 def view_seed(seed: int, dialogue: int, round: int | None = None) -> int:

@@ -30,7 +30,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def models():
-    generator = ViewGenerator("tiny", tiny_pipeline(), "tiny", steps=2)
+    generator = ViewGenerator("tiny", tiny_pipeline(), steps=2)
     return load_encoder("mini"), load_reformulator(), generator
 
 

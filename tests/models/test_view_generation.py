@@ -118,9 +118,9 @@ def test_a_damaged_view_of_the_cache_is_drawn_anew_and_told(generator, tmp_path,
 
 
 def test_models_and_settings_do_not_mix_in_one_cache(generator, tmp_path):
-    other = ViewGenerator("other", tiny_pipeline(seed=1), "other", steps=2)
-    longer = ViewGenerator("longer", generator.pipeline, generator.digest, steps=3)
-    guided = ViewGenerator("guided", generator.pipeline, generator.digest, steps=2, guidance=5.0)
+    other = ViewGenerator("other", tiny_pipeline(seed=1), steps=2)
+    longer = ViewGenerator("longer", generator.pipeline, steps=3)
+    guided = ViewGenerator("guided", generator.pipeline, steps=2, guidance=5.0)
     paths = [g.generate(["a dog"], [1], tmp_path)[0] for g in (generator, other, longer, guided)]
     assert len(set(paths)) == 4
 
@@ -160,7 +160,7 @@ def test_bad_prompts_and_long_ones(generator, tmp_path, caplog):
 )
 def test_settings_out_of_range_are_refused(generator, settings, message):
     with pytest.raises(DataError, match=message):
-        ViewGenerator("x", generator.pipeline, "x", **settings)
+        ViewGenerator("x", generator.pipeline, **settings)
 
 
 @pytest.mark.parametrize("part", ["unet", "tokenizer", "vae", "scheduler"])

@@ -40,6 +40,6 @@ def test_the_retrained_pipeline_shares_all_but_the_unet(small, tmp_path):
 
 
 def test_a_pipeline_of_other_parts_is_refused(small, tmp_path):
-    pipeline = ViewGenerator("tiny", tiny_pipeline(), "tiny").pipeline
+    pipeline = ViewGenerator("tiny", tiny_pipeline()).pipeline
     with pytest.raises(DataError, match="do not fit the recipe.*daitir pretrain diffusion"):
         retrain_unet(small.diffusion, pipeline, Run(tmp_path), latents=tmp_path / "x.safetensors")

@@ -23,7 +23,7 @@ def test_every_part_is_timed_once_and_the_first_dialogue_warms_up():
         words=lambda condition: [["a dog", "what colour is it? brown"]] * 3,
         gallery_features=lambda condition: gallery,
         reformulator=load_reformulator(),
-        generator=ViewGenerator("tiny", tiny_pipeline(), "tiny", steps=1),
+        generator=ViewGenerator("tiny", tiny_pipeline(), steps=1),
         base=encoder,
     )
     fusions = {"scalar_gate": ScalarGate()}

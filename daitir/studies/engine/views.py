@@ -58,8 +58,7 @@ def _other_setting(
     usual = bench.generator
     settings = {"steps": usual.steps, "guidance": usual.guidance}
     settings[setting] = type(settings[setting])(argument)
-    generator = ViewGenerator(usual.spec, usual.pipeline, usual.digest, **settings)
-    return bench.draw(condition, generator=generator)
+    return bench.draw(condition, generator=ViewGenerator(usual.spec, usual.pipeline, **settings))
 
 
 def _less_trained(bench: Bench, condition: Condition, argument: str) -> list[Path]:
