@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,13 @@ Pictures = Iterable[Picture] | Picture
 class Encoder(ABC):
     """A dual encoder: texts and images to unit vectors of one space.
 
-    A kind of encoder is a subclass: it gives `_text_features` and `_token_counts`, and
+    A kind of encoder is a subclass: it gives `_text_features`, and `_token_counts`,
     `_image_features` and `_preprocessing` where they differ. `daitir.models.registry` names it.
 
     Attributes:
         spec: the spec it was loaded from.
         folder: the folder with its weights, training log and card, None where it has none.
-        model: the model of its library, in eval mode.
-        preprocess: from a picture to what the model reads, by the model's own library.
+        model: the model of its library, in eval mode, with its library's `preprocess`.
         dim: length of the feature vectors.
         image_size: side of the square that the vision tower sees, in pixels.
         context_length: tokens that the text tower reads, start and end tokens included.
@@ -61,12 +61,8 @@ class Encoder(ABC):
         origin: str | None = None,
     ):
         """`origin` is the `identity` of what the model was loaded from, None without files."""
-        self.spec = spec
-        self.folder = folder
-        self.model = model.to(device).eval()
-        self.preprocess = preprocess
-        self.tokenizer = tokenizer
-        self.device = torch.device(device)
+        self.spec, self.folder, self.device = spec, folder, torch.device(device)
+        self.model, self.preprocess, self.tokenizer = model.to(device).eval(), preprocess, tokenizer
         self.context_length, self.image_size = context_length, image_size
         with torch.no_grad():
             self.dim = self._text_features(["a"]).shape[-1]
@@ -76,9 +72,22 @@ class Encoder(ABC):
     def _text_features(self, texts: list[str]) -> Tensor:
         """Features of a batch of texts, (num_texts, dim), of any length."""
 
-    @abstractmethod
     def _token_counts(self, texts: list[str]) -> list[int]:
         """How many tokens each text has, start and end tokens included, before it is cut."""
+        return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+
+    def tokens(
+        self,
+        texts: list[str],
+        names: Sequence[str] = ("input_ids", "attention_mask"),
+        padding: str | bool = True,
+    ) -> dict[str, Tensor]:
+        """What a text tower of transformers reads of a batch of texts."""
+        tokens = self.tokenizer(
+            texts, padding=padding, truncation=True, max_length=self.context_length,
+            return_tensors="pt",
+        ).to(self.device)  # fmt: skip
+        return {name: tokens[name] for name in names if name in tokens}
 
     def _image_features(self, inputs: Tensor) -> Tensor:
         """Features of a batch of what `preprocess` gives, (num_images, dim), of any length."""
@@ -103,7 +112,7 @@ class Encoder(ABC):
     def digest(self) -> str:
         """A hash of all that decides the features: files, settings and precision.
 
-        Weights without files, or that were changed since they were loaded, count by their values.
+        Weights without files, or changed since they were loaded, count by their values.
         """
         origin = self._origin
         if origin is None or self._state() != self._loaded:
@@ -125,67 +134,47 @@ class Encoder(ABC):
     def encode_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Features of texts; those that occur more than once are encoded once.
+        """Features of texts, or of one string: (num_texts, dim) float32 on the CPU, of length 1.
 
-        Args:
-            texts: texts, or one string, which is one text.
-            batch_size: texts that the model sees together.
-            progress: show a bar.
-
-        Returns:
-            (num_texts, dim) float32 on the CPU, each of length 1.
-
-        Raises:
-            DataError: something is no text.
-            ValueError: there is no text.
+        Texts that occur more than once are encoded once. Raises DataError where something is no
+        text, and ValueError where there is none.
         """
-        texts = _listed_texts(texts)
+        texts = list(listed(texts, "text"))
+        wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+        if wrong:
+            raise DataError(f"texts are strings, not {wrong[0]}")
         # Texts of like length in one batch waste little on padding.
         unique = sorted(dict.fromkeys(texts), key=len)
         if not unique:
             raise ValueError("no text to encode")
-        features = []
-        with tqdm(
-            total=len(unique), desc="encoding texts", unit="item", disable=not progress
-        ) as bar:
-            for start in range(0, len(unique), batch_size):
-                batch = unique[start : start + batch_size]
-                features.append(self._encode(self._text_features, batch, batch_size))
-                bar.update(len(batch))
+        batches = (
+            self._encode(self._text_features, unique[start : start + batch_size], batch_size)
+            for start in range(0, len(unique), batch_size)
+        )
+        features = self._joined(batches, "encoding texts", len(unique), progress)
         rows = {text: row for row, text in enumerate(unique)}
-        return torch.cat(features)[[rows[text] for text in texts]]
+        return features[[rows[text] for text in texts]]
 
     def encode_images(
-        self,
-        images: Pictures,
-        *,
-        batch_size: int = 256,
-        workers: int = 0,
-        progress: bool = False,
+        self, images: Pictures, *, batch_size: int = 256, workers: int = 0, progress: bool = False
     ) -> Tensor:
-        """Features of images. Equal ones get equal features, bit by bit, wherever they stand.
+        """Features of images: (num_images, dim) float32 on the CPU, of length 1.
 
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (height, width, 3); or one of
-                these, which is one picture.
-            batch_size: images that the model sees together.
-            workers: threads that decode and preprocess ahead of the model; 0 for none.
-            progress: show a bar.
-
-        Returns:
-            (num_images, dim) float32 on the CPU, each of length 1.
-
-        Raises:
-            DataError: a path, which is named, is no readable image, or something is no picture.
+        An image is a picture, a path, or a uint8 array (height, width, 3); one alone will do. Equal
+        ones get equal features, bit by bit, wherever they stand. `workers` threads decode ahead.
+        Raises DataError where a path, which is named, is no readable image, or for no picture.
         """
         images = listed(images)
-        total = len(images) if isinstance(images, Sequence | np.ndarray) else None
-        features = []
-        with tqdm(total=total, desc="encoding images", unit="item", disable=not progress) as bar:
-            for batch in self.image_batches(images, batch_size=batch_size, workers=workers):
+        batches = self.image_batches(images, batch_size=batch_size, workers=workers)
+        return self._joined(batches, "encoding images", length_hint(images), progress)
+
+    def _joined(self, batches: Iterable[Tensor], what: str, total: int, progress: bool) -> Tensor:
+        features = [torch.empty(0, self.dim)]
+        with tqdm(total=total or None, desc=what, unit="item", disable=not progress) as bar:
+            for batch in batches:
                 features.append(batch)
                 bar.update(len(batch))
-        return torch.cat(features) if features else torch.empty(0, self.dim)
+        return torch.cat(features)
 
     def image_batches(
         self, images: Pictures, *, batch_size: int = 256, workers: int = 0
@@ -195,21 +184,21 @@ class Encoder(ABC):
         def pixels_of(numbered: tuple[int, Picture]):
             return self.preprocess(as_image(*numbered))
 
+        def features_of(pixels: list) -> Tensor:
+            return self._image_features(default_collate(pixels))
+
         numbered = enumerate(listed(images))
         pixels = in_order(pixels_of, numbered, workers=workers, ahead=batch_size)
         while batch := list(islice(pixels, batch_size)):
-            yield self._encode(
-                lambda rows: self._image_features(default_collate(rows)), batch, batch_size
-            )
+            yield self._encode(features_of, batch, batch_size)
 
     @torch.no_grad()
     def _encode(self, function: Callable[[list], Tensor], batch: list, batch_size: int) -> Tensor:
         """The unit features (len(batch), dim) that a function gives of a batch, on the CPU.
 
-        The batch is filled up with its first items to a size that changes no item's result.
-        Products of few rows are summed in another order, to the last bit, and their order counts.
-        Measured on x86 with 1 to 16 threads: from 16 on no size and no place changes a bit; below
-        that multiples of 4 are equal among themselves. Batches of one are all alike.
+        The batch is filled up with its first items to a size that changes no item's result, as the
+        order of sums in a product does to the last bit. Measured on x86 with 1 to 16 threads: from
+        16 on no size and no place changes a bit; below, multiples of 4 are equal among themselves.
         """
         unit = min(16, -(-batch_size // 4) * 4) if batch_size > 1 else 1
         filled = batch + [batch[i % len(batch)] for i in range(-len(batch) % unit)]
@@ -219,50 +208,29 @@ class Encoder(ABC):
         return features.cpu()[: len(batch)]
 
 
-def _listed_texts(texts: object) -> list[str]:
-    if isinstance(texts, str):
-        return [str(texts)]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
-        raise DataError(f"a text or a list of texts is wanted, not {type(texts).__name__}")
-    texts = list(texts)
-    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise DataError(f"texts are strings, not {wrong[0]}")
-    return texts
-
-
-def listed(images: Pictures) -> Iterable[Picture]:
-    """Pictures as something to go through: one alone is a list of one.
-
-    Raises DataError, naming the type, for what is neither.
-    """
-    if isinstance(images, str | Path | Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        return [images]
-    if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping | Set | Tensor):
-        raise DataError(f"a picture or a list of pictures is wanted, not {type(images).__name__}")
-    return images
+def listed(items: Iterable | Picture, what: str = "picture") -> Iterable:
+    """Pictures or texts to go through, one alone too; for others DataError names the type."""
+    is_array = isinstance(items, np.ndarray) and items.ndim == 3
+    if is_array or isinstance(items, str | Path | Image.Image):
+        return [items]
+    if not isinstance(items, Iterable) or isinstance(items, bytes | Mapping | Set | Tensor):
+        raise DataError(f"a {what} or a list of {what}s is wanted, not {type(items).__name__}")
+    return items
 
 
 def as_image(index: int, image: Picture) -> Image.Image:
-    """The picture of a path or an array.
-
-    Raises DataError as `read_image`, and, naming the index, for other types and arrays.
-    """
+    """The picture of a path or an array; DataError as `read_image`, and for other types."""
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         return image
-    if not isinstance(image, np.ndarray):
-        kind = type(image).__name__
-        raise DataError(f"image {index}: an image, a path or an array is wanted, not {kind}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise DataError(
-            f"image {index}: an array of uint8 (height, width, 3) is wanted, not {image.dtype} "
-            f"{image.shape}"
-        )
-    return Image.fromarray(image)
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return Image.fromarray(image)
+    raise DataError(
+        f"image {index}: an image, a path or an array of uint8 (height, width, 3) is wanted, not "
+        + (f"{image.dtype} {image.shape}" if is_array else type(image).__name__)
+    )
 
 
 def in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 
 from daitir.models.encoder import Encoder
-from daitir.models.registry import encoder_kind
+from daitir.models.registry import encoder_loader
 
 
 def load_encoder(
@@ -24,16 +26,14 @@ def load_encoder(
 
     Raises:
         DataError: the spec is unknown, a file is missing, damaged or asks for code to be run, or
-            weights do not fit the architecture. Known mismatches are told before anything is
-            fetched: weights that expect QuickGELU under a name without it, and a file that lies
-            beside an `open_clip_config.json` of another architecture.
+            weights do not fit the architecture, which is told before anything is fetched.
 
     Example:
         >>> load_encoder("mini").encode_texts("a red dog").shape
         torch.Size([1, 128])
     """
-    kind, name = encoder_kind(spec)
-    options = {"load_base": load_encoder} if kind.has_base else {}
-    encoder = kind.loader()(name, device=device, **options)
+    load, name = encoder_loader(spec)
+    takes_base = "load_base" in signature(load).parameters
+    encoder = load(name, device=device, **({"load_base": load_encoder} if takes_base else {}))
     encoder.dtype = dtype
     return encoder

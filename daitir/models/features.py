@@ -10,11 +10,11 @@ import logging
 import os
 import re
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARD_SIZE = 1024
+SHARD_SIZE = 1024  # rows, or more
 MAX_SHARDS = 100  # of one run
 MAX_TEXTS = 1 << 18  # kept in a folder: half a gigabyte of 512 numbers each
 SAMPLE_BYTES = 1 << 14
@@ -38,11 +38,8 @@ SAMPLE_BYTES = 1 << 14
 class CachedEncoder:
     """An encoder that keeps the features of texts and of picture files; else the same encoder.
 
-    Attributes:
-        encoder: the encoder whose features these are.
-        root: the folder that the names of files are relative to.
-        folder: where the features are kept.
-        num_embedded: files that were embedded so far, the rest having been there.
+    Names of files are relative to `root`, and `folder` keeps the features. `num_embedded` is the
+    number of files that were embedded so far, the rest having been there.
     """
 
     def __init__(
@@ -53,15 +50,10 @@ class CachedEncoder:
         *,
         batch_size: int = 64,
         workers: int = 0,
-        shard_size: int = SHARD_SIZE,
     ):
-        """`workers` threads decode; a run's shards have `shard_size` rows, or more.
-
-        Raises DataError where the folder holds damaged features, or those of another model.
-        """
+        """Raises DataError where the folder holds damaged features, or those of another model."""
         self.encoder, self.root, self.folder = encoder, Path(root), Path(folder)
-        self.batch_size, self.workers, self.shard_size = batch_size, workers, shard_size
-        self.num_embedded = 0
+        self.batch_size, self.workers, self.num_embedded = batch_size, workers, 0
         self._pictures = KeptFeatures(self.folder, PICTURES, encoder)
         self._texts = KeptFeatures(self.folder, TEXTS, encoder)
 
@@ -71,35 +63,27 @@ class CachedEncoder:
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most.
-
-        Raises DataError too where the disk is full or a shard is damaged.
-        """
+        """As `Encoder.encode_texts`; the features are kept, of MAX_TEXTS texts at most."""
         if isinstance(texts, str) or not texts:
             return self.encoder.encode_texts(texts, batch_size=batch_size)
         # In the encoder's order, so that batches are its own: texts of like length together.
         unique = sorted(dict.fromkeys(texts), key=len)
-        names = [
-            hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in unique
-        ]
+        names = [_sha256(text.encode("utf-8", "surrogatepass")) for text in unique]
         stamps = np.empty((len(names), 0), np.int64)
         absent = np.flatnonzero(self._texts.find(names, stamps) < 0).tolist()
         if len(self._texts) + len(absent) > MAX_TEXTS:
-            logger.warning(
-                "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time",
-                self.folder, len(self._texts), MAX_TEXTS, len(absent),
-            )  # fmt: skip
+            told = "%s: keeps the features of %d texts, and of %d at most; %d are encoded each time"
+            logger.warning(told, self.folder, len(self._texts), MAX_TEXTS, len(absent))
             return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
         if absent:
+            new, number = [unique[i] for i in absent], len(absent)
             batches = (
-                self.encoder.encode_texts(
-                    [unique[i] for i in absent[start : start + batch_size]], batch_size=batch_size
-                )
-                for start in range(0, len(absent), batch_size)
+                self.encoder.encode_texts(new[start : start + batch_size], batch_size=batch_size)
+                for start in range(0, number, batch_size)
             )
-            new = [names[i] for i in absent]
-            with tqdm(total=len(new), desc="encoding texts", disable=not progress) as bar:
-                self._texts.keep(new, None, batches, size=len(new), done=bar.update)
+            with tqdm(total=number, desc="encoding texts", disable=not progress) as bar:
+                kept = [names[i] for i in absent]
+                self._texts.keep(kept, None, batches, size=number, done=bar.update)
         rows = dict(zip(unique, self._texts.find(names, stamps).tolist(), strict=True))
         return self._texts.load(np.array([rows[text] for text in texts]))
 
@@ -111,12 +95,11 @@ class CachedEncoder:
         Raises DataError too where the disk is full or a shard is damaged.
         """
         images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
-        files = self._files(images)
-        batch_size = batch_size or self.batch_size
+        files, batch_size = self._files(images), batch_size or self.batch_size
         if files is None:
             return self.encoder.encode_images(images, batch_size=batch_size, progress=progress)
         self._embed(files, batch_size, None, progress=progress)
-        return self._pictures.load(self._pictures.find(files.names, files.stamps, files.sample))
+        return self._pictures.load(self._pictures.find(*files))
 
     def embed(
         self, paths: Iterable[Path], *, group: PartialState | None = None, progress: bool = False
@@ -124,9 +107,7 @@ class CachedEncoder:
         """Embed the picture files below `root` that are new or changed; returns their number.
 
         The processes of `group` call this alike; each embeds its share of the shards, and waits for
-        the others. What is kept is what one process would keep.
-
-        Raises DataError as `encode_images` does, and for a path that is not below `root`.
+        the others. Raises DataError as `encode_images`, and for a path that is not below `root`.
         """
         files = self._files(paths)
         if files is None:
@@ -138,11 +119,11 @@ class CachedEncoder:
     ) -> int:
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
         self._pictures.refresh()
-        rows = self._pictures.find(files.names, files.stamps, files.sample)
+        rows = self._pictures.find(*files)
         # A picture that is asked for twice is embedded once.
         absent = list({files.names[i]: i for i in np.flatnonzero(rows < 0).tolist()}.values())
         # Shards of whole batches: whoever embeds one sees the same batches.
-        size = max(self.shard_size, -(-len(absent) // MAX_SHARDS))
+        size = max(SHARD_SIZE, -(-len(absent) // MAX_SHARDS))
         size = -(-size // batch_size) * batch_size
         shards = [absent[start : start + size] for start in range(0, len(absent), size)]
         share = [i for shard in shards[index::number] for i in shard]
@@ -180,45 +161,49 @@ class CachedEncoder:
         root = "" if self.root == Path() else self.root.as_posix().rstrip("/") + "/"
         names = []
         for path in paths:
-            name = path.as_posix() if isinstance(path, Path) else None
-            if name is None or not name.startswith(root) or (not root and path.is_absolute()):
+            is_below = isinstance(path, Path) and path.as_posix().startswith(root)
+            if not is_below or (not root and path.is_absolute()):
                 return None
-            names.append(name[len(root) :])
-        return _Files(root, names)
+            names.append(path.as_posix()[len(root) :])
+        stamps = np.fromiter(
+            (_stamp(root + name) for name in names), np.dtype((np.int64, 3)), len(names)
+        )
+        sample = cache(lambda i: _sample(root + names[i], int(stamps[i, 0])))
+        return _Files(names, stamps, sample)
 
 
-class _Files:
-    """Picture files as they are now: their names relative to the root, and stamps.
+class _Files(NamedTuple):
+    """Picture files as they are now: names below the root, and stamps as a shard keeps them."""
 
-    A stamp is the size and the times of change, as a shard keeps them.
+    names: list[str]
+    stamps: np.ndarray
+    sample: Callable[[int], int]
+
+
+def _sample(path: str, size: int) -> int:
+    """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each; 0 where unreadable.
+
+    It tells a copy from a file that was changed in place with its size and time kept, as by
+    tools that turn pictures by their EXIF orientation.
     """
+    checksum = 0
+    with suppress(OSError), open(path, "rb") as file:
+        for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
+            file.seek(max(0, start))
+            checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
+    return checksum
 
-    def __init__(self, root: str, names: list[str]):
-        """`root` ends in a slash. Raises DataError where a file is missing."""
-        self.root, self.names = root, names
-        numbers, self._samples = array("q"), {}
-        for name in names:
-            try:
-                status = os.stat(root + name)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{root}{name}: no such image file") from error
-            numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        self.stamps = np.frombuffer(numbers, np.int64).reshape(-1, 3)
 
-    def sample(self, i: int) -> int:
-        """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each.
+def _stamp(path: str) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no such image file") from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-        It tells a copy from a file that was changed in place with its size and time kept, as by
-        tools that turn pictures by their EXIF orientation. 0 where the file cannot be read.
-        """
-        if i not in self._samples:
-            size, checksum = int(self.stamps[i, 0]), 0
-            with suppress(OSError), open(self.root + self.names[i], "rb") as file:
-                for start in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES):
-                    file.seek(max(0, start))
-                    checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
-            self._samples[i] = checksum
-        return self._samples[i]
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def features_folder(root: str | Path, spec: str, digest: str) -> Path:
@@ -232,10 +217,7 @@ def features_folder(root: str | Path, spec: str, digest: str) -> Path:
 
 
 def users_features_folder(root: str | Path, digest: str) -> Path:
-    """Where the features of a folder that is no folder of own data lie: in the user's cache.
-
-    That is `$XDG_CACHE_HOME`, or `~/.cache`. What is there can be removed at any time.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    key = hashlib.sha256(os.fsencode(Path(root).resolve()) + digest.encode()).hexdigest()
-    return cache / "daitir" / "features" / key[:16]
+    """Where those of other folders lie: in the user's `$XDG_CACHE_HOME`, or `~/.cache`."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    key = _sha256(os.fsencode(Path(root).resolve()) + digest.encode())
+    return users / "daitir" / "features" / key[:16]

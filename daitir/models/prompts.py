@@ -17,32 +17,15 @@ Dialogue:
 Caption:"""
 
 
-def prompt_tokens(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, said: Sequence[str]
-) -> list[int]:
-    """The tokens of a prompt with a dialogue in it, in the tokeniser's chat template if it has one.
-
-    `prompt` holds `{dialogue}` where the dialogue goes; each of its rounds becomes a line.
-    """
-    text = prompt.replace("{dialogue}", "\n".join(said))
-    if not tokenizer.chat_template:
-        return tokenizer.encode(text)
-    # There is no room for reasoning; a template that knows of none passes over the word.
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True,
-        return_dict=False, enable_thinking=False,
-    )  # fmt: skip
-
-
 def round_tokens(
     tokenizer: PreTrainedTokenizerBase, said: Sequence[str], captions: Sequence[str | None]
 ) -> list[int]:
     """The tokens that the mini model reads before it writes the caption of the last round.
 
-    `said` are the words of each round, `captions` those of each round but the last. A caption is
-    None where the model wrote nothing of use, and the round's words wait for the next one.
+    `captions` are those of each round but the last, None where the model wrote nothing of use: the
+    round's words wait for the next one.
     """
-    rounds: list[tuple[str, str | None]] = []
+    rounds: list[tuple[str, str | None]] = [("", "")]
     waiting: list[str] = []
     for words, caption in zip(said, [*captions, None], strict=True):
         waiting.append(words)
@@ -50,21 +33,19 @@ def round_tokens(
             rounds.append((", ".join(waiting), caption))
             waiting = []
     rounds.append((", ".join(waiting), None))
-    earlier, recent = rounds[:-WINDOW_ROUNDS], rounds[-WINDOW_ROUNDS:]
-    return window(tokenizer, earlier[-1][1] if earlier else "", recent)[0]
+    (_, before), *recent = rounds[-WINDOW_ROUNDS - 1 :]
+    return window(tokenizer, before or "", recent)[0]
 
 
 def window(
     tokenizer: PreTrainedTokenizerBase, caption: str, rounds: Sequence[tuple[str, str | None]]
 ) -> tuple[list[int], list[bool]]:
-    """Some rounds of a dialogue and of its refinement, as the mini model reads and writes them.
+    """Token numbers of rounds and captions as the mini model reads them, and which it has to write.
 
     Every caption stands between `<start>` and `<end>`, the words of a round bare before it:
     `<start>a dog<end>what colour is it? red<start>a red dog<end>`, and so on. `caption` is the one
     before the first of the rounds, empty where there is none; a round is what was said, and the
     caption after it, None for one still to be written.
-
-    Returns token numbers, and which of them the model has to write.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from daitir.common.errors import DataError, reading_trained
-from daitir.common.files import read_json, weights_digest
+from daitir.common.files import read_json
 from daitir.models import ASSETS
 from daitir.models.encoder import Pictures, as_image, listed
 from daitir.models.identity import CONFIG_NAME, identity
@@ -46,28 +47,19 @@ NO_VALUE = 255  # no number of a value, and it fits a byte
 class RecogniserNet(nn.Module):
     """A small residual network with one reader for the scene and one, shared, for the six cells.
 
-    Each cell looks at the map through four learned windows, which start in the quarters of the
-    place where the cell's object stands.
+    Each cell looks at the map through four learned `starting_windows`.
     """
 
     def __init__(self, width: int = 32):
         super().__init__()
         self.width = width
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width),
-            nn.ReLU(), _Block(width),
-        )  # fmt: skip
+        self.stem = nn.Sequential(*_layers(3, width, 5, stride=2), nn.ReLU(), _Block(width))
         self.middle = nn.Sequential(_down(width, 2 * width), _Block(2 * width))
         self.top = nn.Sequential(_down(2 * width, 4 * width), _Block(4 * width), _Block(4 * width))
         self.windows = nn.Parameter(starting_windows())
         self.cell = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())
-        sizes = {name: len(values) for name, values in VALUES.items()}
-        self.scene_heads = nn.ModuleDict(
-            {name: nn.Linear(12 * width, sizes[name]) for name in SCENE_ATTRIBUTES}
-        )
-        self.cell_heads = nn.ModuleDict(
-            {name: nn.Linear(8 * width, sizes[name]) for name in CELL_ATTRIBUTES}
-        )
+        self.scene_heads = _heads(SCENE_ATTRIBUTES, 12 * width)
+        self.cell_heads = _heads(CELL_ATTRIBUTES, 8 * width)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Maps of three depths, (batch, width·2^k, 32 / 2^k, 32 / 2^k); pixels are in [-1, 1]."""
@@ -90,22 +82,26 @@ class RecogniserNet(nn.Module):
         return logits | {name: head(cells) for name, head in self.cell_heads.items()}
 
 
+def _layers(narrow: int, wide: int, size: int = 3, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(narrow, wide, size, stride, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(wide)
+
+
 class _Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
+        self.body = nn.Sequential(*_layers(width, width), nn.ReLU(), *_layers(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.body(x))
 
 
+def _heads(names: Sequence[str], width: int) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(width, len(VALUES[name])) for name in names})
+
+
 def _down(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()
-    )
+    return nn.Sequential(*_layers(narrow, wide, stride=2), nn.ReLU())
 
 
 def starting_windows() -> Tensor:
@@ -122,25 +118,12 @@ def starting_windows() -> Tensor:
 
 
 class Recogniser:
-    """Reads pictures into scenes.
-
-    Attributes:
-        spec: the spec it was loaded from.
-        model: the network, in eval mode.
-        digest: the identity of what it was loaded from; of its weights where there are no files.
-    """
+    """Reads pictures into scenes; `digest` is the identity of what it was loaded from."""
 
     def __init__(
-        self,
-        spec: str,
-        model: RecogniserNet,
-        device: str | torch.device = "cpu",
-        *,
-        digest: str | None = None,
+        self, spec: str, model: RecogniserNet, digest: str, device: str | torch.device = "cpu"
     ):
-        self.spec = spec
-        self.model = model.to(device).eval()
-        self.digest = digest or identity(values=VALUES, weights=weights_digest(model))
+        self.spec, self.model, self.digest = spec, model.to(device).eval(), digest
         self.device = torch.device(device)
 
     @torch.no_grad()
@@ -152,8 +135,7 @@ class Recogniser:
         Pictures of any size, paths and arrays are read as by `Encoder.encode_images`.
         """
         images = listed(images)
-        total = len(images) if isinstance(images, Sequence | np.ndarray) else None
-        numbered, scenes = enumerate(images), []
+        numbered, scenes, total = enumerate(images), [], length_hint(images) or None
         with tqdm(total=total, desc="reading", unit="image", disable=not progress) as bar:
             while batch := list(islice(numbered, batch_size)):
                 arrays = np.stack([_as_array(as_image(*picture)) for picture in batch])
@@ -181,19 +163,19 @@ def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
 
     The colour of a category without colours, and colour and size of an empty cell, are left out.
     """
-    columns = {name: values[name].tolist() for name in VALUES}
+    names = {
+        name: np.array([*known, *[None] * NO_VALUE], object)[values[name].cpu().numpy()]
+        for name, known in VALUES.items()
+    }
     scenes = []
     for index in range(len(values["place"])):
-        whole = {name: VALUES[name][columns[name][index]] for name in SCENE_ATTRIBUTES}
         objects = []
-        for number, cell in enumerate(world.CELLS):
-            category = VALUES["category"][columns["category"][index][number]]
-            if category is None:
-                continue
-            coloured = world.CATEGORIES[category].has_colour
-            colour = VALUES["colour"][columns["colour"][index][number]] if coloured else None
-            size = VALUES["size"][columns["size"][index][number]]
-            objects.append(SceneObject(category, colour, size, *cell))
+        cells = zip(*(names[name][index] for name in CELL_ATTRIBUTES), world.CELLS, strict=True)
+        for category, colour, size, cell in cells:
+            if category is not None:
+                coloured = world.CATEGORIES[category].has_colour
+                objects.append(SceneObject(category, colour if coloured else None, size, *cell))
+        whole = {name: names[name][index] for name in SCENE_ATTRIBUTES}
         scenes.append(Scene(objects=tuple(objects), **whole))
     return scenes
 
@@ -201,7 +183,7 @@ def to_scenes(values: Mapping[str, Tensor]) -> list[Scene]:
 def to_values(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     """The numbers in `VALUES` of what scenes show: (num_scenes,), or (num_scenes, 6) of the cells.
 
-    What an empty cell or an object without colour cannot have is `NO_VALUE`.
+    `NO_VALUE` is what an empty cell or an object without colour cannot have.
     """
     numbers = {
         name: torch.tensor([VALUES[name].index(getattr(scene, name)) for scene in scenes])
@@ -233,4 +215,4 @@ def load_recogniser(spec: str = "mini", *, device: str | torch.device = "cpu") -
         model = RecogniserNet(settings["width"])
         model.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
     digest = identity(library="recogniser", settings=config, weights=weights)
-    return Recogniser(spec, model, device, digest=digest)
+    return Recogniser(spec, model, digest, device)

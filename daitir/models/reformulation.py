@@ -2,9 +2,9 @@
 
 A *spec* names a language model: `mini`, the one that comes with the package, a folder, or a hub
 name. The mini model goes round by round: it reads the caption so far and what was newly said, and
-writes the next caption. Any other causal or encoder-decoder model is shown the whole dialogue so
-far in `PROMPT`, as DAR and PlugIR do it with instruction-tuned models; what it writes around its
-caption is left out (`daitir.data.captions`).
+writes the next caption. Any other causal model is shown the whole dialogue so far in `PROMPT`, as
+DAR and PlugIR do it with instruction-tuned models; what it writes around its caption is left out
+(`daitir.data.captions`).
 """
 
 from __future__ import annotations
@@ -15,27 +15,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from daitir.common.errors import DataError
-from daitir.common.files import read_json, weights_digest, write_json
+from daitir.common.files import read_json, write_json
 from daitir.data.captions import read_caption
 from daitir.models import ASSETS
-from daitir.models.hub import NO_CODE, check_source, find_source, reading
+from daitir.models.hub import NO_CODE, check_source, find_source, read_weights, reading
 from daitir.models.identity import CONFIG_NAME, identity, model_files
-from daitir.models.prompts import PROMPT, prompt_tokens, round_tokens
+from daitir.models.prompts import PROMPT, round_tokens
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -59,8 +56,8 @@ class Refinement:
 
     Attributes:
         captions: `captions[dialogue][round]`, one caption of all that was said up to the round.
-        faults: (dialogue, round) to what was wrong with the model's output, where it was of no
-            use (see `read_caption`). There the caption is the dialogue so far, joined by `", "`.
+        faults: (dialogue, round) to what was wrong with the model's output (see `read_caption`).
+            There the caption is the dialogue so far, joined by `", "`.
         num_truncated: rounds whose input was longer than the model's context and lost its middle.
         num_retried: outputs that were of no use at first, those of `faults` among them.
     """
@@ -68,7 +65,7 @@ class Refinement:
     captions: list[list[str]]
     faults: dict[tuple[int, int], str]
     num_truncated: int
-    num_retried: int = 0
+    num_retried: int
 
     @property
     def fault_kinds(self) -> str:
@@ -76,25 +73,14 @@ class Refinement:
         return ", ".join(f"{n:,} {kind}" for kind, n in Counter(self.faults.values()).most_common())
 
 
-class _Output(NamedTuple):
-    """What the model wrote for a round: its caption, and what was wrong with it or None."""
-
-    caption: str
-    fault: str | None
-    was_retried: bool = False
-
-
 class Reformulator:
     """Refines dialogues by a language model.
 
     Attributes:
-        spec: the spec it was loaded from.
-        model: a causal or encoder-decoder model of transformers, in eval mode.
         round_by_round: whether the model refines its own last caption (`window`), or is shown
             the whole dialogue in its prompt.
-        prompt: the template of that prompt, with `{dialogue}` where the dialogue goes.
-        digest: the identity of all that decides the captions: the files that it was loaded from,
-            the precision and the prompt.
+        prompt: the template of that prompt, with `{dialogue}` where the dialogue goes, else None.
+        digest: the identity of files, precision and prompt, which decide the captions.
     """
 
     def __init__(
@@ -104,55 +90,39 @@ class Reformulator:
         tokenizer: PreTrainedTokenizerBase,
         device: str | torch.device = "cpu",
         *,
+        origin: str,
         prompt: str | None = None,
-        origin: str | None = None,
     ):
-        """`origin` is the `identity` of the files, None for a model that was made in memory.
-
-        Raises DataError for a model without room for a caption, or a prompt of no use.
-        """
-        self.spec = spec
+        """`origin` is the `identity` of the files. Raises DataError for a prompt of no use."""
+        self.spec, self.tokenizer, self.device = spec, tokenizer, torch.device(device)
         self.model = model.to(device).eval()
-        self.tokenizer = tokenizer
-        self.device = torch.device(device)
         self.round_by_round = bool(getattr(model.config, "refines_round_by_round", False))
-        if prompt is not None and self.round_by_round:
+        if self.round_by_round and prompt is not None:
             raise DataError(f"{spec}: was trained to read rounds; leave the prompt out")
-        self.prompt = PROMPT if prompt is None else prompt
-        if self.prompt.count("{dialogue}") != 1:
+        self.prompt = PROMPT if prompt is None and not self.round_by_round else prompt
+        if self.prompt is not None and self.prompt.count("{dialogue}") != 1:
             raise DataError("the prompt must hold {dialogue} once, where the dialogue goes")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        self._max_input = min(tokenizer.model_max_length, context)
-        if not model.config.is_encoder_decoder:
-            self._max_input -= MAX_NEW_TOKENS
+        self._max_input = min(tokenizer.model_max_length, context) - MAX_NEW_TOKENS
         if self._max_input < 1:
             raise DataError(f"{spec}: its context of {context} tokens leaves no room for a caption")
-        self.digest = identity(
-            origin=origin or [weights_digest(model), str(model.config), str(tokenizer)],
-            prompt=None if self.round_by_round else self.prompt,
-            dtype=str(model.dtype),
-        )
+        self.digest = identity(origin=origin, prompt=self.prompt, dtype=str(model.dtype))
 
     @property
     def settings(self) -> dict:
         """All that decides, beside the dialogues, what is written, in the types of JSON."""
-        prompt = None if self.round_by_round else self.prompt
         return {
             "spec": self.spec,
             "model": self.digest,
-            "prompt": prompt and hashlib.sha256(prompt.encode()).hexdigest(),
+            "prompt": self.prompt and hashlib.sha256(self.prompt.encode()).hexdigest(),
             "max_new_tokens": MAX_NEW_TOKENS,
             "retry": RETRY,
         }
 
     def refine(
-        self,
-        dialogues: Sequence[Sequence[str]],
-        *,
-        batch_size: int = 64,
-        progress: bool = False,
+        self, dialogues: Sequence[Sequence[str]], *, batch_size: int = 64, progress: bool = False
     ) -> Refinement:
         """One caption for every round of every dialogue, decoded greedily.
 
@@ -165,12 +135,12 @@ class Reformulator:
         for index, said in enumerate(dialogues):
             if isinstance(said, str) or not said or not all(isinstance(s, str) for s in said):
                 raise DataError(f"dialogue {index}: must be one or more strings, a round each")
-        outputs: list[list[_Output]] = [[] for _ in dialogues]
-        num_truncated, total = 0, sum(map(len, dialogues))
+        written: list[list[str | None]] = [[] for _ in dialogues]  # None where it is of no use
+        faults, num_truncated, num_retried, total = {}, 0, 0, sum(map(len, dialogues))
         with tqdm(total=total, desc="refining", unit="caption", disable=not progress) as bar:
             for t in range(max(map(len, dialogues))):
                 inputs = {
-                    index: self._input(said[: t + 1], outputs[index])
+                    index: self._input(said[: t + 1], written[index])
                     for index, said in enumerate(dialogues)
                     if t < len(said)
                 }
@@ -179,86 +149,74 @@ class Reformulator:
                 order = sorted(inputs, key=lambda index: len(inputs[index]))
                 for begin in range(0, len(order), batch_size):
                     batch = order[begin : begin + batch_size]
-                    written = self._outputs([self._cut(inputs[index]) for index in batch])
-                    for index, output in zip(batch, written, strict=True):
-                        outputs[index].append(output)
+                    outputs, retried = self._outputs([self._cut(inputs[index]) for index in batch])
+                    for index, (caption, fault) in zip(batch, outputs, strict=True):
+                        written[index].append(None if fault else caption)
+                        faults |= {(index, t): fault} if fault else {}
+                    num_retried += retried
                     bar.update(len(batch))
-        refinement = Refinement(
-            [[o.caption if o.fault is None else ", ".join(said[: t + 1]) for t, o in enumerate(row)]
-             for said, row in zip(dialogues, outputs, strict=True)],
-            {(index, t): o.fault for index, row in enumerate(outputs) for t, o in enumerate(row)
-             if o.fault is not None},
-            num_truncated,
-            sum(o.was_retried for row in outputs for o in row),
-        )  # fmt: skip
-        if refinement.faults:
-            logger.warning(
-                "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there",
-                self.spec, len(refinement.faults), total, refinement.fault_kinds,
-            )  # fmt: skip
+        captions = [
+            [", ".join(said[: t + 1]) if row[t] is None else row[t] for t in range(len(said))]
+            for said, row in zip(dialogues, written, strict=True)
+        ]
+        refinement = Refinement(captions, dict(sorted(faults.items())), num_truncated, num_retried)
+        if faults:
+            told = "%s: %d of %d outputs were of no use (%s); the joined dialogue stands there"
+            logger.warning(told, self.spec, len(faults), total, refinement.fault_kinds)
         if num_truncated:
-            logger.warning(
-                "%s: %d of %d inputs were longer than %d tokens and lost their middle",
-                self.spec, num_truncated, total, self._max_input,
-            )  # fmt: skip
+            told = "%s: %d of %d inputs were longer than %d tokens and lost their middle"
+            logger.warning(told, self.spec, num_truncated, total, self._max_input)
         return refinement
 
-    def _input(self, said: Sequence[str], before: Sequence[_Output]) -> list[int]:
+    def _input(self, said: Sequence[str], captions: Sequence[str | None]) -> list[int]:
         """The tokens after which the model writes the caption of the last round."""
-        if not self.round_by_round:
-            return prompt_tokens(self.tokenizer, self.prompt, said)
-        captions = [None if output.fault else output.caption for output in before]
-        return round_tokens(self.tokenizer, said, captions)
-
-    def _outputs(self, inputs: list[list[int]]) -> list[_Output]:
-        """What the model writes after each input; where it is of no use it is asked again."""
-        written = self._generate(inputs)
-        outputs = [_Output(*read_caption(text, ended=ended)) for text, ended in written]
-        useless = [number for number, output in enumerate(outputs) if output.fault]
-        if useless and not self.round_by_round:
-            again = self._generate([inputs[number] for number in useless], **RETRY)
-            for number, (text, ended) in zip(useless, again, strict=True):
-                outputs[number] = _Output(*read_caption(text, ended=ended), was_retried=True)
-        return outputs
+        if self.round_by_round:
+            return round_tokens(self.tokenizer, said, captions)
+        text = self.prompt.replace("{dialogue}", "\n".join(said))
+        if not self.tokenizer.chat_template:
+            return self.tokenizer.encode(text)
+        # There is no room for reasoning; a template that knows of none passes over the word.
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True,
+            return_dict=False, enable_thinking=False,
+        )  # fmt: skip
 
     def _cut(self, ids: list[int]) -> list[int]:
         """At most as many tokens as the model can read: the first and the last ones."""
-        surplus = len(ids) - self._max_input
-        if surplus <= 0:
-            return ids
-        head = self._max_input // 4
+        surplus, head = max(0, len(ids) - self._max_input), self._max_input // 4
         return ids[:head] + ids[head + surplus :]
+
+    def _outputs(self, inputs: list[list[int]]) -> tuple[list[tuple[str, str | None]], int]:
+        """Caption and fault of what the model writes, and how often it was asked again."""
+        outputs = [read_caption(text, ended=ended) for text, ended in self._generate(inputs)]
+        useless = [number for number, (_, fault) in enumerate(outputs) if fault]
+        if self.round_by_round or not useless:
+            return outputs, 0
+        again = self._generate([inputs[number] for number in useless], **RETRY)
+        for number, (text, ended) in zip(useless, again, strict=True):
+            outputs[number] = read_caption(text, ended=ended)
+        return outputs, len(useless)
 
     @torch.no_grad()
     def _generate(self, inputs: list[list[int]], **options) -> list[tuple[str, bool]]:
         """What the model writes after each input, and whether it came to an end."""
-        pad, is_causal = self.tokenizer.pad_token_id, not self.model.config.is_encoder_decoder
-        tokens, mask = (
-            pad_sequence(
-                rows, batch_first=True, padding_value=value,
-                padding_side="left" if is_causal else "right",
-            )
-            for rows, value in (
-                ([torch.tensor(ids) for ids in inputs], pad),
-                ([torch.ones(len(ids), dtype=torch.long) for ids in inputs], 0),
-            )
-        )  # fmt: skip
+        tokens = self.tokenizer.pad(
+            {"input_ids": inputs}, padding_side="left", return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)  # fmt: skip
         written = self.model.generate(
-            tokens.to(self.device),
-            attention_mask=mask.to(self.device),
+            tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
-            pad_token_id=pad,
+            pad_token_id=self.tokenizer.pad_token_id,
             **{"num_beams": 1} | options,
-        )
-        if is_causal:
-            written = written[:, tokens.shape[1] :]
+        )[:, tokens["input_ids"].shape[1] :]
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [
-            (text, bool(ends & set(ids))) for text, ids in zip(texts, written.tolist(), strict=True)
-        ]
+        ended = [bool(ends & set(ids)) for ids in written.tolist()]
+        return list(zip(texts, ended, strict=True))
 
 
 def refine_resumably(
@@ -272,17 +230,14 @@ def refine_resumably(
 ) -> Refinement:
     """As `Reformulator.refine`, by `batch_size` dialogues at a time; a killed run goes on.
 
-    The folder `partial` gets a file for each batch, named by a hash of all that decides the
-    captions; remove it when they are kept elsewhere. The processes of `group` call this alike; each
-    refines its share, and waits for the others.
-
-    Raises DataError as `refine` does, and where a file of `partial` is damaged.
+    The folder `partial` gets a file for each batch; remove it when they are kept elsewhere. The
+    processes of `group` call this alike; each refines its share, and waits for the others. Raises
+    DataError as `refine` does, and where a file of `partial` is damaged.
     """
     starts = range(0, len(dialogues), batch_size)
     chunks = [[list(said) for said in dialogues[start : start + batch_size]] for start in starts]
-    model = [reformulator.digest, reformulator.prompt]
-    names = [identity(model=model, dialogues=chunk)[:32] for chunk in chunks]
-    files = [partial / f"{name}.json" for name in names]
+    model = [reformulator.digest, reformulator.prompt or PROMPT]
+    files = [partial / f"{identity(model=model, dialogues=c)[:32]}.json" for c in chunks]
     index, number = (group.process_index, group.num_processes) if group else (0, 1)
     mine = range(index, len(chunks), number)
     # What is known stays in memory: another run of the same may end, and remove the files.
@@ -294,7 +249,8 @@ def refine_resumably(
         for k in mine:
             if k not in known:
                 known[k] = reformulator.refine(chunks[k], batch_size=batch_size)
-                _write_refinement(files[k], known[k])
+                faults = [[*place, kind] for place, kind in known[k].faults.items()]
+                write_json(files[k], asdict(known[k]) | {"faults": faults})
                 bar.update(len(chunks[k]))
     if group:
         group.wait_for_everyone()
@@ -307,11 +263,6 @@ def refine_resumably(
         sum(chunk.num_truncated for chunk in refined),
         sum(chunk.num_retried for chunk in refined),
     )  # fmt: skip
-
-
-def _write_refinement(path: Path, refinement: Refinement) -> None:
-    faults = [[*place, kind] for place, kind in refinement.faults.items()]
-    write_json(path, asdict(refinement) | {"faults": faults})
 
 
 def _read_refinement(path: Path) -> Refinement:
@@ -339,26 +290,18 @@ def load_reformulator(
 
     Raises:
         DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
-            cannot be reached, or as `Reformulator`.
+            cannot be reached, the model has no room for a caption, or the prompt is of no use.
 
     Example:
         >>> load_reformulator().refine([["a dog at the beach", "is it night? yes"]]).captions
         [['a dog at the beach', 'a dog at the beach at night']]
     """
-    source, local = find_source(
-        spec, LM_FOLDER, _PARTS, kind="a transformers model with its tokeniser", recipe="lm"
-    )
+    kind = "a transformers model with its tokeniser"
+    source, local = find_source(spec, LM_FOLDER, _PARTS, kind=kind, recipe="lm")
     with reading(spec, "language model", local=local):
-        config = AutoConfig.from_pretrained(source, **NO_CODE)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Half precision is slow on most processors; elsewhere the model's own is kept.
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        model, report = kind.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
-        )
+        model = read_weights(AutoModelForCausalLM, spec, source, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
-    if report["missing_keys"]:
-        raise DataError(f"{spec}: weights are missing, {sorted(report['missing_keys'])[0]} is one")
-    files = check_source(source)
-    origin = files and identity(files=model_files(files))
-    return Reformulator(spec, model, tokenizer, device, prompt=prompt, origin=origin)
+        origin = identity(files=model_files(check_source(source)))
+    return Reformulator(spec, model, tokenizer, device, origin=origin, prompt=prompt)

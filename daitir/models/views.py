@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +34,7 @@ MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
 class _View(NamedTuple):
     prompt: str
     seed: int
-    negative: str = ""
+    negative: str
 
 
 class ViewGenerator:
@@ -43,13 +43,6 @@ class ViewGenerator:
     The cache is a folder with one WebP file for each image. A file's name is a hash of all that
     decides the image (weights, scheduler, steps, guidance, prompt and seed), so a folder can
     serve several models and several runs at once, and a run that was killed continues.
-
-    Attributes:
-        spec: the spec it was loaded from.
-        pipeline: the diffusers pipeline.
-        steps: denoising steps.
-        guidance: scale of classifier-free guidance; 1 is none.
-        digest: the identity of the pipeline: of its files and the precision of its weights.
     """
 
     def __init__(
@@ -61,20 +54,22 @@ class ViewGenerator:
         guidance: float = 2.0,
         digest: str | None = None,
     ):
-        """The defaults suit `mini`; other pipelines may need more steps and guidance.
+        """`digest` is the identity of the pipeline, None for one that was put together in memory.
 
-        Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100.
+        The others are as in `load_view_generator`. Raises DataError for steps outside 1 to 1,000
+        and guidance outside 0 to 100.
         """
         if not 1 <= steps <= MAX_STEPS:
             raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
         if not 0 <= guidance <= MAX_GUIDANCE:  # NaN is outside too
             raise DataError(f"the guidance scale is 0 to {MAX_GUIDANCE:g}, not {guidance}")
         self.spec, self.pipeline, self.steps, self.guidance = spec, pipeline, steps, guidance
+        self.digest = digest or _values_digest(pipeline)
+        self._call = inspect.signature(type(pipeline).__call__).parameters
         pipeline.set_progress_bar_config(disable=True)
         # For every batch they would print the words they cut off; `generate` counts the prompts.
         for speaker in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
             logging.getLogger(speaker).addFilter(_is_of_use)
-        self.digest = digest or _values_digest(pipeline)
 
     @property
     def settings(self) -> dict:
@@ -91,9 +86,9 @@ class ViewGenerator:
     @property
     def takes_negatives(self) -> bool:
         """Whether a negative prompt changes what is drawn."""
-        call = inspect.signature(type(self.pipeline).__call__).parameters
         # Pipelines distilled for guidance (FLUX) ask for another scale, which is off.
-        return "negative_prompt" in call and "true_cfg_scale" not in call and self.guidance > 1
+        is_asked = "negative_prompt" in self._call and "true_cfg_scale" not in self._call
+        return is_asked and self.guidance > 1
 
     def generate(
         self,
@@ -108,41 +103,39 @@ class ViewGenerator:
     ) -> list[Path]:
         """The files of the images of prompts, one seed each, in their order.
 
-        Images that the cache, a folder, holds are not drawn again, unless they are damaged or
-        another's: such files are drawn anew, counted in a warning. What is drawn does not depend on
-        what the cache held before. A file tells its prompt, seed, steps, guidance, model and size
-        in its metadata (EXIF, image description). Prompts that the text encoders cut off are
-        counted in a warning.
+        What the folder `cache` holds is not drawn again, unless it is damaged or another's, and
+        changes nothing of what is drawn. A file tells what it was drawn from in its metadata (EXIF,
+        image description). Warnings count files that were drawn anew, and prompts that are cut off.
 
         `negatives` say for each prompt what must not be drawn, empty where there is nothing; a
         pipeline that takes no negative prompt draws without, and a warning tells. `batch_size`
         images are drawn together, which may change their last bits. The processes of `group` call
-        this alike; each draws its share, and waits for the others.
-
-        Raises DataError where a prompt is empty, before anything is drawn, where the disk is full,
-        and as `draw` does.
+        this alike; each draws its share, and waits for the others. Raises DataError for an empty
+        prompt, before anything is drawn, where the disk is full, and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
+        files = {view: cache / f"{self._key(view)}.webp" for view in views}
+        batches = []
         # Some pipelines treat a missing negative prompt unlike an empty one (SDXL does).
-        kinds = [
-            [view for view in dict.fromkeys(views) if bool(view.negative) == with_negative]
-            for with_negative in (False, True)
-        ]
-        files = {view: cache / f"{self._key(view)}.webp" for kind in kinds for view in kind}
+        for with_negative in (False, True):
+            kind = [view for view in files if bool(view.negative) == with_negative]
+            for start in range(0, len(kind), batch_size):
+                # The last wraps around: batches of one shape and the same neighbours round alike.
+                batch = [kind[i % len(kind)] for i in range(start, start + batch_size)]
+                batches.append((batch, min(batch_size, len(kind) - start)))
         index, number = (group.process_index, group.num_processes) if group else (0, 1)
         truncated = 0 if index else self.count_truncated([view.prompt for view in files])
         if truncated:
             logger.warning("%d of %d prompts are too long and cut off", truncated, len(files))
-        batches = [batch for kind in kinds for batch in _batches(kind, batch_size)][index::number]
+        batches = batches[index::number]
         total, num_damaged = sum(size for _, size in batches), 0
         with tqdm(total=total, desc="drawing", unit="view", disable=not progress or index) as bar:
             for batch, size in batches:
                 num_damaged += self._complete(batch, files)
                 bar.update(size)
         if num_damaged:
-            logger.warning(
-                "%s: %d files were damaged or other views, drawn anew", cache, num_damaged
-            )
+            told = "%s: %d files were damaged or other views, drawn anew"
+            logger.warning(told, cache, num_damaged)
         if group:
             group.wait_for_everyone()
         return [files[view] for view in views]
@@ -150,16 +143,13 @@ class ViewGenerator:
     def _views(
         self, prompts: Sequence[str], seeds: Sequence[int], negatives: Sequence[str] | None
     ) -> list[_View]:
-        """What `generate` is asked for. Raises DataError for an empty prompt."""
-        negatives = [""] * len(prompts) if negatives is None else negatives
+        if any(negatives or ()) and not self.takes_negatives:
+            told = "takes no negative prompt, or guidance %g is too small for one; drawn without"
+            logger.warning(f"%s: {told}", self.spec, self.guidance)
+            negatives = None
+        negatives = negatives or [""] * len(prompts)
         if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
-        if any(negatives) and not self.takes_negatives:
-            told = (
-                "%s: takes no negative prompt, or guidance %g is too small for one; drawn without"
-            )
-            logger.warning(told, self.spec, self.guidance)
-            negatives = [""] * len(prompts)
         empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
         if empty:
             raise DataError(
@@ -170,17 +160,14 @@ class ViewGenerator:
 
     def _complete(self, batch: list[_View], files: Mapping[_View, Path]) -> int:
         """Draw a batch unless all its files are whole; returns how many were damaged."""
-        absent = {view for view in batch if not self._is_whole(files[view], view)}
+        absent = [view for view in dict.fromkeys(batch) if not self._is_whole(files[view], view)]
         num_damaged = sum(files[view].exists() for view in absent)
-        if absent:
-            images = self.draw(*zip(*batch, strict=True))
-            for view, image in zip(batch, images, strict=True):
-                if view in absent:
-                    absent.remove(view)
-                    # A file that a power cut spoils is seen, and drawn anew.
-                    with atomic_write(files[view], sync=False) as temporary:
-                        exif = self._metadata(view, image.size)
-                        image.save(temporary, quality=90, method=4, exif=exif)
+        images = self.draw(*zip(*batch, strict=True)) if absent else []
+        for view in absent:
+            image = images[batch.index(view)]
+            # A file that a power cut spoils is seen, and drawn anew.
+            with atomic_write(files[view], sync=False) as temporary:
+                image.save(temporary, quality=90, method=4, exif=self._metadata(view, image.size))
         return num_damaged
 
     def draw(
@@ -188,9 +175,8 @@ class ViewGenerator:
     ) -> list[Image.Image]:
         """The images of prompts, one seed each, drawn in one batch and kept nowhere.
 
-        With `negatives`, what must not be drawn, there is one for each prompt.
-
-        Raises DataError for an image that is black all over: it would be taken for a view.
+        With `negatives`, what must not be drawn, there is one for each prompt. Raises DataError for
+        an image that is black all over: it would be taken for a view.
         """
         images = self.pipeline(
             list(prompts),
@@ -212,28 +198,22 @@ class ViewGenerator:
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts are cut off by each of the pipeline's text encoders.
 
-        Pipelines with several (SDXL, SD 3, FLUX) lose no words that one encoder reads: a T5 encoder
-        reads more tokens than CLIP does.
+        Pipelines with several (SDXL, SD 3, FLUX) lose no words that one encoder reads.
         """
-        readers = list(self._readers())
-        return sum(
-            all(len(tokenizer(prompt, verbose=False)["input_ids"]) > limit
-                for tokenizer, limit in readers)
-            for prompt in prompts
-        )  # fmt: skip
-
-    def _readers(self):
-        """Each tokeniser of the pipeline, and how many tokens are read of it."""
-        call = inspect.signature(type(self.pipeline).__call__).parameters
+        readers = []
         for suffix in ("", "_2", "_3"):
-            tokenizer = getattr(self.pipeline, f"tokenizer{suffix}", None)
-            encoder = getattr(self.pipeline, f"text_encoder{suffix}", None)
+            names = (f"tokenizer{suffix}", f"text_encoder{suffix}")
+            tokenizer, encoder = (getattr(self.pipeline, name, None) for name in names)
             if tokenizer is None or encoder is None:  # SD 3 goes without its T5 encoder too
                 continue
             limit = tokenizer.model_max_length
-            if encoder.config.model_type == "t5" and "max_sequence_length" in call:
-                limit = call["max_sequence_length"].default
-            yield tokenizer, limit
+            if encoder.config.model_type == "t5" and "max_sequence_length" in self._call:
+                limit = self._call["max_sequence_length"].default
+            readers.append((tokenizer, limit))
+        return sum(
+            all(len(read(prompt, verbose=False)["input_ids"]) > limit for read, limit in readers)
+            for prompt in prompts
+        )
 
     def _is_whole(self, path: Path, view: _View) -> bool:
         """Whether a file of the cache can be read, and says that it is this view."""
@@ -242,8 +222,7 @@ class ViewGenerator:
         try:
             with Image.open(path, formats=["WEBP"]) as image:
                 image.load()
-                wanted = self._metadata(view, image.size)
-                return dict(image.getexif()) == dict(wanted)
+                return dict(image.getexif()) == dict(self._metadata(view, image.size))
         except Exception:  # on damaged files Pillow raises nearly anything
             return False
 
@@ -264,18 +243,8 @@ class ViewGenerator:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _batches(views: list[_View], batch_size: int) -> Iterator[tuple[list[_View], int]]:
-    """Views in batches, and how many of each are new.
-
-    The last one wraps around: batches of one shape and the same neighbours round alike.
-    """
-    for start in range(0, len(views), batch_size):
-        batch = [views[i % len(views)] for i in range(start, start + batch_size)]
-        yield batch, min(batch_size, len(views) - start)
-
-
 def _values_digest(pipeline: DiffusionPipeline) -> str:
-    """The identity of a pipeline that was put together in memory: of its values and settings."""
+    """The identity of a pipeline in memory: of its values and settings."""
     parts = {
         name: [
             *([weights_digest(part)] if isinstance(part, nn.Module) else []),
@@ -306,11 +275,11 @@ def load_view_generator(
     Args:
         spec: `mini`, the one that comes with the package, a folder of a diffusers pipeline, or a
             hub's name.
-        steps: denoising steps.
+        steps: denoising steps; other pipelines than `mini` may need more, and more guidance.
         guidance: scale of classifier-free guidance; 1 is none.
         device: where it computes.
         dtype: the precision of its weights; None is single on a CPU and half elsewhere.
-        offload: keep the pipeline's parts in main memory, and each on the device only while it
+        offload: keep the pipeline's parts in main memory, and each on the CUDA device only while it
             computes: slower, in a fraction of the device's memory.
 
     Returns:
@@ -318,7 +287,7 @@ def load_view_generator(
 
     Raises:
         DataError: a part of the folder is missing, damaged or asks for code to be run, the hub
-            cannot be reached, `offload` is to anything but a CUDA device, or as `ViewGenerator`.
+            cannot be reached, or as `ViewGenerator`.
 
     Example:
         >>> load_view_generator(steps=2).draw(["a dog"], seeds=[0])[0].size
@@ -334,18 +303,14 @@ def load_view_generator(
 
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    source, local = find_source(
-        spec, PIPELINE_FOLDER, {PIPELINE_INDEX: [PIPELINE_INDEX]}, kind="a diffusers pipeline",
-        recipe="diffusion",
-    )  # fmt: skip
+    needs, kind = {PIPELINE_INDEX: [PIPELINE_INDEX]}, "a diffusers pipeline"
+    source, local = find_source(spec, PIPELINE_FOLDER, needs, kind=kind, recipe="diffusion")
     with reading(spec, "text-to-image pipeline", local=local):
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **NO_CODE
         )
-    files = check_source(source)
-    digest = files and identity(
-        kind=type(pipeline).__name__, files=pipeline_files(files), dtype=str(dtype)
-    )
+        files = pipeline_files(check_source(source))
+    digest = identity(kind=type(pipeline).__name__, files=files, dtype=str(dtype))
     if offload:
         pipeline.enable_model_cpu_offload(device=device)
     else:

@@ -216,7 +216,7 @@ def test_weights_of_another_activation_are_refused_before_anything_is_fetched(mo
     def create(*arguments, **options):
         raise RuntimeError("was reached")
 
-    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    monkeypatch.setattr(open_clip, "create_model", create)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nobody looks for a hub
     message = r"another quick_gelu .* than ViT-B-32's .*; use open_clip:ViT-B-32-quickgelu@openai"
     with pytest.raises(DataError, match=message):

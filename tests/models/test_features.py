@@ -44,8 +44,9 @@ def _kept(paths):
     return KeptFeatures(paths[0].parents[2] / "features", PICTURES)
 
 
-def test_features_are_those_of_the_encoder_in_the_order_asked(mini, paths):
-    cached = _cached(mini, paths, shard_size=4, batch_size=3, workers=2)
+def test_features_are_those_of_the_encoder_in_the_order_asked(mini, paths, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_SIZE", 4)
+    cached = _cached(mini, paths, batch_size=3, workers=2)
     order = [*paths[::-1], paths[2]]
     found = cached.encode_images(order)
     plain = torch.cat([mini.encode_images([path]) for path in order])
@@ -112,6 +113,7 @@ def test_another_model_is_refused(mini, paths, damage):
 
 
 def test_a_killed_run_goes_on(mini, paths, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_SIZE", 3)
     read, seen = encoder_module.read_image, []
 
     def dies(path):
@@ -122,9 +124,10 @@ def test_a_killed_run_goes_on(mini, paths, monkeypatch):
 
     monkeypatch.setattr(encoder_module, "read_image", dies)
     with pytest.raises(KeyboardInterrupt):
-        _cached(mini, paths, shard_size=3, batch_size=3).encode_images(paths)
+        _cached(mini, paths, batch_size=3).encode_images(paths)
     monkeypatch.undo()
-    again = _cached(mini, paths, shard_size=3, batch_size=3)
+    monkeypatch.setattr(features, "SHARD_SIZE", 3)
+    again = _cached(mini, paths, batch_size=3)
     found = again.encode_images(paths)
     assert again.num_embedded == 5  # two batches were whole
     assert torch.allclose(found, mini.encode_images(paths), atol=1e-5)
@@ -133,29 +136,31 @@ def test_a_killed_run_goes_on(mini, paths, monkeypatch):
     ]
 
 
-def test_an_unreadable_picture_is_named_and_the_rest_kept(mini, paths):
+def test_an_unreadable_picture_is_named_and_the_rest_kept(mini, paths, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_SIZE", 3)
     paths[9].write_bytes(b"")
     with pytest.raises(DataError, match="bild-009.*0 bytes"):
-        _cached(mini, paths, shard_size=3, batch_size=3, workers=2).encode_images(paths)
+        _cached(mini, paths, batch_size=3, workers=2).encode_images(paths)
     assert len(_kept(paths)) == 9
     with pytest.raises(DataError, match=r"gone\.png: no such image"):
         _cached(mini, paths).encode_images([paths[0].with_name("gone.png")])
 
 
-def test_two_runs_at_once_lose_nothing(mini, paths):
+def test_two_runs_at_once_lose_nothing(mini, paths, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_SIZE", 1)
     halves = (paths[:6], paths[6:])
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(_cached(mini, paths, shard_size=1, batch_size=1).encode_images, half)
-            for half in halves
+            pool.submit(_cached(mini, paths, batch_size=1).encode_images, half) for half in halves
         ]
         found = torch.cat([run.result() for run in runs])
     assert torch.allclose(found, mini.encode_images(paths), atol=1e-5)
     assert len(_kept(paths)) == 11
 
 
-def test_a_lost_shard_is_made_again_and_a_damaged_one_named(mini, paths):
-    cached = _cached(mini, paths, shard_size=4, batch_size=4)
+def test_a_lost_shard_is_made_again_and_a_damaged_one_named(mini, paths, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_SIZE", 4)
+    cached = _cached(mini, paths, batch_size=4)
     before = cached.encode_images(paths)
     first, second, _ = sorted(cached.folder.glob("*.safetensors"))
     number = len(read_shard(first).names)

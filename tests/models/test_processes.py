@@ -17,7 +17,7 @@ from daitir.cli import main
 from daitir.cli.inputs import check_device
 from daitir.common.errors import DataError
 from daitir.data.shards import read_shard
-from daitir.models.features import CachedEncoder
+from daitir.models import features
 from daitir.models.processes import processes
 from daitir.models.views import load_view_generator
 
@@ -41,7 +41,7 @@ def _commands(models, data, cache):
 
 def _run(commands):
     """Commands with small shards, so that there is something to share."""
-    CachedEncoder.__init__.__kwdefaults__["shard_size"] = 4
+    features.SHARD_SIZE = 4
     for command in commands:
         assert main(command) == 0
 
@@ -76,9 +76,9 @@ def alone(models, tmp_path_factory):
     root = tmp_path_factory.mktemp("alone")
     make_own_data(root / "set", num_pictures=13, num_dialogues=3)
     shutil.copytree(root / "set", root / "before")  # copytree keeps the times of change
-    defaults = dict(CachedEncoder.__init__.__kwdefaults__)
+    before = features.SHARD_SIZE
     _run(_commands(models, root / "set", root / "cache"))
-    CachedEncoder.__init__.__kwdefaults__.update(defaults)
+    features.SHARD_SIZE = before
     return root
 
 

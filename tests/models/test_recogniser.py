@@ -212,7 +212,7 @@ def test_folders_that_are_no_recogniser_are_refused(tmp_path):
 @pytest.mark.slow
 def test_quality_counts_as_a_plain_loop_does(scenes):
     torch.manual_seed(0)
-    recogniser = Recogniser("untrained", RecogniserNet(4))
+    recogniser = Recogniser("untrained", RecogniserNet(4), "untrained")
     table = recogniser_quality(recogniser, num_scenes=20, degrade=degraded).set_index(
         ["split", "measure"]
     )["value"]

@@ -14,8 +14,6 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from daitir.cli import main
@@ -88,7 +86,7 @@ class Scripted(Reformulator):
     def __init__(self, tokenizer, outputs, *, refines_round_by_round=True):
         model = untrained(tokenizer, refines_round_by_round=refines_round_by_round)
         model.config.max_position_embeddings = 2048
-        super().__init__("scripted", model, tokenizer)
+        super().__init__("scripted", model, tokenizer, origin="scripted")
         self.outputs, self.inputs = iter(outputs), []
 
     def _generate(self, inputs, **options):
@@ -217,7 +215,7 @@ def test_faults_and_counts_survive_an_interruption(mini, tmp_path):
 def test_prompts_of_no_use_are_refused(tokenizer, rounds, prompt, message):
     model = untrained(tokenizer, refines_round_by_round=rounds)
     with pytest.raises(DataError, match=message):
-        Reformulator("x", model, tokenizer, prompt=prompt)
+        Reformulator("x", model, tokenizer, origin="x", prompt=prompt)
 
 
 def test_the_window_slides(tokenizer):
@@ -301,20 +299,8 @@ def test_what_stands_around_a_caption_is_left_out_or_counted(tokenizer, output, 
     assert found.fault_kinds == ", ".join(f"1 {kind}" for kind in faults.values())
 
 
-@pytest.mark.slow
-def test_an_encoder_decoder_model_loads_too(tmp_path, tokenizer):
-    tokenizer.save_pretrained(tmp_path)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
-        pad_token_id=0, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=0,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    found = load_reformulator(str(tmp_path)).refine([TALK])
-    assert len(found.captions[0]) == 3 and found.num_truncated == 0
-
-
 def test_the_caption_of_an_output_ends_with_its_line(tokenizer, monkeypatch):
-    reformulator = Reformulator("x", untrained(tokenizer), tokenizer)
+    reformulator = Reformulator("x", untrained(tokenizer), tokenizer, origin="x")
     ids = tokenizer.encode(' "a dog at night"\nit is late', add_special_tokens=False)
 
     def generate(tokens, **options):
