@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,7 +22,8 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.objectives import info_nce
-from daitir.recipes.run import Run, count_parameters, half_weights
+from daitir.recipes.checkpoint import save_half
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import sample_scenes, short_caption
 
@@ -130,8 +130,7 @@ def export(model, architecture: dict, folder: Path) -> None:
     preprocessing = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic",
                      "resize_mode": "squash"}  # fmt: skip
     settings = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
-    with atomic_write(folder / "open_clip_model.safetensors") as temporary:
-        save_file(half_weights(model.state_dict()), temporary)
+    save_half(folder / "open_clip_model.safetensors", model)
     for path in TOKENIZER_FOLDER.glob("*.json"):
         with atomic_write(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)

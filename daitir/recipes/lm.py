@@ -18,12 +18,13 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.prompts import WINDOW_ROUNDS, window
 from daitir.recipes.loop import LOG_NAME
-from daitir.recipes.recogniser import any_object, any_stage
+from daitir.recipes.recogniser import any_object, any_scene
 from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
 from daitir.scenes import (
     Question,
     Scene,
+    SceneObject,
     Turn,
     answer,
     describe,
@@ -31,7 +32,6 @@ from daitir.scenes import (
     merge_facts,
     phrase,
     sample_scene,
-    split_of,
     world,
 )
 from daitir.scenes.language import mention
@@ -207,14 +207,14 @@ def unlikely_scene(seed: int, index: int) -> Scene:
     said.
     """
     rng = random.Random(f"unlikely/{seed}/{index}")
-    while True:
+
+    def objects() -> list[SceneObject]:
         number = rng.randint(1, world.MAX_OBJECTS)
         categories = rng.sample(list(world.CATEGORIES), number)
         cells = rng.sample(world.CELLS, number)
-        objects = [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
-        scene = Scene(*any_stage(rng), tuple(objects))
-        if split_of(scene) == "train":
-            return scene
+        return [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
+
+    return any_scene(rng, objects)
 
 
 def _pad(windows: list[Window], pad: int) -> tuple[Tensor, Tensor]:

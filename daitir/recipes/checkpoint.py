@@ -1,0 +1,211 @@
+"""What a training keeps in its folder: a checkpoint, a log, and the weights best on validation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from daitir.common.errors import DataError
+from daitir.common.files import atomic_write, read_tensors
+
+logger = logging.getLogger(__name__)
+CHECKPOINT_NAME, LOG_NAME, BEST_NAME = "checkpoint.safetensors", "log.csv", "best.safetensors"
+
+
+def save_half(path: Path, model: nn.Module) -> None:
+    """Write the weights of a trained model, fractions in half precision."""
+    weights = {
+        name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary)
+
+
+def parameters_of(optimizer: AdamW) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, object], step: int
+) -> None:
+    """Weights, AdamW state and step number in one safetensors file, written atomically."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"step": str(step), "config": json.dumps(config)})
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, object]
+) -> int:
+    """Restore model and optimiser in place; returns the number of steps done, 0 without a file.
+
+    Raises DataError where the file is damaged, or of another model or configuration.
+    """
+    if not path.is_file():
+        return 0
+    tensors, metadata = read_tensors(path, then="training begins anew")
+    try:
+        step, saved = int(metadata["step"]), dict(json.loads(metadata["config"]))
+        if step < 0:
+            raise ValueError(f"step {step}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); remove it, and "
+            "training begins anew"
+        ) from error
+    wanted = json.loads(json.dumps(config))
+    if differing := [name for name in wanted if saved.get(name) != wanted[name]]:
+        raise DataError(
+            f"{path}: written with another {', '.join(differing)}; choose another folder"
+        )
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    parameters, state = parameters_of(optimizer), {}
+    try:
+        model.load_state_dict(weights)
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+                if tensor.ndim and tensor.shape != parameters[int(index)].shape:
+                    raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = str(error).splitlines()[0]
+        raise DataError(
+            f"{path}: the checkpoint or its optimiser's state is of another model ({line}); "
+            "choose another folder"
+        ) from error
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    logger.info("%s: continuing after step %d", path, step)
+    return step
+
+
+def trim_log(path: Path, step: int) -> float:
+    """Drop rows that a killed run logged after its last checkpoint; returns the seconds before.
+
+    A row that is not whole, as a full disk or a power cut leaves one, is dropped with a warning.
+    """
+    if not path.is_file():
+        return 0.0
+    *lines, torn = path.read_bytes().decode(errors="replace").split("\n")
+    header, *rows = [line.rstrip("\r").split(",") for line in lines] or [[]]
+    whole = [dict(zip(header, row, strict=True)) for row in rows if _is_whole(header, row)]
+    num_torn = len(rows) - len(whole) + bool(torn)
+    if num_torn:
+        logger.warning("%s: %d damaged rows are dropped", path, num_torn)
+    before = [row for row in whole if float(row["step"]) <= step]
+    if not before:
+        path.unlink()
+        return 0.0
+    if num_torn or len(before) < len(rows):
+        with atomic_write(path) as temporary:
+            for row in before:
+                append_row(temporary, row)
+    return float(before[-1]["seconds"])
+
+
+def _is_whole(header: list[str], row: list[str]) -> bool:
+    """Whether a row of the log has a number for each column."""
+    try:
+        numbers = dict(zip(header, map(float, row), strict=True))
+        return numbers["step"].is_integer() and math.isfinite(numbers["seconds"])
+    except (KeyError, ValueError):
+        return False
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Add a row to a log, which begins with the names of its columns."""
+    is_new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(
+            {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()}
+        )
+
+
+def keep_best(
+    model: nn.Module,
+    measure: Callable[[], float],
+    path: Path,
+    *,
+    steps: int,
+    eval_every: int,
+    patience: int | None = None,
+) -> Callable[[int], bool]:
+    """What keeps the weights with the highest measure: told how many steps are done, after each.
+
+    Every `eval_every` steps, and after the last of `steps`, `measure` is called and the weights
+    are written to `path` where it is higher than ever. After `patience` evaluations without a
+    higher one it gives true, which ends the training; with None never.
+
+    Raises DataError where the weights that an earlier run kept at `path` are damaged.
+    """
+    read_best(path)
+
+    def stop_after(done: int) -> bool:
+        if done % eval_every and done != steps:
+            return False
+        best_step, best = read_best(path)
+        value = measure()
+        if value > best:
+            with atomic_write(path) as temporary:
+                about = {"step": str(done), "measure": repr(value)}
+                save_file(model.state_dict(), temporary, about)
+            return False
+        return patience is not None and done - best_step >= patience * eval_every
+
+    return stop_after
+
+
+def read_best(path: Path) -> tuple[int, float]:
+    """The step and the measure of the best weights so far; (0, -1.0) before there are any.
+
+    Raises DataError where the file is damaged.
+    """
+    if not path.is_file():
+        return 0, -1.0
+    with _reading(path), safe_open(path, framework="pt") as file:
+        step, measure = int(file.metadata()["step"]), float(file.metadata()["measure"])
+        if not math.isfinite(measure):
+            raise ValueError(f"measure {measure}")
+        return step, measure
+
+
+def load_best(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Load the best weights into their model, and return them.
+
+    Raises DataError where they are missing, damaged or of another model.
+    """
+    with _reading(path):
+        weights = load_file(path)
+        model.load_state_dict(weights)
+        return weights
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(
+            f"{path}: the weights that were best so far are lost ({line}), and no checkpoint "
+            f"holds them; remove {path.parent} and train again"
+        ) from error
