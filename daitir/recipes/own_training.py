@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -80,15 +81,9 @@ def train_on_data(
     is_encoder = isinstance(recipe, EncoderRecipe)
     if is_encoder:
         check_trainable(encoder.encoder)
+    looks = {"needs_views": not is_encoder or needs_views(recipe), "missing_views": missing_views}
     splits = {
-        split: read_split(
-            data,
-            split,
-            path,
-            convention=convention,
-            needs_views=not is_encoder or needs_views(recipe),
-            missing_views=missing_views,
-        )
+        split: read_split(data, split, path, convention=convention, **looks)
         for split, (path, convention, _) in texts.items()
     }
     whole_val = splits["val"]
@@ -106,16 +101,11 @@ def train_on_data(
             f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
         )
     if is_encoder:
-        recipe = replace(recipe, text=texts["train"][1])
-        tuned = finetune(
-            encoder.encoder, *splits.values(), recipe, folder, seed=seed, workers=workers
-        )
-        return recalls(tuned, whole_val, workers=workers)[recipe.query]
-    features = [
-        encode_split(encoder, with_views(rounds), progress=True) for rounds in splits.values()
-    ]
-    fusion = train_fusion(*features, recipe, folder, seed=seed, device=device)
-    return recall(fusion, features[1])
+        recipe, options = replace(recipe, text=texts["train"][1]), {"workers": workers}
+        tuned = finetune(encoder.encoder, *splits.values(), recipe, folder, seed=seed, **options)
+        return recalls(tuned, whole_val, **options)[recipe.query]
+    train, val = (encode_split(encoder, with_views(s), progress=True) for s in splits.values())
+    return recall(train_fusion(train, val, recipe, folder, seed=seed, device=device), val)
 
 
 def read_split(
@@ -222,27 +212,20 @@ def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False
 
     Raises DataError for features that are not finite unit vectors.
     """
-    texts = [text for row in data.texts for text in row]
-    views = [view for row in data.views for view in row]
-    encoded = []
-    for what, items, encoding in (
-        ("texts", texts, encoder.encode_texts),
-        ("views", views, encoder.encode_images),
-        ("images", data.gallery, encoder.encode_images),
-    ):
+
+    def encode(what: str, encoding: Callable[..., Tensor], items: Sequence) -> Tensor:
         features = encoding(items, progress=progress)
         check_features(what, features, (len(items), encoder.dim))
-        encoded.append(features)
+        return features
+
     counts = data.counts
-    text_features, view_features = (_padded(features, counts) for features in encoded[:2])
-    return FusionData(text_features, view_features, encoded[2], counts, data.target_indices)
-
-
-def _padded(features: Tensor, counts: Tensor) -> Tensor:
-    """(num_dialogues, num_views, dim) of (total_views, dim); the last view of each is repeated."""
     starts = counts.cumsum(0) - counts
-    places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1)
-    return features[starts[:, None] + places]
+    # (num_dialogues, num_views): where its views are, the last of each again as padding
+    places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1) + starts[:, None]
+    texts = encode("texts", encoder.encode_texts, list(chain(*data.texts)))
+    views = encode("views", encoder.encode_images, list(chain(*data.views)))
+    gallery = encode("images", encoder.encode_images, data.gallery)
+    return FusionData(texts[places], views[places], gallery, counts, data.target_indices)
 
 
 def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
@@ -262,8 +245,7 @@ def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
 
 def _described(name: str, data: FinetuneData, encoder: Encoder) -> str:
     """What a split holds, in one line."""
-    texts = [text for row in data.texts for text in row]
-    counts = data.counts
+    texts, counts = list(chain(*data.texts)), data.counts
     return (
         f"{name}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} views, "
         f"{len(texts):,} in all, {data.num_without_view:,} of them missing; "
