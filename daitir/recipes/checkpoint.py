@@ -37,7 +37,7 @@ def parameters_of(optimizer: AdamW) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def save_checkpoint(
+def save(
     path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, object], step: int
 ) -> None:
     """Weights, AdamW state and step number in one safetensors file, written atomically."""
@@ -49,9 +49,7 @@ def save_checkpoint(
         save_file(tensors, temporary, {"step": str(step), "config": json.dumps(config)})
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, object]
-) -> int:
+def load(path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, object]) -> int:
     """Restore model and optimiser in place; returns the number of steps done, 0 without a file.
 
     Raises DataError where the file is damaged, or of another model or configuration.
@@ -130,14 +128,11 @@ def _is_whole(header: list[str], row: list[str]) -> bool:
 
 def append_row(path: Path, row: dict) -> None:
     """Add a row to a log, which begins with the names of its columns."""
-    is_new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(
-            {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()}
-        )
+        writer = csv.writer(file)
+        if not file.tell():
+            writer.writerow(row)
+        writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
 
 
 def keep_best(

@@ -66,14 +66,8 @@ def train_clip(recipe: ClipRecipe, run: Run) -> None:
 
     seconds = run.train(model, step_loss, recipe, after_step=lambda: clamp_logit_scale(model))
     export(model, open_clip.get_model_config(recipe.model), run.folder)
-    run.write_card(
-        seconds,
-        model=recipe.model,
-        parameters=count_parameters(model),
-        training_scenes=recipe.num_scenes,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-    )
+    facts = {"parameters": count_parameters(model), "training_scenes": recipe.num_scenes}
+    run.write_card(seconds, recipe, model=recipe.model, **facts)
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ from daitir.scenes import Scene, sample_scenes
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0
 PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
-LATENTS_NAME = "latents.safetensors"
 
 
 def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
@@ -44,19 +43,16 @@ def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
     autoencoder, autoencoder_seconds = train_autoencoder(recipe, run)
     autoencoder.requires_grad_(False)
     text_encoder, text_seconds = train_text_encoder(recipe, run)
-    latents = run.folder / "work" / LATENTS_NAME
+    latents = run.folder / "work" / "latents.safetensors"
     denoiser, seconds = train_unet(recipe, run, latents, autoencoder, text_encoder, "work/unet")
     parts = {"autoencoder": autoencoder, "text_encoder": text_encoder, "unet": denoiser.unet}
     run.write_card(
         autoencoder_seconds + text_seconds + seconds,
+        recipe,
         stage="work/unet",
         model="daitir-diffusion",
         parameters={name: count_parameters(part) for name, part in parts.items()},
         training_scenes=recipe.num_scenes,
-        autoencoder_steps=recipe.autoencoder_steps,
-        text_steps=recipe.text_steps,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
     )
 
 
@@ -147,7 +143,7 @@ def train_unet(
     model = Denoiser(build_unet(recipe), recipe.ema_decay)
     model.to(run.device, memory_format=torch.channels_last)
     text_encoder = text_encoder.to(run.device).eval()
-    kind = torch.device(run.device).type
+    kind, repeats = torch.device(run.device).type, recipe.num_noises
     tokenizer, schedule = prompt_tokenizer(), noise_schedule()
     num_levels = schedule.config.num_train_timesteps
     signal_to_noise = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
@@ -159,12 +155,11 @@ def train_unet(
         return "" if rng.random() < DROPPED_PROMPTS else write_prompt(scenes[index], rng)
 
     def step_loss(step: int) -> dict[str, Tensor]:
-        chosen = run.batch(step, len(scenes), recipe.batch_size // recipe.num_noises)
+        chosen = run.batch(step, len(scenes), recipe.batch_size // repeats)
         tokens = tokenize(tokenizer, [prompt(step, index) for index in chosen])
         with torch.no_grad():
-            states = text_encoder(tokens.to(run.device)).last_hidden_state
-        states = states.repeat(recipe.num_noises, 1, 1)
-        clean = clean_latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(run.device)
+            states = text_encoder(tokens.to(run.device)).last_hidden_state.repeat(repeats, 1, 1)
+        clean = clean_latents[chosen].float().repeat(repeats, 1, 1, 1).to(run.device)
         noise = torch.randn_like(clean)
         # One level from each of equal slices of the schedule: the loss varies less.
         slices = torch.randperm(len(clean)) + torch.rand(len(clean))
@@ -182,7 +177,7 @@ def train_unet(
 
     options = {"after_step": model.update_average, "betas": (0.9, 0.99)}
     seconds = run.train(model, step_loss, recipe, stage=stage, **options)
-    export(run.folder, autoencoder, text_encoder, model.average)
+    export(run.folder, vae=autoencoder, text_encoder=text_encoder, unet=model.average)
     return model, seconds
 
 
@@ -208,27 +203,12 @@ def cached_latents(
     return latents
 
 
-def export(
-    folder: Path,
-    autoencoder: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    unet: UNet2DConditionModel,
-) -> None:
+def export(folder: Path, **parts: nn.Module) -> None:
     """Write the parts as a pipeline folder, weights in half precision."""
-    vae, text, denoiser = (
-        copy.deepcopy(part).cpu().half() for part in (autoencoder, text_encoder, unet)
-    )
+    halves = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
     scheduler = DPMSolverMultistepScheduler.from_config(
         noise_schedule().config, timestep_spacing="trailing", steps_offset=1
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        unet=denoiser,
-        tokenizer=prompt_tokenizer(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
+    without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    tools = {"tokenizer": prompt_tokenizer(), "scheduler": scheduler}
+    StableDiffusionPipeline(**halves, **tools, **without).save_pretrained(folder)

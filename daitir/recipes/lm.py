@@ -95,15 +95,11 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
     tokenizer.save_pretrained(run.folder)
     run.write_card(
         seconds,
+        recipe,
         stage="work/answers",
         model="daitir-lm",
         parameters=parameters,
         training_dialogues=(recipe.steps + recipe.answer_steps) * recipe.batch_size,
-        steps=recipe.steps,
-        answer_steps=recipe.answer_steps,
-        batch_size=recipe.batch_size,
-        num_captions=recipe.num_captions,
-        num_answers=recipe.num_answers,
         transformers=transformers.__version__,
     )
 

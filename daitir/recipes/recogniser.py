@@ -52,14 +52,8 @@ def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
     save_half(run.folder / RECOGNISER_WEIGHTS, model)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
     write_json(run.folder / CONFIG_NAME, settings)
-    run.write_card(
-        seconds,
-        model="daitir-recogniser",
-        parameters=count_parameters(model),
-        training_scenes=recipe.num_scenes,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-    )
+    facts = {"parameters": count_parameters(model), "training_scenes": recipe.num_scenes}
+    run.write_card(seconds, recipe, model="daitir-recogniser", **facts)
 
 
 def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:

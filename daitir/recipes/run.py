@@ -24,21 +24,15 @@ from tqdm import trange
 
 from daitir.common.files import atomic_write, claimed, write_json
 from daitir.common.terminal import printable
-from daitir.recipes.checkpoint import (
-    BEST_NAME,
-    CHECKPOINT_NAME,
-    LOG_NAME,
-    append_row,
-    keep_best,
-    load_best,
-    load_checkpoint,
-    parameters_of,
-    save_checkpoint,
-    trim_log,
-)
+from daitir.recipes import checkpoint
+from daitir.recipes.checkpoint import BEST_NAME, CHECKPOINT_NAME, LOG_NAME, parameters_of
 from daitir.scenes import Scene, render_scenes
 
 CARD_NAME = "card.json"
+CARD_FIELDS = (
+    "autoencoder_steps", "text_steps", "steps", "answer_steps", "batch_size", "num_captions",
+    "num_answers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,9 +59,7 @@ class LoopConfig:
 def learning_rate_at(step: int, config: LoopConfig) -> float:
     """The learning rate of a step: linear warm-up from 0, then a cosine down to 0.
 
-    >>> config = LoopConfig(
-    ...     steps=10, learning_rate=1.0, weight_decay=0, warmup_steps=2, clip_norm=1
-    ... )
+    >>> config = LoopConfig(steps=10, learning_rate=1.0, weight_decay=0, warmup_steps=2)
     >>> [round(learning_rate_at(step, config), 2) for step in (0, 1, 2, 6, 10)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
@@ -78,13 +70,7 @@ def learning_rate_at(step: int, config: LoopConfig) -> float:
 
 
 def draw_views(counts: Tensor, generator: torch.Generator) -> Tensor:
-    """A random view of each dialogue of a batch, numbered from 0.
-
-    `counts` `(batch,)`, on the CPU, says how many views each has.
-
-    >>> draw_views(torch.tensor([1, 1]), torch.Generator())
-    tensor([0, 0])
-    """
+    """A random view of each dialogue of a batch, of which each has `counts` (batch,), from 0 on."""
     if (counts == counts[0]).all():
         return torch.randint(int(counts[0]), counts.shape, generator=generator)
     draws = torch.rand(counts.shape, dtype=torch.float64, generator=generator)
@@ -102,20 +88,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 @dataclass(frozen=True)
 class Run:
-    """One training; one that was interrupted continues in its folder.
+    """One training; one that was interrupted continues in its folder."""
 
-    Attributes:
-        folder: gets checkpoints and logs, and at the end the model and its card.
-        seed: of weights, data and chance.
-        device: where it runs.
-        num_workers: processes that render scenes.
-        progress: whether bars show how far it is.
-    """
-
-    folder: Path
-    seed: int = 0
+    folder: Path  # gets checkpoints and logs, and at the end the model and its card
+    seed: int = 0  # of weights, data and chance
     device: str = "cpu"
-    num_workers: int = 1
+    num_workers: int = 1  # processes that render scenes
     progress: bool = True
 
     def batch(self, step: int, number: int, size: int) -> np.ndarray:
@@ -125,7 +103,7 @@ class Run:
     def dialogues(self, step: int, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """The indices of at most `size` dialogues that a step sees, and a view of each.
 
-        `counts` (num_dialogues,), on the CPU, says how many views each has.
+        `counts` (num_dialogues,) says how many views each has.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         chosen = torch.randperm(len(counts), generator=generator)[:size]
@@ -173,30 +151,23 @@ class Run:
         finite, and the last checkpoint is kept.
         """
         folder, measured = self.folder / stage, measured or model
-        checkpoint, log, best = (folder / n for n in (CHECKPOINT_NAME, LOG_NAME, BEST_NAME))
+        path, log, best = (folder / name for name in (CHECKPOINT_NAME, LOG_NAME, BEST_NAME))
         if measure is not None:
             every, patience = recipe.eval_every, getattr(recipe, "patience", None)
             changes = {"log_every": every, "checkpoint_every": every} | changes
-            is_enough = keep_best(
-                measured, measure, best, steps=recipe.steps, eval_every=every, patience=patience
-            )
+            ends = {"steps": recipe.steps, "eval_every": every, "patience": patience}
+            is_enough = checkpoint.keep_best(measured, measure, best, **ends)
         config = LoopConfig.of(recipe, seed=self.seed, **changes)
         is_main = not dist.is_initialized() or dist.get_rank() == 0
         with claimed(folder):
             groups = groups or parameter_groups(model, config.weight_decay)
             optimizer = AdamW(groups, lr=config.learning_rate, betas=config.betas)
-            start = load_checkpoint(checkpoint, model, optimizer, asdict(config))
-            began = time.perf_counter() - (trim_log(log, start) if is_main else 0.0)
+            start = checkpoint.load(path, model, optimizer, asdict(config))
+            began = time.perf_counter() - (checkpoint.trim_log(log, start) if is_main else 0.0)
             model.train()
-            bar = trange(
-                start,
-                config.steps,
-                initial=start,
-                total=config.steps,
-                desc=f"training {printable(folder.name)}",
-                unit="step",
-                disable=not (self.progress and is_main),
-            )
+            words = {"desc": f"training {printable(folder.name)}", "unit": "step"}
+            shown = {"total": config.steps, "disable": not (self.progress and is_main)}
+            bar = trange(start, config.steps, initial=start, **shown, **words)
             for step in bar:
                 rate = learning_rate_at(step, config)
                 for group in optimizer.param_groups:
@@ -206,7 +177,7 @@ class Run:
                 if not torch.isfinite(losses["loss"]):
                     raise FloatingPointError(
                         f"the loss is {losses['loss'].item()} at step {step}; the last good "
-                        f"checkpoint is {checkpoint}: lower the learning rate or raise the warm-up"
+                        f"checkpoint is {path}: lower the learning rate or raise the warm-up"
                     )
                 norm = _update(optimizer, losses["loss"], config.clip_norm)
                 if after_step is not None:
@@ -218,35 +189,34 @@ class Run:
                 if done % config.log_every == 0 or is_last:
                     row = {"step": done, "learning_rate": rate, "gradient_norm": norm}
                     row |= {name: value.item() for name, value in losses.items()}
-                    append_row(log, row | {"seconds": time.perf_counter() - began})
+                    checkpoint.append_row(log, row | {"seconds": time.perf_counter() - began})
                     bar.set_postfix(loss=f"{row['loss']:.3f}")
                 if done % config.checkpoint_every == 0 or is_last:
-                    save_checkpoint(checkpoint, model, optimizer, asdict(config), done)
+                    checkpoint.save(path, model, optimizer, asdict(config), done)
                 if is_last:
                     break
             model.eval()
             seconds = time.perf_counter() - began
         if measure is not None and is_main:
-            load_best(best, measured)
+            checkpoint.load_best(best, measured)
         return seconds
 
-    def write_card(self, seconds: float, *, stage: str = "", **facts: object) -> None:
+    def write_card(
+        self, seconds: float, recipe: object = None, *, stage: str = "", **facts: object
+    ) -> None:
         """Write `card.json`: what the model is and was trained on, on what hardware, how long.
 
-        Beside it lies the log, a copy of that of the `stage` which made the model.
+        It tells the `CARD_FIELDS` that the recipe has. Beside it lies the log, a copy of that of
+        the `stage` which made the model.
         """
         if stage:
             with atomic_write(self.folder / LOG_NAME) as temporary:
                 shutil.copyfile(self.folder / stage / LOG_NAME, temporary)
-        card = {
-            **facts,
-            "seed": self.seed,
-            "hardware": _hardware(self.device),
-            "hours": round(seconds / 3600, 2),
-            "torch": torch.__version__,
-            "licence": "CC BY-SA 4.0",
-        }
-        write_json(self.folder / CARD_NAME, card)
+        facts |= {name: getattr(recipe, name) for name in CARD_FIELDS if hasattr(recipe, name)}
+        hardware, hours = _hardware(self.device), round(seconds / 3600, 2)
+        facts |= {"seed": self.seed, "hardware": hardware, "hours": hours}
+        facts |= {"torch": torch.__version__, "licence": "CC BY-SA 4.0"}
+        write_json(self.folder / CARD_NAME, facts)
 
 
 def _update(optimizer: AdamW, loss: Tensor, clip_norm: float) -> float:
