@@ -21,9 +21,9 @@ from daitir.data.viewfiles import find_views
 from daitir.evaluation import check_features
 from daitir.models.encoders import Encoder
 from daitir.models.features import CachedEncoder
+from daitir.recipes.checkpoint import claim
 from daitir.recipes.finetune import check_trainable, finetune, needs_views, recalls
 from daitir.recipes.fusion import FusionData, recall, train_fusion
-from daitir.recipes.origin import claim
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData
 
@@ -93,8 +93,14 @@ def train_on_data(
     claim(folder, encoder.encoder, data_digest(splits, data.root))
     for split, rounds in splits.items():
         path, convention, why = texts[split]
+        said, counts = list(chain(*rounds.texts)), rounds.counts
         tell(f"{split} texts: {convention} of {path} ({why})")
-        tell(_described(split, rounds, encoder.encoder))
+        tell(
+            f"{split}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} "
+            f"views, {len(said):,} in all, {rounds.num_without_view:,} of them missing; "
+            f"{len(rounds.gallery):,} pictures; "
+            f"{encoder.encoder.count_truncated(said):,} texts are cut"
+        )
     if len(splits["val"].gallery) < len(whole_val.gallery):
         tell(
             f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
@@ -133,8 +139,7 @@ def read_split(
         dialogues, data.dialogue_file(split), gallery=gallery, allow_duplicate_targets=True
     )
     texts = query_texts(talks, convention=convention)
-    lengths = [len(row) for row in texts]
-    views: list[list[list[Path | None]]] = [[[None]] * length for length in lengths]
+    views: list[list[list[Path | None]]] = [[[None]] * len(row) for row in texts]
     if needs_views:
         folder = data.views_dir(split)
         if not folder.is_dir():
@@ -241,13 +246,3 @@ def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
         facts = [name, split.texts, split.rounds, files, pictures, split.target_indices.tolist()]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
-
-
-def _described(name: str, data: FinetuneData, encoder: Encoder) -> str:
-    """What a split holds, in one line."""
-    texts, counts = list(chain(*data.texts)), data.counts
-    return (
-        f"{name}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} views, "
-        f"{len(texts):,} in all, {data.num_without_view:,} of them missing; "
-        f"{len(data.gallery):,} pictures; {encoder.count_truncated(texts):,} texts are cut"
-    )
