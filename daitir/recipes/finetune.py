@@ -228,15 +228,12 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
     decay. Works for the names of open_clip's towers, timm's trunks among them.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    tops: dict[str, int] = {}
-    for name, _ in named:
-        tower, block = _place(name)
-        tops[tower] = max(tops.get(tower, -1), block)
+    places = [_place(name) for name, _ in named]
+    tops = dict(sorted(places))  # of each tower the last
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named:
-        tower, block = _place(name)
-        if block < 0:  # outside the blocks
-            block = -1 if _BEFORE_BLOCKS.search(name) else tops[tower] + 1
+    for (name, parameter), (tower, block) in zip(named, places, strict=True):
+        if block < 0 and not _BEFORE_BLOCKS.search(name):
+            block = tops[tower] + 1
         scale = layer_decay ** (tops[tower] + 1 - block)
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
