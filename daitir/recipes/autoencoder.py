@@ -116,10 +116,8 @@ def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL,
         shown = [scenes[i] for i in chosen]
         stages = np.stack([background(s.place, s.time, s.weather, size) for s in shown])
         in_front = torch.from_numpy((images()[chosen] != stages).any(axis=-1)).to(run.device)
-        losses = autoencoder_loss(
-            pixels, decoded, posterior, recogniser, facts,
-            in_front=in_front, ramp=min(1.0, step / RAMP_STEPS),
-        )  # fmt: skip
+        ramp = min(1.0, step / RAMP_STEPS)
+        losses = autoencoder_loss(pixels, decoded, posterior, recogniser, facts, in_front, ramp)
         spelling = sum(reading_losses(both["reader"](latents), facts).values())
         return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
 
@@ -137,9 +135,8 @@ def autoencoder_loss(
     posterior,
     recogniser: RecogniserNet,
     facts: dict[str, Tensor],
-    *,
     in_front: Tensor,
-    ramp: float = 1.0,
+    ramp: float,
 ) -> dict[str, Tensor]:
     """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum.
 
