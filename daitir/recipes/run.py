@@ -28,7 +28,6 @@ from daitir.recipes import checkpoint
 from daitir.recipes.checkpoint import BEST_NAME, CHECKPOINT_NAME, LOG_NAME, parameters_of
 from daitir.scenes import Scene, render_scenes
 
-CARD_NAME = "card.json"
 CARD_FIELDS = (
     "autoencoder_steps", "text_steps", "steps", "answer_steps", "batch_size", "num_captions",
     "num_answers",
@@ -139,7 +138,7 @@ class Run:
             stage: the subfolder of one of several trainings.
             groups: parameter groups of the optimiser, by default those of `parameter_groups`; a
                 group's learning rate is the schedule's times its `"scale"`, where it has one.
-            after_step: called after each update, for example to clamp a logit scale.
+            after_step: called after each update.
             measure: what validation says. Every `recipe.eval_every` steps it decides whether the
                 weights of `measured`, the model by default, are kept; after `recipe.patience`
                 evaluations without better ones training ends. The best are loaded at the end.
@@ -213,10 +212,12 @@ class Run:
             with atomic_write(self.folder / LOG_NAME) as temporary:
                 shutil.copyfile(self.folder / stage / LOG_NAME, temporary)
         facts |= {name: getattr(recipe, name) for name in CARD_FIELDS if hasattr(recipe, name)}
-        hardware, hours = _hardware(self.device), round(seconds / 3600, 2)
-        facts |= {"seed": self.seed, "hardware": hardware, "hours": hours}
+        hardware = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if torch.device(self.device).type == "cuda":
+            hardware = torch.cuda.get_device_name(self.device)
+        facts |= {"seed": self.seed, "hardware": hardware, "hours": round(seconds / 3600, 2)}
         facts |= {"torch": torch.__version__, "licence": "CC BY-SA 4.0"}
-        write_json(self.folder / CARD_NAME, facts)
+        write_json(self.folder / "card.json", facts)
 
 
 def _update(optimizer: AdamW, loss: Tensor, clip_norm: float) -> float:
@@ -231,13 +232,6 @@ def _update(optimizer: AdamW, loss: Tensor, clip_norm: float) -> float:
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm).item()
     optimizer.step()
     return norm
-
-
-def _hardware(device: str) -> str:
-    """The device in words, such as `NVIDIA H200` or `x86_64, 2 threads`."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -27,7 +27,7 @@ from daitir.scenes import Scene, describe, dialogue, merge_facts, sample_scenes,
 PROMPT_LENGTH = 80
 FULLY_STATED = 0.75  # what is not said cannot be learned
 NUM_PLACES = 7  # for place, time and weather, and for each of the six cells
-RENAMED = {
+TOWER_NAMES = {
     "token_embedding": "embeddings.token_embedding", "transformer.resblocks": "encoder.layers",
     "positional_embedding": "embeddings.position_embedding.weight", "ln_final": "final_layer_norm",
     "attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2",
@@ -57,7 +57,7 @@ def clip_text_model() -> CLIPTextModel:
     """
     weights = {}
     for name, tensor in load_file(CLIP_FOLDER / "open_clip_model.safetensors").items():
-        for theirs, ours in RENAMED.items():
+        for theirs, ours in TOWER_NAMES.items():
             name = name.replace(theirs, ours)
         if name.startswith("text.") and not name.endswith("projection"):
             weights[name.removeprefix("text.")] = tensor.float()
