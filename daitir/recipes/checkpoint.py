@@ -6,14 +6,13 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 
 from daitir.common.errors import DataError
@@ -171,41 +170,28 @@ def keep_best(
     return stop_after
 
 
-def read_best(path: Path) -> tuple[int, float]:
+def read_best(path: Path, model: nn.Module | None = None) -> tuple[int, float]:
     """The step and the measure of the best weights so far; (0, -1.0) before there are any.
 
-    Raises DataError where the file is damaged.
+    With `model` the weights are loaded into it. Raises DataError where they are damaged, and, with
+    it, where they are missing or of another model.
     """
-    if not path.is_file():
+    if model is None and not path.is_file():
         return 0, -1.0
-    with _reading(path), safe_open(path, framework="pt") as file:
-        step, measure = int(file.metadata()["step"]), float(file.metadata()["measure"])
+    try:
+        with safe_open(path, framework="pt") as file:
+            step, measure = int(file.metadata()["step"]), float(file.metadata()["measure"])
         if not math.isfinite(measure):
             raise ValueError(f"measure {measure}")
-        return step, measure
-
-
-def load_best(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Load the best weights into their model, and return them.
-
-    Raises DataError where they are missing, damaged or of another model.
-    """
-    with _reading(path):
-        weights = load_file(path)
-        model.load_state_dict(weights)
-        return weights
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
+        if model is not None:
+            model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
             f"{path}: the weights that were best so far are lost ({line}), and no checkpoint "
             f"holds them; remove {path.parent} and train again"
         ) from error
+    return step, measure
 
 
 def claim(folder: Path, encoder: Encoder, data: str | None) -> None:

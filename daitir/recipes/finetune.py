@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -108,7 +108,13 @@ def finetune(
         return load_trained(folder, recipe, seed=seed, device=encoder.device)
     model, group = encoder.model, PartialState(cpu=encoder.device.type == "cpu")
     train_data = train_data.first(recipe.num_dialogues)
-    _check(recipe, min(recipe.batch_size, len(train_data.texts)), group.num_processes)
+    size = min(recipe.batch_size, len(train_data.texts))
+    if recipe.query not in ("text", "view", "dar"):
+        raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
+    if size < 2:
+        raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
+    if size % group.num_processes:
+        raise DataError(f"{group.num_processes} processes cannot share a batch of {size} evenly")
     torch.manual_seed(seed)
     objective = build_objective(recipe).to(encoder.device)
     learner = nn.ModuleDict({"model": model, "objective": objective})
@@ -258,30 +264,13 @@ def load_trained(
 ) -> Encoder:
     """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
     tuned, path = load_encoder(f"finetuned:{folder}", device=device), folder / CONFIG_NAME
-    settings = read_json(path)
-    same = {"seed": settings.get("seed") == seed, "recipe": read_recipe(settings) == recipe}
+    settings, wanted = read_json(path), json.loads(json.dumps(asdict(recipe)))
+    try:
+        trained = asdict(EncoderRecipe(**settings["recipe"]))  # an older file lacks new settings
+    except (KeyError, TypeError):
+        trained = None
+    same = {"seed": settings.get("seed") == seed, "recipe": trained == wanted}
     for name, is_same in same.items():
         if not is_same:
             raise DataError(f"{path}: a run with another {name}; choose another folder")
     return tuned
-
-
-def read_recipe(settings: Mapping[str, Any]) -> EncoderRecipe | None:
-    """The recipe in the `config.json` of a fine-tuned encoder; None where it names none.
-
-    Settings that an older file lacks have their defaults.
-    """
-    try:
-        recipe = EncoderRecipe(**settings["recipe"])
-    except (KeyError, TypeError):
-        return None
-    return replace(recipe, terms=None if recipe.terms is None else tuple(recipe.terms))
-
-
-def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
-    if recipe.query not in ("text", "view", "dar"):
-        raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
-    if size < 2:
-        raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
-    if size % num_processes:
-        raise DataError(f"{num_processes} processes cannot share a batch of {size} evenly")

@@ -63,10 +63,8 @@ def class_names() -> list[list[str]]:
     ['great white shark', 'white shark', 'man-eater']
     """
     lemmas = ImageNetInfo("imagenet-1k").label_descriptions()
-    return [
-        list(dict.fromkeys([clear, *said.split(", ")]))
-        for clear, said in zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
-    ]
+    pairs = zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
+    return [list(dict.fromkeys([clear, *said.split(", ")])) for clear, said in pairs]
 
 
 def definitions() -> list[str]:

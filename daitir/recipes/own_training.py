@@ -110,7 +110,7 @@ def train_on_data(
         recipe, options = replace(recipe, text=texts["train"][1]), {"workers": workers}
         tuned = finetune(encoder.encoder, *splits.values(), recipe, folder, seed=seed, **options)
         return recalls(tuned, whole_val, **options)[recipe.query]
-    train, val = (encode_split(encoder, with_views(s), progress=True) for s in splits.values())
+    train, val = (encode_split(encoder, rounds, progress=True) for rounds in splits.values())
     return recall(train_fusion(train, val, recipe, folder, seed=seed, device=device), val)
 
 
@@ -170,27 +170,6 @@ def read_split(
     )
 
 
-def with_views(data: FinetuneData) -> FinetuneData:
-    """The rounds that have a view, and the dialogues that have such a round; the gallery stays.
-
-    What is left out is counted in a warning. Raises DataError where no view is left.
-    """
-    with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
-    rows = [i for i, places in enumerate(with_view) if places]
-    if not rows:
-        raise DataError("no round has a view; a fusion cannot be trained")
-    if data.num_without_view:
-        logger.warning(
-            "%d rounds without a view are left out, and with them %d of %d dialogues",
-            data.num_without_view, len(with_view) - len(rows), len(with_view),
-        )  # fmt: skip
-    texts, rounds, views = (
-        [[values[i][k] for k in with_view[i]] for i in rows]
-        for values in (data.texts, data.rounds, data.views)
-    )
-    return FinetuneData(texts, rounds, views, data.gallery, data.target_indices[rows])
-
-
 def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
     """The data with `number` pictures of the gallery: all targets, and others drawn at random.
 
@@ -213,24 +192,35 @@ def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
 
 
 def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
-    """The features of rounds that all have a view, for a fusion to be trained on.
+    """The features of the rounds that have a view, for a fusion to be trained on.
 
-    Raises DataError for features that are not finite unit vectors.
+    Rounds that are left out, and dialogues that have no other, are counted in a warning. Raises
+    DataError where none is left, and for features that are not finite unit vectors.
     """
+    with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
+    rows = [i for i, places in enumerate(with_view) if places]
+    if not rows:
+        raise DataError("no round has a view; a fusion cannot be trained")
+    if data.num_without_view:
+        logger.warning(
+            "%d rounds without a view are left out, and with them %d of %d dialogues",
+            data.num_without_view, len(with_view) - len(rows), len(with_view),
+        )  # fmt: skip
 
     def encode(what: str, encoding: Callable[..., Tensor], items: Sequence) -> Tensor:
         features = encoding(items, progress=progress)
         check_features(what, features, (len(items), encoder.dim))
         return features
 
-    counts = data.counts
-    starts = counts.cumsum(0) - counts
-    # (num_dialogues, num_views): where its views are, the last of each again as padding
-    places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1) + starts[:, None]
-    texts = encode("texts", encoder.encode_texts, list(chain(*data.texts)))
-    views = encode("views", encoder.encode_images, list(chain(*data.views)))
+    pairs = [(i, k) for i in rows for k in with_view[i]]
+    texts = encode("texts", encoder.encode_texts, [data.texts[i][k] for i, k in pairs])
+    views = encode("views", encoder.encode_images, [data.views[i][k] for i, k in pairs])
     gallery = encode("images", encoder.encode_images, data.gallery)
-    return FusionData(texts[places], views[places], gallery, counts, data.target_indices)
+    counts = torch.tensor([len(with_view[i]) for i in rows])
+    # (num_dialogues, num_views): where its views are, the last of each again as padding
+    places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1)
+    places += (counts.cumsum(0) - counts)[:, None]
+    return FusionData(texts[places], views[places], gallery, counts, data.target_indices[rows])
 
 
 def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:

@@ -197,7 +197,7 @@ class Run:
             model.eval()
             seconds = time.perf_counter() - began
         if measure is not None and is_main:
-            checkpoint.load_best(best, measured)
+            checkpoint.read_best(best, measured)
         return seconds
 
     def write_card(
