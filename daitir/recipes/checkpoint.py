@@ -137,37 +137,19 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def keep_best(
-    model: nn.Module,
-    measure: Callable[[], float],
-    path: Path,
-    *,
-    steps: int,
-    eval_every: int,
-    patience: int | None = None,
-) -> Callable[[int], bool]:
-    """What keeps the weights with the highest measure: told how many steps are done, after each.
+    model: nn.Module, measure: Callable[[], float], path: Path, done: int, patience: float
+) -> bool:
+    """Write the weights where their measure is higher than ever, with the number of steps done.
 
-    Every `eval_every` steps, and after the last of `steps`, `measure` is called and the weights
-    are written to `path` where it is higher than ever. After `patience` evaluations without a
-    higher one it gives true, which ends the training; with None never.
-
-    Raises DataError where the weights that an earlier run kept at `path` are damaged.
+    Returns whether `patience` steps have brought no higher one. Raises as `read_best` does.
     """
-    read_best(path)
-
-    def stop_after(done: int) -> bool:
-        if done % eval_every and done != steps:
-            return False
-        best_step, best = read_best(path)
-        value = measure()
-        if value > best:
-            with atomic_write(path) as temporary:
-                about = {"step": str(done), "measure": repr(value)}
-                save_file(model.state_dict(), temporary, about)
-            return False
-        return patience is not None and done - best_step >= patience * eval_every
-
-    return stop_after
+    best_step, best = read_best(path)
+    value = measure()
+    if value > best:
+        with atomic_write(path) as temporary:
+            save_file(model.state_dict(), temporary, {"step": str(done), "measure": repr(value)})
+        return False
+    return done - best_step >= patience
 
 
 def read_best(path: Path, model: nn.Module | None = None) -> tuple[int, float]:

@@ -152,10 +152,10 @@ class Run:
         folder, measured = self.folder / stage, measured or model
         path, log, best = (folder / name for name in (CHECKPOINT_NAME, LOG_NAME, BEST_NAME))
         if measure is not None:
-            every, patience = recipe.eval_every, getattr(recipe, "patience", None)
+            every = recipe.eval_every
+            patience = every * getattr(recipe, "patience", math.inf)
             changes = {"log_every": every, "checkpoint_every": every} | changes
-            ends = {"steps": recipe.steps, "eval_every": every, "patience": patience}
-            is_enough = checkpoint.keep_best(measured, measure, best, **ends)
+            checkpoint.read_best(best)  # those of an earlier run may be damaged
         config = LoopConfig.of(recipe, seed=self.seed, **changes)
         is_main = not dist.is_initialized() or dist.get_rank() == 0
         with claimed(folder):
@@ -184,7 +184,9 @@ class Run:
                 if not is_main:
                     continue
                 done = step + 1
-                is_last = (measure is not None and is_enough(done)) or done == config.steps
+                is_last = done == config.steps
+                if measure is not None and (is_last or done % every == 0):
+                    is_last |= checkpoint.keep_best(measured, measure, best, done, patience)
                 if done % config.log_every == 0 or is_last:
                     row = {"step": done, "learning_rate": rate, "gradient_norm": norm}
                     row |= {name: value.item() for name, value in losses.items()}
