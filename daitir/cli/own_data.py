@@ -231,8 +231,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     kind, _, folder = arguments.fusion.partition(":")
     fusion: str | Module = kind
     if folder:
+        from daitir.recipes.checkpoint import check_origin
         from daitir.recipes.fusion import load_fusion
-        from daitir.recipes.origin import check_origin
 
         check_origin(Path(folder), encoder)
         fusion = load_fusion(Path(folder), dim=encoder.dim, kind=kind)

@@ -104,7 +104,7 @@ def _train_on_profile(
     """Train by a recipe on the query sets of a profile."""
     is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
     check_models(profile, "clip", *(["diffusion"] if is_encoder else []))
-    from daitir.recipes.origin import claim
+    from daitir.recipes.checkpoint import claim
     from daitir.studies.engine.bench import Bench
 
     on = {"device": arguments.device, "num_workers": arguments.workers, "progress": True}

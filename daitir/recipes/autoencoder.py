@@ -22,7 +22,7 @@ from daitir.models.recogniser import (
 from daitir.recipes.recogniser import crowded_scene, reading_losses
 from daitir.recipes.run import Run
 from daitir.recipes.settings import DiffusionRecipe
-from daitir.scenes import Scene, render_scenes, sample_scenes
+from daitir.scenes import render_scenes, sample_scenes
 from daitir.scenes.render import background
 
 SQUARED, PERCEPTUAL, READING, SPELLING, KL = 2.0, 0.1, 0.005, 0.01, 1e-4
@@ -66,12 +66,11 @@ class LatentReader(nn.Module):
         super().__init__()
         self.windows = nn.Parameter(starting_windows())
         width = self.windows.shape[1] * latent_channels
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Linear(width * (6 if name in SCENE_ATTRIBUTES else 1), len(values))
-                for name, values in VALUES.items()
-            }
-        )
+        heads = {
+            name: nn.Linear(width * (6 if name in SCENE_ATTRIBUTES else 1), len(values))
+            for name, values in VALUES.items()
+        }
+        self.heads = nn.ModuleDict(heads)
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of latents (batch, channels, height, width)."""
@@ -90,8 +89,6 @@ def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL,
     recogniser's maps and the cross-entropy of what it reads off the reconstruction, which keeps
     what facts depend on; the cross-entropy of what `LatentReader` reads off the latents; and a
     little Kullback–Leibler divergence, which keeps the latents smooth.
-
-    Raises DataError for a checkpoint of another run.
     """
     torch.manual_seed(run.seed)
     model = build_autoencoder(recipe).to(run.device, memory_format=torch.channels_last)
@@ -100,47 +97,34 @@ def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL,
     recogniser = load_recogniser("mini", device=run.device).model
     recogniser.requires_grad_(False).to(memory_format=torch.channels_last)
     # Backgrounds are learned soon, objects are not: most pictures hold many.
-    number = recipe.autoencoder_scenes
+    number, size = recipe.autoencoder_scenes, recipe.image_size
     scenes = sample_scenes(run.seed, "train", number // 4)
     scenes += [crowded_scene(run.seed, i, fewest=4) for i in range(number - len(scenes))]
     truth = to_values(scenes)
 
     @cache
     def images() -> np.ndarray:  # a finished run that is started again needs none
-        return run.render(scenes, recipe.image_size)
-
-    def stage(scene: Scene) -> np.ndarray:
-        return background(scene.place, scene.time, scene.weather, recipe.image_size)
+        return run.render(scenes, size)
 
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = run.batch(step, len(scenes), recipe.autoencoder_batch_size)
-        pixels = to_pixels(torch.from_numpy(images()[chosen]).to(run.device))
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = _pixels(images()[chosen], run.device)
         posterior = model.encode(pixels).latent_dist
         latents = posterior.sample()
         decoded = model.decode(latents).sample
         facts = {name: values[chosen].to(run.device) for name, values in truth.items()}
-        stages = np.stack([stage(scenes[i]) for i in chosen])
+        shown = [scenes[i] for i in chosen]
+        stages = np.stack([background(s.place, s.time, s.weather, size) for s in shown])
         in_front = torch.from_numpy((images()[chosen] != stages).any(axis=-1)).to(run.device)
-        losses = autoencoder_loss(
-            pixels, decoded, posterior, recogniser, facts,
-            in_front=in_front, ramp=min(1.0, step / RAMP_STEPS),
-        )  # fmt: skip
+        ramp = min(1.0, step / RAMP_STEPS)
+        losses = autoencoder_loss(pixels, decoded, posterior, recogniser, facts, in_front, ramp)
         spelling = sum(reading_losses(both["reader"](latents), facts).values())
         return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
 
-    seconds = run.train(
-        both,
-        step_loss,
-        recipe,
-        stage="autoencoder",
-        steps=recipe.autoencoder_steps,
-        learning_rate=recipe.autoencoder_learning_rate,
-        weight_decay=0.0,
-        clip_norm=1.0,
-    )
-    few = render_scenes(scenes[:NUM_SCALING], size=recipe.image_size)
-    latents = encode(model, few, run.device)
+    changes = {"steps": recipe.autoencoder_steps, "learning_rate": recipe.autoencoder_learning_rate}
+    where = {"stage": "work/autoencoder"}
+    seconds = run.train(both, step_loss, recipe, **where, weight_decay=0.0, **changes)
+    latents = encode(model, render_scenes(scenes[:NUM_SCALING], size=size), run.device)
     _fold_scale(model, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
     return model, seconds
 
@@ -151,9 +135,8 @@ def autoencoder_loss(
     posterior,
     recogniser: RecogniserNet,
     facts: dict[str, Tensor],
-    *,
     in_front: Tensor,
-    ramp: float = 1.0,
+    ramp: float,
 ) -> dict[str, Tensor]:
     """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum.
 
@@ -189,10 +172,14 @@ def encode(model: AutoencoderKL, images: np.ndarray, device: str, batch_size: in
     """The latents (num_images, channels, height, width) of uint8 images, on the CPU."""
     batches = []
     for start in range(0, len(images), batch_size):
-        pixels = to_pixels(torch.from_numpy(images[start : start + batch_size]).to(device))
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = _pixels(images[start : start + batch_size], device)
         batches.append(model.encode(pixels).latent_dist.mode().contiguous().cpu())
     return torch.cat(batches)
+
+
+def _pixels(images: np.ndarray, device: str) -> Tensor:
+    pixels = to_pixels(torch.from_numpy(images).to(device))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

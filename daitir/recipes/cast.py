@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import reading_trained
-from daitir.common.files import atomic_write, read_json, write_json
-from daitir.recipes.loop import LoopConfig, train
-from daitir.recipes.run import half_weights
-from daitir.recipes.selection import BEST_NAME, keep_best, load_best
+from daitir.common.files import read_json, write_json
+from daitir.models.identity import CONFIG_NAME
+from daitir.recipes.checkpoint import save_half
+from daitir.recipes.run import Run
 from daitir.retrieval import first_equal
 
 CHUNK = 8  # queries that are ranked at once
@@ -136,36 +136,28 @@ def train_cast(
     first in its gallery, chooses the weights. A folder that holds them is loaded. Raises DataError
     where the folder holds another run, or is damaged.
     """
-    config, weights = folder / "config.json", folder / "cast.safetensors"
-    num_rounds, dim = train_text.shape[1:]
+    config, weights = folder / CONFIG_NAME, folder / "cast.safetensors"
+    num_dialogues, num_rounds, dim = train_text.shape
     facts = {"dim": dim, "seed": seed, "recipe": asdict(recipe) | {"bounds": list(recipe.bounds)}}
     torch.manual_seed(seed)
-    model = Cast(dim, recipe.rank)
+    model, run = Cast(dim, recipe.rank), Run(folder, seed, progress=progress)
+    counts, targets = torch.full((num_dialogues,), num_rounds), torch.arange(len(val_text))
+
+    def recall() -> float:
+        return (cast_ranks(model, val_text, val_gallery, targets) < 10).double().mean().item()
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen, rounds = run.dialogues(step, counts, recipe.batch_size)
+        text, first = train_text[chosen, rounds], train_text[chosen, 0]
+        scores, strength = model(text, first, train_images[chosen])
+        low, high = recipe.bounds
+        bound = low + (high - low) * rounds[:, None] / max(1, num_rounds - 1)
+        loss = F.cross_entropy(scores / recipe.temperature, torch.arange(len(chosen)))
+        return {"loss": loss + recipe.penalty * (strength - bound).relu().mean()}
+
     if not config.is_file():
-
-        def recall() -> float:
-            ranks = cast_ranks(model, val_text, val_gallery, torch.arange(len(val_text)))
-            return (ranks < 10).double().mean().item()
-
-        def step_loss(step: int) -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            chosen = torch.randperm(len(train_text), generator=generator)[: recipe.batch_size]
-            rounds = torch.randint(num_rounds, chosen.shape, generator=generator)
-            text, first = train_text[chosen, rounds], train_text[chosen, 0]
-            scores, strength = model(text, first, train_images[chosen])
-            low, high = recipe.bounds
-            bound = low + (high - low) * rounds[:, None] / max(1, num_rounds - 1)
-            loss = F.cross_entropy(scores / recipe.temperature, torch.arange(len(chosen)))
-            return {"loss": loss + recipe.penalty * (strength - bound).relu().mean()}
-
-        every = {"log_every": recipe.eval_every, "checkpoint_every": recipe.eval_every}
-        stop = keep_best(
-            model, recall, folder / BEST_NAME, steps=recipe.steps, eval_every=recipe.eval_every
-        )
-        loop = LoopConfig.of(recipe, seed=seed, **every)
-        train(model, step_loss, loop, folder, stop_after=stop, progress=progress)
-        with atomic_write(weights) as temporary:
-            save_file(half_weights(load_best(folder / BEST_NAME, model)), temporary)
+        run.train(model, step_loss, recipe, measure=recall)
+        save_half(weights, model)
         write_json(config, facts)
     with reading_trained("CAST", config, weights, command="daitir study leaderboard"):
         if read_json(config) != facts:

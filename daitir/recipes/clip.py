@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,11 +22,11 @@ from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import OWN_ARCHITECTURES, shortened_context
 from daitir.objectives import info_nce
-from daitir.recipes.run import Run, count_parameters, half_weights
+from daitir.recipes.checkpoint import save_half
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import ClipRecipe
 from daitir.scenes import sample_scenes, short_caption
 
-MAX_LOGIT_SCALE = 100.0
 MEAN = STD = 0.5
 
 
@@ -57,8 +56,7 @@ def train_clip(recipe: ClipRecipe, run: Run) -> None:
             for i in chosen
         ]
         pixels = augment(torch.from_numpy(images[chosen]).to(run.device))
-        tokens = tokenizer(captions, padding=True, return_tensors="pt")["input_ids"]
-        tokens = tokens.to(run.device)
+        tokens = tokenizer(captions, padding=True, return_tensors="pt").to(run.device).input_ids
         with shortened_context(model, tokens.shape[1]), mixed_precision(run.device):
             image_features, text_features, logit_scale = model(pixels, tokens)
         loss = info_nce(image_features.float(), text_features.float(), logit_scale)
@@ -66,39 +64,30 @@ def train_clip(recipe: ClipRecipe, run: Run) -> None:
 
     seconds = run.train(model, step_loss, recipe, after_step=lambda: clamp_logit_scale(model))
     export(model, open_clip.get_model_config(recipe.model), run.folder)
-    run.write_card(
-        seconds,
-        model=recipe.model,
-        parameters=count_parameters(model),
-        training_scenes=recipe.num_scenes,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-    )
+    facts = {"parameters": count_parameters(model), "training_scenes": recipe.num_scenes}
+    run.write_card(seconds, recipe, model=recipe.model, **facts)
 
 
 @torch.no_grad()
 def clamp_logit_scale(model: nn.Module) -> None:
     """Keep the logit scale of an open_clip model at 100 or below, as CLIP does."""
-    model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
+    model.logit_scale.clamp_(max=math.log(100))
 
 
 @contextmanager
 def mixed_precision(device: str | torch.device) -> Iterator[None]:
     """Products in bfloat16 where the device has instructions for them, else in single precision."""
-    kind = torch.device(device).type
-    if kind == "cpu" and not _cpu_has_bfloat16():
-        yield
-        return
-    # On a CPU the fused attention's backward pass in bfloat16 is slower than plain products.
-    attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
+    kind, attention = torch.device(device).type, nullcontext()
+    if kind == "cpu":
+        # Without the instructions bfloat16 is emulated; older versions of torch do not tell.
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        if not (able.get("avx512_bf16") or able.get("amx_bf16")):
+            yield
+            return
+        # The fused attention's backward pass in bfloat16 is slower than plain products.
+        attention = sdpa_kernel(SDPBackend.MATH)
     with torch.autocast(kind, torch.bfloat16), attention:
         yield
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Where a CPU lacks such instructions bfloat16 is emulated, several times slower."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
-    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def augment(
@@ -130,8 +119,7 @@ def export(model, architecture: dict, folder: Path) -> None:
     preprocessing = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic",
                      "resize_mode": "squash"}  # fmt: skip
     settings = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
-    with atomic_write(folder / "open_clip_model.safetensors") as temporary:
-        save_file(half_weights(model.state_dict()), temporary)
+    save_half(folder / "open_clip_model.safetensors", model)
     for path in TOKENIZER_FOLDER.glob("*.json"):
         with atomic_write(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import random
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +25,6 @@ from transformers import CLIPTextModel
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors, weights_digest
 from daitir.recipes.autoencoder import encode, train_autoencoder
-from daitir.recipes.loop import LOG_NAME
 from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import DiffusionRecipe
 from daitir.recipes.text_encoder import prompt_tokenizer, tokenize, train_text_encoder, write_prompt
@@ -36,37 +33,26 @@ from daitir.scenes import Scene, sample_scenes
 DROPPED_PROMPTS = 0.1
 MAX_SNR = 5.0
 PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
-LATENTS_NAME = "latents.safetensors"
 
 
 def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
     """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
 
     `folder/work` gets the checkpoints and logs of the three parts.
-
-    Raises DataError for a checkpoint of another run.
     """
-    folder = run.folder
-    work = replace(run, folder=folder / "work")
-    autoencoder, autoencoder_seconds = train_autoencoder(recipe, work)
+    autoencoder, autoencoder_seconds = train_autoencoder(recipe, run)
     autoencoder.requires_grad_(False)
-    text_encoder, text_seconds = train_text_encoder(recipe, work)
-    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
-    latents = cached_latents(work.folder / LATENTS_NAME, recipe, autoencoder, scenes, work)
-    denoiser, seconds = train_unet(recipe, work, latents, scenes, text_encoder, stage="unet")
-    export(folder, autoencoder, text_encoder, denoiser.average)
-    with atomic_write(folder / LOG_NAME) as temporary:
-        shutil.copyfile(work.folder / "unet" / LOG_NAME, temporary)
+    text_encoder, text_seconds = train_text_encoder(recipe, run)
+    latents = run.folder / "work" / "latents.safetensors"
+    denoiser, seconds = train_unet(recipe, run, latents, autoencoder, text_encoder, "work/unet")
     parts = {"autoencoder": autoencoder, "text_encoder": text_encoder, "unet": denoiser.unet}
     run.write_card(
         autoencoder_seconds + text_seconds + seconds,
+        recipe,
+        stage="work/unet",
         model="daitir-diffusion",
         parameters={name: count_parameters(part) for name, part in parts.items()},
         training_scenes=recipe.num_scenes,
-        autoencoder_steps=recipe.autoencoder_steps,
-        text_steps=recipe.text_steps,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
     )
 
 
@@ -78,8 +64,7 @@ def retrain_unet(
     The new pipeline shares the autoencoder, text encoder and prompts of `pipeline`. `latents` is a
     file that keeps the latents of the training scenes for further runs.
 
-    Raises DataError for a checkpoint of another run, and for a pipeline of other parts than those
-    of the recipe.
+    Raises DataError for a pipeline of other parts than those of the recipe.
     """
     sizes = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
     if sizes != (recipe.latent_channels, PROMPT_WIDTH):
@@ -88,15 +73,11 @@ def retrain_unet(
             f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
             "`daitir pretrain diffusion`"
         )
-    work = replace(run, folder=run.folder / "work")
     autoencoder, text_encoder = (
         copy.deepcopy(part).float().to(run.device).requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder)
     )
-    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
-    clean = cached_latents(latents, recipe, autoencoder, scenes, work)
-    denoiser, _ = train_unet(recipe, work, clean, scenes, text_encoder)
-    export(run.folder, autoencoder, text_encoder, denoiser.average)
+    train_unet(recipe, run, latents, autoencoder, text_encoder, "work")
 
 
 class Denoiser(nn.Module):
@@ -146,22 +127,23 @@ def noise_schedule() -> DDPMScheduler:
 def train_unet(
     recipe: DiffusionRecipe,
     run: Run,
-    latents: Tensor,
-    scenes: list[Scene],
+    latents: Path,
+    autoencoder: AutoencoderKL,
     text_encoder: CLIPTextModel,
-    *,
-    stage: str = "",
+    stage: str,
 ) -> tuple[Denoiser, float]:
-    """Train the U-Net on latents (num_scenes, channels, height, width); returns it and the seconds.
+    """Train the U-Net on latents, and write the pipeline; returns it and the seconds.
 
     Every prompt is written anew whenever its scene is used; a tenth is left empty, so that the
     pipeline can be guided away from what it would draw without a prompt.
     """
+    scenes = sample_scenes(run.seed, "train", recipe.num_scenes)
+    clean_latents = cached_latents(latents, recipe, autoencoder, scenes, run)
     torch.manual_seed(run.seed)
     model = Denoiser(build_unet(recipe), recipe.ema_decay)
     model.to(run.device, memory_format=torch.channels_last)
     text_encoder = text_encoder.to(run.device).eval()
-    kind = torch.device(run.device).type
+    kind, repeats = torch.device(run.device).type, recipe.num_noises
     tokenizer, schedule = prompt_tokenizer(), noise_schedule()
     num_levels = schedule.config.num_train_timesteps
     signal_to_noise = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
@@ -173,12 +155,11 @@ def train_unet(
         return "" if rng.random() < DROPPED_PROMPTS else write_prompt(scenes[index], rng)
 
     def step_loss(step: int) -> dict[str, Tensor]:
-        chosen = run.batch(step, len(scenes), recipe.batch_size // recipe.num_noises)
+        chosen = run.batch(step, len(scenes), recipe.batch_size // repeats)
         tokens = tokenize(tokenizer, [prompt(step, index) for index in chosen])
         with torch.no_grad():
-            states = text_encoder(tokens.to(run.device)).last_hidden_state
-        states = states.repeat(recipe.num_noises, 1, 1)
-        clean = latents[chosen].float().repeat(recipe.num_noises, 1, 1, 1).to(run.device)
+            states = text_encoder(tokens.to(run.device)).last_hidden_state.repeat(repeats, 1, 1)
+        clean = clean_latents[chosen].float().repeat(repeats, 1, 1, 1).to(run.device)
         noise = torch.randn_like(clean)
         # One level from each of equal slices of the schedule: the loss varies less.
         slices = torch.randperm(len(clean)) + torch.rand(len(clean))
@@ -194,15 +175,9 @@ def train_unet(
         loss = (errors * weights[levels].to(run.device)).mean() / weights.mean()
         return {"loss": loss, "noisy": errors[there > 0.7 * num_levels].mean()}
 
-    seconds = run.train(
-        model,
-        step_loss,
-        recipe,
-        stage=stage,
-        after_step=model.update_average,
-        clip_norm=1.0,
-        betas=(0.9, 0.99),
-    )
+    options = {"after_step": model.update_average, "betas": (0.9, 0.99)}
+    seconds = run.train(model, step_loss, recipe, stage=stage, **options)
+    export(run.folder, vae=autoencoder, text_encoder=text_encoder, unet=model.average)
     return model, seconds
 
 
@@ -228,27 +203,12 @@ def cached_latents(
     return latents
 
 
-def export(
-    folder: Path,
-    autoencoder: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    unet: UNet2DConditionModel,
-) -> None:
+def export(folder: Path, **parts: nn.Module) -> None:
     """Write the parts as a pipeline folder, weights in half precision."""
-    vae, text, denoiser = (
-        copy.deepcopy(part).cpu().half() for part in (autoencoder, text_encoder, unet)
-    )
+    halves = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
     scheduler = DPMSolverMultistepScheduler.from_config(
         noise_schedule().config, timestep_spacing="trailing", steps_offset=1
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        unet=denoiser,
-        tokenizer=prompt_tokenizer(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
+    without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    tools = {"tokenizer": prompt_tokenizer(), "scheduler": scheduler}
+    StableDiffusionPipeline(**halves, **tools, **without).save_pretrained(folder)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
-import torch.distributed as dist
 from accelerate import PartialState
 from open_clip.model import get_model_preprocess_cfg
 from torch import Tensor, nn
@@ -26,11 +26,9 @@ from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.finetuned import save_finetuned
 from daitir.models.identity import CONFIG_NAME
 from daitir.models.open_clip_encoders import length_read, shortened_context
-from daitir.objectives import build_objective
+from daitir.objectives import Objective, build_objective
 from daitir.recipes.clip import augment, clamp_logit_scale, mixed_precision
-from daitir.recipes.loop import LoopConfig, draw_views, train
 from daitir.recipes.run import Run
-from daitir.recipes.selection import BEST_NAME, keep_best, load_best
 from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData, seen_pixels
 from daitir.retrieval import target_ranks
@@ -46,12 +44,10 @@ def recalls(
     was_training = encoder.model.training
     encoder.model.eval()
     texts = encoder.encode_texts([text for row in data.texts for text in row])
-    pictures = [view for row in data.views for view in row]
-    there = torch.tensor([view is not None for view in pictures])
+    pictures = {n: v for n, v in enumerate(chain(*data.views)) if v is not None}
     views = texts.clone()
-    embed = partial(encoder.encode_images, workers=workers)
-    views[there] = embed([view for view in pictures if view is not None])
-    gallery = embed(data.gallery)
+    views[list(pictures)] = encoder.encode_images(list(pictures.values()), workers=workers)
+    gallery = encoder.encode_images(data.gallery, workers=workers)
     encoder.model.train(was_training)
     rounds = torch.tensor([int(t) for row in data.rounds for t in row])
     queries = {"text": texts, "view": views, "dar": dar_fusion(texts, views, round=rounds)}
@@ -100,8 +96,8 @@ def finetune(
     Rounds without a view take part in the terms of the text alone; `without_view` in the log
     counts them in the batch.
 
-    The weights of `encoder` change. The folder gets checkpoint, `log.csv`, `best.safetensors`, and
-    at the end a card and the files of `save_finetuned`; a finished run is read.
+    The weights of `encoder` change. The folder gets what `Run.train` writes, and at the end a card
+    and the files of `save_finetuned`; a finished run is read.
 
     Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
     holds another run, an unknown query or term, a batch without a negative or that the processes
@@ -110,43 +106,38 @@ def finetune(
     check_trainable(encoder)
     if (folder / CONFIG_NAME).is_file():
         return load_trained(folder, recipe, seed=seed, device=encoder.device)
-    group = PartialState(cpu=encoder.device.type == "cpu")
+    model, group = encoder.model, PartialState(cpu=encoder.device.type == "cpu")
     train_data = train_data.first(recipe.num_dialogues)
     size = min(recipe.batch_size, len(train_data.texts))
-    _check(recipe, size, group.num_processes)
+    if recipe.query not in ("text", "view", "dar"):
+        raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
+    if size < 2:
+        raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
+    if size % group.num_processes:
+        raise DataError(f"{group.num_processes} processes cannot share a batch of {size} evenly")
     torch.manual_seed(seed)
-    learner = _Learner(encoder, recipe, group)
-    encoder.model.logit_scale.requires_grad_(recipe.learnable_scale)
-    best_path = folder / BEST_NAME
-    measure = keep_best(
-        encoder.model,
-        lambda: recalls(encoder, val_data, workers=workers)[recipe.query],
-        best_path,
-        steps=recipe.steps,
-        eval_every=recipe.eval_every,
-    )
+    objective = build_objective(recipe).to(encoder.device)
+    learner = nn.ModuleDict({"model": model, "objective": objective})
+    model.logit_scale.requires_grad_(recipe.learnable_scale)
+    run = Run(folder, seed, str(encoder.device), progress=progress)
     try:
-        seconds = train(
+        seconds = run.train(
             learner,
-            learner.step_loss(train_data, size, seed, workers),
-            LoopConfig.of(recipe, seed=seed, log_every=10, checkpoint_every=recipe.eval_every),
-            folder,
+            _step_loss(encoder, objective, train_data, recipe, run, workers),
+            recipe,
             groups=layer_groups(learner, recipe.weight_decay, recipe.layer_decay),
-            after_backward=learner.average_gradients if group.num_processes > 1 else None,
-            after_step=lambda: clamp_logit_scale(encoder.model),
-            stop_after=measure if group.is_main_process else None,
-            is_main=group.is_main_process,
-            progress=progress,
+            after_step=lambda: clamp_logit_scale(model),
+            measure=lambda: recalls(encoder, val_data, workers=workers)[recipe.query],
+            measured=model,
+            log_every=10,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise DataError(
             f"out of memory; lower micro_batch_size (now {recipe.micro_batch_size}), which leaves "
             "the result as it is, or batch_size, which does not"
         ) from error
-    group.wait_for_everyone()
     if group.is_main_process:
-        load_best(best_path, encoder.model)
-        Run(folder, seed=seed, device=str(encoder.device)).write_card(
+        run.write_card(
             seconds,
             base=encoder.spec,
             dialogues=len(train_data.texts),
@@ -159,88 +150,80 @@ def finetune(
     return load_encoder(f"finetuned:{folder}", device=encoder.device)
 
 
-class _Learner(nn.Module):
-    """What learns: the model of an encoder and the objective, in one or several processes."""
+def _step_loss(
+    encoder: Encoder,
+    objective: Objective,
+    data: FinetuneData,
+    recipe: EncoderRecipe,
+    run: Run,
+    workers: int,
+) -> Callable[[int], dict[str, Tensor]]:
+    """The losses of each step, of a batch of dialogues with one drawn round of each."""
+    model, counts, places = encoder.model, data.counts, data.target_indices
+    lacks_views = objective.needs_views and data.num_without_view > 0
+    settings = get_model_preprocess_cfg(model)
 
-    def __init__(self, encoder: Encoder, recipe: EncoderRecipe, group: PartialState):
-        super().__init__()
-        self.model, self.objective = encoder.model, build_objective(recipe).to(encoder.device)
-        self.encoder, self.group, self.part_size = encoder, group, recipe.micro_batch_size
+    def pictures(chosen: Sequence) -> Tensor:
+        pixels = seen_pixels(encoder, chosen, workers=workers)
+        return augment(pixels, mean=settings["mean"], std=settings["std"])
 
-    def step_loss(
-        self, data: FinetuneData, size: int, seed: int, workers: int
-    ) -> Callable[[int], dict[str, Tensor]]:
-        """The losses of each step, of `size` dialogues with one drawn round of each."""
-        counts, places = data.counts, data.target_indices
-        lacks_views = self.objective.needs_views and data.num_without_view > 0
-        settings = get_model_preprocess_cfg(self.model)
+    def features(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        return _features(function, inputs, recipe.micro_batch_size, encoder.device)
 
-        def pictures(chosen: Sequence) -> Tensor:
-            pixels = seen_pixels(self.encoder, chosen, workers=workers)
-            return augment(pixels, mean=settings["mean"], std=settings["std"])
+    def encode_texts(used: int, tokens: Tensor) -> Tensor:
+        with shortened_context(model, used), mixed_precision(tokens.device):
+            return model.encode_text(tokens[:, :used])
 
-        def step_loss(step: int) -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            chosen = torch.randperm(len(data.texts), generator=generator)[:size]
-            drawn = draw_views(counts[chosen], generator)
-            pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
-            labels = places[chosen]
-            tokens = self.encoder.tokenizer([data.texts[i][k] for i, k in pairs])
-            targets = pictures([data.gallery[i] for i in labels.tolist()])
-            encode_texts = partial(_encode_texts, self.model, length_read(self.model, tokens))
-            encode_images = partial(_encode_images, self.model)
-            text = self.features(encode_texts, tokens)
-            target = self.features(encode_images, targets)
-            view = rows = None
-            if self.objective.needs_views:
-                views = [data.views[i][k] for i, k in pairs]
-                if lacks_views:
-                    rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
-                    views = [v for v in views if v is not None]
-                    if len(labels[rows].unique()) < 2:  # nothing to contrast
-                        rows = rows[:0]
-                if rows is None or len(rows):
-                    view = self.features(encode_images, pictures(views))
-            loss, terms = self.objective(
-                text,
-                view,
-                target,
-                self.model.logit_scale.exp(),
-                labels=None if data.targets is None else labels.to(text.device),
-                view_rows=rows,
-            )
-            absent = torch.tensor(float("nan"))  # the log has all columns, whatever the batch
-            columns = {name: terms.get(name, absent) for name in self.objective.terms}
+    def encode_images(pixels: Tensor) -> Tensor:
+        with mixed_precision(pixels.device):
+            return model.encode_image(pixels)
+
+    def step_loss(step: int) -> dict[str, Tensor]:
+        chosen, drawn = run.dialogues(step, counts, recipe.batch_size)
+        pairs = list(zip(chosen.tolist(), drawn.tolist(), strict=True))
+        labels = places[chosen]
+        tokens = encoder.tokenizer([data.texts[i][k] for i, k in pairs])
+        targets = pictures([data.gallery[i] for i in labels.tolist()])
+        text = features(partial(encode_texts, length_read(model, tokens)), tokens)
+        target = features(encode_images, targets)
+        view = rows = None
+        if objective.needs_views:
+            views = [data.views[i][k] for i, k in pairs]
             if lacks_views:
-                columns["without_view"] = torch.tensor(size - len(rows))
-            columns["logit_scale"] = self.model.logit_scale.exp()
-            return {"loss": loss} | columns | self.objective.logged()
+                rows = torch.tensor([v is not None for v in views]).nonzero()[:, 0]
+                views = [v for v in views if v is not None]
+                if len(labels[rows].unique()) < 2:  # nothing to contrast
+                    rows = rows[:0]
+            if rows is None or len(rows):
+                view = features(encode_images, pictures(views))
+        scale = model.logit_scale.exp()
+        known = None if data.targets is None else labels.to(text.device)
+        loss, terms = objective(text, view, target, scale, labels=known, view_rows=rows)
+        absent = torch.tensor(float("nan"))  # the log has all columns, whatever the batch
+        columns = {name: terms.get(name, absent) for name in objective.terms}
+        if lacks_views:
+            columns["without_view"] = torch.tensor(len(pairs) - len(rows))
+        return {"loss": loss} | columns | {"logit_scale": scale} | objective.logged()
 
-        return step_loss
+    return step_loss
 
-    def features(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Unit features of the whole batch, of which this process computes its share."""
-        number, num_processes = len(inputs), self.group.num_processes
-        if number % num_processes:  # shares are of one size; some rows are computed twice
-            inputs = inputs[torch.arange(number + -number % num_processes) % number]
-        share = inputs[self.group.process_index :: num_processes].to(self.encoder.device)
-        parts = share.split(self.part_size)
-        if len(parts) == 1:
-            features = function(parts[0])
-        else:
-            # Gradient caching: each part is computed once more when its gradient is due.
-            features = torch.cat([checkpoint(function, p, use_reentrant=False) for p in parts])
-        features = F.normalize(features.float(), dim=-1)
-        if num_processes == 1:
-            return features
-        # In the batch's order, without the rows that were computed twice.
-        return torch.stack(all_gather(features), dim=1).flatten(0, 1)[:number]
 
-    def average_gradients(self) -> None:
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.group.num_processes
+def _features(
+    function: Callable[[Tensor], Tensor], inputs: Tensor, part_size: int, device: torch.device
+) -> Tensor:
+    """Unit features of the whole batch, of which each process computes its share in parts."""
+    group, number = PartialState(), len(inputs)
+    if number % group.num_processes:  # shares are of one size; some rows are computed twice
+        inputs = inputs[torch.arange(number + -number % group.num_processes) % number]
+    share = inputs[group.process_index :: group.num_processes].to(device)
+    parts = share.split(part_size)
+    if len(parts) > 1:  # gradient caching: each is computed once more when its gradient is due
+        function = partial(checkpoint, function, use_reentrant=False)
+    features = F.normalize(torch.cat([function(part) for part in parts]).float(), dim=-1)
+    if group.num_processes == 1:
+        return features
+    # In the batch's order, without the rows that were computed twice.
+    return torch.stack(all_gather(features), dim=1).flatten(0, 1)[:number]
 
 
 def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict]:
@@ -251,15 +234,12 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
     decay. Works for the names of open_clip's towers, timm's trunks among them.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    tops: dict[str, int] = {}
-    for name, _ in named:
-        tower, block = _place(name)
-        tops[tower] = max(tops.get(tower, -1), block)
+    places = [_place(name) for name, _ in named]
+    tops = dict(sorted(places))  # of each tower the last
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named:
-        tower, block = _place(name)
-        if block < 0:  # outside the blocks
-            block = -1 if _BEFORE_BLOCKS.search(name) else tops[tower] + 1
+    for (name, parameter), (tower, block) in zip(named, places, strict=True):
+        if block < 0 and not _BEFORE_BLOCKS.search(name):
+            block = tops[tower] + 1
         scale = layer_decay ** (tops[tower] + 1 - block)
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
@@ -283,42 +263,14 @@ def load_trained(
     folder: Path, recipe: EncoderRecipe, *, seed: int = 0, device: str | torch.device = "cpu"
 ) -> Encoder:
     """The encoder of a finished run. Raises DataError for a run of another recipe or seed."""
-    tuned = load_encoder(f"finetuned:{folder}", device=device)
-    path = folder / CONFIG_NAME
-    settings = read_json(path)
-    if settings.get("seed") != seed:
-        raise DataError(f"{path}: a run with another seed; choose another folder")
-    if read_recipe(settings) != recipe:
-        raise DataError(f"{path}: a run with another recipe; choose another folder")
-    return tuned
-
-
-def read_recipe(settings: Mapping[str, Any]) -> EncoderRecipe | None:
-    """The recipe in the `config.json` of a fine-tuned encoder; None where it names none.
-
-    Settings that an older file lacks have their defaults.
-    """
+    tuned, path = load_encoder(f"finetuned:{folder}", device=device), folder / CONFIG_NAME
+    settings, wanted = read_json(path), json.loads(json.dumps(asdict(recipe)))
     try:
-        recipe = EncoderRecipe(**settings["recipe"])
+        trained = asdict(EncoderRecipe(**settings["recipe"]))  # an older file lacks new settings
     except (KeyError, TypeError):
-        return None
-    return replace(recipe, terms=None if recipe.terms is None else tuple(recipe.terms))
-
-
-def _check(recipe: EncoderRecipe, size: int, num_processes: int) -> None:
-    if recipe.query not in ("text", "view", "dar"):
-        raise DataError(f"unknown query {recipe.query!r}; choose text, view or dar")
-    if size < 2:
-        raise DataError(f"a batch of {size} has no negatives; use two dialogues or more")
-    if size % num_processes:
-        raise DataError(f"{num_processes} processes cannot share a batch of {size} evenly")
-
-
-def _encode_texts(model: nn.Module, used: int, tokens: Tensor) -> Tensor:
-    with shortened_context(model, used), mixed_precision(tokens.device):
-        return model.encode_text(tokens[:, :used])
-
-
-def _encode_images(model: nn.Module, pixels: Tensor) -> Tensor:
-    with mixed_precision(pixels.device):
-        return model.encode_image(pixels)
+        trained = None
+    same = {"seed": settings.get("seed") == seed, "recipe": trained == wanted}
+    for name, is_same in same.items():
+        if not is_same:
+            raise DataError(f"{path}: a run with another {name}; choose another folder")
+    return tuned

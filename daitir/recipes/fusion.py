@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError, reading_trained
-from daitir.common.files import atomic_write, read_json, write_json
+from daitir.common.files import read_json, write_json
 from daitir.fusion import Fusion, build_fusion
-from daitir.recipes.loop import LoopConfig, draw_views, train
-from daitir.recipes.run import half_weights
-from daitir.recipes.selection import BEST_NAME, keep_best, load_best
+from daitir.recipes.checkpoint import save_half
+from daitir.recipes.run import Run
 from daitir.recipes.settings import FusionRecipe
 from daitir.retrieval import target_ranks
 
@@ -48,24 +46,17 @@ class FusionData:
 
 
 @torch.no_grad()
-def recall_values(model: nn.Module, data: FusionData, k: int = 10) -> Tensor:
-    """(num_dialogues,) R@k of the fused queries of each dialogue, over its drawn rounds."""
+def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
+    """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
     was_training = model.training
     fused, _ = model.eval()(data.text_features, data.view_features)
     model.train(was_training)
     targets = torch.arange(len(fused)) if data.targets is None else data.targets
     hits = (target_ranks(fused, data.gallery_features, targets) < k).double()
     if data.counts is None:
-        return hits.mean(dim=1)
+        return hits.mean(dim=1).mean().item()
     is_drawn = torch.arange(hits.shape[1], device=hits.device) < data.counts[:, None]
-    return (hits * is_drawn).sum(dim=1) / data.counts
-
-
-def recall(model: nn.Module, data: FusionData, k: int = 10) -> float:
-    """R@k of the fused queries, averaged over all drawn rounds of all dialogues."""
-    values = recall_values(model, data, k)
-    if data.counts is None:
-        return values.mean().item()
+    values = (hits * is_drawn).sum(dim=1) / data.counts  # of each dialogue
     return ((values * data.counts).sum() / data.counts.sum()).item()
 
 
@@ -98,9 +89,9 @@ def train_fusion(
     """Train a fusion and keep the weights that are best on validation.
 
     Each step takes a batch of dialogues and one drawn round of each, so that every target is once
-    in a batch; where several dialogues look for one, it is no negative of its own. Every
-    `recipe.eval_every` steps `recall` on validation decides whether the weights are kept. The
-    folder gets checkpoint, `log.csv`, `best.safetensors`, and at the end weights and config.
+    in a batch; where several dialogues look for one, it is no negative of its own. `recall` on
+    validation decides whether the weights are kept. The folder gets what `Run.train` writes, and at
+    the end weights and config.
 
     Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
     for a loss that is not finite.
@@ -109,43 +100,22 @@ def train_fusion(
     if not (folder / FUSION_CONFIG).is_file():
         torch.manual_seed(seed)
         model = build_fusion(dim, recipe).to(device)
-        val_data = val_data.to(device)
-        stop_after = keep_best(
-            model,
-            lambda: recall(model, val_data),
-            folder / BEST_NAME,
-            steps=recipe.steps,
-            eval_every=recipe.eval_every,
-            patience=recipe.patience,
-        )
-        step_loss = _step_loss(model, train_data.to(device), recipe.batch_size, seed)
-        every = {"log_every": recipe.eval_every, "checkpoint_every": recipe.eval_every}
-        config = LoopConfig.of(recipe, seed=seed, **every)
-        train(model, step_loss, config, folder, stop_after=stop_after, progress=progress)
-        with atomic_write(folder / FUSION_WEIGHTS) as temporary:
-            save_file(half_weights(load_best(folder / BEST_NAME, model)), temporary)
-        settings = {"dim": dim, "seed": seed, "recipe": asdict(recipe)}
-        write_json(folder / FUSION_CONFIG, settings)
+        data, val_data = train_data.to(device), val_data.to(device)
+        number, num_views = data.view_features.shape[:2]
+        counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
+        run = Run(folder, seed, progress=progress)
+
+        def step_loss(step: int) -> dict[str, Tensor]:
+            chosen, rounds = run.dialogues(step, counts, recipe.batch_size)
+            labels = None if data.targets is None else data.targets[chosen]
+            target = data.gallery_features[chosen if labels is None else labels]
+            text, view = data.text_features[chosen, rounds], data.view_features[chosen, rounds]
+            return {"loss": model.training_loss(text, view, target, labels=labels)}
+
+        run.train(model, step_loss, recipe, measure=lambda: recall(model, val_data))
+        save_half(folder / FUSION_WEIGHTS, model)
+        write_json(folder / FUSION_CONFIG, {"dim": dim, "seed": seed, "recipe": asdict(recipe)})
     return load_fusion(folder, dim=dim, seed=seed, recipe=recipe)
-
-
-def _step_loss(
-    model: Fusion, data: FusionData, batch_size: int, seed: int
-) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of each step, on a batch of dialogues with one drawn round of each."""
-    number, num_views = data.view_features.shape[:2]
-    counts = torch.full((number,), num_views) if data.counts is None else data.counts.cpu()
-
-    def step_loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = torch.randperm(number, generator=generator)[:batch_size]
-        rounds = draw_views(counts[chosen], generator)
-        labels = None if data.targets is None else data.targets[chosen]
-        target = data.gallery_features[chosen if labels is None else labels]
-        text, view = data.text_features[chosen, rounds], data.view_features[chosen, rounds]
-        return {"loss": model.training_loss(text, view, target, labels=labels)}
-
-    return step_loss
 
 
 def load_fusion(
@@ -160,10 +130,8 @@ def load_fusion(
 
     Args:
         folder: where it was written.
-        dim: the length of features that it must have.
-        seed: the seed that it must have been trained with.
-        recipe: the recipe that it must have been trained by.
-        kind: the kind, of `daitir.fusion.TRAINED_FUSIONS`, that it must be of.
+        dim, seed, recipe, kind: what it must be of, where given: the length of features, the seed
+            and the recipe of its training, and one of `daitir.fusion.TRAINED_FUSIONS`.
 
     Returns:
         The fusion, in eval mode, on the CPU.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 
 import torch
 from open_clip import IMAGENET_CLASSNAMES
@@ -64,10 +63,8 @@ def class_names() -> list[list[str]]:
     ['great white shark', 'white shark', 'man-eater']
     """
     lemmas = ImageNetInfo("imagenet-1k").label_descriptions()
-    return [
-        list(dict.fromkeys([clear, *said.split(", ")]))
-        for clear, said in zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
-    ]
+    pairs = zip(IMAGENET_CLASSNAMES, lemmas, strict=True)
+    return [list(dict.fromkeys([clear, *said.split(", ")])) for clear, said in pairs]
 
 
 def definitions() -> list[str]:
@@ -128,7 +125,10 @@ def fit_ridge(inputs: Tensor, targets: Tensor, *, penalty: float) -> nn.Linear:
     inputs = inputs - centre
     gram = inputs.T @ inputs + penalty * torch.eye(inputs.shape[1], dtype=inputs.dtype)
     weights = torch.linalg.solve(gram, inputs.T @ (targets - level))
-    return _linear(weights.T, level - centre @ weights)
+    head = nn.Linear(*weights.shape).requires_grad_(False)
+    head.weight.copy_(weights.T)
+    head.bias.copy_(level - centre @ weights)
+    return head
 
 
 def fit_contrastive(
@@ -141,12 +141,11 @@ def fit_contrastive(
     """
     seen, targets = classes.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
-    head = _linear(torch.zeros(directions.shape[1], inputs.shape[1]), directions.new_zeros(()))
+    head = nn.Linear(inputs.shape[1], directions.shape[1])
+    nn.init.zeros_(head.bias)
     nn.init.normal_(head.weight, std=inputs.shape[1] ** -0.5, generator=generator)
-    head.requires_grad_(True)
-    optimiser = torch.optim.AdamW(
-        head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    optimiser = torch.optim.AdamW(head.parameters(), **options)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     for _ in range(recipe.steps):
         batch = torch.randint(len(inputs), (recipe.batch_size,), generator=generator)
@@ -157,13 +156,6 @@ def fit_contrastive(
         optimiser.step()
         decay.step()
     return head.requires_grad_(False)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
-    head.weight.copy_(weight)
-    head.bias.copy_(bias)
-    return head
 
 
 @torch.no_grad()
@@ -193,23 +185,20 @@ def train_lit(recipe: LitRecipe, run: Run) -> None:
     train_classes, val_classes, test_classes = split_classes(recipe, seed=seed)
     inputs, classes = embed(encoder, training_texts(recipe, seed=seed), progress=run.progress)
 
-    candidates: dict[str, Callable[[Tensor, Tensor], nn.Linear]] = {
-        f"ridge, penalty {penalty:g}": lambda x, y, penalty=penalty: fit_ridge(
-            x, directions[y], penalty=penalty
-        )
-        for penalty in recipe.ridges
-    }
-    candidates["contrastive"] = lambda x, y: fit_contrastive(x, y, directions, recipe, seed=seed)
+    penalties = {f"ridge, penalty {penalty:g}": penalty for penalty in recipe.ridges}
 
     def fit(name: str, among: list[int]) -> nn.Linear:
         rows = torch.isin(classes, torch.tensor(among))
-        return candidates[name](inputs[rows], classes[rows])
+        x, y = inputs[rows], classes[rows]
+        if name in penalties:
+            return fit_ridge(x, directions[y], penalty=penalties[name])
+        return fit_contrastive(x, y, directions, recipe, seed=seed)
 
     def embedded(among: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
         texts = held_out_texts(among, seed=seed)
         return {kind: embed(encoder, said) for kind, said in texts.items()}
 
-    heads = {name: fit(name, train_classes) for name in candidates}
+    heads = {name: fit(name, train_classes) for name in (*penalties, "contrastive")}
     val = embedded(val_classes)
     measured = {name: _recalls(head, val, directions)[DECIDING] for name, head in heads.items()}
     chosen = max(measured, key=lambda name: measured[name]["value"])
@@ -244,9 +233,8 @@ def _recalls(
     """R@1 and R@10 of unseen classes among each other, with 95% bootstrap intervals."""
     table = {}
     for kind, (inputs, classes) in queries.items():
-        gallery = directions[classes]  # one text of each class
-        texts = F.normalize(head(inputs), dim=-1)
-        ranks = target_ranks(texts, gallery, torch.arange(len(texts)))
+        texts = F.normalize(head(inputs), dim=-1)  # one of each class
+        ranks = target_ranks(texts, directions[classes], torch.arange(len(texts)))
         for k in (1, 10):
             hits = (ranks < k).double()
             low, high = bootstrap_interval(hits.numpy())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -11,19 +10,19 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from daitir.common.files import atomic_write
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.prompts import WINDOW_ROUNDS, window
-from daitir.recipes.loop import LOG_NAME
-from daitir.recipes.recogniser import any_object, any_stage
+from daitir.recipes.recogniser import any_object, any_scene
 from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
 from daitir.scenes import (
     Question,
     Scene,
+    SceneObject,
     Turn,
     answer,
     describe,
@@ -31,7 +30,6 @@ from daitir.scenes import (
     merge_facts,
     phrase,
     sample_scene,
-    split_of,
     world,
 )
 from daitir.scenes.language import mention
@@ -67,10 +65,7 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
     """Train a language model from scratch; `load_reformulator` reads its folder.
 
     `folder/work` gets the checkpoints and logs of both stages.
-
-    Raises DataError for a checkpoint of another run.
     """
-    folder = run.folder
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = build_lm(recipe, tokenizer).to(run.device)
@@ -85,10 +80,8 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
         # Windows of like length go together, so that little is computed on padding.
         windows.sort(key=lambda pair: len(pair[0]))
         size = -(-len(windows) // NUM_CHUNKS)
-        chunks = [
-            _pad(windows[begin : begin + size], tokenizer.pad_token_id)
-            for begin in range(0, len(windows), size)
-        ]
+        parts = [windows[begin : begin + size] for begin in range(0, len(windows), size)]
+        chunks = [_pad(part, tokenizer.pad_token_id) for part in parts]
         return losses_of(model, [[tensor.to(run.device) for tensor in chunk] for chunk in chunks])
 
     captions = partial(loss_of, caption_window, recipe.num_captions, 0)
@@ -98,20 +91,15 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
     steps = recipe.answer_steps
     seconds += run.train(model.model, answers, recipe, stage="work/answers", steps=steps)
     parameters = count_parameters(model)
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    with atomic_write(folder / LOG_NAME) as temporary:
-        shutil.copyfile(folder / "work" / "answers" / LOG_NAME, temporary)
+    model.half().save_pretrained(run.folder)
+    tokenizer.save_pretrained(run.folder)
     run.write_card(
         seconds,
+        recipe,
+        stage="work/answers",
         model="daitir-lm",
         parameters=parameters,
         training_dialogues=(recipe.steps + recipe.answer_steps) * recipe.batch_size,
-        steps=recipe.steps,
-        answer_steps=recipe.answer_steps,
-        batch_size=recipe.batch_size,
-        num_captions=recipe.num_captions,
-        num_answers=recipe.num_answers,
         transformers=transformers.__version__,
     )
 
@@ -154,17 +142,9 @@ def training_windows(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) 
 
 def caption_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> Window:
     """A caption of an unlikely scene and its plainest wording: many nouns in few tokens."""
-    rng = random.Random(f"caption/{seed}/{index}")
-    facts = mention(
-        unlikely_scene(seed, index),
-        rng,
-        num_objects=(1, 2, 3, 4),
-        attribute=0.5,
-        place=0.5,
-        time=0.3,
-        weather=0.3,
-        relation=0.3,
-    )
+    rng, scene = random.Random(f"caption/{seed}/{index}"), unlikely_scene(seed, index)
+    shares = {"attribute": 0.5, "place": 0.5, "time": 0.3, "weather": 0.3, "relation": 0.3}
+    facts = mention(scene, rng, num_objects=(1, 2, 3, 4), **shares)
     return window(tokenizer, "", [(describe(facts, rng), describe(facts))])
 
 
@@ -174,18 +154,9 @@ def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> 
     The model must compare names to find whose colour it is. Few rounds of dialogues ask for that,
     and a model learns long before to copy the caption and to give the colour to anything.
     """
-    rng = random.Random(f"answer/{seed}/{index}")
-    scene = unlikely_scene(seed, index)
-    facts = mention(
-        scene,
-        rng,
-        num_objects=(1, 2, 4, 8),
-        attribute=0.5,
-        place=0.6,
-        time=0.4,
-        weather=0.4,
-        relation=0.2,
-    )
+    rng, scene = random.Random(f"answer/{seed}/{index}"), unlikely_scene(seed, index)
+    shares = {"attribute": 0.5, "place": 0.6, "time": 0.4, "weather": 0.4, "relation": 0.2}
+    facts = mention(scene, rng, num_objects=(1, 2, 4, 8), **shares)
     style = rng.choice(("human", "human", "terse", "verbose"))
     turns, rounds = [Turn("", tuple(facts))], []
     present = [fact.subject for fact in facts if fact.attribute == "present"]
@@ -207,23 +178,18 @@ def unlikely_scene(seed: int, index: int) -> Scene:
     said.
     """
     rng = random.Random(f"unlikely/{seed}/{index}")
-    while True:
+
+    def objects() -> list[SceneObject]:
         number = rng.randint(1, world.MAX_OBJECTS)
         categories = rng.sample(list(world.CATEGORIES), number)
         cells = rng.sample(world.CELLS, number)
-        objects = [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
-        scene = Scene(*any_stage(rng), tuple(objects))
-        if split_of(scene) == "train":
-            return scene
+        return [any_object(rng, c, *cell) for c, cell in zip(categories, cells, strict=True)]
+
+    return any_scene(rng, objects)
 
 
 def _pad(windows: list[Window], pad: int) -> tuple[Tensor, Tensor]:
     """Tokens and labels (num_windows, longest); `IGNORED` where the model writes nothing."""
-    longest = max(len(ids) for ids, _ in windows)
-    tokens = torch.full((len(windows), longest), pad)
-    labels = torch.full((len(windows), longest), IGNORED)
-    for row, (ids, written) in enumerate(windows):
-        tokens[row, : len(ids)] = torch.tensor(ids)
-        places = torch.tensor(written).nonzero()[:, 0]
-        labels[row, places] = tokens[row, places]
-    return tokens, labels
+    ids, flags = ([torch.tensor(row) for row in rows] for rows in zip(*windows, strict=True))
+    tokens = pad_sequence(ids, batch_first=True, padding_value=pad)
+    return tokens, tokens.where(pad_sequence(flags, batch_first=True), IGNORED)

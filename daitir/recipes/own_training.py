@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,9 +21,9 @@ from daitir.data.viewfiles import find_views
 from daitir.evaluation import check_features
 from daitir.models.encoders import Encoder
 from daitir.models.features import CachedEncoder
+from daitir.recipes.checkpoint import claim
 from daitir.recipes.finetune import check_trainable, finetune, needs_views, recalls
 from daitir.recipes.fusion import FusionData, recall, train_fusion
-from daitir.recipes.origin import claim
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.recipes.triples import FinetuneData
 
@@ -80,15 +81,9 @@ def train_on_data(
     is_encoder = isinstance(recipe, EncoderRecipe)
     if is_encoder:
         check_trainable(encoder.encoder)
+    looks = {"needs_views": not is_encoder or needs_views(recipe), "missing_views": missing_views}
     splits = {
-        split: read_split(
-            data,
-            split,
-            path,
-            convention=convention,
-            needs_views=not is_encoder or needs_views(recipe),
-            missing_views=missing_views,
-        )
+        split: read_split(data, split, path, convention=convention, **looks)
         for split, (path, convention, _) in texts.items()
     }
     whole_val = splits["val"]
@@ -98,24 +93,25 @@ def train_on_data(
     claim(folder, encoder.encoder, data_digest(splits, data.root))
     for split, rounds in splits.items():
         path, convention, why = texts[split]
+        said, counts = list(chain(*rounds.texts)), rounds.counts
         tell(f"{split} texts: {convention} of {path} ({why})")
-        tell(_described(split, rounds, encoder.encoder))
+        tell(
+            f"{split}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} "
+            f"views, {len(said):,} in all, {rounds.num_without_view:,} of them missing; "
+            f"{len(rounds.gallery):,} pictures; "
+            f"{encoder.encoder.count_truncated(said):,} texts are cut"
+        )
     if len(splits["val"].gallery) < len(whole_val.gallery):
         tell(
             f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
             f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
         )
     if is_encoder:
-        recipe = replace(recipe, text=texts["train"][1])
-        tuned = finetune(
-            encoder.encoder, *splits.values(), recipe, folder, seed=seed, workers=workers
-        )
-        return recalls(tuned, whole_val, workers=workers)[recipe.query]
-    features = [
-        encode_split(encoder, with_views(rounds), progress=True) for rounds in splits.values()
-    ]
-    fusion = train_fusion(*features, recipe, folder, seed=seed, device=device)
-    return recall(fusion, features[1])
+        recipe, options = replace(recipe, text=texts["train"][1]), {"workers": workers}
+        tuned = finetune(encoder.encoder, *splits.values(), recipe, folder, seed=seed, **options)
+        return recalls(tuned, whole_val, **options)[recipe.query]
+    train, val = (encode_split(encoder, rounds, progress=True) for rounds in splits.values())
+    return recall(train_fusion(train, val, recipe, folder, seed=seed, device=device), val)
 
 
 def read_split(
@@ -143,8 +139,7 @@ def read_split(
         dialogues, data.dialogue_file(split), gallery=gallery, allow_duplicate_targets=True
     )
     texts = query_texts(talks, convention=convention)
-    lengths = [len(row) for row in texts]
-    views: list[list[list[Path | None]]] = [[[None]] * length for length in lengths]
+    views: list[list[list[Path | None]]] = [[[None]] * len(row) for row in texts]
     if needs_views:
         folder = data.views_dir(split)
         if not folder.is_dir():
@@ -175,27 +170,6 @@ def read_split(
     )
 
 
-def with_views(data: FinetuneData) -> FinetuneData:
-    """The rounds that have a view, and the dialogues that have such a round; the gallery stays.
-
-    What is left out is counted in a warning. Raises DataError where no view is left.
-    """
-    with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
-    rows = [i for i, places in enumerate(with_view) if places]
-    if not rows:
-        raise DataError("no round has a view; a fusion cannot be trained")
-    if data.num_without_view:
-        logger.warning(
-            "%d rounds without a view are left out, and with them %d of %d dialogues",
-            data.num_without_view, len(with_view) - len(rows), len(with_view),
-        )  # fmt: skip
-    texts, rounds, views = (
-        [[values[i][k] for k in with_view[i]] for i in rows]
-        for values in (data.texts, data.rounds, data.views)
-    )
-    return FinetuneData(texts, rounds, views, data.gallery, data.target_indices[rows])
-
-
 def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
     """The data with `number` pictures of the gallery: all targets, and others drawn at random.
 
@@ -218,31 +192,35 @@ def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
 
 
 def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
-    """The features of rounds that all have a view, for a fusion to be trained on.
+    """The features of the rounds that have a view, for a fusion to be trained on.
 
-    Raises DataError for features that are not finite unit vectors.
+    Rounds that are left out, and dialogues that have no other, are counted in a warning. Raises
+    DataError where none is left, and for features that are not finite unit vectors.
     """
-    texts = [text for row in data.texts for text in row]
-    views = [view for row in data.views for view in row]
-    encoded = []
-    for what, items, encoding in (
-        ("texts", texts, encoder.encode_texts),
-        ("views", views, encoder.encode_images),
-        ("images", data.gallery, encoder.encode_images),
-    ):
+    with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
+    rows = [i for i, places in enumerate(with_view) if places]
+    if not rows:
+        raise DataError("no round has a view; a fusion cannot be trained")
+    if data.num_without_view:
+        logger.warning(
+            "%d rounds without a view are left out, and with them %d of %d dialogues",
+            data.num_without_view, len(with_view) - len(rows), len(with_view),
+        )  # fmt: skip
+
+    def encode(what: str, encoding: Callable[..., Tensor], items: Sequence) -> Tensor:
         features = encoding(items, progress=progress)
         check_features(what, features, (len(items), encoder.dim))
-        encoded.append(features)
-    counts = data.counts
-    text_features, view_features = (_padded(features, counts) for features in encoded[:2])
-    return FusionData(text_features, view_features, encoded[2], counts, data.target_indices)
+        return features
 
-
-def _padded(features: Tensor, counts: Tensor) -> Tensor:
-    """(num_dialogues, num_views, dim) of (total_views, dim); the last view of each is repeated."""
-    starts = counts.cumsum(0) - counts
+    pairs = [(i, k) for i in rows for k in with_view[i]]
+    texts = encode("texts", encoder.encode_texts, [data.texts[i][k] for i, k in pairs])
+    views = encode("views", encoder.encode_images, [data.views[i][k] for i, k in pairs])
+    gallery = encode("images", encoder.encode_images, data.gallery)
+    counts = torch.tensor([len(with_view[i]) for i in rows])
+    # (num_dialogues, num_views): where its views are, the last of each again as padding
     places = torch.minimum(torch.arange(int(counts.max())), counts[:, None] - 1)
-    return features[starts[:, None] + places]
+    places += (counts.cumsum(0) - counts)[:, None]
+    return FusionData(texts[places], views[places], gallery, counts, data.target_indices[rows])
 
 
 def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
@@ -258,14 +236,3 @@ def data_digest(splits: Mapping[str, FinetuneData], root: Path) -> str:
         facts = [name, split.texts, split.rounds, files, pictures, split.target_indices.tolist()]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
-
-
-def _described(name: str, data: FinetuneData, encoder: Encoder) -> str:
-    """What a split holds, in one line."""
-    texts = [text for row in data.texts for text in row]
-    counts = data.counts
-    return (
-        f"{name}: {len(counts):,} dialogues of {int(counts.min())} to {int(counts.max())} views, "
-        f"{len(texts):,} in all, {data.num_without_view:,} of them missing; "
-        f"{len(data.gallery):,} pictures; {encoder.count_truncated(texts):,} texts are cut"
-    )

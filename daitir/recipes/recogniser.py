@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.common.files import atomic_write, write_json
+from daitir.common.files import write_json
 from daitir.models.identity import CONFIG_NAME
 from daitir.models.recogniser import (
     IMAGE_SIZE,
@@ -21,7 +21,8 @@ from daitir.models.recogniser import (
     to_pixels,
     to_values,
 )
-from daitir.recipes.run import Run, count_parameters, half_weights
+from daitir.recipes.checkpoint import save_half
+from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import RecogniserRecipe
 from daitir.scenes import Scene, SceneObject, sample_scenes, split_of, world
 
@@ -32,8 +33,6 @@ def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
     Half of the pictures are training scenes as the world has them; the other half is crowded:
     any category anywhere, up to six objects, also twice the same, so that what is read is what
     is seen and not what is usual. No picture shows a held-out combination.
-
-    Raises DataError for a checkpoint of another run.
     """
     torch.manual_seed(run.seed)
     model = RecogniserNet(recipe.width).to(run.device, memory_format=torch.channels_last)
@@ -50,18 +49,11 @@ def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
         return {"loss": sum(losses.values()), **losses}
 
     seconds = run.train(model, step_loss, recipe)
-    with atomic_write(run.folder / RECOGNISER_WEIGHTS) as temporary:
-        save_file(half_weights(model.state_dict()), temporary)
+    save_half(run.folder / RECOGNISER_WEIGHTS, model)
     settings = {"width": recipe.width, "image_size": IMAGE_SIZE, "values": VALUES}
     write_json(run.folder / CONFIG_NAME, settings)
-    run.write_card(
-        seconds,
-        model="daitir-recogniser",
-        parameters=count_parameters(model),
-        training_scenes=recipe.num_scenes,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-    )
+    facts = {"parameters": count_parameters(model), "training_scenes": recipe.num_scenes}
+    run.write_card(seconds, recipe, model="daitir-recogniser", **facts)
 
 
 def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,14 +69,24 @@ def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[
 def crowded_scene(seed: int, index: int, *, fewest: int = 0) -> Scene:
     """A training scene with up to six objects of any categories, one category perhaps twice."""
     rng = random.Random(f"crowded/{seed}/train/{index}")
+
+    def objects() -> list[SceneObject]:
+        cells, drawn = rng.sample(world.CELLS, rng.randint(fewest, len(world.CELLS))), []
+        for cell in cells:
+            twice = drawn and rng.random() < 0.1
+            category = drawn[-1].category if twice else rng.choice(list(world.CATEGORIES))
+            drawn.append(any_object(rng, category, *cell))
+        return drawn
+
+    return any_scene(rng, objects)
+
+
+def any_scene(rng: random.Random, objects: Callable[[], list[SceneObject]]) -> Scene:
+    """A training scene of drawn objects, its place, time and weather as likely as any other."""
     while True:
-        cells = rng.sample(world.CELLS, rng.randint(fewest, len(world.CELLS)))
-        objects = []
-        for column, row in cells:
-            twice = objects and rng.random() < 0.1
-            category = objects[-1].category if twice else rng.choice(list(world.CATEGORIES))
-            objects.append(any_object(rng, category, column, row))
-        scene = Scene(*any_stage(rng), tuple(objects))
+        drawn = objects()
+        stage = [rng.choice(of) for of in (world.PLACES, world.TIMES, world.WEATHERS)]
+        scene = Scene(*stage, tuple(drawn))
         if split_of(scene) == "train":
             return scene
 
@@ -94,14 +96,6 @@ def any_object(rng: random.Random, category: str, column: str, row: str) -> Scen
     colour = rng.choice(world.COLOURS) if world.CATEGORIES[category].has_colour else None
     jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
     return SceneObject(category, colour, rng.choice(world.SIZES), column, row, jitter)
-
-
-def any_stage(rng: random.Random) -> tuple[str, str, str]:
-    """A place, time and weather, each as likely as any other."""
-    place, time, weather = (
-        rng.choice(options) for options in (world.PLACES, world.TIMES, world.WEATHERS)
-    )
-    return place, time, weather
 
 
 def degrade(pixels: Tensor) -> Tensor:

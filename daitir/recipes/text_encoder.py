@@ -18,23 +18,22 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import CLIP_FOLDER
-from daitir.models.recogniser import CELL_ATTRIBUTES, SCENE_ATTRIBUTES, VALUES, to_values
+from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_values
 from daitir.recipes.recogniser import reading_losses
 from daitir.recipes.run import Run
 from daitir.recipes.settings import DiffusionRecipe
-from daitir.scenes import (
-    Scene,
-    describe,
-    dialogue,
-    merge_facts,
-    sample_scenes,
-    short_caption,
-    world,
-)
+from daitir.scenes import Scene, describe, dialogue, merge_facts, sample_scenes, short_caption
 
 PROMPT_LENGTH = 80
 FULLY_STATED = 0.75  # what is not said cannot be learned
-NUM_PLACES = 1 + len(world.CELLS)
+NUM_PLACES = 7  # for place, time and weather, and for each of the six cells
+TOWER_NAMES = {
+    "token_embedding": "embeddings.token_embedding", "transformer.resblocks": "encoder.layers",
+    "positional_embedding": "embeddings.position_embedding.weight", "ln_final": "final_layer_norm",
+    "attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+}  # fmt: skip
+"""The names of open_clip's weights, and those of transformers."""
 
 
 def prompt_tokenizer() -> PreTrainedTokenizerFast:
@@ -46,9 +45,8 @@ def prompt_tokenizer() -> PreTrainedTokenizerFast:
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
     """Token numbers (num_prompts, PROMPT_LENGTH), padded as a pipeline does it."""
-    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")[
-        "input_ids"
-    ]
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return tokenizer(prompts, **options)["input_ids"]
 
 
 def clip_text_model() -> CLIPTextModel:
@@ -57,19 +55,24 @@ def clip_text_model() -> CLIPTextModel:
     The features of tokens are those of the tower after its last normalisation; the projection to
     the space of pictures is left out.
     """
-    tower = {
-        name.removeprefix("text."): tensor.float()
-        for name, tensor in load_file(CLIP_FOLDER / "open_clip_model.safetensors").items()
-        if name.startswith("text.")
-    }
-    vocab_size, width = tower["token_embedding.weight"].shape
-    layers = 1 + max(int(name.split(".")[2]) for name in tower if name.startswith("transformer."))
+    weights = {}
+    for name, tensor in load_file(CLIP_FOLDER / "open_clip_model.safetensors").items():
+        for theirs, ours in TOWER_NAMES.items():
+            name = name.replace(theirs, ours)
+        if name.startswith("text.") and not name.endswith("projection"):
+            weights[name.removeprefix("text.")] = tensor.float()
+    for name in [name for name in weights if "attn.in_proj_" in name]:
+        for part, projection in zip("qkv", weights.pop(name).chunk(3), strict=True):
+            weights[name.replace("attn.in_proj_", f"self_attn.{part}_proj.")] = projection
+    positions = "embeddings.position_embedding.weight"
+    weights[positions] = weights[positions][:PROMPT_LENGTH]
+    vocab_size, width = weights["embeddings.token_embedding.weight"].shape
     tokenizer = prompt_tokenizer()
     config = CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        intermediate_size=tower["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        num_hidden_layers=layers,
+        intermediate_size=len(weights["encoder.layers.0.mlp.fc1.bias"]),
+        num_hidden_layers=sum(name.endswith("mlp.fc1.bias") for name in weights),
         num_attention_heads=4,
         max_position_embeddings=PROMPT_LENGTH,
         hidden_act="gelu",
@@ -79,29 +82,7 @@ def clip_text_model() -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
     )
     model = CLIPTextModel(config)
-    prefix = "text_model." if hasattr(model, "text_model") else ""  # transformers before 5
-    renamed = {
-        "embeddings.token_embedding.weight": tower["token_embedding.weight"],
-        "embeddings.position_embedding.weight": tower["positional_embedding"][:PROMPT_LENGTH],
-        "final_layer_norm.weight": tower["ln_final.weight"],
-        "final_layer_norm.bias": tower["ln_final.bias"],
-    }
-    for layer in range(layers):
-        old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
-        for kind in ("weight", "bias"):
-            projections = tower[f"{old}.attn.in_proj_{kind}"].chunk(3)
-            for name, projection in zip(("q_proj", "k_proj", "v_proj"), projections, strict=True):
-                renamed[f"{new}.self_attn.{name}.{kind}"] = projection.clone()
-            for theirs, ours in (
-                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"),
-                ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-            ):  # fmt: skip
-                renamed[f"{new}.{ours}.{kind}"] = tower[f"{old}.{theirs}.{kind}"]
-    missing, unexpected = model.load_state_dict(
-        {prefix + name: tensor for name, tensor in renamed.items()}, strict=False
-    )
-    if unexpected or any("position_ids" not in name for name in missing):
-        raise RuntimeError(f"the text tower does not fit: {missing}, {unexpected}")
+    getattr(model, "text_model", model).load_state_dict(weights)  # in it before transformers 5
     return model
 
 
@@ -112,9 +93,7 @@ class Speller(nn.Module):
         super().__init__()
         self.encoder = encoder
         width = encoder.config.hidden_size
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, len(values)) for name, values in VALUES.items()}
-        )
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(VALUES[name])) for name in VALUES})
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH).
@@ -123,22 +102,20 @@ class Speller(nn.Module):
         it is. A U-Net that cannot tell which cell is spelled has no use for the spelling.
         """
         places = self.encoder(tokens).last_hidden_state[:, -NUM_PLACES:]
-        logits = {name: self.heads[name](places[:, 0]) for name in SCENE_ATTRIBUTES}
-        logits |= {name: self.heads[name](places[:, 1:]) for name in CELL_ATTRIBUTES}
+        logits = {
+            name: head(places[:, 0] if name in SCENE_ATTRIBUTES else places[:, 1:])
+            for name, head in self.heads.items()
+        }
         return logits | {"number": places[..., :NUM_PLACES]}
 
 
 def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel, float]:
-    """The mini dual encoder's text tower, taught to spell, and the seconds it took.
-
-    Raises DataError for a checkpoint of another run.
-    """
+    """The mini dual encoder's text tower, taught to spell, and the seconds it took."""
     torch.manual_seed(run.seed)
     model = Speller(clip_text_model()).to(run.device)
-    tokenizer = prompt_tokenizer()
+    tokenizer, size = prompt_tokenizer(), recipe.text_batch_size
 
     def step_loss(step: int) -> dict[str, Tensor]:
-        size = recipe.text_batch_size
         scenes = sample_scenes(run.seed, "train", size, start=step * size)
         prompts = [
             write_prompt(scene, random.Random(f"spell/{run.seed}/{step}/{i}"))
@@ -149,15 +126,8 @@ def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel
         losses = reading_losses({name: logits[name] for name in truth}, truth)
         return {"loss": sum(losses.values()), **losses}
 
-    seconds = run.train(
-        model,
-        step_loss,
-        recipe,
-        stage="text_encoder",
-        steps=recipe.text_steps,
-        learning_rate=recipe.text_learning_rate,
-        clip_norm=1.0,
-    )
+    changes = {"steps": recipe.text_steps, "learning_rate": recipe.text_learning_rate}
+    seconds = run.train(model, step_loss, recipe, stage="work/text_encoder", **changes)
     return model.encoder.requires_grad_(False), seconds
 
 

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 import random
 
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import ByteLevelBPETokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from daitir.recipes.settings import TRAINING_SOURCES
@@ -34,24 +26,16 @@ def train_tokenizer(vocab_size: int = 1024, *, num_scenes: int = 3000) -> PreTra
         texts.append(short_caption(scene, random.Random(f"tokenizer/{index}")))
         source = TRAINING_SOURCES[index % len(TRAINING_SOURCES)]
         texts += [turn.text for turn in dialogue(source, scene)]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        special_tokens=["<pad>", "<start>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = ByteLevelBPETokenizer(lowercase=True, unicode_normalizer="nfc")
+    begin = {"min_frequency": 0, "special_tokens": ["<pad>", "<start>"]}
+    tokenizer.train_from_iterator(texts, vocab_size - 1, **begin, show_progress=False)
     tokenizer.add_special_tokens(["<end>"])
-    end = tokenizer.token_to_id("<end>")
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", end)]
+        single="<start> $A <end>",
+        special_tokens=[("<start>", 1), ("<end>", tokenizer.token_to_id("<end>"))],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=tokenizer._tokenizer,
         bos_token="<start>",
         eos_token="<end>",
         pad_token="<pad>",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from open_clip.model import get_model_preprocess_cfg
 from torch import Tensor
+from torchvision.transforms import Compose
 
 from daitir.data.gallery import read_image
 from daitir.models.encoder import Encoder, in_order
@@ -70,15 +70,10 @@ def seen_pixels(
 
     Files are cut and resized by the encoder's own preprocessing; arrays are of its size already.
     """
-    settings = get_model_preprocess_cfg(encoder.model)
-    mean, std = (torch.tensor(settings[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    cut = Compose(encoder.preprocess.transforms[:-2])  # the last two divide by 255 and normalise
 
     def pixels(picture: np.ndarray | Path) -> np.ndarray:
-        if not isinstance(picture, Path):
-            return picture
-        # Its last steps divide by 255 and normalise, which is undone here.
-        values = encoder.preprocess(read_image(picture)) * std + mean
-        return (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        return np.asarray(cut(read_image(picture))) if isinstance(picture, Path) else picture
 
     arrays = in_order(pixels, pictures, workers=workers, ahead=len(pictures))
     return torch.from_numpy(np.stack(list(arrays)))

@@ -22,7 +22,7 @@ from daitir.models.open_clip_encoders import CLIP_FOLDER
 from daitir.models.recogniser import RECOGNISER_FOLDER, load_recogniser
 from daitir.models.reformulation import LM_FOLDER, load_reformulator
 from daitir.models.views import PIPELINE_FOLDER, load_view_generator
-from daitir.recipes.origin import check_origin, claim
+from daitir.recipes.checkpoint import check_origin, claim
 
 
 def test_facts_count_by_value_and_files_by_content(tmp_path):

@@ -24,7 +24,7 @@ from daitir.models.recogniser import (
     to_scenes,
     to_values,
 )
-from daitir.recipes.loop import LOG_NAME
+from daitir.recipes.checkpoint import LOG_NAME
 from daitir.recipes.recogniser import (
     crowded_scene,
     degrade,

@@ -17,8 +17,7 @@ from daitir.models.open_clip_encoders import CLIP_FOLDER, shortened_context
 from daitir.models.recogniser import VALUES, to_pixels
 from daitir.models.views import load_view_generator
 from daitir.recipes import autoencoder, diffusion, text_encoder
-from daitir.recipes.loop import LoopConfig
-from daitir.recipes.run import Run, count_parameters
+from daitir.recipes.run import LoopConfig, Run, count_parameters
 from daitir.scenes import describe, render_scenes, sample_scenes
 from daitir.studies import quality
 from daitir.studies.profiles import PROFILES

@@ -17,6 +17,7 @@ from daitir.common.errors import DataError
 from daitir.fusion import TRAINED_FUSIONS, build_fusion, fuse_views
 from daitir.models.encoders import load_encoder
 from daitir.recipes import fusion
+from daitir.recipes.checkpoint import BEST_NAME, CHECKPOINT_NAME, read_best
 from daitir.recipes.fusion import (
     FUSION_WEIGHTS,
     FusionData,
@@ -25,8 +26,6 @@ from daitir.recipes.fusion import (
     train_fusion,
     tuned_weights,
 )
-from daitir.recipes.loop import CHECKPOINT_NAME
-from daitir.recipes.selection import BEST_NAME, read_best
 from daitir.scenes import sample_scenes
 from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import MANIFEST_NAME, QuerySet, save_query_set

@@ -15,8 +15,8 @@ from daitir.common.errors import DataError
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.reformulation import load_reformulator
 from daitir.recipes import lm
-from daitir.recipes.loop import LOG_NAME, LoopConfig
-from daitir.recipes.run import Run
+from daitir.recipes.checkpoint import LOG_NAME
+from daitir.recipes.run import LoopConfig, Run
 from daitir.recipes.settings import TRAINING_SOURCES
 from daitir.scenes import (
     NUM_QUESTIONS,

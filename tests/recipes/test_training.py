@@ -14,10 +14,9 @@ from torch import nn
 
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
+from daitir.recipes.checkpoint import CHECKPOINT_NAME, LOG_NAME, keep_best, read_best
 from daitir.recipes.clip import train_clip
-from daitir.recipes.loop import CHECKPOINT_NAME, LOG_NAME, LoopConfig, train
-from daitir.recipes.run import Run
-from daitir.recipes.selection import keep_best, load_best
+from daitir.recipes.run import LoopConfig, Run
 from daitir.recipes.settings import ClipRecipe
 from daitir.recipes.tokenizer import train_tokenizer
 from daitir.studies.profiles import PROFILES
@@ -45,7 +44,7 @@ def regression(folder, *, config=CONFIG, stop_at=None, poison=None):
         loss = (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
         return {"loss": loss * float("nan") if step == poison else loss}
 
-    train(model, step_loss, config, folder, progress=False)
+    Run(folder, config.seed, progress=False).train(model, step_loss, config)
     return model
 
 
@@ -74,8 +73,8 @@ def test_each_step_draws_its_own_numbers_and_again_the_same(tmp_path):
             numbers.append(torch.rand(()).item())
             return {"loss": model(torch.ones(1)).sum()}
 
-        config = dataclasses.replace(CONFIG, steps=20, seed=seed)
-        train(model, step_loss, config, tmp_path / name, progress=False)
+        run = Run(tmp_path / name, seed, progress=False)
+        run.train(model, step_loss, CONFIG, steps=20)
         return numbers
 
     first, second = drawn("a", 0), drawn("b", 1)
@@ -191,9 +190,8 @@ def test_an_optimisers_state_of_another_model_is_one_line(tmp_path, name):
 @pytest.mark.parametrize("damage", ["half", "metadata", "measure", "model", "missing"])
 def test_damaged_best_weights_are_one_line(tmp_path, damage):
     model, path = nn.Linear(2, 2), tmp_path / "best.safetensors"
-    options = {"steps": 4, "eval_every": 2}
-    keep_best(model, lambda: 0.5, path, **options)(2)
-    assert load_best(path, model)["bias"].shape == (2,)
+    keep_best(model, lambda: 0.5, path, 2, 4)
+    assert read_best(path, model) == (2, 0.5)
     if damage == "half":
         path.write_bytes(path.read_bytes()[:100])
     elif damage == "missing":
@@ -202,9 +200,9 @@ def test_damaged_best_weights_are_one_line(tmp_path, damage):
         about = {"step": "2", "measure": "nan" if damage == "measure" else "0.5"}
         save_file(load_file(path), path, metadata=None if damage == "metadata" else about)
     with pytest.raises(DataError, match="best.safetensors: the weights that were best") as caught:
-        if damage in ("half", "metadata", "measure"):  # found before anything is trained
-            keep_best(model, lambda: 0.5, path, **options)
-        load_best(path, nn.Linear(3, 3))
+        if damage in ("half", "metadata", "measure"):  # told before anything is trained
+            read_best(path)
+        read_best(path, nn.Linear(3, 3))
     assert "\n" not in str(caught.value)
 
 
@@ -220,7 +218,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     regression(tmp_path)
     with pytest.raises(DataError, match="another model"):
-        train(nn.Linear(2, 2), lambda step: {}, CONFIG, tmp_path, progress=False)
+        Run(tmp_path, progress=False).train(nn.Linear(2, 2), lambda step: {}, CONFIG)
 
 
 @pytest.mark.slow
