@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.cli.options import add_command
+from daitir.cli.options import command
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, check_output
 from daitir.common.terminal import say
@@ -19,32 +19,29 @@ if TYPE_CHECKING:
     from daitir.data.downloads import RemoteFile
 
 
-def add_fetch(commands) -> None:
-    parser = add_command(
-        commands,
-        fetch,
-        "daitir fetch coco-unlabeled",
-        "daitir fetch chatir --images runs/data/coco-unlabeled/images",
-    )
-    parser.options({
-        "name {visdial,chatir,coco-unlabeled}": "which",
-        "--out DIR": "gets it (default: runs/data/ and its name)",
-        "--from DIR": "take it from a folder that has it, at any depth, packed or not; nothing is "
-        "fetched",
-        "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
-        "training those of 2014 or 2017; images/ becomes a link to it",
-    })  # fmt: skip
-    mirror = "fetch the files of the same names from below this address"
-    parser.option("--mirror URL", mirror, type=_address)
-    parser.option("--dry-run", "only say what would be fetched, and from where")
-
-
 def _address(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"must begin with http:// or https://, not {text!r}")
     return text
 
 
+@command(
+    "daitir fetch coco-unlabeled",
+    "daitir fetch chatir --images runs/data/coco-unlabeled/images",
+    options={
+        "name {visdial,chatir,coco-unlabeled}": "which",
+        "--out DIR": "gets it (default: runs/data/ and its name)",
+        "--from DIR": "take it from a folder that has it, at any depth, packed or not; nothing is "
+        "fetched",
+        "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
+        "training those of 2014 or 2017; images/ becomes a link to it",
+        "--mirror URL": {
+            "help": "fetch the files of the same names from below this address",
+            "type": _address,
+        },
+        "--dry-run": "only say what would be fetched, and from where",
+    },
+)
 def fetch(arguments: argparse.Namespace) -> None:
     """Fetch the papers' data into a folder of own data."""
     from daitir.data.datasets import DATASETS, find_files, prepare

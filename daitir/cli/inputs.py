@@ -10,51 +10,47 @@ from typing import TYPE_CHECKING
 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output
-from daitir.studies.profiles import get_profile
+from daitir.studies.profiles import Profile, get_profile
 
 # The files that hold models of any origin, and those that only a run of ours leaves.
 KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
 LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
 if TYPE_CHECKING:
-    from daitir.data.datafolder import DataFolder
     from daitir.models.features import CachedEncoder
-    from daitir.studies.profiles import Profile
 
 
-def find_own_data(arguments: argparse.Namespace, *flags: str, out: bool = False) -> tuple:
-    """The folder of `--data` and its split; None twice where files are named instead.
+def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> tuple:
+    """The folder of `--data`, its split, and the files and folders that the command reads.
 
-    `flags` are the options that name files. Raises DataError where one of them stands beside
-    `--data`, and where without it dialogues, `images` or, with `out`, the output are not named.
+    Where files are named instead, by the options `flags`, the first two are None. Of the folder the
+    command writes what `out` names. Raises DataError where one of `flags` stands beside `--data`,
+    and where without it dialogues, `images` or, with `out`, the output are not named.
     """
+    given = {name: getattr(arguments, name) for name in flags}
     if arguments.data is None:
-        needed = [name for name in flags if name in ("dialogues", "images")] + ["out"] * out
+        needed = [name for name in ("dialogues", "images") if name in flags] + ["out"] * bool(out)
         absent = [f"--{name}" for name in needed if getattr(arguments, name) is None]
         if absent:
             raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
         if arguments.split is not None:
             raise DataError("--split is of a folder of own data; name it with --data DIR")
-        return None, None
-    for name in flags:
-        if getattr(arguments, name) is not None:
+        views = given.pop("views", None) or ()
+        return None, None, [*given.values(), *views]
+    for name, value in given.items():
+        if value is not None:
             raise DataError(f"--{name} and --data both name it; leave one of them out")
     from daitir.data.datafolder import find_data  # late: it loads what reads pictures
 
     data, split = find_data(arguments.data), arguments.split or "test"
-    data.dialogue_file(split)  # refuses a split that it lacks
-    return data, split
-
-
-def files_of(data: DataFolder, split: str) -> dict[str, Path | None]:
-    """What a split of a folder of own data consists of, by name; some of it may be absent."""
-    return {
+    places = {
         "dialogues": data.dialogue_file(split),
         "images": data.images_dir,
         "gallery": data.gallery_file,
         "rewrites": data.rewrites_file(split),
         "views": data.root / "views",
     }
+    return data, split, [place for name, place in places.items() if name != out]
 
 
 def cached_encoder(
@@ -77,13 +73,8 @@ def cached_encoder(
         folder = features_folder(root, encoder.spec, encoder.digest)
     elif folder is None:  # somebody's pictures are not ours to write to
         folder = users_features_folder(root, encoder.digest)
-    try:
+    with naming(f"{folder}: features cannot be kept there; name another with --features DIR"):
         check_output(folder / "pictures.safetensors", inputs=[root / "images", root / "views"])
-    except (DataError, OSError) as error:
-        raise DataError(
-            f"{folder}: features cannot be kept there ({error}); name another folder with "
-            "--features DIR"
-        ) from error
     batches = {"batch_size": arguments.batch_size, "workers": arguments.workers}
     return CachedEncoder(encoder, root, folder, **batches)
 

@@ -10,31 +10,32 @@ from importlib import import_module
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import add_command
+from daitir.cli.options import CACHE, DEVICE, MACHINE, command, profile_of, required, seed_of
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
 from daitir.studies.profiles import check_models
 
+_MODELS = (
+    "which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the language model"
+)
 
-def add_scenes(commands) -> None:
-    parser = add_command(
-        commands, scenes, "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15"
-    )
-    who = "human, terse, verbose, degenerate, unreliable, or another that is registered"
-    parser.options({
+
+@command(
+    "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15",
+    options={
         "folder DIR": "gets images/, gallery.json, dialogues.json, rewrites.json and views/",
         "--split {train,val,test,heldout}": ("", "test"),
-        "--source NAME": (f"who asks and answers: {who}", "human"),
+        "--source NAME": ("who asks and answers: human, terse, verbose, degenerate, unreliable, or "
+        "another that is registered", "human"),
         "--num-dialogues N": ("", 100),
         "--num-gallery N": ("", 5000),
         "--broken-share P": "also write views in which this share of the stated facts is broken",
         "--size PIXELS": ("", 64),
-    })  # fmt: skip
-    parser.seed()
-
-
+        **seed_of(),
+    },
+)  # fmt: skip
 def scenes(arguments: argparse.Namespace) -> None:
     """Write its pictures, dialogues and controlled views as files."""
     if arguments.num_dialogues > arguments.num_gallery:
@@ -51,15 +52,17 @@ def scenes(arguments: argparse.Namespace) -> None:
     say(f"written to {arguments.folder}")
 
 
-def add_queries(commands) -> None:
-    parser = add_command(commands, queries, "daitir queries --out runs/queries")
-    parser.profile("sizes and models")
-    parser.options({"--steps STEPS": ("of drawing", 8), "--guidance SCALE": ("", 2.0)})
-    parser.cache()
-    parser.device()
-    parser.option("--out DIR", "gets the captions and the features of the views", required=True)
-
-
+@command(
+    "daitir queries --out runs/queries",
+    options={
+        **profile_of("sizes and models"),
+        "--steps STEPS": ("of drawing", 8),
+        "--guidance SCALE": ("", 2.0),
+        **CACHE,
+        **DEVICE,
+        "--out DIR": required("gets the captions and the features of the views"),
+    },
+)
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues that studies search with."""
     profile = inputs.chosen_profile(arguments.profile)
@@ -85,20 +88,17 @@ def queries(arguments: argparse.Namespace) -> None:
     say(f"written to {arguments.out}")
 
 
-def add_pretrain(commands) -> None:
-    parser = add_command(commands, pretrain, "daitir pretrain clip --out runs/clip")
-    parser.options({
-        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": "which: clip is the dual encoder, "
-        "diffusion the text-to-image pipeline, lm the language model, lit the text head of the "
-        "encoder for photographs",
-    })  # fmt: skip
-    out = "gets checkpoint, log.csv, and at the end the model and its card"
-    parser.option("--out DIR", out, required=True)
-    parser.profile("recipe")
-    parser.seed()
-    parser.machine()
-
-
+@command(
+    "daitir pretrain clip --out runs/clip",
+    options={
+        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": f"{_MODELS}, lit the text head of "
+        "the encoder for photographs",
+        "--out DIR": required("gets checkpoint, log.csv, and at the end the model and its card"),
+        **profile_of("recipe"),
+        **seed_of(),
+        **MACHINE,
+    },
+)
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile, model, out = inputs.chosen_profile(arguments.profile), arguments.model, arguments.out
@@ -117,21 +117,18 @@ def pretrain(arguments: argparse.Namespace) -> None:
     say(f"written to {out}" + (f"; load it with --encoder {spec}:{out}" if spec else ""))
 
 
-def add_quality(commands) -> None:
-    parser = add_command(commands, quality, "daitir quality clip --out results/quality.csv")
-    parser.options({
-        "model {clip,recogniser,diffusion,lm}": "which model: clip is the dual encoder, diffusion "
-        "the text-to-image pipeline, lm the language model",
+@command(
+    "daitir quality clip --out results/quality.csv",
+    options={
+        "model {clip,recogniser,diffusion,lm}": _MODELS,
         "--encoder SPEC": "for clip alone (default: the profile's)",
         "--folder DIR": "of the recogniser, diffusion pipeline or language model; not for clip "
         "(default: the package's)",
-    })  # fmt: skip
-    parser.profile("sizes")
-    out = "table that gets the model's rows; those of other models stay"
-    parser.option("--out FILE.csv", out, required=True)
-    parser.machine()
-
-
+        **profile_of("sizes"),
+        "--out FILE.csv": required("table that gets the model's rows; those of others stay"),
+        **MACHINE,
+    },
+)
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
     profile = inputs.chosen_profile(arguments.profile)

@@ -87,33 +87,30 @@ def parse_json(
     try:
         return json.loads(content.decode("utf-8-sig"), object_hook=hook)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
-        ) from error
+        fault = f"not UTF-8 text (byte {error.start}); save the file as UTF-8"
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from error
-    except (RecursionError, MemoryError) as error:
-        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
+        fault = f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+    except (RecursionError, MemoryError):
+        fault = "the JSON is nested too deeply or too large to read"
     except ValueError as error:  # a number of thousands of digits
-        raise DataError(f"{path}: the JSON cannot be read ({error})") from error
+        fault = f"the JSON cannot be read ({error})"
+    raise DataError(f"{path}: {fault}")
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a regular file to be read; a pipe or a device, which may never end, is a DataError."""
+
+    def opener(name: str, flags: int) -> int:  # at once, where a pipe would wait for its writer
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
     try:
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
+        file = open(path, "rb", opener=opener)  # noqa: SIM115, the caller closes it
     except (OSError, ValueError) as error:  # the latter for names that no file can have
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise DataError(f"{path}: cannot be read (a pipe or a device, no regular file)")
     return file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer else
 
 
 def reason_of(error: Exception) -> object:
