@@ -1,4 +1,7 @@
-"""The `daitir` command: its groups of commands, exit codes and help."""
+"""The `daitir` command: its groups of commands, exit codes and help.
+
+Every command checks at once all that can be checked, and imports what is heavy only then.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from daitir import __version__
-from daitir.cli import derive, fetch, own_data, paper, study, train, world
+from daitir.cli import derive, fetch, own_data, paper, train, world
 from daitir.cli.options import Parser
 from daitir.common.errors import DataError
 from daitir.common.terminal import LineFormatter, complain
@@ -21,7 +24,7 @@ COMMAND_GROUPS = {
         own_data.search, train.train,
     ),
     "the embedded world": (world.scenes, world.queries, world.pretrain, world.quality),
-    "what is measured and published": (study.study, fetch.fetch, paper.add_paper),
+    "what is measured and published": (world.study, fetch.fetch, paper.add_paper),
 }  # fmt: skip
 
 

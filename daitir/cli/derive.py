@@ -1,7 +1,4 @@
-"""Commands that derive captions and views from dialogues: `refine` and `generate`.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands that derive captions and views from dialogues: `refine` and `generate`."""
 
 from __future__ import annotations
 
@@ -49,8 +46,7 @@ if TYPE_CHECKING:
         "--prompt FILE": "template of the prompt, with {dialogue} in it; not for mini",
         "--batch-size N": ("", 64),
         **DEVICE,
-        "--out FILE": "ChatIR file with the captions as rounds, and a manifest beside it (default: "
-        "the rewrites of --data)",
+        "--out FILE": "gets the captions, a manifest beside it (default: the rewrites of --data)",
         "--overwrite": "write over a file that is there, of whatever origin",
     },
 )
@@ -104,11 +100,9 @@ def refine(arguments: argparse.Namespace) -> None:
 
 
 def _read_prompt(path: Path | None) -> str | None:
-    if path is None:
-        return None
     with naming("--prompt"):
         try:
-            return read_regular(path, MAX_PROMPT).decode("utf-8")
+            return read_regular(path, MAX_PROMPT).decode("utf-8") if path else None
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
@@ -157,8 +151,7 @@ def _write_refined(
         "it to the pipeline as its negative prompt; signs, names and numbers stay",
         **DEVICE,
         f"--dtype {DTYPES}": "precision of the weights (default: float32 on a CPU, else float16)",
-        "--offload": "keep the pipeline in main memory and move a part to the GPU only while it "
-        "computes",
+        "--offload": "move a part of the pipeline to the GPU only while it computes",
         "--out DIR": "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)",
         "--overwrite": "remove the views that daitir drew there before, and draw anew",
     },
@@ -204,20 +197,18 @@ def generate(arguments: argparse.Namespace) -> None:
     with claimed(out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
             arguments.pipeline,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
+            **inputs.given(arguments, "steps", "guidance", "offload"),
             device=device,
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
-            offload=arguments.offload,
         )
         taken = negatives if generator.takes_negatives else [""] * len(rounds)
         names = ("file", "prompt", "seed", "negative_prompt")
         files = [f"{i}_{t}.webp" for i, t in rounds]
         rows = zip(files, prompts, seeds, taken, strict=True)
         facts = [dict(zip(names, row, strict=True)) for row in rows]
-        names = ("seed", "fixed_noise", "without_negation")
+        how = inputs.given(arguments, "seed", "fixed_noise", "without_negation")
         manifest = Views(
-            generator.settings | {name: getattr(arguments, name) for name in names},
+            generator.settings | how,
             {"file": path.name, "text": convention},
             views_of(dialogues, facts),
         )

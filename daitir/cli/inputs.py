@@ -6,7 +6,7 @@ import argparse
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from daitir.models.features import CachedEncoder
 
 
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of some arguments by their names."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> tuple:
     """The folder of `--data`, its split, and the files and folders that the command reads.
 
@@ -27,17 +32,16 @@ def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> 
     command writes what `out` names. Raises DataError where one of `flags` stands beside `--data`,
     and where without it dialogues, `images` or, with `out`, the output are not named.
     """
-    given = {name: getattr(arguments, name) for name in flags}
+    values = given(arguments, *flags)
     if arguments.data is None:
         needed = [name for name in ("dialogues", "images") if name in flags] + ["out"] * bool(out)
-        absent = [f"--{name}" for name in needed if getattr(arguments, name) is None]
-        if absent:
+        if absent := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
             raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
         if arguments.split is not None:
             raise DataError("--split is of a folder of own data; name it with --data DIR")
-        views = given.pop("views", None) or ()
-        return None, None, [*given.values(), *views]
-    for name, value in given.items():
+        views = values.pop("views", None) or ()
+        return None, None, [*values.values(), *views]
+    for name, value in values.items():
         if value is not None:
             raise DataError(f"--{name} and --data both name it; leave one of them out")
     from daitir.data.datafolder import find_data  # late: it loads what reads pictures
@@ -75,8 +79,7 @@ def cached_encoder(
         folder = users_features_folder(root, encoder.digest)
     with naming(f"{folder}: features cannot be kept there; name another with --features DIR"):
         check_output(folder / "pictures.safetensors", inputs=[root / "images", root / "views"])
-    batches = {"batch_size": arguments.batch_size, "workers": arguments.workers}
-    return CachedEncoder(encoder, root, folder, **batches)
+    return CachedEncoder(encoder, root, folder, **given(arguments, "batch_size", "workers"))
 
 
 def check_device(name: str) -> None:

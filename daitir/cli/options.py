@@ -151,18 +151,20 @@ MACHINE: Options = DEVICE | {
     "--workers N": {"help": "processes that draw scenes, by default one a core"} | WORKERS
 }
 CACHE: Options = {"--cache DIR": ("keeps what is drawn", Path("runs/views"))}
-ENCODER: Options = {"--encoder SPEC": required(encoder_forms)}
 FEATURES: Options = {
     "--features DIR": "where features are kept (default: features/ in the folder of own data, by "
     "the encoder's name and identity; of other folders in the user's cache)",
 }
 BATCH_SIZE, DTYPE = 64, "float32"  # of what embeds
-EMBEDDING: Options = FEATURES | {
+EMBEDDING: Options = {
+    "--encoder SPEC": required(encoder_forms),
+    **FEATURES,
     "--batch-size N": ("pictures that the encoder sees together", BATCH_SIZE),
     "--threads --workers N": {
         "help": "threads that decode pictures, by default one a core", "dest": "workers",
     } | WORKERS,
     f"--dtype {DTYPES}": ("precision of the encoder's products", DTYPE),
+    **DEVICE,
 }  # fmt: skip
 
 

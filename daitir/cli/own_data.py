@@ -1,7 +1,4 @@
-"""Commands that look at, embed, rank and search one's own pictures.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands that look at, embed, rank and search one's own pictures."""
 
 from __future__ import annotations
 
@@ -13,16 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import (
-    DEVICE,
-    EMBEDDING,
-    ENCODER,
-    command,
-    data_instead_of,
-    required,
-    seed_of,
-    text_of,
-)
+from daitir.cli.options import EMBEDDING, command, data_instead_of, required, seed_of, text_of
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, has_notes
 from daitir.common.terminal import say
@@ -87,7 +75,7 @@ def lint(arguments: argparse.Namespace) -> None:
 @command(
     "daitir embed my_pictures/ --encoder hf:models/siglip",
     "accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip",
-    options={"folder --data DIR": _FOLDER, **ENCODER, **EMBEDDING, **DEVICE},
+    options={"folder --data DIR": _FOLDER, **EMBEDDING},
 )
 def embed(arguments: argparse.Namespace) -> None:
     """Embed pictures and views, and keep the features."""
@@ -105,10 +93,8 @@ def embed(arguments: argparse.Namespace) -> None:
         pictures = (data.images_dir / name for name in gallery)
         number = cached.embed(chain(pictures, views), group=group, progress=True)
     if group.is_main_process:
-        say(
-            f"{len(gallery):,} pictures and {len(views):,} views, "
-            f"{number:,} embedded now; written to {cached.folder}"
-        )
+        what = f"{len(gallery):,} pictures and {len(views):,} views, {number:,} embedded now"
+        say(f"{what}; written to {cached.folder}")
 
 
 def _checked_views(data: DataFolder, split: str) -> list[Path]:
@@ -148,8 +134,7 @@ def _fusion(text: str) -> str:
     "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
     options={
         **data_instead_of("--dialogues, --images, --gallery and --views"),
-        "--dialogues FILE": 'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, '
-        "...]}",
+        "--dialogues FILE": 'ChatIR file: a list of {"img": path, "dialog": [caption, round, ...]}',
         "--images DIR": "folder that the image paths are relative to",
         "--gallery FILE": "JSON list of the image paths to rank (default: all below --images)",
         "--views DIR": {
@@ -157,7 +142,7 @@ def _fusion(text: str) -> str:
             "view or dar; several views of a round, and those of several folders, are averaged",
             "nargs": "+", "action": "extend",
         },
-        **ENCODER, **EMBEDDING,
+        **EMBEDDING,
         "--fusion FUSION": {
             "help": "how the query is made: text, view, dar, or a trained fusion, for example "
             "adafuse:DIR or nrgr:DIR with the DIR that `daitir train` wrote; all but the first "
@@ -167,14 +152,12 @@ def _fusion(text: str) -> str:
         **text_of("the query text"),
         "--missing-views {error,exclude,text}": ("where a round lacks a view: refuse, leave its "
         "dialogue out, or rank that round by text alone", "error"),
-        "--skip-unreadable": "leave out gallery images that cannot be decoded, and the dialogues "
-        "about them",
+        "--skip-unreadable": "leave out images that cannot be decoded, and dialogues about them",
         "--allow-duplicate-targets": "accept several dialogues about one image",
         "--num-dialogues N": "evaluate the first N dialogues only",
         "--benchmark NAME": "label (default: that of the dialogue file, or of --data)",
         "--method NAME": "label (default: the fusion)",
         **seed_of("label: the seed that made the views or the encoder"),
-        **DEVICE,
         "--out FILE.csv": required("where the table goes"),
     },
 )  # fmt: skip
@@ -194,14 +177,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
-    check_output(arguments.out, inputs=reads, is_ours=_is_table)
-    told: list[str] = []
-    search = files.read(
-        text=arguments.text,
-        num_dialogues=arguments.num_dialogues,
-        allow_duplicate_targets=arguments.allow_duplicate_targets,
-        tell=told.append,
+    check_output(
+        arguments.out,
+        inputs=reads,
+        is_ours=lambda path: (
+            begins_with(path, "benchmark,method,seed,round,metric,") and not has_notes(path)
+        ),
     )
+    told: list[str] = []
+    names = ("text", "num_dialogues", "allow_duplicate_targets")
+    search = files.read(**inputs.given(arguments, *names), tell=told.append)
     inputs.check_device(arguments.device)
     import torch
 
@@ -223,22 +208,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
         check_origin(Path(folder), encoder)
         fusion = load_fusion(Path(folder), dim=encoder.dim, kind=kind)
     say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
-    names = ("benchmark", "seed", "missing_views", "skip_unreadable")
-    options = {name: getattr(arguments, name) for name in names}
-    method = arguments.method or kind
     result = evaluate(
-        search, encoder=encoder, fusion=fusion, method=method, **options, progress=True
+        search,
+        encoder=encoder,
+        fusion=fusion,
+        method=arguments.method or kind,
+        **inputs.given(arguments, "benchmark", "seed", "missing_views", "skip_unreadable"),
+        progress=True,
     )
     write_rows(arguments.out, result.rows)
     _print(result, encoder, with_views=kind != "text")
     say(f"written to {arguments.out}")
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a file is a table that `evaluate` wrote, and not one of a study."""
-    from daitir.evaluation import RESULT_COLUMNS  # late: it loads torch
-
-    return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
 
 
 def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
@@ -266,17 +246,12 @@ def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
 @command(
     "daitir search my_pictures/ --encoder hf:models/siglip",
     options={
-        "folder --data DIR": required(
-            "folder of pictures at any depth, or of own data with images/"
-        ),
-        **ENCODER, **EMBEDDING,
-        "--model SPEC": "refine what is said by this language model (default: the words are "
-        "joined)",
-        "--pipeline SPEC": "search with a view that this pipeline draws too, as DAR does (default: "
-        "words alone)",
+        "folder --data DIR": required("folder of pictures at any depth, or of own data"),
+        **EMBEDDING,
+        "--model SPEC": "language model that refines what is said (default: it is joined)",
+        "--pipeline SPEC": "draws a view to search with too, as DAR does (default: words alone)",
         "--top N": ("pictures that are named", 10),
         "--skip-unreadable": "leave out pictures that cannot be decoded",
-        **DEVICE,
     },
 )  # fmt: skip
 def search(arguments: argparse.Namespace) -> None:
@@ -316,10 +291,10 @@ def search(arguments: argparse.Namespace) -> None:
             return
         if words == "/quit":
             return
-        if words in ("/undo", "/new"):
+        if words == "/undo":
             search.undo()
-            while words == "/new" and search.rounds:
-                search.undo()
+        elif words == "/new":
+            search.rounds.clear()
         elif not words or words.startswith("/"):
             say(_SEARCH_HELP)
         elif not is_utf8(words):

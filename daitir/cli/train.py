@@ -1,7 +1,4 @@
-"""`daitir train`: a fusion or an encoder learns from query sets or from own data.
-
-All that can be checked at once is checked first, and what is heavy is imported only then.
-"""
+"""`daitir train`: a fusion or an encoder learns from query sets or from own data."""
 
 from __future__ import annotations
 
@@ -146,7 +143,6 @@ def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | Encoder
     data, out = find_data(arguments.data), arguments.out
     texts = split_texts(data, arguments.text)
     arguments.batch_size, arguments.dtype = BATCH_SIZE, DTYPE
-    names = ("val_images", "seed", "device", "workers")
     reached = train_on_data(
         data,
         recipe,
@@ -154,7 +150,7 @@ def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | Encoder
         inputs.cached_encoder(arguments, data.root),
         texts=texts,
         missing_views=arguments.missing_views or "error",
-        **{name: getattr(arguments, name) for name in names},
+        **inputs.given(arguments, "val_images", "seed", "device", "workers"),
         tell=say,
     )
     is_fusion = isinstance(recipe, FusionRecipe)

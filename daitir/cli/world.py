@@ -1,7 +1,4 @@
-"""Commands of the embedded world: its files and query sets, and the models that it teaches.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands of the embedded world: files, query sets, models that it teaches, and the studies."""
 
 from __future__ import annotations
 
@@ -12,10 +9,11 @@ from pathlib import Path
 from daitir.cli import inputs
 from daitir.cli.options import CACHE, DEVICE, MACHINE, command, profile_of, required, seed_of
 from daitir.common.errors import DataError
-from daitir.common.files import begins_with, check_output, claimed
+from daitir.common.files import begins_with, check_output, check_results, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
 from daitir.studies.profiles import check_models
+from daitir.studies.registry import STUDIES, get_study
 
 _MODELS = (
     "which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the language model"
@@ -38,17 +36,11 @@ _MODELS = (
 )  # fmt: skip
 def scenes(arguments: argparse.Namespace) -> None:
     """Write its pictures, dialogues and controlled views as files."""
-    if arguments.num_dialogues > arguments.num_gallery:
-        raise DataError(
-            f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
-            f"raise --num-gallery {arguments.num_gallery:,}"
-        )
     check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
     names = ("split", "source", "num_dialogues", "num_gallery", "broken_share", "size", "seed")
-    options = {name: getattr(arguments, name) for name in names}
-    export_scenes(arguments.folder, **options, progress=True)
+    export_scenes(arguments.folder, **inputs.given(arguments, *names), progress=True)
     say(f"written to {arguments.folder}")
 
 
@@ -77,10 +69,11 @@ def queries(arguments: argparse.Namespace) -> None:
     from daitir.studies.queries import Models, make_query_sets
 
     on = {"device": arguments.device}
-    drawing = {"steps": arguments.steps, "guidance": arguments.guidance}
     models = Models(
         load_reformulator(profile.reformulator, **on),
-        load_view_generator(profile.generator, **drawing, **on),
+        load_view_generator(
+            profile.generator, **inputs.given(arguments, "steps", "guidance"), **on
+        ),
         load_encoder(profile.encoder, **on),
         load_recogniser(**on),
     )
@@ -139,7 +132,9 @@ def quality(arguments: argparse.Namespace) -> None:
         raise DataError(f"--encoder is for clip; name the {model} with --folder DIR")
     if folder and not folder.is_dir():
         raise DataError(f"--folder {folder}: no such folder")
-    check_output(arguments.out, is_ours=_is_quality)
+    check_output(
+        arguments.out, is_ours=lambda path: begins_with(path, "model,split,measure,value,")
+    )
     inputs.check_device(arguments.device)
     if model == "clip" and not arguments.encoder:
         check_models(profile, "clip")
@@ -157,8 +152,7 @@ def quality(arguments: argparse.Namespace) -> None:
     elif model == "recogniser":
         from daitir.recipes.recogniser import degraded
 
-        recogniser = load_recogniser(spec, **on)
-        table = quality.recogniser_quality(recogniser, degrade=degraded, **options)
+        table = quality.recogniser_quality(load_recogniser(spec, **on), degrade=degraded, **options)
     elif model == "lm":
         from daitir.models.reformulation import load_reformulator
 
@@ -166,14 +160,64 @@ def quality(arguments: argparse.Namespace) -> None:
     else:
         from daitir.models.views import load_view_generator
 
-        generator = load_view_generator(spec, **on)
-        table = quality.pipeline_quality(generator, load_recogniser(**on), progress=True)
+        models = load_view_generator(spec, **on), load_recogniser(**on)
+        table = quality.pipeline_quality(*models, progress=True)
     quality.update_table(arguments.out, table)
     say(*table.to_string(index=False).split("\n"))
     say(f"written to {arguments.out}")
 
 
-def _is_quality(path: Path) -> bool:
-    from daitir.studies.quality import QUALITY_COLUMNS  # late: it loads torch
+@command(
+    "daitir study list",
+    "daitir study benchmark",
+    "daitir study tables",
+    options={
+        "name NAME": {
+            "help": f"{', '.join(STUDIES)}; or list, which tells what each measures and about how "
+            "many minutes it takes; or tables, which makes all tables again from kept ranks, "
+            "without a model",
+            "choices": ("list", "tables", *STUDIES),
+        },
+        **profile_of("sizes and models"),
+        "--work DIR": ("keeps what is done and what is trained, in a folder for each profile; "
+        "studies share it", Path("runs/studies")),
+        **CACHE,
+        "--results DIR": ("gets ranks/ with the ranks of each query, and a table with notes",
+        Path("results")),
+        **MACHINE,
+    },
+)  # fmt: skip
+def study(arguments: argparse.Namespace) -> None:
+    """Measure into results/: `daitir study list` tells what, and how long."""
+    name, results = arguments.name, arguments.results
+    if name == "list":
+        say("minutes on two cores under the profile classroom, and what is measured:")
+        studies = map(get_study, STUDIES)
+        say(*(f"{study.name:<20}{study.minutes:>5}  {study.question}" for study in studies))
+        return
+    profile = inputs.chosen_profile(arguments.profile)
+    if name == "tables":
+        from daitir.studies.engine.run import study_tables
 
-    return begins_with(path, ",".join(QUALITY_COLUMNS))
+        say(*(f"written to {path}" for path in study_tables(profile.name, results)))
+        return
+    measured, work = get_study(name), arguments.work / profile.name
+    check_results(results / f"{measured.table(profile.name)}.csv")
+    check_output(results / "ranks" / f"{measured.table(profile.name)}.npz")
+    check_output(work / "log.csv")
+    check_output(arguments.cache / "view.webp")
+    inputs.check_device(arguments.device)
+    check_models(profile, "lm", "diffusion", "clip")
+    from daitir.studies.engine.conditions import Study
+    from daitir.studies.engine.run import run_instrument, run_study
+
+    options = {
+        "work_dir": work,
+        "cache": arguments.cache,
+        "results_dir": results,
+        "device": arguments.device,
+        "num_workers": arguments.workers,
+        "progress": True,
+    }
+    run = run_study if isinstance(measured, Study) else run_instrument
+    say(f"written to {run(measured, profile, **options)}")

@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, read with care, checked before anything long begins."""
+"""Files: written whole or not at all, read with care, checked before anything long begins.
+
+`SafeFolder` joins a folder and names that come from a file, which must not lead out of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import gzip
 import hashlib
 import json
 import logging
+import ntpath
 import os
+import posixpath
+import re
 import secrets
 import stat
 import tempfile
@@ -30,6 +36,8 @@ MAX_VALUES = 10_000_000  # of a JSON file; its commas and brackets, a bound that
 LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
 # The launchers that accelerate knows number the processes of a run in these variables.
 _PROCESS_NUMBERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+# A folder of a hub's cache: the repository, and one of its snapshots.
+_SNAPSHOT = re.compile(r"(.*/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+")
 _claims: set[Path] = set()  # the folders that this process holds for a run
 
 
@@ -131,6 +139,49 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
     if len(content) > limit:
         raise DataError(f"{path}: holds more than {limit:,} bytes, the most that is read; split it")
     return content
+
+
+class SafeFolder:
+    """A folder, and the files in it whose names come from a file.
+
+    A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
+    cache, whose files are all links, it may also lead to what lies in that snapshot and in the
+    `blobs/` of its repository. A link that leads elsewhere is refused.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder, root = Path(folder), Path(os.path.realpath(folder))
+        match = _SNAPSHOT.match(root.as_posix())
+        self._places = (Path(match[0]), Path(match[1], "blobs")) if match else (root,)
+
+    def join(self, name: str) -> Path:
+        """`folder / name`. Raises DataError where that does not lie inside, on any system.
+
+        >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
+        'images/unlabeled/0001.jpg'
+        >>> SafeFolder("images").join("../secret.jpg")
+        Traceback (most recent call last):
+        daitir.common.errors.DataError: '../secret.jpg' does not lie inside images; ...
+        """
+        normal = posixpath.normpath(name)
+        # A backslash or a drive letter is harmless here but leaves the folder on another system.
+        is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
+        if is_foreign or normal in (".", "..") or normal.startswith(("/", "../")):
+            raise DataError(
+                f"{name!r} does not lie inside {self.folder}; use a relative name in it"
+            )
+        path = self.folder / name
+        try:
+            target = Path(os.path.realpath(path))
+        except ValueError as error:  # a name that no file can have
+            raise DataError(f"{name!r} in {self.folder} cannot be read ({error})") from error
+        is_circle = os.path.islink(target)  # links that lead to one another
+        if is_circle or not any(target.is_relative_to(place) for place in self._places):
+            raise DataError(
+                f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
+                "copy there instead, as `cp -RL` makes it"
+            )
+        return path
 
 
 def read_tensors(
