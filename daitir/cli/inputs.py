@@ -106,9 +106,8 @@ def check_run_folder(folder: Path, *, trains: bool = True) -> None:
 
     Without `trains` only a tokeniser is written, into a folder that no run owns.
     """
-    for name in LEFT_BY_RUNS[:1] if trains else KEPT_BY_MODELS:
-        check_output(folder / name, is_ours=lambda path: trains and begins_with(path, "step,"))
-    is_run = any((folder / name).exists() for name in LEFT_BY_RUNS)
+    check_output(folder / LEFT_BY_RUNS[0], is_ours=lambda path: begins_with(path, "step,"))
+    is_run = trains and any((folder / name).exists() for name in LEFT_BY_RUNS)
     if not is_run and any((folder / name).exists() for name in KEPT_BY_MODELS):
         raise DataError(f"{folder}: holds a model of another origin; name another folder")
 

@@ -18,9 +18,9 @@ from daitir.data.dialogues import read_dialogues
 from daitir.data.names import is_utf8
 
 UNTRAINED = ("text", "view", "dar")
-# With fewer a percentile bootstrap covers the mean clearly less often than it says: its variance is
-# (n - 1) / n of the unbiased one, and its samples hold no value that was not seen.
-FEW_DIALOGUES = 20
+FEW_DIALOGUES = (
+    20  # a percentile bootstrap of fewer covers the mean clearly less often than it says
+)
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 _FOLDER = required("folder with dialogues.json (or dialogues/) and images/")
 
@@ -237,10 +237,8 @@ def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
     lines = table.reset_index().to_string(index=False, float_format="{:.2f}".format).split("\n")
     say(f"{lines[0]}   (percent)", *lines[1:])
     if number < FEW_DIALOGUES:
-        say(
-            f"warning: intervals over {number} dialogues are too narrow; a bootstrap needs "
-            f"{FEW_DIALOGUES} or more"
-        )
+        enough = f"a bootstrap needs {FEW_DIALOGUES} or more"
+        say(f"warning: intervals over {number} dialogues are too narrow; {enough}")
 
 
 @command(

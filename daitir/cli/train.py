@@ -21,7 +21,7 @@ from daitir.common.errors import DataError, naming
 from daitir.common.files import check_output, claimed
 from daitir.common.terminal import say
 from daitir.models.registry import encoder_forms
-from daitir.recipes.settings import EncoderRecipe, FusionRecipe, with_settings
+from daitir.recipes.settings import EncoderRecipe, FusionRecipe, Recipe, with_settings
 from daitir.studies.profiles import Profile, check_models, get_profile
 
 FOR_DATA = ("encoder", "text", "features", "missing_views", "val_images")
@@ -83,14 +83,16 @@ def train(arguments: argparse.Namespace) -> None:
         raise DataError("--data needs --encoder SPEC")
     elif arguments.val_images and not isinstance(recipe, EncoderRecipe):
         raise DataError("--val-images: for an encoder; a fusion's pictures are embedded once")
+    learn = _learn_from_profile if arguments.data is None else _learn_from_data
     with claimed(arguments.out):
-        if arguments.data is None:
-            _train_on_profile(arguments, profile, recipe)
-        else:
-            _train_on_data(arguments, recipe)
+        reached = learn(arguments, profile, recipe)
+    is_fusion = isinstance(recipe, FusionRecipe)
+    spec = f"--fusion {recipe.kind}" if is_fusion else "--encoder finetuned"
+    written = f"written to {arguments.out}, use it with {spec}:{arguments.out}"
+    say(f"R@10 on validation: {reached:.1%}; {written}")
 
 
-def _recipe(profile: Profile, method: str) -> FusionRecipe | EncoderRecipe:
+def _recipe(profile: Profile, method: str) -> Recipe:
     """The profile's recipe of a method; a fusion from outside has the usual settings."""
     recipes = {**profile.fusions, **profile.encoders}
     if method in recipes:
@@ -103,10 +105,8 @@ def _recipe(profile: Profile, method: str) -> FusionRecipe | EncoderRecipe:
     return FusionRecipe(method)
 
 
-def _train_on_profile(
-    arguments: argparse.Namespace, profile: Profile, recipe: FusionRecipe | EncoderRecipe
-) -> None:
-    """Train by a recipe on the query sets of a profile."""
+def _learn_from_profile(arguments: argparse.Namespace, profile: Profile, recipe: Recipe) -> float:
+    """Train on the query sets of a profile; returns R@10 on validation, as the next one does."""
     is_encoder, out = isinstance(recipe, EncoderRecipe), arguments.out
     check_models(profile, "clip", *(["diffusion"] if is_encoder else []))
     from daitir.recipes.origin import claim
@@ -123,36 +123,30 @@ def _train_on_profile(
         train = training_data(train, profile, recipe, num_workers=arguments.workers)
         val = as_read(val, profile, "val", recipe)
         tuned = finetune(bench.base, train, val, recipe, out, seed=arguments.seed)
-        reached = recalls(tuned, val)[recipe.query]
-    else:
-        from daitir.recipes.fusion import recall, train_fusion
-        from daitir.studies.engine.conditions import Condition
+        return recalls(tuned, val)[recipe.query]
+    from daitir.recipes.fusion import recall, train_fusion
+    from daitir.studies.engine.conditions import Condition
 
-        sets = (Condition("", "", queries=name) for name in ("train", "val"))
-        train, val = map(bench.fusion_data, sets)
-        options = {"seed": arguments.seed, "device": arguments.device}
-        reached = recall(train_fusion(train, val, recipe, out, **options), val)
-    say(f"R@10 on validation: {reached:.1%}; written to {out}")
+    sets = (Condition("", "", queries=name) for name in ("train", "val"))
+    train, val = map(bench.fusion_data, sets)
+    options = inputs.given(arguments, "seed", "device")
+    return recall(train_fusion(train, val, recipe, out, **options), val)
 
 
-def _train_on_data(arguments: argparse.Namespace, recipe: FusionRecipe | EncoderRecipe) -> None:
-    """Train by a recipe on the splits train and val of a folder of own data."""
+def _learn_from_data(arguments: argparse.Namespace, profile: Profile, recipe: Recipe) -> float:
     from daitir.data.datafolder import find_data
     from daitir.recipes.own_training import split_texts, train_on_data
 
-    data, out = find_data(arguments.data), arguments.out
+    data = find_data(arguments.data)
     texts = split_texts(data, arguments.text)
     arguments.batch_size, arguments.dtype = BATCH_SIZE, DTYPE
-    reached = train_on_data(
+    return train_on_data(
         data,
         recipe,
-        out,
+        arguments.out,
         inputs.cached_encoder(arguments, data.root),
         texts=texts,
         missing_views=arguments.missing_views or "error",
         **inputs.given(arguments, "val_images", "seed", "device", "workers"),
         tell=say,
     )
-    is_fusion = isinstance(recipe, FusionRecipe)
-    hint = f"--fusion {recipe.kind}:{out}" if is_fusion else f"--encoder finetuned:{out}"
-    say(f"R@10 on validation: {reached:.1%}; written to {out}, use it with {hint}")
