@@ -14,7 +14,7 @@ from daitir.cli.options import CACHE, DEVICE, DTYPES, command, data_instead_of, 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
-from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
+from daitir.data.dialogues import Dialogue, check_refined, query_texts, write_dialogues
 from daitir.data.manifests import (
     MANIFEST,
     REWRITES_FORMAT,
@@ -52,13 +52,10 @@ if TYPE_CHECKING:
 )
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.datafolder import SearchFiles
-    from daitir.data.dialogues import check_refined
-
-    data, split, reads = inputs.find_own_data(arguments, "dialogues", out="rewrites")
-    path, out = arguments.dialogues, arguments.out
-    if data:
-        path, out = data.dialogue_file(split), out or data.rewrites_file(split)
+    data, split, files, reads = inputs.find_own_data(
+        arguments, "dialogues", text="raw_dialogue", out="rewrites"
+    )
+    path, out = files.dialogues, arguments.out or data.rewrites_file(split)
     beside = rewrites_manifest(out)
     for file in (out, beside):
         check_output(
@@ -67,7 +64,7 @@ def refine(arguments: argparse.Namespace) -> None:
             is_ours=lambda _: is_manifest(beside, REWRITES_FORMAT),
             overwrite=arguments.overwrite,
         )
-    dialogues, *_ = SearchFiles(path).read_dialogues(
+    dialogues, *_ = files.read_dialogues(
         num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
     )
     prompt = _read_prompt(arguments.prompt)
@@ -158,17 +155,14 @@ def _write_refined(
 )
 def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
-    from daitir.data.datafolder import SearchFiles
-
-    data, split, reads = inputs.find_own_data(arguments, "dialogues", out="views")
-    source, out = SearchFiles(arguments.dialogues), arguments.out
-    if data:
-        source, out = data.files(split, text=arguments.text), out or data.views_dir(split)
+    data, split, source, reads = inputs.find_own_data(
+        arguments, "dialogues", text=arguments.text, out="views"
+    )
+    path, out = source.dialogues, arguments.out or data.views_dir(split)
     pipeline = Path(arguments.pipeline)
     reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
     check_output(out / MANIFEST, inputs=reads, is_ours=lambda path: is_manifest(path, VIEWS_FORMAT))
     check_output(arguments.cache / "view.webp", inputs=reads)
-    path = source.dialogues
     dialogues, convention, why = source.read_dialogues(
         num_dialogues=arguments.num_dialogues, text=arguments.text, allow_duplicate_targets=True
     )

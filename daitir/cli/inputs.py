@@ -17,6 +17,7 @@ KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "m
 LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
 if TYPE_CHECKING:
+    from daitir.data.datafolder import DataFolder, SearchFiles
     from daitir.models.features import CachedEncoder
 
 
@@ -25,14 +26,18 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> tuple:
-    """The folder of `--data`, its split, and the files and folders that the command reads.
+def find_own_data(
+    arguments: argparse.Namespace, *flags: str, text: str | None, out: str = ""
+) -> tuple[DataFolder | None, str, SearchFiles, list[Path | None]]:
+    """The folder of `--data`, its split, the files to search, and all that the command reads.
 
-    Where files are named instead, by the options `flags`, the first two are None. Of the folder the
+    Without `--data` the options `flags` name the files, and the folder is None. Of a folder the
     command writes what `out` names. Raises DataError where one of `flags` stands beside `--data`,
     and where without it dialogues, `images` or, with `out`, the output are not named.
     """
-    values = given(arguments, *flags)
+    from daitir.data.datafolder import SearchFiles, find_data  # late: it loads what reads pictures
+
+    values, split = given(arguments, *flags), arguments.split or "test"
     if arguments.data is None:
         needed = [name for name in ("dialogues", "images") if name in flags] + ["out"] * bool(out)
         if absent := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
@@ -40,13 +45,12 @@ def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> 
         if arguments.split is not None:
             raise DataError("--split is of a folder of own data; name it with --data DIR")
         views = values.pop("views", None) or ()
-        return None, None, [*values.values(), *views]
+        named = list(values.values())
+        return None, split, SearchFiles(*named, views_dirs=views), [*named, *views]
     for name, value in values.items():
         if value is not None:
             raise DataError(f"--{name} and --data both name it; leave one of them out")
-    from daitir.data.datafolder import find_data  # late: it loads what reads pictures
-
-    data, split = find_data(arguments.data), arguments.split or "test"
+    data = find_data(arguments.data)
     places = {
         "dialogues": data.dialogue_file(split),
         "images": data.images_dir,
@@ -54,7 +58,8 @@ def find_own_data(arguments: argparse.Namespace, *flags: str, out: str = "") -> 
         "rewrites": data.rewrites_file(split),
         "views": data.root / "views",
     }
-    return data, split, [place for name, place in places.items() if name != out]
+    reads = [place for name, place in places.items() if name != out]
+    return data, split, data.files(split, text=text), reads
 
 
 def cached_encoder(

@@ -14,13 +14,11 @@ from daitir.cli.options import EMBEDDING, command, data_instead_of, required, se
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, has_notes
 from daitir.common.terminal import say
-from daitir.data.dialogues import read_dialogues
+from daitir.data.dialogues import read_dialogues, read_source
 from daitir.data.names import is_utf8
 
 UNTRAINED = ("text", "view", "dar")
-FEW_DIALOGUES = (
-    20  # a percentile bootstrap of fewer covers the mean clearly less often than it says
-)
+FEW_DIALOGUES = 20  # of fewer a percentile bootstrap covers the mean less often than it says
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 _FOLDER = required("folder with dialogues.json (or dialogues/) and images/")
 
@@ -99,7 +97,6 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def _checked_views(data: DataFolder, split: str) -> list[Path]:
     """The views of a split. Raises DataError where one is unreadable or of other dialogues."""
-    from daitir.data.dialogues import read_source
     from daitir.data.gallery import check_images
     from daitir.data.viewfiles import check_views, list_views
 
@@ -163,15 +160,8 @@ def _fusion(text: str) -> str:
 )  # fmt: skip
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery after every round, and tabulate the metrics."""
-    from daitir.data.datafolder import SearchFiles
-
     flags = ("dialogues", "images", "gallery", "views")
-    data, split, reads = inputs.find_own_data(arguments, *flags)
-    if data:
-        files = data.files(split, text=arguments.text)
-    else:
-        named = (arguments.dialogues, arguments.images, arguments.gallery)
-        files = SearchFiles(*named, arguments.views or ())
+    data, _, files, reads = inputs.find_own_data(arguments, *flags, text=arguments.text)
     if arguments.fusion != "text" and not files.views_dirs:
         where = f"; `daitir generate --data {arguments.data}` draws some" if data else ""
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")

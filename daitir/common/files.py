@@ -233,15 +233,10 @@ def check_output(
 ) -> None:
     """Raises DataError unless a file may be written at `path`, before anything long begins.
 
-    Only a regular file is ever replaced: no folder, device, pipe or link.
-
-    Args:
-        inputs: files and folders that the command reads. `path` must be none of them, by whatever
-            name, and must not lie in such a folder.
-        is_ours: tells whether a file that exists was written by this command; without it any
-            regular file is replaced.
-        overwrite: whether the user allows to replace other files (`--overwrite`); None where the
-            command has no such option.
+    Only a regular file is ever replaced: no folder, device, pipe or link, none of the files
+    `inputs` that the command reads, by whatever name, and nothing in a folder of them. A file that
+    `is_ours` does not take for the command's own is replaced with `overwrite` alone, which is None
+    where the command has no such option.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
