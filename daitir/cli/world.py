@@ -8,7 +8,6 @@ from pathlib import Path
 
 from daitir.cli import inputs
 from daitir.cli.options import CACHE, DEVICE, MACHINE, command, profile_of, required, seed_of
-from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, check_results, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
@@ -114,9 +113,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     "daitir quality clip --out results/quality.csv",
     options={
         "model {clip,recogniser,diffusion,lm}": _MODELS,
-        "--encoder SPEC": "for clip alone (default: the profile's)",
-        "--folder DIR": "of the recogniser, diffusion pipeline or language model; not for clip "
-        "(default: the package's)",
+        "--spec SPEC": "which one (default: of clip the profile's, of others the package's)",
         **profile_of("sizes"),
         "--out FILE.csv": required("table that gets the model's rows; those of others stay"),
         **MACHINE,
@@ -124,30 +121,22 @@ def pretrain(arguments: argparse.Namespace) -> None:
 )
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
-    profile = inputs.chosen_profile(arguments.profile)
-    model, folder = arguments.model, arguments.folder
-    if model == "clip" and folder:
-        raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
-    if model != "clip" and arguments.encoder:
-        raise DataError(f"--encoder is for clip; name the {model} with --folder DIR")
-    if folder and not folder.is_dir():
-        raise DataError(f"--folder {folder}: no such folder")
-    check_output(
-        arguments.out, is_ours=lambda path: begins_with(path, "model,split,measure,value,")
-    )
+    profile, model = inputs.chosen_profile(arguments.profile), arguments.model
+    own = "model,split,measure,value,"
+    check_output(arguments.out, is_ours=lambda path: begins_with(path, own))
     inputs.check_device(arguments.device)
-    if model == "clip" and not arguments.encoder:
+    if model == "clip" and not arguments.spec:
         check_models(profile, "clip")
     from daitir.models.recogniser import load_recogniser
     from daitir.studies import quality
 
-    spec, on = str(folder or "mini"), {"device": arguments.device}
-    options = {"num_workers": arguments.workers, "progress": True}
+    spec = arguments.spec or (profile.encoder if model == "clip" else "mini")
+    on, options = {"device": arguments.device}, {"num_workers": arguments.workers, "progress": True}
     if model == "clip":
         from daitir.models.encoders import load_encoder
 
-        encoder = load_encoder(arguments.encoder or profile.encoder, **on)
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
+        encoder = load_encoder(spec, **on)
         table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
     elif model == "recogniser":
         from daitir.recipes.recogniser import degraded
