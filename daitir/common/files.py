@@ -173,9 +173,12 @@ class SafeFolder:
         path = self.folder / name
         try:
             target = Path(os.path.realpath(path))
-        except ValueError as error:  # a name that no file can have
-            raise DataError(f"{name!r} in {self.folder} cannot be read ({error})") from error
-        is_circle = os.path.islink(target)  # links that lead to one another
+            is_circle = stat.S_ISLNK(target.lstat().st_mode)  # links that lead to one another
+        except (FileNotFoundError, NotADirectoryError):
+            is_circle = False
+        except (OSError, ValueError) as error:  # the latter for names that no file can have
+            reason = reason_of(error)
+            raise DataError(f"{name!r} in {self.folder} cannot be read ({reason})") from error
         if is_circle or not any(target.is_relative_to(place) for place in self._places):
             raise DataError(
                 f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
