@@ -1,4 +1,7 @@
-"""The `daitir` command: its groups of commands, exit codes and help."""
+"""The `daitir` command: its groups of commands, exit codes and help.
+
+Every command checks at once all that can be checked, and imports what is heavy only then.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,26 @@ import sys
 from collections.abc import Sequence
 
 from daitir import __version__
-from daitir.cli import derive, fetch, own_data, paper, study, train, world
+from daitir.cli import derive, fetch, own_data, paper, train, world
 from daitir.cli.options import Parser
 from daitir.common.errors import DataError
 from daitir.common.terminal import LineFormatter, complain
-from daitir.studies.registry import STUDIES
 
 # The title of each group, and what adds its commands to the parser.
 COMMAND_GROUPS = {
     "your own data, in one folder or in files": (
-        own_data.add_lint, derive.add_refine, derive.add_generate, own_data.add_embed,
-        own_data.add_evaluate, own_data.add_search, train.add_train,
+        own_data.lint, derive.refine, derive.generate, own_data.embed, own_data.evaluate,
+        own_data.search, train.train,
     ),
-    "the embedded world": (
-        world.add_scenes, world.add_queries, world.add_pretrain, world.add_quality,
-    ),
-    "what is measured and published": (study.add_study, fetch.add_fetch, paper.add_paper),
+    "the embedded world": (world.scenes, world.queries, world.pretrain, world.quality),
+    "what is measured and published": (world.study, fetch.fetch, paper.add_paper),
 }  # fmt: skip
-
-# What commands were called before.
-RENAMED = {"data": "fetch", "plan": "paper plan", "reproduce": "paper run"} | {
-    name: f"study {name}" for name in STUDIES
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
     if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
-    if argv and argv[0] in RENAMED:
-        complain(f"error: `daitir {argv[0]}` is called `daitir {RENAMED[argv[0]]}` now")
-        return 2
     arguments = build_parser().parse_args(argv)
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("daitir: %(levelname)s: %(message)s"))
@@ -77,20 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--version", action="version", version=f"daitir {__version__}", help=argparse.SUPPRESS
-    )
-    commands = parser.add_subparsers(
-        required=True, metavar="COMMAND", prog="daitir", help=argparse.SUPPRESS
-    )
+    hidden = {"help": argparse.SUPPRESS}
+    parser.add_argument("-h", "--help", action="help", **hidden)
+    parser.add_argument("--version", action="version", version=f"daitir {__version__}", **hidden)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", prog="daitir", **hidden)
     lines = []
     for title, group in COMMAND_GROUPS.items():
         lines.append(f"{title}:")
         for add in group:
             add(commands)
             name, command = list(commands.choices.items())[-1]
-            lines.append(f"  {name:<10}{command.summary}")
+            lines.append(f"  {name:<10}{command.description.rstrip('.')}")
     lines += ["", "Each has --help with an example. A long one goes on where it was interrupted."]
     parser.epilog = "\n".join(lines)
     return parser

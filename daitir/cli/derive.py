@@ -1,7 +1,4 @@
-"""Commands that derive captions and views from dialogues: `refine` and `generate`.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands that derive captions and views from dialogues: `refine` and `generate`."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import DTYPES, add_command
+from daitir.cli.options import CACHE, DEVICE, DTYPES, command, data_instead_of, seed_of, text_of
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_output, claimed, read_regular
 from daitir.common.terminal import say
-from daitir.data.dialogues import Dialogue, query_texts, write_dialogues
+from daitir.data.dialogues import Dialogue, check_refined, query_texts, write_dialogues
 from daitir.data.manifests import (
     MANIFEST,
     REWRITES_FORMAT,
@@ -38,47 +35,36 @@ if TYPE_CHECKING:
     from daitir.models.reformulation import Refinement
 
 
-def add_refine(commands) -> None:
-    parser = add_command(
-        commands,
-        refine,
-        "daitir refine --dialogues dialogues.json --out rewrites.json",
-        "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
-    )
-    parser.data(instead_of="--dialogues and --out")
-    parser.options({
+@command(
+    "daitir refine --dialogues dialogues.json --out rewrites.json",
+    "accelerate launch -m daitir.cli refine --data my_pictures/ --model models/llama",
+    options={
+        **data_instead_of("--dialogues and --out"),
         "--dialogues FILE": "ChatIR file",
         "--num-dialogues N": "refine the first N dialogues only",
         "--model SPEC": ("mini, a folder of a transformers model, or a hub's name", "mini"),
         "--prompt FILE": "template of the prompt, with {dialogue} in it; not for mini",
         "--batch-size N": ("", 64),
-    })  # fmt: skip
-    parser.device("the model runs")
-    parser.options({
-        "--out FILE": "ChatIR file with the captions as rounds, and a manifest beside it (default: "
-        "the rewrites of --data)",
+        **DEVICE,
+        "--out FILE": "gets the captions, a manifest beside it (default: the rewrites of --data)",
         "--overwrite": "write over a file that is there, of whatever origin",
-    })  # fmt: skip
-
-
+    },
+)
 def refine(arguments: argparse.Namespace) -> None:
     """Refine dialogues by a language model into captions."""
-    from daitir.data.datafolder import SearchFiles
-    from daitir.data.dialogues import check_refined
-
-    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
-    path, out, reads = arguments.dialogues, arguments.out, [arguments.dialogues]
-    if data:
-        files = inputs.files_of(data, split)
-        out = out or files["rewrites"]
-        path, reads = files["dialogues"], [files[n] for n in files if n != "rewrites"]
-    model = Path(arguments.model)
-    reads += [arguments.prompt, model if model.exists() else None]
-    rule = {"inputs": reads, "overwrite": arguments.overwrite}
+    data, split, files, reads = inputs.find_own_data(
+        arguments, "dialogues", text="raw_dialogue", out="rewrites"
+    )
+    path, out = files.dialogues, arguments.out or data.rewrites_file(split)
     beside = rewrites_manifest(out)
-    check_output(out, is_ours=lambda _: is_manifest(beside, REWRITES_FORMAT), **rule)
-    check_output(beside, is_ours=lambda path: is_manifest(path, REWRITES_FORMAT), **rule)
-    dialogues, *_ = SearchFiles(path).read_dialogues(
+    for file in (out, beside):
+        check_output(
+            file,
+            inputs=[*reads, arguments.prompt, arguments.model],
+            is_ours=lambda _: is_manifest(beside, REWRITES_FORMAT),
+            overwrite=arguments.overwrite,
+        )
+    dialogues, *_ = files.read_dialogues(
         num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
     )
     prompt = _read_prompt(arguments.prompt)
@@ -86,7 +72,6 @@ def refine(arguments: argparse.Namespace) -> None:
     from daitir.models.processes import processes
     from daitir.models.reformulation import load_reformulator, refine_resumably
 
-    partial = out.with_name(f".{out.stem}.partial")
     with processes(arguments.device) as (group, device):
         reformulator = load_reformulator(arguments.model, device=device, prompt=prompt)
         manifest = Rewrites(
@@ -101,6 +86,7 @@ def refine(arguments: argparse.Namespace) -> None:
             say(f"refined: {path}")
         if not is_done:
             rounds = [dialogue.rounds for dialogue in dialogues]
+            partial = out.with_name(f".{out.stem}.partial")
             options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
             refinement = refine_resumably(reformulator, rounds, partial, **options)
         if group.is_main_process and is_done:
@@ -111,11 +97,9 @@ def refine(arguments: argparse.Namespace) -> None:
 
 
 def _read_prompt(path: Path | None) -> str | None:
-    if path is None:
-        return None
     with naming("--prompt"):
         try:
-            return read_regular(path, MAX_PROMPT).decode("utf-8")
+            return read_regular(path, MAX_PROMPT).decode("utf-8") if path else None
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
@@ -133,9 +117,9 @@ def _write_refined(
         "truncated": refinement.num_truncated,
     }
     faults = [[*place, kind] for place, kind in refinement.faults.items()]
-    captions = content_digest(refined)
+    told = {"captions": content_digest(refined), "counts": counts, "faults": faults}
     # The manifest comes first: captions without one would count as written by hand.
-    write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
+    write_rewrites(out, replace(manifest, **told))
     write_dialogues(out, refined)
     kinds = f" ({refinement.fault_kinds})" if faults else ""
     say(
@@ -145,57 +129,40 @@ def _write_refined(
     )
 
 
-def add_generate(commands) -> None:
-    parser = add_command(
-        commands,
-        generate,
-        "daitir generate --dialogues rewrites.json --out views/",
-        "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
-    )
-    parser.data(instead_of="--dialogues and --out")
-    parser.option("--dialogues FILE", "ChatIR file")
-    parser.text("the prompt")
-    parser.options({
+@command(
+    "daitir generate --dialogues rewrites.json --out views/",
+    "accelerate launch -m daitir.cli generate --data my_pictures/ --pipeline models/sdxl",
+    options={
+        **data_instead_of("--dialogues and --out"),
+        "--dialogues FILE": "ChatIR file",
+        **text_of("the prompt"),
         "--num-dialogues N": "draw for the first N dialogues only",
         "--pipeline SPEC": ("mini, a folder of a diffusers pipeline, or a hub's name", "mini"),
         "--steps STEPS": ("enough for mini; other pipelines may need more", 8),
         "--guidance SCALE": ("", 2.0),
-    })  # fmt: skip
-    parser.seed("of the noise")
-    parser.options({
+        **seed_of("of the noise"),
         "--fixed-noise": "all rounds of a dialogue start from the same noise",
         "--batch-size N": ("", 32),
-    })  # fmt: skip
-    parser.cache()
-    parser.options({
+        **CACHE,
         "--without-negation": "take what an English prompt says is not there out of it, and give "
         "it to the pipeline as its negative prompt; signs, names and numbers stay",
-    })  # fmt: skip
-    parser.device("the pipeline runs")
-    parser.options({
+        **DEVICE,
         f"--dtype {DTYPES}": "precision of the weights (default: float32 on a CPU, else float16)",
-        "--offload": "keep the pipeline in main memory and move a part to the GPU only while it "
-        "computes",
+        "--offload": "move a part of the pipeline to the GPU only while it computes",
         "--out DIR": "gets {dialogue}_{round}.webp and a manifest (default: the views of --data)",
         "--overwrite": "remove the views that daitir drew there before, and draw anew",
-    })  # fmt: skip
-
-
+    },
+)
 def generate(arguments: argparse.Namespace) -> None:
     """Draw a view of every round of every dialogue."""
-    from daitir.data.datafolder import SearchFiles
-
-    data, split = inputs.find_own_data(arguments, "dialogues", out=True)
-    source, out, reads = SearchFiles(arguments.dialogues), arguments.out, [arguments.dialogues]
-    if data:
-        source, out = data.files(split, text=arguments.text), out or data.views_dir(split)
-        files = inputs.files_of(data, split)
-        reads = [files[name] for name in files if name != "views"]
+    data, split, source, reads = inputs.find_own_data(
+        arguments, "dialogues", text=arguments.text, out="views"
+    )
+    path, out = source.dialogues, arguments.out or data.views_dir(split)
     pipeline = Path(arguments.pipeline)
     reads += [pipeline if (pipeline / PIPELINE_INDEX).is_file() else None]
     check_output(out / MANIFEST, inputs=reads, is_ours=lambda path: is_manifest(path, VIEWS_FORMAT))
     check_output(arguments.cache / "view.webp", inputs=reads)
-    path = source.dialogues
     dialogues, convention, why = source.read_dialogues(
         num_dialogues=arguments.num_dialogues, text=arguments.text, allow_duplicate_targets=True
     )
@@ -224,20 +191,18 @@ def generate(arguments: argparse.Namespace) -> None:
     with claimed(out), processes(arguments.device) as (group, device):
         generator = load_view_generator(
             arguments.pipeline,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
+            **inputs.given(arguments, "steps", "guidance", "offload"),
             device=device,
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
-            offload=arguments.offload,
         )
         taken = negatives if generator.takes_negatives else [""] * len(rounds)
         names = ("file", "prompt", "seed", "negative_prompt")
         files = [f"{i}_{t}.webp" for i, t in rounds]
         rows = zip(files, prompts, seeds, taken, strict=True)
         facts = [dict(zip(names, row, strict=True)) for row in rows]
-        how = {name: getattr(arguments, name) for name in ("seed", "fixed_noise")}
+        how = inputs.given(arguments, "seed", "fixed_noise", "without_negation")
         manifest = Views(
-            generator.settings | how | {"without_negation": arguments.without_negation},
+            generator.settings | how,
             {"file": path.name, "text": convention},
             views_of(dialogues, facts),
         )

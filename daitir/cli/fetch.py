@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daitir.cli.options import add_command
+from daitir.cli.options import command
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, check_output
+from daitir.common.files import check_output, write_json
 from daitir.common.terminal import say
 
 DATASET_MARKER = "dataset.json"  # tells whose data a folder holds
@@ -19,32 +18,29 @@ if TYPE_CHECKING:
     from daitir.data.downloads import RemoteFile
 
 
-def add_fetch(commands) -> None:
-    parser = add_command(
-        commands,
-        fetch,
-        "daitir fetch coco-unlabeled",
-        "daitir fetch chatir --images runs/data/coco-unlabeled/images",
-    )
-    parser.options({
-        "name {visdial,chatir,coco-unlabeled}": "which",
-        "--out DIR": "gets it (default: runs/data/ and its name)",
-        "--from DIR": "take it from a folder that has it, at any depth, packed or not; nothing is "
-        "fetched",
-        "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
-        "training those of 2014 or 2017; images/ becomes a link to it",
-    })  # fmt: skip
-    mirror = "fetch the files of the same names from below this address"
-    parser.option("--mirror URL", mirror, type=_address)
-    parser.option("--dry-run", "only say what would be fetched, and from where")
-
-
 def _address(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"must begin with http:// or https://, not {text!r}")
     return text
 
 
+@command(
+    "daitir fetch coco-unlabeled",
+    "daitir fetch chatir --images runs/data/coco-unlabeled/images",
+    options={
+        "name {visdial,chatir,coco-unlabeled}": "which",
+        "--out DIR": "gets it (default: runs/data/ and its name)",
+        "--from DIR": "take it from a folder that has it, at any depth, packed or not; nothing is "
+        "fetched",
+        "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
+        "training those of 2014 or 2017; images/ becomes a link to it",
+        "--mirror URL": {
+            "help": "fetch the files of the same names from below this address",
+            "type": _address,
+        },
+        "--dry-run": "only say what would be fetched, and from where",
+    },
+)
 def fetch(arguments: argparse.Namespace) -> None:
     """Fetch the papers' data into a folder of own data."""
     from daitir.data.datasets import DATASETS, find_files, prepare
@@ -65,15 +61,12 @@ def fetch(arguments: argparse.Namespace) -> None:
     else:
         folder = out / "downloads"
         _announce(dataset, folder, arguments.mirror, must_reach=not arguments.dry_run)
-        if not arguments.dry_run:
-            files = {
-                file.name: fetch(file, folder, mirror=arguments.mirror, progress=True)
-                for file in dataset.files
-            }
     if arguments.dry_run:
         return
-    with atomic_write(out / DATASET_MARKER) as temporary:
-        temporary.write_text(json.dumps({"dataset": dataset.name}) + "\n", encoding="utf-8")
+    if not source:
+        options = {"mirror": arguments.mirror, "progress": True}
+        files = {file.name: fetch(file, folder, **options) for file in dataset.files}
+    write_json(out / DATASET_MARKER, {"dataset": dataset.name}, indent=None)
     say(*prepare(dataset, files, out, images=arguments.images, progress=True))
     say(f"written to {out}")
 
@@ -97,7 +90,7 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
     """
     from daitir.data.downloads import check_space, gigabytes
 
-    needed, is_exact = 0, True
+    needed, sizes = 0, []
     for file in dataset.files:
         url, path = file.at(mirror), folder / file.name
         part = path.with_name(f"{file.name}.part")
@@ -105,18 +98,17 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
             size, here = path.stat().st_size, "; is here"
         else:
             size = _size(file, url, must_reach)
-            is_exact = is_exact and bool(size)
             got = part.stat().st_size if part.exists() else 0
             # A zip file is at least as large unpacked.
             needed += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
             here = f"; {gigabytes(got)} are here" if got else ""
+        sizes.append(size)
         known = "no checksum is published; its SHA-256 is kept for later"
         if file.checksum:
             known = f"{file.checksum} ({file.origin})"
         say(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
         say(f"    {url}")
-    free = check_space(folder, needed)
-    least = "" if is_exact else "at least "
+    free, least = check_space(folder, needed), "" if all(sizes) else "at least "
     say(f"  needs {least}{gigabytes(needed)}, {gigabytes(free)} are free at {folder.parent}")
 
 

@@ -6,55 +6,60 @@ import argparse
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output
-from daitir.studies.profiles import get_profile
+from daitir.studies.profiles import Profile, get_profile
 
 # The files that hold models of any origin, and those that only a run of ours leaves.
 KEPT_BY_MODELS = ("config.json", "model_index.json", "open_clip_config.json", "model.safetensors")
 LEFT_BY_RUNS = ("log.csv", "checkpoint.safetensors", "work", "origin.json", "card.json")
 
 if TYPE_CHECKING:
-    from daitir.data.datafolder import DataFolder
+    from daitir.data.datafolder import DataFolder, SearchFiles
     from daitir.models.features import CachedEncoder
-    from daitir.studies.profiles import Profile
 
 
-def find_own_data(arguments: argparse.Namespace, *flags: str, out: bool = False) -> tuple:
-    """The folder of `--data` and its split; None twice where files are named instead.
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of some arguments by their names."""
+    return {name: getattr(arguments, name) for name in names}
 
-    `flags` are the options that name files. Raises DataError where one of them stands beside
-    `--data`, and where without it dialogues, `images` or, with `out`, the output are not named.
+
+def find_own_data(
+    arguments: argparse.Namespace, *flags: str, text: str | None, out: str = ""
+) -> tuple[DataFolder | None, str, SearchFiles, list[Path | None]]:
+    """The folder of `--data`, its split, the files to search, and all that the command reads.
+
+    Without `--data` the options `flags` name the files, and the folder is None. Of a folder the
+    command writes what `out` names. Raises DataError where one of `flags` stands beside `--data`,
+    and where without it dialogues, `images` or, with `out`, the output are not named.
     """
+    from daitir.data.datafolder import SearchFiles, find_data  # late: it loads what reads pictures
+
+    values, split = given(arguments, *flags), arguments.split or "test"
     if arguments.data is None:
-        needed = [name for name in flags if name in ("dialogues", "images")] + ["out"] * out
-        absent = [f"--{name}" for name in needed if getattr(arguments, name) is None]
-        if absent:
+        needed = [name for name in ("dialogues", "images") if name in flags] + ["out"] * bool(out)
+        if absent := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
             raise DataError(f"{' and '.join(absent)} must be named, or instead of them --data DIR")
         if arguments.split is not None:
             raise DataError("--split is of a folder of own data; name it with --data DIR")
-        return None, None
-    for name in flags:
-        if getattr(arguments, name) is not None:
+        views = values.pop("views", None) or ()
+        named = list(values.values())
+        return None, split, SearchFiles(*named, views_dirs=views), [*named, *views]
+    for name, value in values.items():
+        if value is not None:
             raise DataError(f"--{name} and --data both name it; leave one of them out")
-    from daitir.data.datafolder import find_data  # late: it loads what reads pictures
-
-    data, split = find_data(arguments.data), arguments.split or "test"
-    data.dialogue_file(split)  # refuses a split that it lacks
-    return data, split
-
-
-def files_of(data: DataFolder, split: str) -> dict[str, Path | None]:
-    """What a split of a folder of own data consists of, by name; some of it may be absent."""
-    return {
+    data = find_data(arguments.data)
+    places = {
         "dialogues": data.dialogue_file(split),
         "images": data.images_dir,
         "gallery": data.gallery_file,
         "rewrites": data.rewrites_file(split),
         "views": data.root / "views",
     }
+    reads = [place for name, place in places.items() if name != out]
+    return data, split, data.files(split, text=text), reads
 
 
 def cached_encoder(
@@ -77,15 +82,9 @@ def cached_encoder(
         folder = features_folder(root, encoder.spec, encoder.digest)
     elif folder is None:  # somebody's pictures are not ours to write to
         folder = users_features_folder(root, encoder.digest)
-    try:
+    with naming(f"{folder}: features cannot be kept there; name another with --features DIR"):
         check_output(folder / "pictures.safetensors", inputs=[root / "images", root / "views"])
-    except (DataError, OSError) as error:
-        raise DataError(
-            f"{folder}: features cannot be kept there ({error}); name another folder with "
-            "--features DIR"
-        ) from error
-    batches = {"batch_size": arguments.batch_size, "workers": arguments.workers}
-    return CachedEncoder(encoder, root, folder, **batches)
+    return CachedEncoder(encoder, root, folder, **given(arguments, "batch_size", "workers"))
 
 
 def check_device(name: str) -> None:
@@ -112,9 +111,8 @@ def check_run_folder(folder: Path, *, trains: bool = True) -> None:
 
     Without `trains` only a tokeniser is written, into a folder that no run owns.
     """
-    for name in LEFT_BY_RUNS[:1] if trains else KEPT_BY_MODELS:
-        check_output(folder / name, is_ours=lambda path: trains and begins_with(path, "step,"))
-    is_run = any((folder / name).exists() for name in LEFT_BY_RUNS)
+    check_output(folder / LEFT_BY_RUNS[0], is_ours=lambda path: begins_with(path, "step,"))
+    is_run = trains and any((folder / name).exists() for name in LEFT_BY_RUNS)
     if not is_run and any((folder / name).exists() for name in KEPT_BY_MODELS):
         raise DataError(f"{folder}: holds a model of another origin; name another folder")
 

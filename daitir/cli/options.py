@@ -1,11 +1,10 @@
-"""What parsers share: the form of a command, options of several commands, kinds of values."""
+"""What commands are made of: their form, options of several commands, kinds of values."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,21 @@ from daitir.data.dialogues import TEXT_CONVENTIONS
 from daitir.models.registry import encoder_forms
 from daitir.studies.profiles import PROFILES
 
-DTYPES = "{float32,float16,bfloat16}"
-EMBEDDED_AT_ONCE = 64
-MOST_WORKERS = 256
-
-
-class _Folder(argparse.Action):
-    """Stores a folder that two arguments may name; the one that is absent changes nothing."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if values is not None:
-            setattr(namespace, self.dest, values)
+# Arguments by their words, which `Parser.option` explains: each with its help, with its help and
+# its default, or with all that argparse takes.
+Options = Mapping[str, Any]
+Run = Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, that takes no empty value, and knows shared options.
+    """A parser that takes tables of options and no empty value, and whose errors are one line."""
 
-    Attributes:
-        summary: what its command does, in half a line.
-    """
-
-    summary = ""
-
-    def option(self, words: str, help: str, **options) -> None:
+    def option(self, words: str, help: str | Callable[[], str], **options) -> None:
         """Add an argument by its flags and what its value is called, as `--out DIR`.
 
         The name of the value tells its type, or lists the choices, as `--split {train,val}`; what
-        has no value is a switch. The help ends with the default.
+        has no value is a switch. `data --data DIR` may stand bare or behind its flag. The help ends
+        with the default.
 
         >>> parser = Parser()
         >>> parser.option("--out DIR", "gets the table", default=Path("results"))
@@ -48,7 +35,8 @@ class Parser(argparse.ArgumentParser):
         >>> parser.parse_args(["--quick"]).quick, parser.parse_args([]).out.name
         (True, 'results')
         """
-        *flags, value = words.split() if " " in words else (words, None)
+        *names, value = words.split() if " " in words else (words, None)
+        help = help() if callable(help) else help
         if value and value.startswith("{"):
             options["choices"] = value.strip("{}").split(",")
         elif value:
@@ -57,77 +45,19 @@ class Parser(argparse.ArgumentParser):
             options["action"] = "store_true"
         if options.get("default") is not None:
             help += " (default: %(default)s)"
-        self.add_argument(*flags, help=help.strip(), **options)
+        if names[1:] and not names[0].startswith("-"):
+            name, *names = names
+            group = self.add_mutually_exclusive_group(required=options.pop("required", False))
+            group.add_argument(name, nargs="?", default=argparse.SUPPRESS, help=help, **options)
+            group.add_argument(*names, dest=name, help=f"the same as {value}", **options)
+        else:
+            self.add_argument(*names, help=help.strip(), **options)
 
-    def options(self, table: Mapping[str, str | tuple[str, Any]]) -> None:
-        """Add arguments by their words, each with its help, or with its help and its default."""
+    def options(self, table: Options) -> None:
         for words, told in table.items():
             if isinstance(told, tuple):
-                self.option(words, told[0], default=told[1])
-            else:
-                self.option(words, told)
-
-    def encoder(self, *, required: bool = True) -> None:
-        self.option("--encoder SPEC", encoder_forms(), required=required)
-
-    def embedding(self) -> None:
-        """How the pictures of a folder of own data are embedded, and where features are kept."""
-        self.features()
-        at_once, cores = EMBEDDED_AT_ONCE, os.cpu_count() or 1
-        self.option("--batch-size N", "pictures that the encoder sees together", default=at_once)
-        self.option(
-            "--threads --workers N", "threads that decode pictures, by default one a core",
-            dest="workers", type=WORKERS, default=cores,
-        )  # fmt: skip
-        self.options({f"--dtype {DTYPES}": ("precision of the encoder's products", "float32")})
-
-    def features(self) -> None:
-        self.options({
-            "--features DIR": "where features are kept (default: features/ in the folder of own "
-            "data, by the encoder's name and identity; of other folders in the user's cache)",
-        })  # fmt: skip
-
-    def folder(self, help: str, *, dest: str = "folder", required: bool = True) -> None:
-        """A folder of own data or of pictures, as `--data DIR` or bare; both are one argument."""
-        group = self.add_mutually_exclusive_group(required=required)
-        options = {"dest": dest, "type": Path, "action": _Folder, "metavar": "DIR"}
-        group.add_argument(nargs="?", help=help, **options)
-        group.add_argument("--data", help="the same as DIR", **options)
-
-    def data(self, *, instead_of: str) -> None:
-        """The folder of own data that stands for other arguments."""
-        self.folder(f"folder of own data, instead of {instead_of}", dest="data", required=False)
-        split = "of --data (default: test, which is what dialogues.json alone is)"
-        self.option("--split {train,val,test}", split)
-
-    def text(self, what: str) -> None:
-        """The convention by which `what` is made from the rounds of a dialogue."""
-        self.options({
-            f"--text {{{','.join(TEXT_CONVENTIONS)}}}": f"how {what} is made from the rounds: each "
-            "is a whole caption (current_rewrite), or adds to those before (raw_dialogue, and "
-            "all_rewrites, which repeats captions); default: current_rewrite for rewrites that "
-            "daitir or --data knows, raw_dialogue for questions with answers; for anything else it "
-            "must be named",
-        })  # fmt: skip
-
-    def seed(self, help: str = "") -> None:
-        self.option("--seed N", help, type=SEED_NUMBER, default=0)
-
-    def cache(self) -> None:
-        self.option("--cache DIR", "keeps what is drawn", default=Path("runs/views"))
-
-    def device(self, what: str = "models run", *, default: str = "cpu") -> None:
-        self.option("--device NAME", f"where {what}: cpu, cuda, cuda:1 or mps", default=default)
-
-    def machine(self) -> None:
-        """The device, and the processes that draw scenes."""
-        self.device()
-        processes, cores = "processes that draw scenes, by default one a core", os.cpu_count() or 1
-        self.option("--workers N", processes, type=WORKERS, default=cores)
-
-    def profile(self, whose: str) -> None:
-        default = "(default: DAITIR_PROFILE, or classroom)"
-        self.option("--profile NAME", f"whose {whose}: {', '.join(PROFILES)} {default}")
+                told = {"help": told[0], "default": told[1]}
+            self.option(words, **(told if isinstance(told, dict) else {"help": told}))
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
@@ -139,19 +69,15 @@ class Parser(argparse.ArgumentParser):
         return arguments, rest
 
     def _get_value(self, action: argparse.Action, text: str):
+        if text is argparse.SUPPRESS:  # of an argument that is absent
+            return text
         of_command = action.nargs == argparse.PARSER  # the words that its own parser will read
         if not of_command and (not text.strip() or "\0" in text):
             raise argparse.ArgumentError(action, f"must not be {text!r}")
         return super()._get_value(action, text)
 
 
-def add_command(
-    commands,
-    run: Callable[[argparse.Namespace], None],
-    *examples: str,
-    name: str = "",
-    summary: str = "",
-) -> Parser:
+def add_command(commands, run: Run, *examples: str, name: str = "", summary: str = "") -> Parser:
     """The parser of a new command, whose help ends with examples.
 
     By default it has the name of the function that it runs, and the first line of its docstring as
@@ -165,55 +91,107 @@ def add_command(
         epilog="\n  ".join(("example:", *examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.summary = summary
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr")
     return parser
 
 
-def named(text: str, *, what: str) -> tuple[str, str]:
-    """The two sides of NAME=`what`, for an argument's `type`."""
-    name, _, value = text.partition("=")
-    if not name or not value:
-        raise argparse.ArgumentTypeError(f"must be NAME={what}, not {text!r}")
-    return name, value
+def command(*examples: str, options: Options) -> Callable[[Run], Callable[..., None]]:
+    """Declare the command that a function runs; in its place stands what adds it to a parser."""
+
+    def declare(run: Run) -> Callable[..., None]:
+        return lambda commands: add_command(commands, run, *examples).options(options)
+
+    return declare
 
 
-def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """The `type` of an argument that is a whole number between two, which count too.
+def bounded(lowest: float, highest: float | None = None, kind: type = int) -> Callable:
+    """The `type` of an argument that is a number between two, which count too.
 
-    >>> whole(1)("x")
+    >>> bounded(1)("x")
     Traceback (most recent call last):
     argparse.ArgumentTypeError: must be a whole number, not 'x'
     """
-    return partial(_bounded, int, "a whole number", lowest, highest)
+
+    def value_of(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if value != value:
+            words = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest:,}, not {text}")
+        if highest is not None and value > highest:
+            raise argparse.ArgumentTypeError(f"must be at most {highest:,}, not {text}")
+        return value
+
+    return value_of
 
 
-def number(lowest: float, highest: float) -> Callable[[str], float]:
-    """The `type` of an argument that is a number between two, which count too."""
-    return partial(_bounded, float, "a number", lowest, highest)
-
-
-def _bounded(kind: type, words: str, lowest: float, highest: float | None, text: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if value != value:
-        raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
-    if value < lowest:
-        raise argparse.ArgumentTypeError(f"must be at least {lowest:,}, not {text}")
-    if highest is not None and value > highest:
-        raise argparse.ArgumentTypeError(f"must be at most {highest:,}, not {text}")
-    return value
-
-
-SEED_NUMBER = whole(0, 2**63 - 1)
-WORKERS = whole(1, MOST_WORKERS)
 # What a value is called in the help tells its type; all others are text.
 VALUE_TYPES: Mapping[str, Callable] = {
-    "DIR": Path, "FILE": Path, "FILE.csv": Path, "N": whole(1), "SCALE": number(0, 100),
-    "STEPS": whole(1, 1000),  # noise levels that the schedulers know
-    "PIXELS": whole(32, 4096),  # smaller scenes have no room for what is drawn
-    "P": number(0, 1),
+    "DIR": Path, "FILE": Path, "FILE.csv": Path, "N": bounded(1), "SCALE": bounded(0, 100, float),
+    "STEPS": bounded(1, 1000),  # noise levels that the schedulers know
+    "PIXELS": bounded(32, 4096),  # smaller scenes have no room for what is drawn
+    "P": bounded(0, 1, float),
 }  # fmt: skip
+
+
+def required(help: str | Callable[[], str]) -> dict[str, Any]:
+    return {"help": help, "required": True}
+
+
+DTYPES = "{float32,float16,bfloat16}"
+WHERE = "where models run: cpu, cuda, cuda:1 or mps"
+WORKERS = {"type": bounded(1, 256), "default": os.cpu_count() or 1}
+DEVICE: Options = {"--device NAME": (WHERE, "cpu")}
+MACHINE: Options = DEVICE | {
+    "--workers N": {"help": "processes that draw scenes, by default one a core"} | WORKERS
+}
+CACHE: Options = {"--cache DIR": ("keeps what is drawn", Path("runs/views"))}
+FEATURES: Options = {
+    "--features DIR": "where features are kept (default: features/ in the folder of own data, by "
+    "the encoder's name and identity; of other folders in the user's cache)",
+}
+BATCH_SIZE, DTYPE = 64, "float32"  # of what embeds
+EMBEDDING: Options = {
+    "--encoder SPEC": required(encoder_forms),
+    **FEATURES,
+    "--batch-size N": ("pictures that the encoder sees together", BATCH_SIZE),
+    "--threads --workers N": {
+        "help": "threads that decode pictures, by default one a core", "dest": "workers",
+    } | WORKERS,
+    f"--dtype {DTYPES}": ("precision of the encoder's products", DTYPE),
+    **DEVICE,
+}  # fmt: skip
+
+
+def data_instead_of(files: str) -> Options:
+    """The folder of own data that stands for other arguments."""
+    return {
+        "data --data DIR": f"folder of own data, instead of {files}",
+        "--split {train,val,test}": "of --data (default: test, which is what dialogues.json alone "
+        "is)",
+    }
+
+
+def text_of(what: str) -> Options:
+    """The convention by which `what` is made from the rounds of a dialogue."""
+    return {
+        f"--text {{{','.join(TEXT_CONVENTIONS)}}}": f"how {what} is made from the rounds: each is "
+        "a whole caption (current_rewrite), or adds to those before (raw_dialogue, and "
+        "all_rewrites, which repeats captions); default: current_rewrite for rewrites that daitir "
+        "or --data knows, raw_dialogue for questions with answers; for anything else it must be "
+        "named",
+    }
+
+
+def seed_of(help: str = "") -> Options:
+    return {"--seed N": {"help": help, "type": bounded(0, 2**63 - 1), "default": 0}}
+
+
+def profile_of(whose: str) -> Options:
+    names = f"{', '.join(PROFILES)} (default: DAITIR_PROFILE, or classroom)"
+    return {"--profile NAME": f"whose {whose}: {names}"}

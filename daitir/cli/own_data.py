@@ -1,7 +1,4 @@
-"""Commands that look at, embed, rank and search one's own pictures.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands that look at, embed, rank and search one's own pictures."""
 
 from __future__ import annotations
 
@@ -13,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daitir.cli import inputs
-from daitir.cli.options import add_command
+from daitir.cli.options import EMBEDDING, command, data_instead_of, required, seed_of, text_of
 from daitir.common.errors import DataError
 from daitir.common.files import begins_with, check_output, has_notes
 from daitir.common.terminal import say
-from daitir.data.dialogues import read_dialogues
+from daitir.data.dialogues import read_dialogues, read_source
 from daitir.data.names import is_utf8
 
 UNTRAINED = ("text", "view", "dar")
-# With fewer a percentile bootstrap covers the mean clearly less often than it says: its variance is
-# (n - 1) / n of the unbiased one, and its samples hold no value that was not seen.
-FEW_DIALOGUES = 20
+FEW_DIALOGUES = 20  # of fewer a percentile bootstrap covers the mean less often than it says
 _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
-_OWN_FOLDER = "folder with dialogues.json (or dialogues/) and images/"
+_FOLDER = required("folder with dialogues.json (or dialogues/) and images/")
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -35,16 +30,15 @@ if TYPE_CHECKING:
     from daitir.models.encoders import Encoder
 
 
-def add_lint(commands) -> None:
-    parser = add_command(commands, lint, "daitir lint my_pictures/")
-    parser.folder(_OWN_FOLDER)
-    parser.options({
+@command(
+    "daitir lint my_pictures/",
+    options={
+        "folder --data DIR": _FOLDER,
         "--json": "print the report as JSON",
         "--quick": "do not decode the pictures",
         "--encoder SPEC": "count the rounds that this encoder does not read to the end",
-    })  # fmt: skip
-
-
+    },
+)
 def lint(arguments: argparse.Namespace) -> None:
     """Look at every file; what is wrong is counted.
 
@@ -57,8 +51,8 @@ def lint(arguments: argparse.Namespace) -> None:
         from daitir.models.encoders import load_encoder
 
         encoder = load_encoder(arguments.encoder)
-    decode, progress = not arguments.quick, not arguments.json
-    report = lint_data(arguments.folder, decode=decode, encoder=encoder, progress=progress)
+    options = {"decode": not arguments.quick, "progress": not arguments.json}
+    report = lint_data(arguments.folder, encoder=encoder, **options)
     if arguments.json:
         say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
@@ -72,24 +66,15 @@ def lint(arguments: argparse.Namespace) -> None:
                 say(f"    … and {finding.count - len(finding.examples):,} more")
         if not report.findings:
             say("nothing is wrong")
-    if report.num_errors:
-        number = report.num_errors
+    if number := report.num_errors:
         raise DataError(f"{arguments.folder}: {number:,} error{'s' * (number > 1)}; mend the files")
 
 
-def add_embed(commands) -> None:
-    parser = add_command(
-        commands,
-        embed,
-        "daitir embed my_pictures/ --encoder hf:models/siglip",
-        "accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip",
-    )
-    parser.folder(_OWN_FOLDER)
-    parser.encoder()
-    parser.embedding()
-    parser.device("the encoder runs")
-
-
+@command(
+    "daitir embed my_pictures/ --encoder hf:models/siglip",
+    "accelerate launch -m daitir.cli embed my_pictures/ --encoder hf:models/siglip",
+    options={"folder --data DIR": _FOLDER, **EMBEDDING},
+)
 def embed(arguments: argparse.Namespace) -> None:
     """Embed pictures and views, and keep the features."""
     from daitir.data.datafolder import find_data
@@ -106,15 +91,12 @@ def embed(arguments: argparse.Namespace) -> None:
         pictures = (data.images_dir / name for name in gallery)
         number = cached.embed(chain(pictures, views), group=group, progress=True)
     if group.is_main_process:
-        say(
-            f"{len(gallery):,} pictures and {len(views):,} views, "
-            f"{number:,} embedded now; written to {cached.folder}"
-        )
+        what = f"{len(gallery):,} pictures and {len(views):,} views, {number:,} embedded now"
+        say(f"{what}; written to {cached.folder}")
 
 
 def _checked_views(data: DataFolder, split: str) -> list[Path]:
     """The views of a split. Raises DataError where one is unreadable or of other dialogues."""
-    from daitir.data.dialogues import read_source
     from daitir.data.gallery import check_images
     from daitir.data.viewfiles import check_views, list_views
 
@@ -133,89 +115,68 @@ def _checked_views(data: DataFolder, split: str) -> list[Path]:
     return paths
 
 
-def add_evaluate(commands) -> None:
-    parser = add_command(
-        commands,
-        evaluate,
-        "daitir evaluate --dialogues d.json --images d/ --encoder mini --fusion text --out d.csv",
-        "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
-    )
-    parser.data(instead_of="--dialogues, --images, --gallery and --views")
-    parser.options({
-        "--dialogues FILE": 'ChatIR file: a JSON list of {"img": path, "dialog": [caption, round, '
-        "...]}",
+def _fusion(text: str) -> str:
+    if text not in UNTRAINED:
+        from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
+
+        kind, _, folder = text.partition(":")
+        if kind not in TRAINED_FUSIONS or not folder:
+            names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in TRAINED_FUSIONS)))
+            raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
+    return text
+
+
+@command(
+    "daitir evaluate --dialogues d.json --images d/ --encoder mini --fusion text --out d.csv",
+    "daitir evaluate --data my_pictures/ --encoder mini --fusion dar --out dar.csv",
+    options={
+        **data_instead_of("--dialogues, --images, --gallery and --views"),
+        "--dialogues FILE": 'ChatIR file: a list of {"img": path, "dialog": [caption, round, ...]}',
         "--images DIR": "folder that the image paths are relative to",
-        "--gallery FILE": "JSON list of the image paths to rank (default: all images below "
-        "--images)",
-    })  # fmt: skip
-    parser.option(
-        "--views DIR",
-        "folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion view or dar; "
-        "several views of a round, and those of several folders, are averaged",
-        nargs="+", action="extend",
-    )  # fmt: skip
-    parser.encoder()
-    parser.embedding()
-    parser.option(
-        "--fusion FUSION",
-        "how the query is made: text, view, dar, or a trained fusion, for example adafuse:DIR or "
-        "nrgr:DIR with the DIR that `daitir train` wrote; all but the first also tabulate text "
-        "alone, to compare with",
-        required=True, type=_fusion,
-    )  # fmt: skip
-    parser.text("the query text")
-    missing = "where a round lacks a view: refuse, leave its dialogue out, or rank that round by"
-    parser.options({
-        "--missing-views {error,exclude,text}": (f"{missing} text alone", "error"),
-        "--skip-unreadable": "leave out gallery images that cannot be decoded, and the dialogues "
-        "about them",
+        "--gallery FILE": "JSON list of the image paths to rank (default: all below --images)",
+        "--views DIR": {
+            "help": "folder of views {dialogue}_{round}[_{k}].jpg|.jpeg|.webp|.png, for --fusion "
+            "view or dar; several views of a round, and those of several folders, are averaged",
+            "nargs": "+", "action": "extend",
+        },
+        **EMBEDDING,
+        "--fusion FUSION": {
+            "help": "how the query is made: text, view, dar, or a trained fusion, for example "
+            "adafuse:DIR or nrgr:DIR with the DIR that `daitir train` wrote; all but the first "
+            "also tabulate text alone, to compare with",
+            "required": True, "type": _fusion,
+        },
+        **text_of("the query text"),
+        "--missing-views {error,exclude,text}": ("where a round lacks a view: refuse, leave its "
+        "dialogue out, or rank that round by text alone", "error"),
+        "--skip-unreadable": "leave out images that cannot be decoded, and dialogues about them",
         "--allow-duplicate-targets": "accept several dialogues about one image",
         "--num-dialogues N": "evaluate the first N dialogues only",
         "--benchmark NAME": "label (default: that of the dialogue file, or of --data)",
         "--method NAME": "label (default: the fusion)",
-    })  # fmt: skip
-    parser.seed("label: the seed that made the views or the encoder")
-    parser.device("the encoder runs")
-    parser.option("--out FILE.csv", "where the table goes", required=True)
-
-
-def _fusion(text: str) -> str:
-    kind, _, folder = text.partition(":")
-    if text in UNTRAINED:
-        return text
-    from daitir.fusion import TRAINED_FUSIONS  # late: it loads torch
-
-    if kind not in TRAINED_FUSIONS or not folder:
-        names = ", ".join((*UNTRAINED, *(f"{name}:DIR" for name in TRAINED_FUSIONS)))
-        raise argparse.ArgumentTypeError(f"must be one of {names}, not {text!r}")
-    return text
-
-
+        **seed_of("label: the seed that made the views or the encoder"),
+        "--out FILE.csv": required("where the table goes"),
+    },
+)  # fmt: skip
 def evaluate(arguments: argparse.Namespace) -> None:
     """Rank a gallery after every round, and tabulate the metrics."""
-    from daitir.data.datafolder import SearchFiles
-
-    data, split = inputs.find_own_data(arguments, "dialogues", "images", "gallery", "views")
-    if data:
-        files = data.files(split, text=arguments.text)
-        reads = inputs.files_of(data, split).values()
-    else:
-        named = (arguments.dialogues, arguments.images, arguments.gallery)
-        files = SearchFiles(*named, arguments.views or ())
-        reads = [*named, *files.views_dirs]
+    flags = ("dialogues", "images", "gallery", "views")
+    data, _, files, reads = inputs.find_own_data(arguments, *flags, text=arguments.text)
     if arguments.fusion != "text" and not files.views_dirs:
         where = f"; `daitir generate --data {arguments.data}` draws some" if data else ""
         raise DataError(f"--fusion {arguments.fusion} needs --views DIR{where}")
     if arguments.fusion != "text" and arguments.method == "text":
         raise DataError("--method text is the name of text alone; choose another")
-    check_output(arguments.out, inputs=reads, is_ours=_is_table)
-    told: list[str] = []
-    search = files.read(
-        text=arguments.text,
-        num_dialogues=arguments.num_dialogues,
-        allow_duplicate_targets=arguments.allow_duplicate_targets,
-        tell=told.append,
+    check_output(
+        arguments.out,
+        inputs=reads,
+        is_ours=lambda path: (
+            begins_with(path, "benchmark,method,seed,round,metric,") and not has_notes(path)
+        ),
     )
+    told: list[str] = []
+    names = ("text", "num_dialogues", "allow_duplicate_targets")
+    search = files.read(**inputs.given(arguments, *names), tell=told.append)
     inputs.check_device(arguments.device)
     import torch
 
@@ -237,22 +198,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
         check_origin(Path(folder), encoder)
         fusion = load_fusion(Path(folder), dim=encoder.dim, kind=kind)
     say(f"ranked texts: {search.text} of {files.dialogues} ({search.text_known})", *told)
-    names = ("benchmark", "seed", "missing_views", "skip_unreadable")
-    options = {name: getattr(arguments, name) for name in names}
-    method = arguments.method or kind
     result = evaluate(
-        search, encoder=encoder, fusion=fusion, method=method, **options, progress=True
+        search,
+        encoder=encoder,
+        fusion=fusion,
+        method=arguments.method or kind,
+        **inputs.given(arguments, "benchmark", "seed", "missing_views", "skip_unreadable"),
+        progress=True,
     )
     write_rows(arguments.out, result.rows)
     _print(result, encoder, with_views=kind != "text")
     say(f"written to {arguments.out}")
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a file is a table that `evaluate` wrote, and not one of a study."""
-    from daitir.evaluation import RESULT_COLUMNS  # late: it loads torch
-
-    return begins_with(path, ",".join(RESULT_COLUMNS)) and not has_notes(path)
 
 
 def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
@@ -271,28 +227,21 @@ def _print(result: Evaluation, encoder: Encoder, *, with_views: bool) -> None:
     lines = table.reset_index().to_string(index=False, float_format="{:.2f}".format).split("\n")
     say(f"{lines[0]}   (percent)", *lines[1:])
     if number < FEW_DIALOGUES:
-        say(
-            f"warning: intervals over {number} dialogues are too narrow; a bootstrap needs "
-            f"{FEW_DIALOGUES} or more"
-        )
+        enough = f"a bootstrap needs {FEW_DIALOGUES} or more"
+        say(f"warning: intervals over {number} dialogues are too narrow; {enough}")
 
 
-def add_search(commands) -> None:
-    parser = add_command(commands, search, "daitir search my_pictures/ --encoder hf:models/siglip")
-    parser.folder("folder of pictures at any depth, or of own data with images/")
-    parser.encoder()
-    parser.embedding()
-    parser.options({
-        "--model SPEC": "refine what is said by this language model (default: the words are "
-        "joined)",
-        "--pipeline SPEC": "search with a view that this pipeline draws too, as DAR does (default: "
-        "words alone)",
+@command(
+    "daitir search my_pictures/ --encoder hf:models/siglip",
+    options={
+        "folder --data DIR": required("folder of pictures at any depth, or of own data"),
+        **EMBEDDING,
+        "--model SPEC": "language model that refines what is said (default: it is joined)",
+        "--pipeline SPEC": "draws a view to search with too, as DAR does (default: words alone)",
         "--top N": ("pictures that are named", 10),
         "--skip-unreadable": "leave out pictures that cannot be decoded",
-    })  # fmt: skip
-    parser.device()
-
-
+    },
+)  # fmt: skip
 def search(arguments: argparse.Namespace) -> None:
     """Search a folder of pictures by a dialogue in the terminal."""
     inputs.check_device(arguments.device)
@@ -330,10 +279,10 @@ def search(arguments: argparse.Namespace) -> None:
             return
         if words == "/quit":
             return
-        if words in ("/undo", "/new"):
+        if words == "/undo":
             search.undo()
-            while words == "/new" and search.rounds:
-                search.undo()
+        elif words == "/new":
+            search.rounds.clear()
         elif not words or words.startswith("/"):
             say(_SEARCH_HELP)
         elif not is_utf8(words):

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import add_command
+from daitir.cli.options import WHERE, add_command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, begins_with, check_output, check_results
 from daitir.common.terminal import say
@@ -47,8 +47,8 @@ def add_paper(commands) -> None:
         "--launch COMMAND": "what starts the commands that several processes share, for example "
         "'accelerate launch --multi_gpu -m daitir.cli'",
         "--dry-run": "only print the commands",
+        "--device NAME": (WHERE, "cuda"),
     })  # fmt: skip
-    parser.device(default="cuda")
 
 
 def plan(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,4 @@
-"""Commands of the embedded world: its files and query sets, and the models that it teaches.
-
-Every command checks at once all that can be checked, and imports what is heavy only then.
-"""
+"""Commands of the embedded world: files, query sets, models that it teaches, and the studies."""
 
 from __future__ import annotations
 
@@ -10,56 +7,53 @@ from importlib import import_module
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import add_command
-from daitir.common.errors import DataError
-from daitir.common.files import begins_with, check_output, claimed
+from daitir.cli.options import CACHE, DEVICE, MACHINE, command, profile_of, required, seed_of
+from daitir.common.files import begins_with, check_output, check_results, claimed
 from daitir.common.terminal import say
 from daitir.data.manifests import MANIFEST
 from daitir.studies.profiles import check_models
+from daitir.studies.registry import STUDIES, get_study
+
+_MODELS = (
+    "which: clip is the dual encoder, diffusion the text-to-image pipeline, lm the language model"
+)
 
 
-def add_scenes(commands) -> None:
-    parser = add_command(
-        commands, scenes, "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15"
-    )
-    who = "human, terse, verbose, degenerate, unreliable, or another that is registered"
-    parser.options({
+@command(
+    "daitir scenes runs/scenes --num-dialogues 100 --broken-share 0.15",
+    options={
         "folder DIR": "gets images/, gallery.json, dialogues.json, rewrites.json and views/",
         "--split {train,val,test,heldout}": ("", "test"),
-        "--source NAME": (f"who asks and answers: {who}", "human"),
+        "--source NAME": ("who asks and answers: human, terse, verbose, degenerate, unreliable, or "
+        "another that is registered", "human"),
         "--num-dialogues N": ("", 100),
         "--num-gallery N": ("", 5000),
         "--broken-share P": "also write views in which this share of the stated facts is broken",
         "--size PIXELS": ("", 64),
-    })  # fmt: skip
-    parser.seed()
-
-
+        **seed_of(),
+    },
+)  # fmt: skip
 def scenes(arguments: argparse.Namespace) -> None:
     """Write its pictures, dialogues and controlled views as files."""
-    if arguments.num_dialogues > arguments.num_gallery:
-        raise DataError(
-            f"{arguments.num_dialogues:,} dialogues need as many gallery images; "
-            f"raise --num-gallery {arguments.num_gallery:,}"
-        )
     check_output(arguments.folder / "scenes.json")
     from daitir.scenes.export import export_scenes
 
     names = ("split", "source", "num_dialogues", "num_gallery", "broken_share", "size", "seed")
-    options = {name: getattr(arguments, name) for name in names}
-    export_scenes(arguments.folder, **options, progress=True)
+    export_scenes(arguments.folder, **inputs.given(arguments, *names), progress=True)
     say(f"written to {arguments.folder}")
 
 
-def add_queries(commands) -> None:
-    parser = add_command(commands, queries, "daitir queries --out runs/queries")
-    parser.profile("sizes and models")
-    parser.options({"--steps STEPS": ("of drawing", 8), "--guidance SCALE": ("", 2.0)})
-    parser.cache()
-    parser.device()
-    parser.option("--out DIR", "gets the captions and the features of the views", required=True)
-
-
+@command(
+    "daitir queries --out runs/queries",
+    options={
+        **profile_of("sizes and models"),
+        "--steps STEPS": ("of drawing", 8),
+        "--guidance SCALE": ("", 2.0),
+        **CACHE,
+        **DEVICE,
+        "--out DIR": required("gets the captions and the features of the views"),
+    },
+)
 def queries(arguments: argparse.Namespace) -> None:
     """Refine and draw the dialogues that studies search with."""
     profile = inputs.chosen_profile(arguments.profile)
@@ -74,10 +68,11 @@ def queries(arguments: argparse.Namespace) -> None:
     from daitir.studies.queries import Models, make_query_sets
 
     on = {"device": arguments.device}
-    drawing = {"steps": arguments.steps, "guidance": arguments.guidance}
     models = Models(
         load_reformulator(profile.reformulator, **on),
-        load_view_generator(profile.generator, **drawing, **on),
+        load_view_generator(
+            profile.generator, **inputs.given(arguments, "steps", "guidance"), **on
+        ),
         load_encoder(profile.encoder, **on),
         load_recogniser(**on),
     )
@@ -85,20 +80,17 @@ def queries(arguments: argparse.Namespace) -> None:
     say(f"written to {arguments.out}")
 
 
-def add_pretrain(commands) -> None:
-    parser = add_command(commands, pretrain, "daitir pretrain clip --out runs/clip")
-    parser.options({
-        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": "which: clip is the dual encoder, "
-        "diffusion the text-to-image pipeline, lm the language model, lit the text head of the "
-        "encoder for photographs",
-    })  # fmt: skip
-    out = "gets checkpoint, log.csv, and at the end the model and its card"
-    parser.option("--out DIR", out, required=True)
-    parser.profile("recipe")
-    parser.seed()
-    parser.machine()
-
-
+@command(
+    "daitir pretrain clip --out runs/clip",
+    options={
+        "model {tokenizer,clip,recogniser,diffusion,lm,lit}": f"{_MODELS}, lit the text head of "
+        "the encoder for photographs",
+        "--out DIR": required("gets checkpoint, log.csv, and at the end the model and its card"),
+        **profile_of("recipe"),
+        **seed_of(),
+        **MACHINE,
+    },
+)
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a model of the package from scratch."""
     profile, model, out = inputs.chosen_profile(arguments.profile), arguments.model, arguments.out
@@ -117,51 +109,39 @@ def pretrain(arguments: argparse.Namespace) -> None:
     say(f"written to {out}" + (f"; load it with --encoder {spec}:{out}" if spec else ""))
 
 
-def add_quality(commands) -> None:
-    parser = add_command(commands, quality, "daitir quality clip --out results/quality.csv")
-    parser.options({
-        "model {clip,recogniser,diffusion,lm}": "which model: clip is the dual encoder, diffusion "
-        "the text-to-image pipeline, lm the language model",
-        "--encoder SPEC": "for clip alone (default: the profile's)",
-        "--folder DIR": "of the recogniser, diffusion pipeline or language model; not for clip "
-        "(default: the package's)",
-    })  # fmt: skip
-    parser.profile("sizes")
-    out = "table that gets the model's rows; those of other models stay"
-    parser.option("--out FILE.csv", out, required=True)
-    parser.machine()
-
-
+@command(
+    "daitir quality clip --out results/quality.csv",
+    options={
+        "model {clip,recogniser,diffusion,lm}": _MODELS,
+        "--spec SPEC": "which one (default: of clip the profile's, of others the package's)",
+        **profile_of("sizes"),
+        "--out FILE.csv": required("table that gets the model's rows; those of others stay"),
+        **MACHINE,
+    },
+)
 def quality(arguments: argparse.Namespace) -> None:
     """Measure such a model on the validation split."""
-    profile = inputs.chosen_profile(arguments.profile)
-    model, folder = arguments.model, arguments.folder
-    if model == "clip" and folder:
-        raise DataError("--folder is not for clip; name its encoder with --encoder SPEC")
-    if model != "clip" and arguments.encoder:
-        raise DataError(f"--encoder is for clip; name the {model} with --folder DIR")
-    if folder and not folder.is_dir():
-        raise DataError(f"--folder {folder}: no such folder")
-    check_output(arguments.out, is_ours=_is_quality)
+    profile, model = inputs.chosen_profile(arguments.profile), arguments.model
+    own = "model,split,measure,value,"
+    check_output(arguments.out, is_ours=lambda path: begins_with(path, own))
     inputs.check_device(arguments.device)
-    if model == "clip" and not arguments.encoder:
+    if model == "clip" and not arguments.spec:
         check_models(profile, "clip")
     from daitir.models.recogniser import load_recogniser
     from daitir.studies import quality
 
-    spec, on = str(folder or "mini"), {"device": arguments.device}
-    options = {"num_workers": arguments.workers, "progress": True}
+    spec = arguments.spec or (profile.encoder if model == "clip" else "mini")
+    on, options = {"device": arguments.device}, {"num_workers": arguments.workers, "progress": True}
     if model == "clip":
         from daitir.models.encoders import load_encoder
 
-        encoder = load_encoder(arguments.encoder or profile.encoder, **on)
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
+        encoder = load_encoder(spec, **on)
         table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
     elif model == "recogniser":
         from daitir.recipes.recogniser import degraded
 
-        recogniser = load_recogniser(spec, **on)
-        table = quality.recogniser_quality(recogniser, degrade=degraded, **options)
+        table = quality.recogniser_quality(load_recogniser(spec, **on), degrade=degraded, **options)
     elif model == "lm":
         from daitir.models.reformulation import load_reformulator
 
@@ -169,14 +149,64 @@ def quality(arguments: argparse.Namespace) -> None:
     else:
         from daitir.models.views import load_view_generator
 
-        generator = load_view_generator(spec, **on)
-        table = quality.pipeline_quality(generator, load_recogniser(**on), progress=True)
+        models = load_view_generator(spec, **on), load_recogniser(**on)
+        table = quality.pipeline_quality(*models, progress=True)
     quality.update_table(arguments.out, table)
     say(*table.to_string(index=False).split("\n"))
     say(f"written to {arguments.out}")
 
 
-def _is_quality(path: Path) -> bool:
-    from daitir.studies.quality import QUALITY_COLUMNS  # late: it loads torch
+@command(
+    "daitir study list",
+    "daitir study benchmark",
+    "daitir study tables",
+    options={
+        "name NAME": {
+            "help": f"{', '.join(STUDIES)}; or list, which tells what each measures and about how "
+            "many minutes it takes; or tables, which makes all tables again from kept ranks, "
+            "without a model",
+            "choices": ("list", "tables", *STUDIES),
+        },
+        **profile_of("sizes and models"),
+        "--work DIR": ("keeps what is done and what is trained, in a folder for each profile; "
+        "studies share it", Path("runs/studies")),
+        **CACHE,
+        "--results DIR": ("gets ranks/ with the ranks of each query, and a table with notes",
+        Path("results")),
+        **MACHINE,
+    },
+)  # fmt: skip
+def study(arguments: argparse.Namespace) -> None:
+    """Measure into results/: `daitir study list` tells what, and how long."""
+    name, results = arguments.name, arguments.results
+    if name == "list":
+        say("minutes on two cores under the profile classroom, and what is measured:")
+        studies = map(get_study, STUDIES)
+        say(*(f"{study.name:<20}{study.minutes:>5}  {study.question}" for study in studies))
+        return
+    profile = inputs.chosen_profile(arguments.profile)
+    if name == "tables":
+        from daitir.studies.engine.run import study_tables
 
-    return begins_with(path, ",".join(QUALITY_COLUMNS))
+        say(*(f"written to {path}" for path in study_tables(profile.name, results)))
+        return
+    measured, work = get_study(name), arguments.work / profile.name
+    check_results(results / f"{measured.table(profile.name)}.csv")
+    check_output(results / "ranks" / f"{measured.table(profile.name)}.npz")
+    check_output(work / "log.csv")
+    check_output(arguments.cache / "view.webp")
+    inputs.check_device(arguments.device)
+    check_models(profile, "lm", "diffusion", "clip")
+    from daitir.studies.engine.conditions import Study
+    from daitir.studies.engine.run import run_instrument, run_study
+
+    options = {
+        "work_dir": work,
+        "cache": arguments.cache,
+        "results_dir": results,
+        "device": arguments.device,
+        "num_workers": arguments.workers,
+        "progress": True,
+    }
+    run = run_study if isinstance(measured, Study) else run_instrument
+    say(f"written to {run(measured, profile, **options)}")

@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, read with care, checked before anything long begins."""
+"""Files: written whole or not at all, read with care, checked before anything long begins.
+
+`SafeFolder` joins a folder and names that come from a file, which must not lead out of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import gzip
 import hashlib
 import json
 import logging
+import ntpath
 import os
+import posixpath
+import re
 import secrets
 import stat
 import tempfile
@@ -30,6 +36,8 @@ MAX_VALUES = 10_000_000  # of a JSON file; its commas and brackets, a bound that
 LOCK = ".lock"  # in a folder that a run holds; one that was killed leaves it, unlocked
 # The launchers that accelerate knows number the processes of a run in these variables.
 _PROCESS_NUMBERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+# A folder of a hub's cache: the repository, and one of its snapshots.
+_SNAPSHOT = re.compile(r"(.*/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+")
 _claims: set[Path] = set()  # the folders that this process holds for a run
 
 
@@ -87,33 +95,30 @@ def parse_json(
     try:
         return json.loads(content.decode("utf-8-sig"), object_hook=hook)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8"
-        ) from error
+        fault = f"not UTF-8 text (byte {error.start}); save the file as UTF-8"
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from error
-    except (RecursionError, MemoryError) as error:
-        raise DataError(f"{path}: the JSON is nested too deeply or too large to read") from error
+        fault = f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+    except (RecursionError, MemoryError):
+        fault = "the JSON is nested too deeply or too large to read"
     except ValueError as error:  # a number of thousands of digits
-        raise DataError(f"{path}: the JSON cannot be read ({error})") from error
+        fault = f"the JSON cannot be read ({error})"
+    raise DataError(f"{path}: {fault}")
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a regular file to be read; a pipe or a device, which may never end, is a DataError."""
+
+    def opener(name: str, flags: int) -> int:  # at once, where a pipe would wait for its writer
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
     try:
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115, the caller closes it
+        file = open(path, "rb", opener=opener)  # noqa: SIM115, the caller closes it
     except (OSError, ValueError) as error:  # the latter for names that no file can have
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise DataError(f"{path}: cannot be read (a pipe or a device, no regular file)")
     return file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer else
 
 
 def reason_of(error: Exception) -> object:
@@ -134,6 +139,52 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
     if len(content) > limit:
         raise DataError(f"{path}: holds more than {limit:,} bytes, the most that is read; split it")
     return content
+
+
+class SafeFolder:
+    """A folder, and the files in it whose names come from a file.
+
+    A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
+    cache, whose files are all links, it may also lead to what lies in that snapshot and in the
+    `blobs/` of its repository. A link that leads elsewhere is refused.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder, root = Path(folder), Path(os.path.realpath(folder))
+        match = _SNAPSHOT.match(root.as_posix())
+        self._places = (Path(match[0]), Path(match[1], "blobs")) if match else (root,)
+
+    def join(self, name: str) -> Path:
+        """`folder / name`. Raises DataError where that does not lie inside, on any system.
+
+        >>> SafeFolder("images").join("unlabeled/0001.jpg").as_posix()
+        'images/unlabeled/0001.jpg'
+        >>> SafeFolder("images").join("../secret.jpg")
+        Traceback (most recent call last):
+        daitir.common.errors.DataError: '../secret.jpg' does not lie inside images; ...
+        """
+        normal = posixpath.normpath(name)
+        # A backslash or a drive letter is harmless here but leaves the folder on another system.
+        is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
+        if is_foreign or normal in (".", "..") or normal.startswith(("/", "../")):
+            raise DataError(
+                f"{name!r} does not lie inside {self.folder}; use a relative name in it"
+            )
+        path = self.folder / name
+        try:
+            target = Path(os.path.realpath(path))
+            is_circle = stat.S_ISLNK(target.lstat().st_mode)  # links that lead to one another
+        except (FileNotFoundError, NotADirectoryError):
+            is_circle = False
+        except (OSError, ValueError) as error:  # the latter for names that no file can have
+            reason = reason_of(error)
+            raise DataError(f"{name!r} in {self.folder} cannot be read ({reason})") from error
+        if is_circle or not any(target.is_relative_to(place) for place in self._places):
+            raise DataError(
+                f"{name!r} is or goes by a link, and does not lie inside {self.folder}; put a "
+                "copy there instead, as `cp -RL` makes it"
+            )
+        return path
 
 
 def read_tensors(
@@ -185,15 +236,10 @@ def check_output(
 ) -> None:
     """Raises DataError unless a file may be written at `path`, before anything long begins.
 
-    Only a regular file is ever replaced: no folder, device, pipe or link.
-
-    Args:
-        inputs: files and folders that the command reads. `path` must be none of them, by whatever
-            name, and must not lie in such a folder.
-        is_ours: tells whether a file that exists was written by this command; without it any
-            regular file is replaced.
-        overwrite: whether the user allows to replace other files (`--overwrite`); None where the
-            command has no such option.
+    Only a regular file is ever replaced: no folder, device, pipe or link, none of the files
+    `inputs` that the command reads, by whatever name, and nothing in a folder of them. A file that
+    `is_ours` does not take for the command's own is replaced with `overwrite` alone, which is None
+    where the command has no such option.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):

@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 from daitir import __version__
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, disk_is_full, locked, open_regular
-from daitir.common.safe_folder import SafeFolder
+from daitir.common.files import SafeFolder, atomic_write, disk_is_full, locked, open_regular
 
 SUMS = "SHA256SUMS"
 DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from daitir.common.errors import DataError
-from daitir.common.files import check_is_folder, open_regular, read_json
-from daitir.common.safe_folder import SafeFolder
+from daitir.common.files import SafeFolder, check_is_folder, open_regular, read_json
 from daitir.data.names import image_name
 
 logger = logging.getLogger(__name__)

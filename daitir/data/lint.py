@@ -16,8 +16,7 @@ from ftfy.badness import BADNESS_RE
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
-from daitir.common.files import read_json
-from daitir.common.safe_folder import SafeFolder
+from daitir.common.files import SafeFolder, read_json
 from daitir.data.captions import fault_of
 from daitir.data.datafolder import find_data
 from daitir.data.dialogues import (

@@ -50,7 +50,7 @@ def export_scenes(
     is no folder of data.
     """
     if not 0 < num_dialogues <= num_gallery:
-        raise ValueError(
+        raise DataError(
             f"{num_dialogues} dialogues need at least as many gallery images, not {num_gallery}; "
             "raise --num-gallery"
         )

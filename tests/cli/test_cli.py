@@ -198,7 +198,7 @@ def test_a_reader_that_leaves_is_no_traceback(folder, tmp_path):
     # `evaluate` prints little; a stand-in prints more than a pipe holds.
     code = (
         "import sys; from daitir.cli import command, inputs\n"
-        "inputs.find_own_data = lambda *_: print('line\\n' * 100_000)\n"
+        "inputs.find_own_data = lambda *_, **__: print('line\\n' * 100_000)\n"
         f"sys.exit(command.main({_arguments(folder, 'mini')!r}))"
     )
     process = subprocess.Popen(

@@ -6,7 +6,6 @@ import pytest
 
 from daitir.cli.command import build_parser, main
 from daitir.studies.engine import run as engine
-from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import PROFILES
 from daitir.studies.registry import STUDIES, get_study
 
@@ -16,8 +15,8 @@ def asked(tmp_path, monkeypatch):
     """Runs the command with an engine that only notes what it is asked for."""
     seen = {}
 
-    def run(study, profile, others=None, **options):
-        seen.update(study=study, profile=profile, others=others, **options)
+    def run(study, profile, **options):
+        seen.update(study=study, profile=profile, **options)
         return tmp_path / "table.csv"
 
     monkeypatch.setattr(engine, "run_study", run)
@@ -44,16 +43,6 @@ def test_a_study_is_run_with_the_profile_and_its_folders(name, asked, tmp_path, 
     assert code == 0 and capsys.readouterr().out == f"written to {tmp_path / 'table.csv'}\n"
     assert seen["study"] is get_study(name) and seen["profile"] is PROFILES["classroom"]
     assert seen["work_dir"] == tmp_path / "classroom" and seen["num_workers"] == 1
-
-
-def test_encoders_to_compare_are_named(asked, capsys):
-    assert isinstance(get_study("geometry"), Instrument)
-    _, seen = asked("geometry", "--after", "a=mini", "b=open_clip:x", "a=y")
-    assert seen["others"] == {"a": ["mini", "y"], "b": ["open_clip:x"]}
-    assert asked("memory", "--after", "a=mini")[0] == 2
-    assert "--after: for geometry and attention" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["study", "geometry", "--after", "mini"])
 
 
 def test_a_table_that_cannot_be_written_ends_the_command_before_anything_else(tmp_path, capsys):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from daitir.common import files
 from daitir.common.errors import DataError
 from daitir.common.files import (
+    SafeFolder,
     atomic_write,
     check_output,
     claimed,
@@ -21,7 +22,6 @@ from daitir.common.files import (
     read_regular,
     read_tensors,
 )
-from daitir.common.safe_folder import SafeFolder
 
 
 def test_writes_and_leaves_nothing_else(tmp_path):

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daitir.common.errors import DataError
-from daitir.common.files import MAX_BYTES
-from daitir.common.safe_folder import SafeFolder
+from daitir.common.files import MAX_BYTES, SafeFolder
 from daitir.data.dialogues import (
     TEXT_CONVENTIONS,
     Dialogue,

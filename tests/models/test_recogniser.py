@@ -271,5 +271,5 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert main(["pretrain", "recogniser", *arguments, out]) == 0
     assert "written to" in capsys.readouterr().out
     table = str(tmp_path / "quality.csv")
-    assert main(["quality", "recogniser", "--out", table, "--folder", "nowhere"]) == 2
+    assert main(["quality", "recogniser", "--out", table, "--spec", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -143,5 +143,5 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     out, table = str(tmp_path / "tiny"), str(tmp_path / "quality.csv")
     assert main(["pretrain", "lm", "--profile", "tiny", "--workers", "1", "--out", out]) == 0
     assert "written to" in capsys.readouterr().out
-    assert main(["quality", "lm", "--out", table, "--folder", "nowhere"]) == 2
+    assert main(["quality", "lm", "--out", table, "--spec", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
