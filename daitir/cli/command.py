@@ -16,6 +16,7 @@ from daitir.cli import derive, fetch, own_data, paper, train, world
 from daitir.cli.options import Parser
 from daitir.common.errors import DataError
 from daitir.common.terminal import LineFormatter, complain
+from daitir.studies.registry import STUDIES
 
 # The title of each group, and what adds its commands to the parser.
 COMMAND_GROUPS = {
@@ -27,9 +28,18 @@ COMMAND_GROUPS = {
     "what is measured and published": (world.study, fetch.fetch, paper.add_paper),
 }  # fmt: skip
 
+# What commands were called before.
+RENAMED = {"data": "fetch", "plan": "paper plan", "reproduce": "paper run"} | {
+    name: f"study {name}" for name in STUDIES
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad data or arguments, 130 for Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in RENAMED:
+        complain(f"error: `daitir {argv[0]}` is called `daitir {RENAMED[argv[0]]}` now")
+        return 2
     if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)

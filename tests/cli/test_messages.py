@@ -6,7 +6,7 @@ import pytest
 from own_data import make_own_data
 
 from daitir import __version__
-from daitir.cli.command import build_parser, main
+from daitir.cli.command import RENAMED, build_parser, main
 from daitir.models.reformulation import LM_FOLDER
 from daitir.studies.profiles import PROFILES
 
@@ -162,6 +162,14 @@ def test_the_help_fits_on_one_screen_and_shows_every_command(capsys):
         "lint", "refine", "generate", "embed", "evaluate", "search", "train", "scenes", "queries",
         "pretrain", "quality", "study", "fetch", "paper",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_is_one_line_that_names_the_new_one(old, tmp_path, capsys):
+    new = RENAMED[old]
+    line = refused([old, "--out", "{}"], tmp_path, capsys)
+    assert line == f"daitir: error: `daitir {old}` is called `daitir {new}` now"
+    assert "--device" in _help(capsys, *new.split()) or new in ("fetch", "paper plan")
 
 
 def test_the_help_of_train_names_every_method(capsys):
