@@ -156,12 +156,9 @@ def quality(arguments: argparse.Namespace) -> None:
 
         encoder = load_encoder(arguments.encoder or profile.encoder, **on)
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
-        table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
+        table = quality.clip_quality(encoder, size=profile.image_size, **options)
     elif model == "recogniser":
-        from daitir.recipes.recogniser import degraded
-
-        recogniser = load_recogniser(spec, **on)
-        table = quality.recogniser_quality(recogniser, degrade=degraded, **options)
+        table = quality.recogniser_quality(load_recogniser(spec, **on), **options)
     elif model == "lm":
         from daitir.models.reformulation import load_reformulator
 

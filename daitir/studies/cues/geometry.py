@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
 from daitir.analysis.geometry.pairs import CUES
 from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
-from daitir.fusion import ADaFuSE, dar_fusion
+from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
@@ -53,17 +54,18 @@ def add_attenuation(table: CueTable, features: Features) -> None:
     pixels as the cue, or cues of the same type that are supported or lucky.
     """
     logs, false = {}, table.sample.chosen("hallucinated")
+    numbers = [len(false), *[int(false.sum())] * len(NOISES)]
     for name, of in features.items():
         lengths = [of[key].norm(dim=-1) for key in ("delta", *NOISES)]
         table.add("length", name, lengths[0])
         logs[name] = torch.cat(lengths, dim=1).log()
     for base, name, change in changes(logs):
-        options = {"where": base, "link": math.exp}
-        ratios, *of_noises = change.split([len(false), false.sum(), false.sum()], dim=1)
-        table.add("attenuation", name, ratios, **options)
+        add = partial(table.add, encoder=name, where=base, link=math.exp)
+        ratios, *of_noises = change.split(numbers, dim=1)
+        add("attenuation", values=ratios)
         for kind, of_noise in zip(NOISES, of_noises, strict=True):
-            table.add("attenuation", name, of_noise, kind=kind, **options)
-            table.add("attenuation_beyond", name, ratios[:, false] - of_noise, kind=kind, **options)
+            add("attenuation", values=of_noise, kind=kind)
+            add("attenuation_beyond", values=ratios[:, false] - of_noise, kind=kind)
         columns = table.columns(ratios, "")
         for cue in CUES:
             for other in KINDS[1:]:
@@ -184,12 +186,11 @@ def add_linear(table: CueTable, features: Features) -> None:
         table.put_draws("share_in_null_space", name, share, int(directions), kind="random")
     table.compare("share_in_null_space", {name: of["lost"] for name, of in features.items()})
     for base, name, change in changes(logs):
-        options = {"where": base, "link": math.exp}
-        along, of_noise = change.split([len(false), false.sum()], dim=1)
-        beyond = along[:, false] - of_noise
-        table.add("slope_ratio", name, along, **options)
-        table.add("slope_ratio", name, of_noise, kind=NOISES[1], **options)
-        table.add("slope_ratio_beyond", name, beyond, kind=NOISES[1], **options)
+        add = partial(table.add, encoder=name, where=base, link=math.exp)
+        along, of_noise = change.split([len(false), int(false.sum())], dim=1)
+        add("slope_ratio", values=along)
+        add("slope_ratio", values=of_noise, kind=NOISES[1])
+        add("slope_ratio_beyond", values=along[:, false] - of_noise, kind=NOISES[1])
 
 
 def add_probes(table: CueTable, features: Features) -> None:
@@ -263,7 +264,7 @@ def add_spaces(rows: Rows, features: Features, number: int) -> None:
 
 
 def add_fusions(
-    table: CueTable, features: Mapping[str, Tensor], models: Sequence[ADaFuSE]
+    table: CueTable, features: Mapping[str, Tensor], models: Sequence[nn.Module]
 ) -> None:
     """What DAR and ADaFuSE do with δ: its gain, and how much the residual cancels."""
     index, rounds = table.sample.views, table.sample.rounds
@@ -280,8 +281,8 @@ def add_fusions(
     for model in models:
         with model.output.register_forward_hook(lambda *passed: residuals.append(passed[-1])):
             gains.append(gain(lambda view, model=model: model(texts[index], view)[0]))
-    changes = [a - b for a, b in zip(residuals[::2], residuals[1::2], strict=True)]
-    cosines = [torch.cosine_similarity(change, delta, dim=-1) for change in changes]
+    moved = [a - b for a, b in zip(residuals[::2], residuals[1::2], strict=True)]
+    cosines = [torch.cosine_similarity(change, delta, dim=-1) for change in moved]
     for measure, values in (("fusion_gain", gains), ("residual_cosine", cosines)):
         table.add(measure, "before", torch.stack(values).mean(dim=0), where="adafuse")
 
@@ -309,8 +310,8 @@ def measure_geometry(
 
     def measure(encoder: Encoder) -> dict[str, Tensor]:
         return {
-            **encode_cues(sample, gallery, encoder, progress=progress),
-            **cue_slopes(sample, encoder, num_views=NUM_DERIVED, progress=progress),
+            **encode_cues(sample, gallery, encoder),
+            **cue_slopes(sample, encoder, num_views=NUM_DERIVED),
             "areas": readable(sample, encoder, size=profile.image_size),
             "logit_scale": torch.tensor(encoder.logit_scale, dtype=torch.float64),
         }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import trange
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import cue_jacobian, equal_noise, null_basis, share_in_span
@@ -90,9 +89,7 @@ def sample_cues(
     )  # fmt: skip
 
 
-def encode_cues(
-    sample: CueSample, gallery: np.ndarray, encoder: Encoder, *, progress: bool = False
-) -> dict[str, Tensor]:
+def encode_cues(sample: CueSample, gallery: np.ndarray, encoder: Encoder) -> dict[str, Tensor]:
     """A sample and a gallery's pictures under one encoder, by name.
 
     `texts`, `views`, `changed` and `gallery` are features (num, dim) of unit length, `delta` and
@@ -103,29 +100,22 @@ def encode_cues(
     projection = encoder.model.visual.proj.detach().float().cpu()
     null, index, false = null_basis(projection), sample.views, sample.chosen("hallucinated")
     raw_views, raw_changed = (
-        before_projection(encoder, images, progress=progress)
-        for images in (sample.images, sample.changed)
+        before_projection(encoder, images) for images in (sample.images, sample.changed)
     )
     views, changed = unit(raw_views @ projection), unit(raw_changed @ projection)
-    encoded = {
-        name: encoder.encode_images(images, progress=progress)
-        for name, images in {"gallery": gallery, **sample.noises}.items()
-    }
     return {
-        "texts": encoder.encode_texts(sample.captions, progress=progress),
+        "texts": encoder.encode_texts(sample.captions),
         "views": views,
         "changed": changed,
-        "gallery": encoded["gallery"],
+        "gallery": encoder.encode_images(gallery),
         "delta": views[index] - changed,
-        **{name: views[index[false]] - encoded[name] for name in NOISES},
+        **{n: views[index[false]] - encoder.encode_images(sample.noises[n]) for n in NOISES},
         "lost": share_in_span(raw_views[index] - raw_changed, null),
         "null": torch.tensor([len(null), len(null) / null.shape[1]], dtype=torch.float64),
     }
 
 
-def cue_slopes(
-    sample: CueSample, encoder: Encoder, *, num_views: int = NUM_CUE_VIEWS, progress: bool = False
-) -> dict[str, Tensor]:
+def cue_slopes(sample: CueSample, encoder: Encoder, *, num_views: int) -> dict[str, Tensor]:
     """Lengths of the derivative of the feature at the first views, per unit of pixel change.
 
     `slopes` (num_pairs,) along the change that undoes a cue, `noise_slopes` (num_hallucinated,)
@@ -133,14 +123,12 @@ def cue_slopes(
     """
     views, false, noise = sample.views, sample.chosen("hallucinated"), sample.noises[NOISES[1]]
     slopes, noise_slopes = (torch.full((n,), torch.nan) for n in (len(views), len(noise)))
-    number = min(num_views, len(sample.scenes))
-    for view in trange(number, desc="derivatives", disable=not progress):
+    for view in range(min(num_views, len(sample.scenes))):
         pairs, noises = np.flatnonzero(views == view), np.flatnonzero(views[false] == view)
         if not len(pairs):
             continue  # nothing of the view can be undone
-        pixels = image_pixels(
-            encoder, [sample.images[view], *sample.changed[pairs], *noise[noises]]
-        )
+        ends = [sample.images[view], *sample.changed[pairs], *noise[noises]]
+        pixels = image_pixels(encoder, ends)
         along = cue_jacobian(encoder, pixels[0], pixels[1:] - pixels[0]).norm(dim=-1).float().cpu()
         slopes[pairs], noise_slopes[noises] = along[: len(pairs)], along[len(pairs) :]
     return {"slopes": slopes, "noise_slopes": noise_slopes}

@@ -152,10 +152,10 @@ class CueTable(Rows):
         self, measure: str, encoder: str, values: np.ndarray | Tensor, number: int = 0, **place: str
     ) -> None:
         """A row of values (num_seeds, num_draws): their mean, and what holds 95% of the draws."""
-        of_draws = np.mean(values, axis=0)
+        values = np.asarray(values)
+        of_draws, singles = values.mean(axis=0), values.mean(axis=1)
         bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
-        self.put(measure, encoder, bounds, number or len(of_draws), np.mean(values, axis=1),
-                 **place)  # fmt: skip
+        self.put(measure, encoder, bounds, number or len(of_draws), singles, **place)
 
 
 def _bounds(measure: str) -> metrics.Bounds:
