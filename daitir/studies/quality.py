@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, begins_with
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import SCENE_ATTRIBUTES, Recogniser
 from daitir.models.reformulation import Reformulator
@@ -50,12 +50,9 @@ def update_table(path: Path, rows: pd.DataFrame) -> None:
     Raises DataError where the file is no such table.
     """
     if path.is_file():
-        try:
-            table = pd.read_csv(path)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: no table of quality ({error}); delete it") from error
-        if list(table.columns) != QUALITY_COLUMNS:
-            raise DataError(f"{path}: no table of quality; its columns are {list(table.columns)}")
+        if not begins_with(path, ",".join(QUALITY_COLUMNS)):
+            raise DataError(f"{path}: no table of quality; delete it, or name another file")
+        table = pd.read_csv(path)
         rows = pd.concat([table[~table["model"].isin(rows["model"])], rows])
     with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")

@@ -216,7 +216,7 @@ def measure_attention(
         if measure == "occlusion_length":
             logs = {name: lengths.log() for name, lengths in values.items()}
             for base, name, ratio in changes(logs):
-                rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
+                rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind)
     return rows.frame(), {"encoders": digests, "views": len(views.captions)}
 
 

@@ -7,9 +7,7 @@ before the others. `daitir study geometry` writes them into one table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +58,12 @@ def add_attenuation(table: CueTable, features: Features) -> None:
         table.add("length", name, lengths[0])
         logs[name] = torch.cat(lengths, dim=1).log()
     for base, name, change in changes(logs):
-        add = partial(table.add, encoder=name, where=base, link=math.exp)
         ratios, *of_noises = change.split(numbers, dim=1)
-        add("attenuation", values=ratios)
+        table.add("attenuation", name, ratios, where=base)
         for kind, of_noise in zip(NOISES, of_noises, strict=True):
-            add("attenuation", values=of_noise, kind=kind)
-            add("attenuation_beyond", values=ratios[:, false] - of_noise, kind=kind)
+            beyond = ratios[:, false] - of_noise
+            table.add("attenuation", name, of_noise, where=base, kind=kind)
+            table.add("attenuation_beyond", name, beyond, where=base, kind=kind)
         columns = table.columns(ratios, "")
         for cue in CUES:
             for other in KINDS[1:]:
@@ -78,45 +76,24 @@ def add_attenuation(table: CueTable, features: Features) -> None:
                               where=base, cue=cue, kind=other)  # fmt: skip
 
 
-def add_directions(table: CueTable, features: Features) -> None:
-    """(b) Share of δ in the span that separates gallery images, angles, and random subspaces."""
-    sample, shares = table.sample, {}
-    for name, of in features.items():
-        spans = [nullspace.target_span(gallery) for gallery in of["gallery"]]
-        sizes = np.array([[float(len(span))] for span in spans])
-        table.put_draws("span_directions", name, sizes, of["gallery"].shape[1])
-        inside = {
-            key: torch.stack(list(map(nullspace.share_in_span, of[key], spans)))
-            for key in ("delta", *NOISES)
-        }
-        shares[name] = inside["delta"]
-        for kind in NOISES:
-            table.add("share_in_span", name, inside[kind], kind=kind, cues=("all",))
-        nulls = [
-            [nullspace.random_span(*span.shape, seed=number) for number in range(SPANS)]
-            for span in spans
-        ]
-        delta = {kind: of["delta"][:, sample.chosen(kind)] for kind in KINDS[:2]}
-        table.put_draws("share_in_span", name, _means(
-            nullspace.share_in_span, delta["hallucinated"], nulls
-        ), kind="random span")  # fmt: skip
-        for kind, displaced in delta.items():
-            main = list(map(main_directions, displaced))
-            angles = _means(nullspace.principal_angles, main, [[span] for span in spans])
-            table.put_draws("mean_angle", name, angles, displaced.shape[1], kind=kind)
-            angles = _means(nullspace.principal_angles, main, nulls)
-            table.put_draws("mean_angle", name, angles, where="random span", kind=kind)
-    table.compare("share_in_span", shares)
+def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of one encoder: `share in span` of displacements and of noise, and means of nulls.
 
-
-def _means(
-    statistic: Callable, vectors: Sequence[Tensor], spans: Sequence[Sequence[Tensor]]
-) -> np.ndarray:
-    """(num_seeds, num_spans) of a seed's vectors with each of its spans."""
-    return np.array([
-        [float(statistic(of_seed, span).mean()) for span in own]
-        for of_seed, own in zip(vectors, spans, strict=True)
-    ])  # fmt: skip
+    `span` is the number of directions that separate gallery images, `null shares` (SPANS,) are of
+    random subspaces, and `angles` (1 + SPANS,) of a kind's main directions with the span and those.
+    """
+    span = nullspace.target_span(of["gallery"])
+    nulls = [nullspace.random_span(*span.shape, seed=number) for number in range(SPANS)]
+    delta = {kind: of["delta"][sample.chosen(kind)] for kind in KINDS[:2]}
+    shares = [nullspace.share_in_span(delta["hallucinated"], null).mean() for null in nulls]
+    values = {"span": torch.tensor([float(len(span))]), "null shares": torch.stack(shares)}
+    for key in ("delta", *NOISES):
+        values[f"{key} in span"] = nullspace.share_in_span(of[key], span)
+    for kind, displaced in delta.items():
+        main = main_directions(displaced)
+        angles = [nullspace.principal_angles(main, other).mean() for other in (span, *nulls)]
+        values[f"angles {kind}"] = torch.stack(angles)
+    return values
 
 
 def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
@@ -128,47 +105,58 @@ def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
     return directions[: int((shares < share).sum()) + 1].float()
 
 
+def add_directions(table: CueTable, features: Features) -> None:
+    """(b) Share of δ in the span that separates gallery images, angles, and random subspaces."""
+    for name, of in features.items():
+        table.put_draws("span_directions", name, of["span"], of["gallery"].shape[1])
+        for kind in NOISES:
+            inside = of[f"{kind} in span"]
+            table.add("share_in_span", name, inside, kind=kind, cues=("all",))
+        table.put_draws("share_in_span", name, of["null shares"], kind="random span")
+        for kind in KINDS[:2]:
+            angles, number = of[f"angles {kind}"], int(table.sample.chosen(kind).sum())
+            table.put_draws("mean_angle", name, angles[:, :1], number, kind=kind)
+            table.put_draws("mean_angle", name, angles[:, 1:], where="random span", kind=kind)
+    table.compare("share_in_span", {name: of["delta in span"] for name, of in features.items()})
+
+
+def removals_of(sample: CueSample, of: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Of one encoder: what projecting δ out of a query, or undoing the cue, does to its target.
+
+    By "measure|query". All encoders share one random direction.
+    """
+    index = torch.from_numpy(sample.views)
+    random = torch.randn(of["delta"].shape, generator=torch.Generator().manual_seed(SEED))
+    fused = dar_fusion(of["texts"], of["views"], round=sample.rounds)
+    values = {}
+    for where, query in (("view", of["views"][index]), ("dar", fused[index])):
+        ends = {"undo": of["changed"]} if where == "view" else {}
+        ends["removal"] = nullspace.project_out(query, of["delta"])
+        ends["random_removal"] = nullspace.project_out(query, random)
+        for name, end in ends.items():
+            effect = nullspace.effect_of_removal(
+                query, end, of["gallery"], index, logit_scale=scale
+            )
+            values[f"{name}_logit|{where}"], values[f"{name}_log_rank|{where}"] = effect
+    return values
+
+
 def add_removal(table: CueTable, features: Features) -> None:
     """(c) The effect of projecting δ out of the view, and of DAR's query, on logit and rank.
 
-    And the effect of undoing the cue in the picture. All encoders share one random direction.
+    And the effect of undoing the cue in the picture.
     """
-    index, rounds = torch.from_numpy(table.sample.views), table.sample.rounds
-    shape = features["before"]["changed"].shape[1:]
-    random = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-
-    def effects(
-        texts: Tensor, views: Tensor, changed: Tensor, delta: Tensor, gallery: Tensor, scale: Tensor
-    ) -> dict[tuple[str, str], Tensor]:
-        queries = {"view": views[index], "dar": dar_fusion(texts, views, round=rounds)[index]}
-        after = {("undo", "view"): changed}
-        for where, query in queries.items():
-            for name, directions in (("removal", delta), ("random_removal", random)):
-                after[name, where] = nullspace.project_out(query, directions)
-        effect = {}
-        for (name, where), query in after.items():
-            effect[f"{name}_logit", where], effect[f"{name}_log_rank", where] = (
-                nullspace.effect_of_removal(
-                    queries[where], query, gallery, index, logit_scale=float(scale)
-                )
-            )
-        return effect
-
-    keys = ("texts", "views", "changed", "delta", "gallery", "logit_scale")
-    of_names = {
-        name: [effects(*seed) for seed in zip(*(of[key] for key in keys), strict=True)]
-        for name, of in features.items()
-    }
-    for measure, where in of_names["before"][0]:
-        values = {
-            name: torch.stack([effect[measure, where] for effect in seeds])
-            for name, seeds in of_names.items()
-        }
-        if not measure.startswith("random"):
-            table.compare(measure, values, where=where)
-            continue
-        for name, of_seeds in values.items():
-            table.add(measure, name, of_seeds, where=where, cues=("all",))
+    for name, where in (
+        ("undo", "view"), ("removal", "view"), ("random_removal", "view"), ("removal", "dar"),
+        ("random_removal", "dar"),
+    ):  # fmt: skip
+        for measure in (f"{name}_logit", f"{name}_log_rank"):
+            values = {encoder: of[f"{measure}|{where}"] for encoder, of in features.items()}
+            if name != "random_removal":
+                table.compare(measure, values, where=where)
+                continue
+            for encoder, of_seeds in values.items():
+                table.add(measure, encoder, of_seeds, where=where, cues=("all",))
 
 
 def add_linear(table: CueTable, features: Features) -> None:
@@ -186,11 +174,11 @@ def add_linear(table: CueTable, features: Features) -> None:
         table.put_draws("share_in_null_space", name, share, int(directions), kind="random")
     table.compare("share_in_null_space", {name: of["lost"] for name, of in features.items()})
     for base, name, change in changes(logs):
-        add = partial(table.add, encoder=name, where=base, link=math.exp)
         along, of_noise = change.split([len(false), int(false.sum())], dim=1)
-        add("slope_ratio", values=along)
-        add("slope_ratio", values=of_noise, kind=NOISES[1])
-        add("slope_ratio_beyond", values=along[:, false] - of_noise, kind=NOISES[1])
+        beyond = along[:, false] - of_noise
+        table.add("slope_ratio", name, along, where=base)
+        table.add("slope_ratio", name, of_noise, where=base, kind=NOISES[1])
+        table.add("slope_ratio_beyond", name, beyond, where=base, kind=NOISES[1])
 
 
 def add_probes(table: CueTable, features: Features) -> None:
@@ -309,11 +297,13 @@ def measure_geometry(
     gallery = render_scenes(scenes, size=profile.image_size, **options)
 
     def measure(encoder: Encoder) -> dict[str, Tensor]:
+        of = encode_cues(sample, gallery, encoder)
         return {
-            **encode_cues(sample, gallery, encoder),
+            **of,
+            **directions_of(sample, of),
+            **removals_of(sample, of, encoder.logit_scale),
             **cue_slopes(sample, encoder, num_views=NUM_DERIVED),
             "areas": readable(sample, encoder, size=profile.image_size),
-            "logit_scale": torch.tensor(encoder.logit_scale, dtype=torch.float64),
         }
 
     ending = f"{len(sample.pairs)}_{len(gallery)}_{NUM_DERIVED}_{NUM_PROBE_SCENES}"

@@ -35,11 +35,14 @@ CUE_COLUMNS = (
     "num_seeds", "seed_low", "seed_high",
 )  # fmt: skip
 TRAINED = ("finetune_text", "dmcl")
-SHARE_MEASURES = (
+SHARES = (  # the measures that lie between 0 and 1; nothing bounds the others
     "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
     "share_in_span", "share_shuffled",
 )  # fmt: skip
-"""The measures that lie between 0 and 1; nothing bounds the others."""
+RATIOS = (
+    "attenuation", "attenuation_beyond", "occlusion_attenuation", "slope_ratio",
+    "slope_ratio_beyond",
+)  # fmt: skip
 T = TypeVar("T", np.ndarray, Tensor)
 Columns = dict[tuple[str, str], np.ndarray]  # (num_seeds, num_views) by cue and kind
 
@@ -55,17 +58,9 @@ class Rows:
         return {("all", kind): np.atleast_2d(values)}
 
     def add(
-        self,
-        measure: str,
-        encoder: str,
-        values: T,
-        *,
-        where: str = "",
-        kind: str = "",
-        link: Callable = float,
-        **options,
+        self, measure: str, encoder: str, values: T, *, where: str = "", kind: str = "", **options
     ) -> None:
-        """Rows of means over views and seeds, `link` applied to them and their bounds.
+        """Rows of means over views and seeds; those of `RATIOS`, given as logarithms, as ratios.
 
         `values` are (num_views,) or (num_seeds, num_views), and `columns` divides them into rows,
         which share the samples of the bootstrap. NaN stands for a view without a value; fewer than
@@ -76,14 +71,17 @@ class Rows:
         means = {place: mean for place, mean in means.items() if (~np.isnan(mean)).sum() > 1}
         if not means:
             return
+        name, is_change, _ = measure.partition("_change_over_")
+        bounds = metrics.DIFFERENCES if is_change else metrics.SHARES
         intervals = metrics.bootstrap_interval(
-            np.stack(list(means.values()), axis=1), bounds=_bounds(measure)
+            np.stack(list(means.values()), axis=1), bounds=bounds if name in SHARES else None
         )
-        for (place, mean), low, high in zip(means.items(), *intervals, strict=True):
+        told: Callable = np.exp if measure in RATIOS else np.asarray
+        for (place, mean), *interval in zip(means.items(), *intervals, strict=True):
             has = ~np.isnan(mean)
-            singles = [link(single) for single in columns[place][:, has].mean(axis=1)]
-            self.put(measure, encoder, (link(mean[has].mean()), link(low), link(high)),
-                     int(has.sum()), singles, where=where, cue=place[0], kind=place[1])  # fmt: skip
+            singles = told(columns[place][:, has].mean(axis=1))
+            self.put(measure, encoder, told([mean[has].mean(), *interval]), int(has.sum()), singles,
+                     where=where, cue=place[0], kind=place[1])  # fmt: skip
 
     def compare(self, measure: str, values: Mapping[str, T], **options) -> None:
         """Rows of each encoder, and of its change over each that stands before it.
@@ -152,18 +150,10 @@ class CueTable(Rows):
         self, measure: str, encoder: str, values: np.ndarray | Tensor, number: int = 0, **place: str
     ) -> None:
         """A row of values (num_seeds, num_draws): their mean, and what holds 95% of the draws."""
-        values = np.asarray(values)
+        values = np.asarray(values, dtype=float)
         of_draws, singles = values.mean(axis=0), values.mean(axis=1)
         bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
         self.put(measure, encoder, bounds, number or len(of_draws), singles, **place)
-
-
-def _bounds(measure: str) -> metrics.Bounds:
-    """The values between which a measure lies, None where nothing bounds it."""
-    name, is_change, _ = measure.partition("_change_over_")
-    if name not in SHARE_MEASURES:
-        return None
-    return metrics.DIFFERENCES if is_change else metrics.SHARES
 
 
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
