@@ -42,7 +42,7 @@ NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for deri
 NUM_GALLERY = 2000
 SPANS = 50  # random subspaces of the null
 
-Features = Mapping[str, Mapping[str, Tensor]]  # by encoder, as of `measure_encoder` with seeds
+Features = Mapping[str, Mapping[str, Tensor]]  # by encoder, what is measured of it
 
 
 def add_attenuation(table: CueTable, features: Features) -> None:

@@ -128,20 +128,18 @@ class CueTable(Rows):
 
         With `kind`, such as noise, values are of the hallucinated pairs alone, under that name.
         """
-        given = np.atleast_2d(np.asarray(values, dtype=float))
-        if kind:
-            values = np.full((len(given), len(self.sample.pairs)), np.nan)
-            values[:, self.sample.chosen(KINDS[0])] = given
-            given = values
+        values = np.atleast_2d(np.asarray(values, dtype=float))
+        given = self.sample.chosen(KINDS[0]) | (not kind)
+        views = self.sample.views[given]
         return {
-            (cue, kind or of): self._per_view(given, self.sample.chosen(of, cue))
+            (cue, kind or of): self._per_view(values, views, self.sample.chosen(of, cue)[given])
             for of in (KINDS[:1] if kind else KINDS)
             for cue in cues
         }
 
-    def _per_view(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    def _per_view(self, values: np.ndarray, views: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Means of the chosen pairs' values by view, (num_seeds, num_views), NaN without one."""
-        views, number = self.sample.views[chosen], len(self.sample.scenes)
+        views, number = views[chosen], len(self.sample.scenes)
         sums = np.stack([np.bincount(views, of[chosen], minlength=number) for of in values])
         counts = np.bincount(views, minlength=number)
         return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
