@@ -82,7 +82,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the papers' setting, from downloads to their figures beside ours."""
     import pandas as pd
 
-    from daitir.evaluation import write_rows
     from daitir.studies.paper import PaperProfile, paper_steps, published_beside_ours, run_steps
 
     work = arguments.work
@@ -100,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
         is_ours=lambda path: begins_with(path, "figure,round,published,ours,"),
     )
     inputs.check_device(arguments.device)
+    from daitir.evaluation import write_rows  # late: it loads torch
+
     alone = [sys.executable, "-m", "daitir.cli"]
     shared = _program(arguments.launch) if arguments.launch else alone
 
