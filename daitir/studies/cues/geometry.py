@@ -96,13 +96,13 @@ def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tens
     return values
 
 
-def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
-    """The fewest directions that hold a share of some δ (num_pairs, dim), each of length 1."""
+def main_directions(displacements: Tensor) -> Tensor:
+    """The fewest directions that hold 90% of some δ (num_pairs, dim), each of length 1."""
     _, values, directions = torch.linalg.svd(
         spaces.unit(displacements).double(), full_matrices=False
     )
     shares = (values.square() / values.square().sum()).cumsum(dim=0)
-    return directions[: int((shares < share).sum()) + 1].float()
+    return directions[: int((shares < 0.9).sum()) + 1].float()
 
 
 def add_directions(table: CueTable, features: Features) -> None:
@@ -128,7 +128,7 @@ def removals_of(sample: CueSample, of: Mapping[str, Tensor], scale: float) -> di
     index = torch.from_numpy(sample.views)
     random = torch.randn(of["delta"].shape, generator=torch.Generator().manual_seed(SEED))
     fused = dar_fusion(of["texts"], of["views"], round=sample.rounds)
-    values = {}
+    values: dict[str, Tensor] = {}
     for where, query in (("view", of["views"][index]), ("dar", fused[index])):
         ends = {"undo": of["changed"]} if where == "view" else {}
         ends["removal"] = nullspace.project_out(query, of["delta"])
@@ -285,10 +285,7 @@ def measure_geometry(
     num_workers: int = 1,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
-    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
-
-    `others` are as in `compared_encoders`. `work_dir` keeps the measures; `cache` is not needed.
-    """
+    """As `measure_attention`; `cache` is not needed."""
     encoders, digests = load_compared(profile, others, device)
     before = encoders["before"][0]
     options = {"num_workers": num_workers, "progress": progress}

@@ -43,7 +43,9 @@ RATIOS = (
     "attenuation", "attenuation_beyond", "occlusion_attenuation", "slope_ratio",
     "slope_ratio_beyond",
 )  # fmt: skip
+ALL_CUES = ("all", *CUES)
 T = TypeVar("T", np.ndarray, Tensor)
+Array = np.ndarray | Tensor
 Columns = dict[tuple[str, str], np.ndarray]  # (num_seeds, num_views) by cue and kind
 
 
@@ -53,12 +55,12 @@ class Rows:
     def __init__(self):
         self.rows: list[tuple] = []
 
-    def columns(self, values: T, kind: str) -> Columns:
+    def columns(self, values: Array, kind: str) -> Columns:
         """The values by cue and kind; here they are of all cues."""
-        return {("all", kind): np.atleast_2d(values)}
+        return {("all", kind): np.atleast_2d(np.asarray(values))}
 
     def add(
-        self, measure: str, encoder: str, values: T, *, where: str = "", kind: str = "", **options
+        self, measure: str, encoder: str, values: Array, where: str = "", kind: str = "", **options
     ) -> None:
         """Rows of means over views and seeds; those of `RATIOS`, given as logarithms, as ratios.
 
@@ -123,7 +125,7 @@ class CueTable(Rows):
         super().__init__()
         self.sample = sample
 
-    def columns(self, values: T, kind: str, *, cues: Sequence[str] = ("all", *CUES)) -> Columns:
+    def columns(self, values: Array, kind: str, *, cues: Sequence[str] = ALL_CUES) -> Columns:
         """Of (num_seeds, num_pairs), each cue and kind of pairs, and all cues of a kind.
 
         With `kind`, such as noise, values are of the hallucinated pairs alone, under that name.
@@ -145,7 +147,7 @@ class CueTable(Rows):
         return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
     def put_draws(
-        self, measure: str, encoder: str, values: np.ndarray | Tensor, number: int = 0, **place: str
+        self, measure: str, encoder: str, values: Array, number: int = 0, **place: str
     ) -> None:
         """A row of values (num_seeds, num_draws): their mean, and what holds 95% of the draws."""
         values = np.asarray(values, dtype=float)
