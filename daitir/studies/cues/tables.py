@@ -95,18 +95,13 @@ class Rows:
             self.add(f"{measure}{over}", name, column, **options)
 
     def put(
-        self,
-        measure: str,
-        encoder: str,
-        bounds: Sequence[float],
-        number: int,
-        singles: Sequence[float],
-        *,
-        where: str = "",
-        cue: str = "all",
-        kind: str = "",
+        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence, **place
     ) -> None:
-        """One row as it is: a value with its bounds, of `number` views, and that of each seed."""
+        """One row as it is: a value with its bounds, of `number` views, and that of each seed.
+
+        `place` is its `where`, `cue` and `kind`, where it has one.
+        """
+        where, cue, kind = ({"where": "", "cue": "all", "kind": ""} | place).values()
         self.rows.append((measure, encoder, where, cue, kind, *bounds, number, len(singles),
                           min(singles), max(singles)))  # fmt: skip
 
