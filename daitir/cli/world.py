@@ -137,11 +137,9 @@ def quality(arguments: argparse.Namespace) -> None:
 
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
         encoder = load_encoder(spec, **on)
-        table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
+        table = quality.clip_quality(encoder, size=profile.image_size, **options)
     elif model == "recogniser":
-        from daitir.recipes.recogniser import degraded
-
-        table = quality.recogniser_quality(load_recogniser(spec, **on), degrade=degraded, **options)
+        table = quality.recogniser_quality(load_recogniser(spec, **on), **options)
     elif model == "lm":
         from daitir.models.reformulation import load_reformulator
 

@@ -198,8 +198,9 @@ def test_lengths_of_derivatives_are_those_of_single_pairs():
     found = cue_slopes(sample, mini, num_views=2)
     false = [pair for pair in sample.pairs if pair.kind == "hallucinated"]
     for key, pairs, pictures in (
-        ("cues", sample.pairs, sample.changed), ("noise_inside", false, sample.noise_inside)
-    ):  # fmt: skip
+        ("slopes", sample.pairs, sample.changed),
+        ("noise_slopes", false, sample.noises["noise inside"]),
+    ):
         assert len(found[key]) == len(pairs)
         for length, pair, picture in zip(found[key], pairs, pictures, strict=True):
             if pair.view == 2:
@@ -219,10 +220,10 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         sample = plain(*arguments, **options, num_views=140)
         number = sum(pair.view < 10 for pair in sample.pairs)
         false = int(sample.chosen("hallucinated")[:number].sum())
+        noises = {name: images[:false] for name, images in sample.noises.items()}
         return dataclasses.replace(
-            sample, pairs=sample.pairs[:number], changed=sample.changed[:number],
-            noise=sample.noise[:false], noise_inside=sample.noise_inside[:false],
-        )  # fmt: skip
+            sample, pairs=sample.pairs[:number], changed=sample.changed[:number], noises=noises
+        )
 
     monkeypatch.setattr(cue_geometry, "sample_cues", few_pairs)
     options = {"work_dir": tmp_path / "work", "cache": tmp_path / "v", "results_dir": tmp_path}
@@ -309,13 +310,13 @@ def test_the_table_of_cues_averages_within_views_first():
     sample = CueSample(
         [""] * 2, torch.zeros(2),
         [CuePair(v, "time", "lucky", None, None) for v in (0, 0, 1)],
-        [TARGET] * 2, *[np.zeros(0)] * 4, 0,
+        [TARGET] * 2, *[np.zeros(0)] * 2, {}, 0,
     )  # fmt: skip
     table = CueTable(sample)
-    table.add_pairs("length", "before", torch.tensor([1.0, 3.0, 6.0]))
+    table.add("length", "before", torch.tensor([1.0, 3.0, 6.0]))
     assert set(table.frame()["value"]) == {4.0}
     seeds = torch.tensor([[1.0, 3.0, 6.0], [0.0, 4.0, 0.0]])
-    table.add_pairs("length", "dmcl", seeds)
+    table.add("length", "dmcl", seeds)
     dmcl = table.frame().query("encoder == 'dmcl'")
     found = dmcl[["value", "seed_low", "seed_high"]].drop_duplicates().to_numpy().tolist()
     assert found == [[2.5, 1.0, 4.0]]
