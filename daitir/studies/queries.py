@@ -98,19 +98,11 @@ class QuerySet:
     view_features: Tensor | None  # (num_dialogues, num_views, dim), unit vectors, where kept
     readings: list[list[Scene]]  # `readings[dialogue][view]`, what the recogniser reads
 
-    def first(self, number: int) -> QuerySet:
-        """That of the first dialogues."""
-        features = None if self.view_features is None else self.view_features[:number]
-        rows = self.captions[:number], self.rounds[:number], features, self.readings[:number]
-        return QuerySet(*rows)
-
     @property
     def drawn_captions(self) -> list[list[str]]:
         """`drawn_captions[dialogue][view]`: the prompt of each view."""
-        return [
-            [row[t] for t in rounds.tolist()]
-            for row, rounds in zip(self.captions, self.rounds, strict=True)
-        ]
+        pairs = zip(self.captions, self.rounds.tolist(), strict=True)
+        return [[row[t] for t in rounds] for row, rounds in pairs]
 
 
 def queries_folder(profile: Profile) -> Path:
@@ -162,12 +154,16 @@ def _in_rows(items: Sequence[T], number: int) -> list[list[T]]:
 def check_drawn_by(generator: ViewGenerator, folder: Path) -> None:
     """Raises DataError where another generator drew the views of a folder of query sets."""
     manifest = manifest_of(folder)
-    settings = [generator.digest, generator.steps, generator.guidance]
-    if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
+    if manifest != manifest | _drawn_by(generator):
         raise DataError(
             f"{folder}: its views were drawn by another pipeline or with other settings than "
             f"{generator.spec}; make the query sets again with `daitir queries`"
         )
+
+
+def _drawn_by(generator: ViewGenerator) -> dict:
+    facts = {"steps": generator.steps, "guidance": generator.guidance}
+    return {"generator": generator.digest, **facts}
 
 
 def draw_views(
@@ -187,13 +183,17 @@ def draw_views(
 
 def manifest_of(folder: Path) -> dict:
     """What the query sets of a folder were made of. Raises DataError for a damaged manifest."""
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    path = _existing(folder / MANIFEST_NAME)
     try:
         return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: no manifest ({error}); make the query sets again") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; `daitir queries --out {path.parent}` writes it")
+    return path
 
 
 def make_query_sets(
@@ -209,9 +209,7 @@ def make_query_sets(
     sizes = {name: getattr(profile, recipe.size) for name, recipe in shipped.items()}
     manifest = {
         **{n: getattr(models, n).digest for n in ("encoder", "recogniser", "reformulator")},
-        "generator": models.generator.digest,
-        "steps": models.generator.steps,
-        "guidance": models.generator.guidance,
+        **_drawn_by(models.generator),
         "seed": SEED,
         "num_dialogues": before.get("num_dialogues", {}) | sizes,  # sets of other sources stay
         "views_per_dialogue": profile.views_per_dialogue,
@@ -225,8 +223,7 @@ def make_query_sets(
             continue
         _, talks = set_dialogues(profile, name)
         options = {"views_per_dialogue": profile.views_per_dialogue, "progress": progress}
-        queries = make_query_set(recipe, talks, models, cache, **options)
-        save_query_set(queries, folder, name)
+        save_query_set(make_query_set(recipe, talks, models, cache, **options), folder, name)
 
 
 def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
@@ -247,11 +244,8 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
 
 def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     """A set of a folder. Raises DataError for damage, or features of another encoder."""
-    tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json.gz"
     manifest = manifest_of(folder)
-    for path in (tensors, captions):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    tensors, captions = (_existing(folder / f"{name}{end}") for end in (".safetensors", ".json.gz"))
     try:
         stored = load_file(tensors)
         rounds, features = stored["rounds"].long(), stored.get("view_features")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,15 @@ def _trained(folder: str, kind: str) -> Path:
     return ASSETS / kind if folder == "mini" else Path(folder)
 
 
-def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe) -> FinetuneData:
-    """The data of a query set with the texts that the recipe reads. Raises DataError for others."""
+def as_read(
+    data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe, *, num_workers: int = 1
+) -> FinetuneData:
+    """The data of a query set as the recipe asks for it: its texts, and in training its views.
+
+    Raises DataError for texts that no encoder is trained on.
+    """
+    if name == "train" and recipe.resampled_views:
+        data = with_resampled_views(data, num_workers=num_workers)
     if recipe.text == "current_rewrite":
         return data
     if recipe.text != "raw_dialogue":
@@ -47,22 +55,13 @@ def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderReci
     return replace(data, texts=[[row[t] for t in rounds] for row, rounds in drawn])
 
 
-def training_data(
-    data: FinetuneData, profile: Profile, recipe: EncoderRecipe, *, num_workers: int = 1
-) -> FinetuneData:
-    """The training set of the profile as the recipe asks for it: its texts and its views."""
-    if recipe.resampled_views:
-        data = with_resampled_views(data, num_workers=num_workers)
-    return as_read(data, profile, "train", recipe)
-
-
 def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
     """Twice the views: for each drawn one a rendered one of the same text, a counterfactual.
 
     It shows what the text states and draws everything else from the world's prior, so that what is
     hallucinated varies at random while what is supported stays.
     """
-    captions = [caption for row in data.texts for caption in row]
+    captions = chain.from_iterable(data.texts)
     scenes = [
         controlled_view(parse(caption).facts, broken_share=0, seed=f"resampled/{number}").scene
         for number, caption in enumerate(captions)

@@ -1,11 +1,8 @@
 """Kept ranks: of every query, under every condition of a study.
 
-A file is a NumPy archive (`.npz`), without pickled objects. Conditions with the same queries lie in
-one array, since ranks that resemble each other are compressed best side by side:
-`ranks/BENCHMARK/NUM_QUERIES`, 0-based `(num_conditions, num_queries, num_rounds)` in the smallest
-unsigned type, and `conditions/BENCHMARK/NUM_QUERIES`, the `METHOD/SEED` of each;
-`values/BENCHMARK/METHOD/SEED/METRIC`, what is measured of queries and is no rank;
-`rounds/BENCHMARK`, which rounds the columns are; and `notes`, how it came about, as JSON.
+A file is a NumPy archive (`.npz`), without pickled objects; `book/extend.md` lists its columns.
+Conditions with the same queries lie in one array, since ranks that resemble each other are
+compressed best side by side.
 """
 
 from __future__ import annotations

@@ -46,66 +46,62 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     """
     tables = [table for key in ranks.keys for table in _rows_of(study, ranks, key)]
     for (benchmark, method, seed, metric), values in ranks.values.items():
-        rounds = _round_labels(ranks, benchmark, values.shape[1], None)
-        known = metric == "parameters_added"
         label = "mean of 1" if study.together else seed
-        tables.append(_rows(Key(benchmark, method), label, rounds, metric, values, known=known))
+        rows = partial(_rows, ranks, Key(benchmark, method), label)
+        tables.append(rows(metric, values, known=metric == "parameters_added"))
     table = pd.concat(tables, ignore_index=True)
     table = table if study.digits is None else table.round(study.digits)
     return study.finish(table, ranks)
 
 
+def averaged(metric: str, stacked: np.ndarray) -> np.ndarray:
+    """(num_queries, num_rounds or 1), the mean over seeds of what is measured of each."""
+    return np.mean([MEASURES[metric](one) for one in stacked], axis=0)
+
+
 def _rows_of(study: Study, ranks: Ranks, key: Key) -> Iterator[pd.DataFrame]:
-    shown = study.shown(key, ranks)
+    shown, seeds, stacked = study.shown(key, ranks), ranks.seeds(key), ranks.of(key)
     if shown is None:
         return
-    stacked, seeds = ranks.of(key), ranks.seeds(key)
     if study.together:
-        yield from _measured(shown, ranks, key, slice(None), f"mean of {len(seeds)}")
-        if (metric := study.alone(key)) and len(seeds) > 1:
-            for seed, one in zip(seeds, stacked, strict=True):
-                means = MEASURES[metric](one).mean(axis=0)
-                rounds = _round_labels(ranks, key.benchmark, len(means), None)
-                row = (*key, seed, rounds, metric, means, np.nan, np.nan, len(one))
-                yield pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
-    else:
-        for index, seed in enumerate(seeds):
-            yield from _measured(shown, ranks, key, slice(index, index + 1), seed)
+        yield from _measured(shown, ranks, key, stacked, f"mean of {len(seeds)}")
+    for seed, one in zip(seeds, stacked, strict=True):
+        if not study.together:
+            yield from _measured(shown, ranks, key, one[None], seed)
+        elif key.benchmark == study.alone and len(seeds) > 1:
+            rows = _rows(ranks, key, seed, "recall_at_10", MEASURES["recall_at_10"](one))
+            yield rows.assign(ci_low=np.nan, ci_high=np.nan)
 
 
 def _measured(
-    shown: Shown, ranks: Ranks, key: Key, seeds: slice, label: int | str
+    shown: Shown, ranks: Ranks, key: Key, stacked: np.ndarray, label: int | str
 ) -> Iterator[pd.DataFrame]:
-    """The rows of some seeds of a method, averaged over them."""
-    stacked = ranks.of(key)[seeds]
+    """The rows of `stacked` ranks of a method, averaged over their seeds."""
+    rows = partial(_rows, ranks, key, label, round=shown.round)
     names = shown.metrics if isinstance(shown.metrics, dict) else {m: m for m in shown.metrics}
     baseline = None if shown.baseline is None else ranks.of(shown.baseline)[:, : stacked.shape[1]]
     for name, metric in names.items():
-        known = False
         if metric in AGAINST_A_BASELINE:
             # A baseline of one seed is everyone's.
             pairs = zip(stacked, np.broadcast_to(baseline, stacked.shape), strict=True)
             values = np.mean([AGAINST_A_BASELINE[metric](*pair) for pair in pairs], axis=0)
-            if metric != "rank_drop":
-                known = metrics.same_ranks(stacked, baseline)
+            known = metric != "rank_drop" and metrics.same_ranks(stacked, baseline)
+            yield rows(name, values, known=known)
         else:
-            values = _averaged(metric, stacked)
-        rounds = _round_labels(ranks, key.benchmark, values.shape[1], shown.round)
-        yield _rows(key, label, rounds, name, values, known=known)
+            yield rows(name, averaged(metric, stacked))
         for suffix, contrast in shown.contrasts.items():
             if name in contrast.metrics:
                 # A method of the first dialogues alone is compared on those.
                 rivals = {k: ranks.of(k)[:, : stacked.shape[1]] for k in contrast.weights}
-                rivals[key] = stacked
-                compared = _contrasted(contrast, rivals, metric)
-                yield _rows(key, label, rounds, f"{name}_{suffix}", **compared)
+                compared = _contrasted(contrast, rivals | {key: stacked}, metric)
+                yield rows(f"{name}_{suffix}", **compared)
 
 
 def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: str) -> dict:
     """The values, what is known and the bounds of a contrast between methods, of ranks by key."""
-    averages = {rival: _averaged(metric, stacked[rival]) for rival in contrast.weights}
-    values = sum(weight * averages[rival] for rival, weight in contrast.weights.items())
-    weights = {rival: weight for rival, weight in contrast.weights.items() if weight}
+    weighted = contrast.weights.items()
+    values = sum(weight * averaged(metric, stacked[rival]) for rival, weight in weighted)
+    weights = {rival: weight for rival, weight in weighted if weight}
     negative = sum(min(weight, 0) for weight in weights.values())
     positive = sum(max(weight, 0) for weight in weights.values())
     # Where methods that are compared rank alike nothing is chance, as of a method and itself.
@@ -118,31 +114,26 @@ def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: s
 
 
 def _rows(
+    ranks: Ranks,
     key: Key,
     label: int | str,
-    rounds: list[int],
     metric: str,
     values: np.ndarray,
     *,
+    round: int | None = None,
     known: bool | np.ndarray = False,
     bounds: metrics.Bounds = metrics.SHARES,
 ) -> pd.DataFrame:
-    """Rows of values `(num_queries, num_rounds)`, their means with intervals over queries."""
+    """Rows of values `(num_queries, num_rounds or 1)`: their means with intervals over queries.
+
+    One column over all rounds stands at `round`, by default the last.
+    """
+    rounds = list(ranks.rounds[key.benchmark])
+    if values.shape[1] == 1 < len(rounds):
+        rounds = [rounds[-1] if round is None else round]
     bounds = None if metric in UNBOUNDED else bounds
     low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
     columns = pd.DataFrame(values)  # its mean and count leave NaN out, as the metrics do
     row = (*key, label, rounds, metric, columns.mean(), low, high, columns.count())
     table = pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
     return table[table["num_queries"] > 0]
-
-
-def _averaged(metric: str, stacked: np.ndarray) -> np.ndarray:
-    """(num_queries, num_rounds or 1), the mean over seeds of what is measured of each."""
-    return np.mean([MEASURES[metric](one) for one in stacked], axis=0)
-
-
-def _round_labels(ranks: Ranks, benchmark: str, number: int, label: int | None) -> list[int]:
-    rounds = ranks.rounds[benchmark]
-    if number == 1 and len(rounds) > 1:
-        return [rounds[-1] if label is None else label]
-    return list(rounds)
