@@ -70,11 +70,6 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
 
 
 STUDY = Study(
-    "ablations",
-    "ADaFuSE with one part changed, trained and measured.",
-    minutes=10,
-    conditions=conditions,
-    shown=shown,
-    fusions=variants,
-    notes=notes,
-)
+    "ablations", "ADaFuSE with one part changed, trained and measured.", minutes=10,
+    conditions=conditions, shown=shown, fusions=variants, notes=notes,
+)  # fmt: skip

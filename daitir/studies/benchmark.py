@@ -91,14 +91,7 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
 
 
 STUDY = Study(
-    "benchmark",
-    "Every method on every source of dialogues.",
-    minutes=16,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    alone="human",
-    digits=4,
-    values=costs,
-    notes=notes,
-)
+    "benchmark", "Every method on every source of dialogues.", minutes=16,
+    conditions=conditions, shown=shown, together=True, alone="human", digits=4,
+    values=costs, notes=notes,
+)  # fmt: skip

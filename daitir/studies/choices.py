@@ -155,31 +155,18 @@ def _drop(key: Key, most: str, none: str) -> dict[str, Contrast]:
 
 
 STUDY = Study(
-    "choices",
-    "Numbers of views, guidance and steps.",
-    minutes=20,
-    conditions=conditions,
-    shown=shown,
+    "choices", "Numbers of views, guidance and steps.", minutes=20,
+    conditions=conditions, shown=shown,
     values=lambda bench: false_cues(
         bench, {"dar": "view_0", **{f"dar_{name}": name for name in SETTINGS}}
     ),
-)
+)  # fmt: skip
 ENCODER_CHOICES = Study(
-    "encoder_choices",
-    "The choices of drawing with fine-tuned encoders.",
-    minutes=33,
-    conditions=encoder_choices,
-    shown=encoder_shown,
-    together=True,
-    digits=4,
-)
+    "encoder_choices", "The choices of drawing with fine-tuned encoders.", minutes=33,
+    conditions=encoder_choices, shown=encoder_shown, together=True, digits=4,
+)  # fmt: skip
 ENCODER_CHECKPOINTS = Study(
-    "encoder_checkpoints",
-    "Less trained diffusion models with fine-tuned encoders.",
-    minutes=60,
-    conditions=encoder_checkpoints,
-    shown=encoder_shown,
-    together=True,
-    digits=4,
+    "encoder_checkpoints", "Less trained diffusion models with fine-tuned encoders.", minutes=60,
+    conditions=encoder_checkpoints, shown=encoder_shown, together=True, digits=4,
     values=lambda bench: false_cues(bench, {name: name for name in _checkpoints(bench.profile)}),
-)
+)  # fmt: skip

@@ -121,12 +121,6 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
 
 
 STUDY = Study(
-    "encoder_ablations",
-    "DMCL with one part changed, and on less data, in short trainings.",
-    minutes=82,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    encoders=recipes,
-    notes=notes,
-)
+    "encoder_ablations", "DMCL with one part changed, and on less data, in short trainings.",
+    minutes=82, conditions=conditions, shown=shown, together=True, encoders=recipes, notes=notes,
+)  # fmt: skip

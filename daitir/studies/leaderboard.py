@@ -203,13 +203,6 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
 
 
 STUDY = Study(
-    "leaderboard",
-    "Every method under every protocol, on a sealed test.",
-    minutes=200,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    digits=4,
-    notes=costs,
-    finish=finish,
-)
+    "leaderboard", "Every method under every protocol, on a sealed test.", minutes=200,
+    conditions=conditions, shown=shown, together=True, digits=4, notes=costs, finish=finish,
+)  # fmt: skip

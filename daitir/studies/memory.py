@@ -12,16 +12,7 @@ from functools import partial
 
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.benchmark import BENCHMARKS
-from daitir.studies.engine.conditions import (
-    VALIDATION,
-    Condition,
-    Key,
-    Shown,
-    Study,
-    Trained,
-    gain,
-    over,
-)
+from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, over
 from daitir.studies.engine.ranks import Ranks
 from daitir.studies.engine.tables import MEASURES
 from daitir.studies.profiles import Profile
@@ -82,22 +73,15 @@ def shown(key: Key, ranks: Ranks) -> Shown:
 
 def with_change(key: Key, usual: Key | None) -> Shown:
     """R@10 with its gains over text and DAR, its change from what is `usual`, and degradation."""
-    benchmark, method = key
-    rivals = {} if method == "text" else {"gain": "text"}
-    if method not in ("text", "dar"):
-        rivals["gain_over_dar"] = "dar"
-    contrasts = over(key, **rivals) | ({"change": gain(key, usual)} if usual else {})
-    if method == "text":
-        return Shown(("recall_at_10",), contrasts=contrasts)
-    return Shown(("recall_at_10", "degradation_rate_ln2"), Key(benchmark, "text"), contrasts)
+    gained = {"gain": "text", "gain_over_dar": "dar"}
+    rivals = {n: rival for n, rival in gained.items() if key.method not in ("text", rival)}
+    contrasts = over(key, **rivals, **({"change": usual} if usual else {}))
+    harm = () if key.method == "text" else ("degradation_rate_ln2",)
+    return Shown(("recall_at_10", *harm), Key(key.benchmark, "text"), contrasts)
 
 
 MEMORY = Study(
-    "memory",
-    "Fusions that remember the views of earlier rounds.",
-    minutes=24,
-    conditions=conditions,
-    shown=shown,
-    together=True,
+    "memory", "Fusions that remember the views of earlier rounds.", minutes=24,
+    conditions=conditions, shown=shown, together=True,
     notes=lambda bench, ranks: {"chosen_decay": chosen(ranks)},
-)
+)  # fmt: skip

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,33 +25,18 @@ from daitir.common.files import atomic_write, read_json, write_json
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
-from daitir.models.recogniser import (
-    CELL_ATTRIBUTES,
-    SCENE_ATTRIBUTES,
-    VALUES,
-    Recogniser,
-    to_scenes,
-    to_values,
-)
-from daitir.models.reformulation import Reformulator
+from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_scenes, to_values
 from daitir.models.views import ViewGenerator, view_seed
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.studies.profiles import Profile
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 T = TypeVar("T")
 QUERIES_FOLDER = ASSETS / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Models:
-    """What refines dialogues, draws the captions, and encodes and reads the drawings."""
-
-    reformulator: Reformulator
-    generator: ViewGenerator
-    encoder: Encoder
-    recogniser: Recogniser
 
 
 @dataclass(frozen=True)
@@ -118,32 +103,24 @@ def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[T
     return scenes, [dialogue(recipe.source, scene, seed=SEED) for scene in scenes]
 
 
-def make_query_set(
-    recipe: SetRecipe,
-    talks: Sequence[Sequence[Turn]],
-    models: Models,
-    cache: Path,
-    *,
-    views_per_dialogue: int,
-    progress: bool = False,
-) -> QuerySet:
+def make_query_set(recipe: SetRecipe, talks: Sequence[Sequence[Turn]], bench: Bench) -> QuerySet:
     """Refine dialogues of `NUM_QUESTIONS` + 1 rounds, draw their captions, encode and read views.
 
     `views_per_dialogue` rounds of each dialogue are drawn where not all.
     """
-    said = [[turn.text for turn in turns] for turns in talks]
-    captions = models.reformulator.refine(said, progress=progress).captions
-    number = views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
+    said, on = [[turn.text for turn in turns] for turns in talks], {"progress": bench.progress}
+    captions = bench.reformulator.refine(said, **on).captions
+    number = bench.profile.views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
     rounds = [
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    paths = draw_views(recipe, captions, rounds, models.generator, cache, progress)
+    paths = draw_views(recipe, captions, rounds, bench.generator, bench.cache, bench.progress)
     features = None
     if recipe.features:
-        features = models.encoder.encode_images(paths, progress=progress)
-        features = features.view(len(captions), number, models.encoder.dim)
-    scenes = models.recogniser.read(paths, progress=progress)
+        features = bench.base.encode_images(paths, **on)
+        features = features.view(len(captions), number, bench.base.dim)
+    scenes = bench.recogniser.read(paths, **on)
     return QuerySet(captions, torch.tensor(rounds), features, _in_rows(scenes, number))
 
 
@@ -196,20 +173,20 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def make_query_sets(
-    profile: Profile, folder: Path, models: Models, *, cache: Path, progress: bool = False
-) -> None:
+def make_query_sets(bench: Bench, folder: Path) -> None:
     """Make every set of `SETS` that is shipped in a folder; those that it has already stay.
 
     Raises DataError where one of these is of other models or another size.
     """
-    path = folder / MANIFEST_NAME
+    profile, path = bench.profile, folder / MANIFEST_NAME
     before = manifest_of(folder) if path.is_file() else {}
     shipped = {name: recipe for name, recipe in SETS.items() if recipe.shipped}
     sizes = {name: getattr(profile, recipe.size) for name, recipe in shipped.items()}
     manifest = {
-        **{n: getattr(models, n).digest for n in ("encoder", "recogniser", "reformulator")},
-        **_drawn_by(models.generator),
+        "encoder": bench.base.digest,
+        "recogniser": bench.recogniser.digest,
+        "reformulator": bench.reformulator.digest,
+        **_drawn_by(bench.generator),
         "seed": SEED,
         "num_dialogues": before.get("num_dialogues", {}) | sizes,  # sets of other sources stay
         "views_per_dialogue": profile.views_per_dialogue,
@@ -219,11 +196,9 @@ def make_query_sets(
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     write_json(path, manifest)
     for name, recipe in shipped.items():
-        if (folder / f"{name}.safetensors").is_file():
-            continue
-        _, talks = set_dialogues(profile, name)
-        options = {"views_per_dialogue": profile.views_per_dialogue, "progress": progress}
-        save_query_set(make_query_set(recipe, talks, models, cache, **options), folder, name)
+        if not (folder / f"{name}.safetensors").is_file():
+            _, talks = set_dialogues(profile, name)
+            save_query_set(make_query_set(recipe, talks, bench), folder, name)
 
 
 def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
@@ -271,7 +246,7 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
 
 def _unpack(readings: Tensor) -> list[list[Scene]]:
     """The scenes of (num_dialogues, num_views, values) as `save_query_set` writes them."""
-    widths = [1] * len(SCENE_ATTRIBUTES) + [len(world.CELLS)] * len(CELL_ATTRIBUTES)
+    widths = [1 if name in SCENE_ATTRIBUTES else len(world.CELLS) for name in VALUES]
     columns = dict(zip(VALUES, readings.flatten(0, 1).split(widths, dim=1), strict=True))
     scenes = to_scenes(columns | {name: columns[name].squeeze(1) for name in SCENE_ATTRIBUTES})
     return _in_rows(scenes, readings.shape[1])

@@ -37,20 +37,11 @@ from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
 from daitir.scenes import NUM_QUESTIONS, Scene, Turn, render_scenes, sample_scenes
+from daitir.studies import queries as sets
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
 from daitir.studies.engine.inputs import VIEWS, WORDS
 from daitir.studies.engine.models import ENCODERS, FUSIONS, KEPT_UNDER, RANKINGS, finetuned
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import (
-    SEED,
-    SETS,
-    QuerySet,
-    check_drawn_by,
-    draw_views,
-    load_query_set,
-    queries_folder,
-    set_dialogues,
-)
 from daitir.studies.training_sets import as_read, fusion_folder, pixels_of
 
 T = TypeVar("T")
@@ -122,10 +113,11 @@ class Bench:
     # Query sets, dialogues, pictures.
 
     @_once()
-    def query_set(self, name: str) -> QuerySet:
+    def query_set(self, name: str) -> sets.QuerySet:
         """A query set of the profile. Raises DataError where it has another size."""
-        folder, number = queries_folder(self.profile), getattr(self.profile, SETS[name].size)
-        queries = load_query_set(name, self.base, folder)
+        folder = sets.queries_folder(self.profile)
+        number = getattr(self.profile, sets.SETS[name].size)
+        queries = sets.load_query_set(name, self.base, folder)
         if len(queries.captions) != number:
             raise DataError(
                 f"{folder}: the query set {name} has {len(queries.captions):,} dialogues, the "
@@ -146,7 +138,7 @@ class Bench:
 
     @_once()
     def _dialogues(self, queries: str) -> tuple[list[Scene], list[list[Turn]]]:
-        return set_dialogues(self.profile, queries)
+        return sets.set_dialogues(self.profile, queries)
 
     def targets(self, condition: Condition) -> list[Scene]:
         """The scenes that the dialogues of a condition are about."""
@@ -158,7 +150,7 @@ class Bench:
 
     def rounds(self, condition: Condition) -> list[list[int]]:
         """`rounds[dialogue]`: which rounds are asked."""
-        if condition.rounds is not None or not SETS[condition.queries].shipped:
+        if condition.rounds is not None or not sets.SETS[condition.queries].shipped:
             rounds = condition.rounds or range(NUM_QUESTIONS + 1)
             return [list(rounds)] * len(self.targets(condition))
         return self.query_set(condition.queries).rounds[: condition.number].tolist()
@@ -191,7 +183,7 @@ class Bench:
         Targets come first. The training set searches those alone; all sealed sets search the same
         others, which are encoded once.
         """
-        recipe = SETS[name]
+        recipe = sets.SETS[name]
         own, number = (getattr(self.profile, size) for size in (recipe.size, recipe.gallery))
         if name == "train" or recipe.shipped:
             return [(recipe.split, own if name == "train" else number, recipe.start)]
@@ -200,7 +192,7 @@ class Bench:
     @_once()
     def _scenes_drawn(self, place: tuple[str, int, int]) -> np.ndarray:
         split, number, start = place
-        return self.draw_scenes(sample_scenes(SEED, split, number, start=start))
+        return self.draw_scenes(sample_scenes(sets.SEED, split, number, start=start))
 
     def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
         """What stands in the place of the views: files or pictures in a row, or features."""
@@ -217,9 +209,9 @@ class Bench:
 
     def draw_with(self, generator: ViewGenerator, condition: Condition, **noise: Any) -> list[Path]:
         """The same by another generator."""
-        recipe = replace(SETS[condition.queries], **noise)
+        recipe = replace(sets.SETS[condition.queries], **noise)
         captions, rounds = self._captions(condition), self.rounds(condition)
-        return draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
+        return sets.draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
@@ -253,12 +245,12 @@ class Bench:
     @_once()
     def _drawn_set(self, name: str) -> FinetuneData:
         queries, size = self.query_set(name), self.base.image_size
-        check_drawn_by(self.generator, queries_folder(self.profile))
+        sets.check_drawn_by(self.generator, sets.queries_folder(self.profile))
         paths = self.draw(Condition("", "", queries=name))
         views = np.stack([pixels_of(path, size) for path in paths])
         views = views.reshape(*queries.rounds.shape, size, size, 3)
         [(split, number, start)] = self._gallery(name)
-        gallery = self.draw_scenes(sample_scenes(SEED, split, number, start=start), size=size)
+        gallery = self.draw_scenes(sample_scenes(sets.SEED, split, number, start=start), size=size)
         return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
 
     def fusion(self, trained: Trained, condition: Condition) -> nn.Module:
@@ -284,8 +276,8 @@ class Bench:
     def cast(self, condition: Condition) -> Cast:
         """CAST on the encoder and the text of a condition, trained where it is not yet."""
         asked = replace(condition, rounds=tuple(range(NUM_QUESTIONS + 1)), number=None)
-        sets = [replace(asked, queries=name) for name in ("train", "val")]
-        parts = [of(one) for one in sets for of in (self.text_features, self.gallery_features)]
+        pair = [replace(asked, queries=name) for name in ("train", "val")]
+        parts = [of(one) for one in pair for of in (self.text_features, self.gallery_features)]
         seed, folder = condition.seed, self.work_dir / "fusions" / condition.encoder / "cast"
         folder = folder / condition.text / str(seed)
         return train_cast(*parts, folder, seed=seed, progress=self.progress)

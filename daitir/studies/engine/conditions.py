@@ -160,9 +160,10 @@ def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
     return Contrast(weights, metrics or ("recall_at_10",))
 
 
-def over(key: Key, *metrics: str, **rivals: str) -> dict[str, Contrast]:
-    """A method's gains over others on its benchmark; each is named as the metric's suffix."""
-    return {suffix: gain(key, Key(key.benchmark, m), *metrics) for suffix, m in rivals.items()}
+def over(key: Key, *metrics: str, **rivals: str | Key) -> dict[str, Contrast]:
+    """The gains of a method over others, on its benchmark where only the method is named."""
+    keys = {n: r if isinstance(r, Key) else Key(key.benchmark, r) for n, r in rivals.items()}
+    return {suffix: gain(key, rival, *metrics) for suffix, rival in keys.items()}
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,22 +38,19 @@ def run_study(
     study: Study,
     profile: Profile,
     *,
-    work_dir: Path,
-    cache: Path,
     results_dir: Path = Path("results"),
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
+    **options: Any,
 ) -> Path:
     """Measure a study, write its ranks, its table and its notes, and give the path of the table.
 
-    `work_dir` keeps ranks and what is trained, and studies may share it; `cache` keeps the views
-    that are drawn. Raises DataError where the query sets do not fit the models, a name is unknown,
-    or `work_dir` holds what other models or another profile made; ValueError where two conditions
-    have one place in the table, or the rounds of a benchmark differ between its conditions.
+    `options` are the other fields of `Bench`. Studies may share `work_dir`, which keeps ranks and
+    what is trained, and `cache`, which keeps the views that are drawn. Raises DataError where the
+    query sets do not fit the models, a name is unknown, or `work_dir` holds what other models or
+    another profile made; ValueError where two conditions have one place in the table, or the rounds
+    of a benchmark differ between its conditions.
     """
     began = time.perf_counter()
-    bench = Bench(profile, study, work_dir, cache, device, num_workers, progress)
+    bench = Bench(profile, study, **options)
     check_work_dir(bench)
     ranks = Ranks()
     while missing := [
@@ -61,7 +59,7 @@ def run_study(
         if (*condition.key, condition.seed) not in ranks.arrays
     ]:
         # One encoder after the other, since only one is kept in memory.
-        encoders = list(map(encoder_of, missing))
+        encoders = list(dict.fromkeys(map(encoder_of, missing)))
         for condition in sorted(missing, key=lambda c: encoders.index(encoder_of(c))):
             name = (*condition.key, condition.seed)
             if name in ranks.arrays:
@@ -90,7 +88,7 @@ def run_instrument(
     others: Mapping[str, Sequence[str]] | None = None,
     *,
     results_dir: Path = Path("results"),
-    **options,
+    **options: Any,
 ) -> Path:
     """Measure features of encoders and write the table and its notes; gives the table's path.
 
