@@ -33,8 +33,7 @@ from daitir.studies.engine.conditions import (
     encoder_seeds,
     over,
 )
-from daitir.studies.engine.ranks import Ranks
-from daitir.studies.engine.tables import averaged
+from daitir.studies.engine.ranks import Ranks, averaged
 from daitir.studies.memory import ENCODER_DECAYS, remembered
 from daitir.studies.profiles import Profile
 
@@ -66,11 +65,6 @@ class Protocol(NamedTuple):
     def read(self) -> str:
         """The text that it is compared with; of views alone that which they were drawn from."""
         return REWRITE if self.text == NONE else self.text
-
-
-def protocol_of(key: Key) -> Protocol:
-    """The switches of a method of the table."""
-    return Protocol(*key.method.split("|"))
 
 
 def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
@@ -120,7 +114,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
 
 def shown(key: Key, ranks: Ranks) -> Shown:
     """All metrics; harm against the same encoder's text; gains over the rivals of its protocol."""
-    protocol = protocol_of(key)
+    protocol = Protocol(*key.method.split("|"))
     several, keys = protocol.noise in (NONE, BOTH), set(ranks.keys)
     rivals = {}
     for rival in RIVALS:
@@ -177,7 +171,7 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
     last round, query by query, holds 0.
     """
     rows = []
-    protocols = {key: protocol_of(key) for key in ranks.keys}
+    protocols = {key: Protocol(*key.method.split("|")) for key in ranks.keys}
     for benchmark, text, noise in product(BENCHMARKS, WORDS_OF, VIEWS_OF):
         keys = [
             key for key, protocol in protocols.items()

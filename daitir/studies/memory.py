@@ -13,8 +13,7 @@ from functools import partial
 from daitir.scenes import NUM_QUESTIONS
 from daitir.studies.benchmark import BENCHMARKS
 from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, over
-from daitir.studies.engine.ranks import Ranks
-from daitir.studies.engine.tables import MEASURES
+from daitir.studies.engine.ranks import MEASURES, Ranks
 from daitir.studies.profiles import Profile
 
 DECAYS = (0.0, 0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions

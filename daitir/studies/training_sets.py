@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
-from daitir.data.gallery import read_image
 from daitir.models import ASSETS
 from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
@@ -74,11 +72,3 @@ def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> Finetun
         rounds=torch.cat([data.rounds, data.rounds], dim=1),
         views=np.concatenate([data.views, rendered.reshape(data.views.shape)], axis=1),
     )
-
-
-def pixels_of(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8."""
-    image = read_image(path)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)

@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
+from daitir.data.gallery import read_image
 from daitir.fusion import fuse_views
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.recogniser import Recogniser, load_recogniser
@@ -42,7 +44,7 @@ from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Traine
 from daitir.studies.engine.inputs import VIEWS, WORDS
 from daitir.studies.engine.models import ENCODERS, FUSIONS, KEPT_UNDER, RANKINGS, finetuned
 from daitir.studies.profiles import Profile
-from daitir.studies.training_sets import as_read, fusion_folder, pixels_of
+from daitir.studies.training_sets import as_read, fusion_folder
 
 T = TypeVar("T")
 
@@ -185,7 +187,7 @@ class Bench:
         """
         recipe = sets.SETS[name]
         own, number = (getattr(self.profile, size) for size in (recipe.size, recipe.gallery))
-        if name == "train" or recipe.shipped:
+        if recipe.shipped:
             return [(recipe.split, own if name == "train" else number, recipe.start)]
         return [(recipe.split, own, recipe.start), ("test", number - own, recipe.start + own)]
 
@@ -247,8 +249,8 @@ class Bench:
         queries, size = self.query_set(name), self.base.image_size
         sets.check_drawn_by(self.generator, sets.queries_folder(self.profile))
         paths = self.draw(Condition("", "", queries=name))
-        views = np.stack([pixels_of(path, size) for path in paths])
-        views = views.reshape(*queries.rounds.shape, size, size, 3)
+        views = [read_image(path).resize((size, size), Resampling.BICUBIC) for path in paths]
+        views = np.stack(views).reshape(*queries.rounds.shape, size, size, 3)
         [(split, number, start)] = self._gallery(name)
         gallery = self.draw_scenes(sample_scenes(sets.SEED, split, number, start=start), size=size)
         return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)

@@ -94,7 +94,7 @@ class Contrast:
 class Shown:
     """What a table shows of a method."""
 
-    metrics: tuple[str, ...] | Mapping[str, str]  # by the name in the table, of `tables.MEASURES`
+    metrics: tuple[str, ...] | Mapping[str, str]  # by the name in the table, of `ranks.MEASURES`
     baseline: Key | None = None  # whose ranks a degraded one is worse than
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)  # by the metric's suffix
     round: int | None = None  # the label of metrics over all rounds; None for the last round

@@ -25,8 +25,7 @@ from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
-from daitir.studies.engine.ranks import Ranks, in_small, read_ranks, write_ranks
-from daitir.studies.engine.tables import study_table
+from daitir.studies.engine.ranks import Ranks, in_small, read_ranks, study_table, write_ranks
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
 from daitir.studies.registry import STUDIES, get_study
