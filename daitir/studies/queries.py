@@ -115,7 +115,7 @@ def make_query_set(recipe: SetRecipe, talks: Sequence[Sequence[Turn]], bench: Be
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    paths = draw_views(recipe, captions, rounds, bench.generator, bench.cache, bench.progress)
+    paths = draw_views(bench, bench.generator, recipe, captions, rounds)
     features = None
     if recipe.features:
         features = bench.base.encode_images(paths, **on)
@@ -144,18 +144,14 @@ def _drawn_by(generator: ViewGenerator) -> dict:
 
 
 def draw_views(
-    recipe: SetRecipe,
-    captions: Sequence[Sequence[str]],
-    rounds: Sequence[Sequence[int]],
-    generator: ViewGenerator,
-    cache: Path,
-    progress: bool,
-) -> list[Path]:
+    bench: Bench, generator: ViewGenerator, recipe: SetRecipe,
+    captions: Sequence[Sequence[str]], rounds: Sequence[Sequence[int]],
+) -> list[Path]:  # fmt: skip
     """The files of the views of some rounds of each dialogue, one after the other."""
     drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
     prompts = [captions[index][t] for index, t in drawn]
     seeds = [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn]
-    return generator.generate(prompts, seeds, cache, progress=progress)
+    return generator.generate(prompts, seeds, bench.cache, progress=bench.progress)
 
 
 def manifest_of(folder: Path) -> dict:

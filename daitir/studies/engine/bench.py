@@ -213,7 +213,7 @@ class Bench:
         """The same by another generator."""
         recipe = replace(sets.SETS[condition.queries], **noise)
         captions, rounds = self._captions(condition), self.rounds(condition)
-        return sets.draw_views(recipe, captions, rounds, generator, self.cache, self.progress)
+        return sets.draw_views(self, generator, recipe, captions, rounds)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
@@ -280,9 +280,9 @@ class Bench:
         asked = replace(condition, rounds=tuple(range(NUM_QUESTIONS + 1)), number=None)
         pair = [replace(asked, queries=name) for name in ("train", "val")]
         parts = [of(one) for one in pair for of in (self.text_features, self.gallery_features)]
-        seed, folder = condition.seed, self.work_dir / "fusions" / condition.encoder / "cast"
-        folder = folder / condition.text / str(seed)
-        return train_cast(*parts, folder, seed=seed, progress=self.progress)
+        names = ("fusions", condition.encoder, "cast", condition.text, str(condition.seed))
+        folder = self.work_dir.joinpath(*names)
+        return train_cast(*parts, folder, seed=condition.seed, progress=self.progress)
 
     @_once("words", "text", of_encoder=True)
     def tuned_weights(self, condition: Condition) -> tuple[float, float]:
@@ -327,10 +327,10 @@ class Bench:
 
     def ranks(self, condition: Condition) -> np.ndarray:
         """(num_queries, num_rounds) 0-based ranks of the targets under a condition."""
-        text, gallery = self.text_features(condition), self.gallery_features(condition)
-        targets = torch.arange(len(text))
+        text = self.text_features(condition)
+        sought = self.gallery_features(condition), torch.arange(len(text))
         if condition.fusion == "text":
-            return target_ranks(text, gallery, targets).numpy()
+            return target_ranks(text, *sought).numpy()
         view = self.view_features(condition)
         missing = view.isnan().any(dim=-1, keepdim=True)
         if missing.any():  # a round without a view is asked by its text alone
@@ -341,9 +341,9 @@ class Bench:
             with torch.no_grad():
                 query = fuse(text, view)[0]
         elif condition.fusion in RANKINGS:
-            return RANKINGS[condition.fusion](self, condition, text, view).numpy()
+            return RANKINGS[condition.fusion](self, condition, text, view, *sought).numpy()
         else:
             query = named(FUSIONS, condition.fusion, "fusion")(self, condition, text, view)
         if missing.any():
             query = torch.where(missing, text, query)
-        return target_ranks(query, gallery, targets).numpy()
+        return target_ranks(query, *sought).numpy()

@@ -103,11 +103,6 @@ def _rounds(bench: Bench, condition: Condition) -> Tensor:
     return torch.tensor(bench.rounds(condition))
 
 
-def _gallery(bench: Bench, condition: Condition, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The gallery's features and the places of the targets."""
-    return bench.gallery_features(condition), torch.arange(len(text))
-
-
 def _dar(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
     return dar_fusion(text, _single(view, text), round=_rounds(bench, condition))
 
@@ -139,33 +134,36 @@ def by_scores(text, view, gallery, targets, rounds, *, together: Callable) -> Te
     return torch.stack(columns, dim=1)
 
 
-def _summed(
-    bench: Bench, condition: Condition, text: Tensor, view: Tensor, *, together: Callable
+def _summed(bench: Bench, condition: Condition, *features: Tensor, together: Callable) -> Tensor:
+    return by_scores(*features, _rounds(bench, condition), together=together)
+
+
+def _rank_fusion(
+    bench: Bench, condition: Condition, text: Tensor, view: Tensor, *gallery: Tensor
 ) -> Tensor:
-    asked = (*_gallery(bench, condition, text), _rounds(bench, condition))
-    return by_scores(text, view, *asked, together=together)
-
-
-def _rank_fusion(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
     """Of text and view, or of two views of a round without the text, as VisRet does."""
     both = (text, view) if view.ndim == text.ndim else view.unbind(dim=2)
-    return reciprocal_rank_fusion(*both, *_gallery(bench, condition, text))
+    return reciprocal_rank_fusion(*both, *gallery)
 
 
-def _best(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
-    gallery = _gallery(bench, condition, text)
+def _best(
+    bench: Bench, condition: Condition, text: Tensor, view: Tensor, *gallery: Tensor
+) -> Tensor:
     return torch.minimum(target_ranks(text, *gallery), target_ranks(view, *gallery))
 
 
-def _cast(bench: Bench, condition: Condition, text: Tensor, view: Tensor) -> Tensor:
+def _cast(
+    bench: Bench, condition: Condition, text: Tensor, view: Tensor, *gallery: Tensor
+) -> Tensor:
     """No view is used: text and gallery are moved by what the dialogue says."""
-    return cast_ranks(bench.cast(condition), text, *_gallery(bench, condition, text))
+    return cast_ranks(bench.cast(condition), text, *gallery)
 
 
-RANKINGS: dict[str, Callable[[Bench, Condition, Tensor, Tensor], Tensor]] = {
+RANKINGS: dict[str, Callable[..., Tensor]] = {
     "rank_fusion": _rank_fusion,
     "best_of_text_and_view": _best,
     "dar_of_scores": partial(_summed, together=lambda scores: scores.mean(dim=1)),
     "dar_of_best": partial(_summed, together=lambda scores: scores.amax(dim=1)),
     "cast": _cast,
 }
+"""Given texts, views, the gallery's features, and the places of the targets."""
