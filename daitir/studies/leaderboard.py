@@ -34,7 +34,7 @@ from daitir.studies.engine.conditions import (
     over,
 )
 from daitir.studies.engine.ranks import Ranks, averaged
-from daitir.studies.memory import ENCODER_DECAYS, remembered
+from daitir.studies.memory import DAR_DECAY, remembered
 from daitir.studies.profiles import Profile
 
 REWRITE = "current_rewrite"
@@ -99,7 +99,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
                 if query == "dar_placebo":
                     views = f"placebo:{views}"
                 if query == "dar_memory":
-                    views = remembered(ENCODER_DECAYS["dar"], views)
+                    views = remembered(DAR_DECAY, views)
                 for name in BENCHMARKS:
                     asked = Condition(
                         name, protocol.label, seed, f"sealed_{name}", WORDS_OF[protocol.read],

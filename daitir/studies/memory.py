@@ -17,7 +17,7 @@ from daitir.studies.engine.ranks import MEASURES, Ranks
 from daitir.studies.profiles import Profile
 
 DECAYS = (0.0, 0.5, 0.75, 1.0)  # 0 remembers nothing: the shipped fusions
-ENCODER_DECAYS = {"dar": 0.75, "adafuse": 0.5}  # what validation chose, for fine-tuned encoders too
+DAR_DECAY = 0.75  # what validation chose, for fine-tuned encoders too
 
 
 def remembered(decay: float, views: str = "kept") -> str:

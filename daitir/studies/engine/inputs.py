@@ -18,21 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daitir import scenes
 from daitir.analysis.controls import noise_views, placebo_views
 from daitir.fusion import remembered_views
 from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator, load_view_generator
 from daitir.recipes.diffusion import retrain_unet
 from daitir.recipes.run import Run
-from daitir.scenes import (
-    NUM_QUESTIONS,
-    controlled_view,
-    dialogue,
-    merge_facts,
-    parse,
-    rewrites,
-    short_caption,
-)
 from daitir.studies.engine.conditions import Condition, named
 from daitir.studies.engine.models import KEPT_UNDER
 from daitir.studies.queries import SEED, SETS
@@ -103,7 +95,9 @@ def _refined(bench: Bench, condition: Condition, argument: str) -> list[list[str
 
 
 def _exact(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
-    return [rewrites(turns, seed=index) for index, turns in enumerate(bench.talks(condition))]
+    return [
+        scenes.rewrites(turns, seed=index) for index, turns in enumerate(bench.talks(condition))
+    ]
 
 
 def _perturbed(
@@ -117,14 +111,15 @@ def _perturbed(
 
 
 def _longer(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
-    ask = partial(dialogue, SETS[condition.queries].source, seed=SEED, num_questions=LONG_DIALOGUES)
-    said = [[turn.text for turn in ask(scene)] for scene in bench.targets(condition)]
+    source, options = SETS[condition.queries].source, {"num_questions": LONG_DIALOGUES}
+    talks = [scenes.dialogue(source, s, seed=SEED, **options) for s in bench.targets(condition)]
+    said = [[turn.text for turn in turns] for turns in talks]
     return bench.reformulator.refine(said, progress=bench.progress).captions
 
 
 def _short(bench: Bench, condition: Condition, argument: str) -> list[list[str]]:
-    scenes = bench.targets(condition)
-    return [[short_caption(s, random.Random(f"short/{SEED}/{i}"))] for i, s in enumerate(scenes)]
+    targets = enumerate(bench.targets(condition))
+    return [[scenes.short_caption(s, random.Random(f"short/{SEED}/{i}"))] for i, s in targets]
 
 
 WORDS: dict[str, Callable[[Bench, Condition, str], list[list[str]]]] = {
@@ -154,9 +149,13 @@ def _drawn(bench: Bench, condition: Condition, argument: str) -> list[Path]:
     return bench.draw(condition, **({argument: True} if argument else {}))
 
 
+def _other(bench: Bench, condition: Condition, views: str) -> Tensor:
+    return bench.view_features(replace(condition, views=views))
+
+
 def _several(bench: Bench, condition: Condition, *names: str) -> Tensor:
     """Views of several names, side by side."""
-    return torch.stack([bench.view_features(replace(condition, views=n)) for n in names], dim=2)
+    return torch.stack([_other(bench, condition, name) for name in names], dim=2)
 
 
 def _other_setting(
@@ -193,29 +192,26 @@ def _controlled(
 ) -> np.ndarray:
     """Rendered views of what was said, or what captions state, a share of it false (in percent)."""
     if of_captions:
-        facts = {str(i): parse(p).facts for i, p in enumerate(bench.prompts(condition))}
+        facts = {str(i): scenes.parse(p).facts for i, p in enumerate(bench.prompts(condition))}
     else:
         pairs = enumerate(zip(bench.talks(condition), bench.rounds(condition), strict=True))
         facts = {
-            f"{i}/{t}": merge_facts(turns[: t + 1]) for i, (turns, asked) in pairs for t in asked
+            f"{i}/{t}": scenes.merge_facts(turns[: t + 1])
+            for i, (turns, asked) in pairs
+            for t in asked
         }
     share = int(argument) / 100
-    views = [controlled_view(f, broken_share=share, seed=seed) for seed, f in facts.items()]
+    views = [scenes.controlled_view(f, broken_share=share, seed=seed) for seed, f in facts.items()]
     return bench.draw_scenes([view.scene for view in views])
 
 
-def _stand_in(
-    bench: Bench, condition: Condition, argument: str, *, make: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """What is made of texts and views: `placebo:kept` of the kept views."""
-    views = bench.view_features(replace(condition, views=argument))
-    return make(bench.text_features(condition), views)
+def _noise(bench: Bench, condition: Condition, views: str) -> Tensor:
+    return noise_views(bench.text_features(condition), _other(bench, condition, views), seed=SEED)
 
 
 def _remembered(bench: Bench, condition: Condition, argument: str) -> Tensor:
     decay, _, views = argument.partition(":")
-    features = bench.view_features(replace(condition, views=views))
-    return remembered_views(features, decay=float(decay))
+    return remembered_views(_other(bench, condition, views), decay=float(decay))
 
 
 def last_views(view_features: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,10 +230,10 @@ def _half(bench: Bench, condition: Condition, argument: str, *, stand_in: str) -
     """Half of the kept views are missing; text, or the view before, stands in, or nothing (NaN)."""
     views = bench.query_set(condition.queries).view_features[: condition.number]
     generator = torch.Generator().manual_seed(SEED)
-    gone = torch.rand(len(views), NUM_QUESTIONS + 1, generator=generator) < MISSING_SHARE
+    gone = torch.rand(len(views), scenes.NUM_QUESTIONS + 1, generator=generator) < MISSING_SHARE
     if stand_in == "previous":
         views, gone = last_views(views, gone)
-    rounds = list(condition.rounds or range(NUM_QUESTIONS + 1))
+    rounds = list(condition.rounds or range(scenes.NUM_QUESTIONS + 1))
     instead = bench.text_features(condition) if stand_in == "text" else torch.nan
     return torch.where(gone[:, rounds, None], instead, views[:, rounds])
 
@@ -259,8 +255,8 @@ VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Pa
     "controlled": _controlled,
     "controlled_captions": partial(_controlled, of_captions=True),
     "text": lambda bench, condition, _: bench.text_features(condition),
-    "placebo": partial(_stand_in, make=lambda text, view: placebo_views(view)),
-    "noise": partial(_stand_in, make=partial(noise_views, seed=SEED)),
+    "placebo": lambda bench, condition, views: placebo_views(_other(bench, condition, views)),
+    "noise": _noise,
     "remembered": _remembered,
     "half_nothing": partial(_half, stand_in="nothing"),
     "half_text": partial(_half, stand_in="text"),
