@@ -11,8 +11,7 @@ from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.evaluation import result_rows, write_results
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study, gain
-from daitir.studies.engine.ranks import Ranks, read_ranks, write_ranks
-from daitir.studies.engine.tables import study_table
+from daitir.studies.engine.ranks import Ranks, read_ranks, study_table, write_ranks
 from daitir.studies.registry import STUDIES, get_study
 
 RANKS_FOLDER = Path(__file__).parents[2] / "results" / "ranks"
