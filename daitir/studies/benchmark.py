@@ -51,16 +51,20 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
-    """All metrics; degradation and gains over the same text, and of fusions over DAR."""
+    """Metrics; degradation and gains over the same text, and of fusions over DAR.
+
+    The leaderboard has all metrics of every source; here the main one has them.
+    """
     benchmark, method = key
+    alone = ALONE if benchmark == "human" else GAINED
     if method.startswith("text"):
-        return Shown(ALONE)
+        return Shown(alone)
     text = "text_controlled" if "_controlled_" in method else "text"
     rivals = {"gain": text}
     if method == "dar_tuned" or not method.startswith(("view", "dar")):
         stand_in = method.removeprefix("adafuse") if method.startswith("adafuse") else ""
         rivals["gain_over_dar"] = f"dar{stand_in}"
-    return Shown((*ALONE, *HARM), Key(benchmark, text), over(key, *GAINED, **rivals))
+    return Shown((*alone, *HARM), Key(benchmark, text), over(key, *GAINED, **rivals))
 
 
 def costs(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:

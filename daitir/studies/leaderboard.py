@@ -45,7 +45,8 @@ VIEWS_OF = {"new": "drawn", "kept": "drawn:fixed_noise"}
 NONE, BOTH = "none", "both"  # of a query without text or views, and with the views of either noise
 RIVALS = ("zero_shot+text", "zero_shot+dar", "finetune_text+text", "finetune_text+dar")
 SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialogue
-ONE_SEED = ("text_view", "dmcl_resampled")  # whose further seeds are not measured
+WHOLE_BOARD = 2  # trainings of DMCL and of its rival that all sources are asked with
+ONCE = ("text_view", "dmcl_resampled")  # one training, as a third of those, asks the main source
 ROUNDS, GAIN_ROUNDS = (0, 2, 5, 10), (2, 10)  # that the table shows; the ranks have all
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
@@ -89,18 +90,25 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every query of every encoder on every source; and the short captions, asked once."""
+    """Every query of every encoder on every source; and the short captions, asked once.
+
+    What is not worth the drawing and encoding of 80,000 views more is asked on the main source
+    alone, without a fusion that is trained on the encoder.
+    """
     for encoder, seed in encoder_seeds(profile.encoders, profile.num_encoder_seeds):
-        if encoder in ONE_SEED and seed:
+        if encoder in ONCE and seed:
             continue
+        is_whole = encoder not in ONCE and seed < WHOLE_BOARD
         for query, fusion, texts, noises, number in queries(profile, encoder):
+            if isinstance(fusion, Trained) and not is_whole:
+                continue
             for protocol in (Protocol(f"{encoder}+{query}", t, n) for t in texts for n in noises):
                 views = {NONE: "text", BOTH: "both_noises", **VIEWS_OF}[protocol.noise]
                 if query == "dar_placebo":
                     views = f"placebo:{views}"
                 if query == "dar_memory":
                     views = remembered(DAR_DECAY, views)
-                for name in BENCHMARKS:
+                for name in BENCHMARKS if is_whole else ("human",):
                     asked = Condition(
                         name, protocol.label, seed, f"sealed_{name}", WORDS_OF[protocol.read],
                         protocol.read, views, encoder, fusion,
@@ -159,6 +167,7 @@ def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
         "text": labels[1], "noise": labels[2], "rival": metric[1].fillna(""),
         "metric": metric[0] + is_gain.map({True: "_gain", False: ""}),
     }  # fmt: skip
+    columns["num_seeds"] = table.pop("seed").str.removeprefix("mean of ")
     detectable = (POWER * (table["ci_high"] - table["ci_low"])).round(4).where(is_gain)
     table = table.drop(columns="benchmark").assign(detectable=detectable)
     return pd.DataFrame(columns).join(table)

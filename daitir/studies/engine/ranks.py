@@ -169,7 +169,9 @@ def _measured(
     """The rows of `stacked` ranks of a method, averaged over their seeds."""
     rows = partial(_rows, ranks, key, label, round=shown.round)
     names = shown.metrics if isinstance(shown.metrics, dict) else {m: m for m in shown.metrics}
-    baseline = None if shown.baseline is None else ranks.of(shown.baseline)[:, : stacked.shape[1]]
+    baseline = None
+    if shown.baseline is not None:  # of one with more seeds than the method the first ones count
+        baseline = ranks.of(shown.baseline)[: len(ranks.seeds(key)), : stacked.shape[1]]
     for name, metric in names.items():
         if metric in AGAINST_A_BASELINE:
             # A baseline of one seed is everyone's.
