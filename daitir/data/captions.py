@@ -43,21 +43,19 @@ def fault_of(text: str) -> str | None:
     if sum(any(map(str.isalpha, unit)) for unit in units) < 2:
         return "fragment"
     sizes = [_LETTER if re.match(f"[{_SPACELESS}]", unit) else 1 for unit in units]
+    letters = {unit: chr(i) for i, unit in enumerate(dict.fromkeys(units))}
+    word = "".join(map(letters.get, units))
     for size in range(1, len(units) // _LOOP_TIMES + 1):
-        begin = 0
-        for i in range(size, len(units) + 1):
-            if i < len(units) and units[i] == units[i - size]:
-                continue
-            # units[begin:i] has the period `size`; a copy that is cut short does not count.
-            end = begin + (i - begin) // size * size
-            is_phrase = len(set(units[begin : begin + size])) > 1  # no "ha ha"
-            if end - begin >= _LOOP_TIMES * size and (
+        # From every place on, whole copies of the same so many.
+        for run in re.finditer(rf"(?s)(?=((.{{{size}}})\2{{{_LOOP_TIMES - 1},}}))", word):
+            begin, end = run.span(1)
+            is_phrase = len(set(run[2])) > 1  # no "ha ha"
+            if (
                 (is_phrase and sum(sizes[begin : begin + size]) >= _LOOP_PHRASE)
                 or sum(sizes[begin:end]) >= _LOOP_WORDS
                 or end - begin > _LOOP_SHARE * len(units)
             ):
                 return "loop"
-            begin = i - size + 1
     return None
 
 
