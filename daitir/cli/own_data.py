@@ -164,9 +164,9 @@ def add_evaluate(commands) -> None:
         required=True, type=_fusion,
     )  # fmt: skip
     parser.text("the query text")
-    missing = "where a round lacks a view: refuse, leave its dialogue out, or rank that round by"
+    missing = "where a round lacks a view: refuse, or rank that round by"
     parser.options({
-        "--missing-views {error,exclude,text}": (f"{missing} text alone", "error"),
+        "--missing-views {error,text}": (f"{missing} text alone", "error"),
         "--skip-unreadable": "leave out gallery images that cannot be decoded, and the dialogues "
         "about them",
         "--allow-duplicate-targets": "accept several dialogues about one image",

@@ -60,8 +60,8 @@ def evaluate(
         benchmark: the label of the data in the table, by default their name.
         method: the label of the fusion, by default its name; a trained one needs it.
         seed: a label, that of the views or of the encoder.
-        missing_views: where a round lacks a view: `error`; `exclude` its dialogue, counted in a
-            warning; or rank the round by `text` alone, counted in the result.
+        missing_views: where a round lacks a view: `error`, or rank it by `text` alone, counted in
+            the result.
         skip_unreadable: leave out gallery images that cannot be decoded, and the dialogues that
             look for them, counted in warnings.
         num_samples: of the bootstrap, for intervals.
@@ -165,17 +165,15 @@ def _checked_files(
         )
     folders = data.views_dirs if missing_views else ()
     drawn = [find_views(folder, dialogues, missing=missing_views) for folder in folders]
-    with_views = [i for i in range(len(dialogues)) if all(views[i] is not None for views in drawn)]
     gallery = check_images(data.images_dir, data.gallery, skip_unreadable=skip_unreadable)
     readable = set(gallery)
-    indices = [i for i in with_views if dialogues[i].image in readable]
+    indices = [i for i, dialogue in enumerate(dialogues) if dialogue.image in readable]
     if not indices:
-        raise DataError("no dialogue is left that has a readable target and views in every folder")
-    if lost := [dialogues[i].image for i in with_views if dialogues[i].image not in readable]:
-        summary = f"{len(lost):,} of {len(with_views):,} dialogues have an unreadable target"
+        raise DataError("no dialogue is left that has a readable target")
+    if lost := [dialogue.image for dialogue in dialogues if dialogue.image not in readable]:
+        summary = f"{len(lost):,} of {len(dialogues):,} dialogues have an unreadable target"
         logger.warning("excluded, %s: %s", summary, examples(lost))
     rounds = [(i, t) for i in indices for t in range(len(dialogues[i].rounds))] if drawn else []
-    paths = [[path for views in drawn for path in views[i][t]] for i, t in rounds]
     for folder, views in zip(folders, drawn, strict=True):
         check_images(folder, [path.name for i, t in rounds for path in views[i][t]])
-    return indices, gallery, paths
+    return indices, gallery, [[path for views in drawn for path in views[i][t]] for i, t in rounds]
