@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -56,14 +55,8 @@ class RemoteFile:
     origin: str = ""  # who tells the checksum
 
     def at(self, mirror: str | None) -> str:
-        """Its URL, or that of the same name below another one.
-
-        Raises DataError for anything but http and https.
-        """
-        url = self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise DataError(f"{url}: no address that starts in http:// or https://")
-        return url
+        """Its URL, or that of the same name below another one."""
+        return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
 
 
 def remote_size(url: str) -> int | None:
@@ -86,10 +79,8 @@ def check_space(folder: Path, needed: int) -> int:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise DataError(
-            f"{folder}: needs {gigabytes(needed)}, and {gigabytes(free)} are free; free some space "
-            "or name another folder"
-        )
+        room = f"needs {gigabytes(needed)}, and {gigabytes(free)} are free"
+        raise DataError(f"{folder}: {room}; free some space or name another folder")
     return free
 
 
@@ -107,14 +98,7 @@ def fetch(
     with locked(folder):  # one of two processes fetches, the other finds the file
         is_there = path.exists()
         if not is_there:
-            try:
-                _download(url, part, progress)
-            except OSError as error:
-                if disk_is_full(error):
-                    raise DataError(
-                        f"{part}: the disk is full; free some space, then the same command goes on"
-                    ) from error
-                raise
+            _download(url, part, progress)
         verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
         if not is_there:
             part.rename(path)
@@ -130,28 +114,25 @@ def verify(
     has it already to compare with. A wrong file is set aside as `NAME.wrong`.
     """
     size = path.stat().st_size
-    kind, _, wanted = (file.checksum or "sha256:").partition(":")
-    known = _read_sums(sums) if sums and not wanted else {}
-    wanted, origin = wanted or known.get(file.name), file.origin or sums
-    wrong = ""
+    kind, _, published = (file.checksum or "sha256:").partition(":")
+    known = _read_sums(sums) if sums and not published else {}
+    wanted = published or known.get(file.name)
     if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
         digest = hashlib.new(kind, usedforsecurity=False)
-        bar = _bar(f"checking {file.name}", size, progress)
-        with path.open("rb") as content, bar:
+        with path.open("rb") as content, _bar(f"checking {file.name}", size, progress) as bar:
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
                 bar.update(len(chunk))
         actual = digest.hexdigest()
-        if wanted and actual != wanted:
-            wrong = f"its {kind.upper()} is {actual}, not {wanted} ({origin})"
-        elif sums and not wanted:
+        if sums and not wanted:
             with atomic_write(sums) as temporary:
                 lines = (known | {file.name: actual}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
-    if not wrong:
-        return
+        if actual == (wanted or actual):
+            return
+        wrong = f"its {kind.upper()} is {actual}, not {wanted} ({file.origin or sums})"
     if not sums:
         raise DataError(f"{path}: is not {file.name} as published: {wrong}")
     aside = sums.parent / f"{file.name}.wrong"
@@ -177,6 +158,11 @@ def _download(url: str, part: Path, progress: bool) -> None:
                 part.unlink()
             elif code and code not in _PASSING:
                 raise _refused(url, error) from error
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            again = "free some space, then the same command goes on"
+            raise DataError(f"{part}: the disk is full; {again}") from error
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures == TRIES:
@@ -197,8 +183,8 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        bar = _bar(part.stem, total, progress, initial=start)
-        with part.open("ab" if start else "wb") as file, bar:
+        mode = "ab" if start else "wb"
+        with part.open(mode) as file, _bar(part.stem, total, progress, initial=start) as bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -256,20 +242,12 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def unpack(path: Path, folder: Path, *, progress: bool = False) -> None:
     """Unpack the files of a zip file into a folder; those that are there stay."""
     with opened_zip(path) as archive:
-        safe = SafeFolder(folder)
-        places = {
-            entry: safe.join(entry.filename) for entry in archive.infolist() if not entry.is_dir()
-        }
-        todo = [
-            (entry, place)
-            for entry, place in places.items()
-            if not (place.is_file() and place.stat().st_size == entry.file_size)
-        ]
+        safe, todo = SafeFolder(folder), []
+        for entry in (entry for entry in archive.infolist() if not entry.is_dir()):
+            place = safe.join(entry.filename)
+            if not place.is_file() or place.stat().st_size != entry.file_size:
+                todo.append((entry, place))
         check_space(folder, sum(entry.file_size for entry, _ in todo))
         for entry, place in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
-            with (
-                atomic_write(place, sync=False) as temporary,
-                archive.open(entry) as packed,
-                temporary.open("wb") as file,
-            ):
-                shutil.copyfileobj(packed, file)
+            with atomic_write(place, sync=False) as temporary, temporary.open("wb") as file:
+                shutil.copyfileobj(archive.open(entry), file)
