@@ -56,6 +56,7 @@ class Problem(NamedTuple):
     dialogue: int | None
     kind: str
     message: str
+    is_error: bool = True  # else `daitir lint` warns of it
 
     def __str__(self) -> str:
         where = "" if self.dialogue is None else f"dialogue {self.dialogue}: "
@@ -322,7 +323,7 @@ def parse_dialogues(
                     f"same target as dialogue {earlier}, {quoted(name)}; targets must differ "
                     "(`daitir evaluate --allow-duplicate-targets` accepts it)"
                 )
-                faults.append(("duplicate_target", message))
+                faults.append(("duplicate_target", message, False))
         problems += [Problem(index, *fault) for fault in faults]
         if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
             dialogues.append(Dialogue(name, tuple(texts)))

@@ -33,7 +33,7 @@ FILL = 0.7  # of a machine's memory; the rest is room to work
 class Flat:
     """Exact search: every feature is kept and compared."""
 
-    parameters = ""
+    words, settings = "Flat", ""  # by which faiss makes an empty index, and sets it
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
         """Memory of the index over the number of pictures."""
@@ -42,10 +42,6 @@ class Flat:
     def bytes_read(self, num_images: int, dim: int) -> float:
         """What one query reads of the index."""
         return num_images * FLOAT * dim
-
-    def factory(self, num_images: int, dim: int) -> str:
-        """The words by which faiss makes an empty index; `parameters` are its settings."""
-        return "Flat"
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,9 @@ class IvfPq:
     probes: int = 32  # lists that a query looks into
     num_lists: int | None = None  # None for `default_lists`
 
-    @property
-    def parameters(self) -> str:
-        return f"nprobe={self.probes}"
+    # Features are rotated at random, so that every byte of a code has as much to say. "np": codes
+    # are not ordered, which takes long and which only Hamming filters use.
+    words, settings = "RR{dim},IVF{lists},PQ{code_bytes}x8np", "nprobe={probes}"
 
     def lists(self, num_images: int) -> int:
         return self.num_lists or default_lists(num_images)
@@ -78,11 +74,6 @@ class IvfPq:
         share = min(1.0, self.probes / lists)
         return lists * dim * FLOAT + share * num_images * (self.code_bytes + ID)
 
-    def factory(self, num_images: int, dim: int) -> str:
-        """Of features rotated at random, so that every byte of a code has as much to say."""
-        # "np": no ordering of the codes, which takes long and which only Hamming filters use.
-        return f"RR{dim},IVF{self.lists(num_images)},PQ{self.code_bytes}x8np"
-
 
 @dataclass(frozen=True)
 class Hnsw:
@@ -92,9 +83,7 @@ class Hnsw:
     build_effort: int = 40  # candidates kept while a picture is linked (`efConstruction`)
     effort: int = 64  # candidates kept during a search (`efSearch`)
 
-    @property
-    def parameters(self) -> str:
-        return f"efConstruction={self.build_effort},efSearch={self.effort}"
+    words, settings = "HNSW{links},Flat", "efConstruction={build_effort},efSearch={effort}"
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
         """The feature, its links, also of levels above the ground, its level and their place.
@@ -109,17 +98,11 @@ class Hnsw:
         """At most all links of each kept candidate, a feature and a link each."""
         return self.effort * 2 * self.links * (FLOAT * dim + LINK)
 
-    def factory(self, num_images: int, dim: int) -> str:
-        return f"HNSW{self.links},Flat"
-
 
 def default_lists(num_images: int) -> int:
     """The power of two nearest to 4 times the root of the gallery's size, as faiss advises.
 
     Fewer where there would not be enough features to place the centres.
-
-    >>> default_lists(1_000_000), default_lists(10_000_000), default_lists(10**9)
-    (4096, 16384, 131072)
     """
     wanted = max(1, min(4 * math.sqrt(num_images), num_images / MIN_PER_LIST))
     lists = 2 ** round(math.log2(wanted))
@@ -130,7 +113,7 @@ def set_effort(index: faiss.Index, spec: Flat | IvfPq | Hnsw) -> None:
     """Give an index the `probes` or the `effort` of a spec."""
     import faiss  # here and below, since it takes long to load
 
-    faiss.ParameterSpace().set_index_parameters(index, spec.parameters)
+    faiss.ParameterSpace().set_index_parameters(index, spec.settings.format(**vars(spec)))
 
 
 def build_index(spec: Flat | IvfPq | Hnsw, shards: Sequence[Tensor]) -> faiss.Index:
@@ -141,11 +124,12 @@ def build_index(spec: Flat | IvfPq | Hnsw, shards: Sequence[Tensor]) -> faiss.In
     import faiss
 
     num_images, dim = sum(map(len, shards)), shards[0].shape[1]
-    index = faiss.index_factory(dim, spec.factory(num_images, dim), faiss.METRIC_INNER_PRODUCT)
+    lists = spec.lists(num_images) if isinstance(spec, IvfPq) else 0
+    words = spec.words.format(dim=dim, lists=lists, **vars(spec))
+    index = faiss.index_factory(dim, words, faiss.METRIC_INNER_PRODUCT)
     set_effort(index, spec)
-    if isinstance(spec, IvfPq):
-        wanted = max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * spec.lists(num_images))
-        number = min(wanted, num_images)
+    if lists:
+        number = min(max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * lists), num_images)
         chosen = np.random.default_rng(0).choice(num_images, number, replace=False)
         index.train(_array(torch.cat(list(shards))[np.sort(chosen)]))
     for shard in shards:
@@ -165,11 +149,9 @@ def search_index(
     """The k best pictures of each query, best first, as far as the index finds them.
 
     With `rows`, which maps `(n,)` numbers of pictures to their `(n, dim)` features, the index names
-    `candidates`, or k where those are fewer, that are ordered anew by their features.
-
-    Returns:
-        float32 scores and int64 numbers, `(num_queries, k)` both; -1 where nothing more was found.
-        Equal pictures score alike, and equal scores are ordered by number.
+    `candidates`, or k where those are fewer, that are ordered anew by their features. The float32
+    scores and int64 numbers are `(num_queries, k)`, -1 where nothing more was found. Equal pictures
+    score alike, and equal scores are ordered by number.
     """
     import faiss
 
@@ -201,11 +183,7 @@ def at_size(sizes: Sequence[float], values: Sequence[float], size: float) -> flo
 
 
 def num_machines(total_bytes: float, memory_bytes: float) -> int:
-    """Machines whose memory holds an index, each filled to FILL.
-
-    >>> num_machines(72e9, 64e9), num_machines(1.2e12, 64e9)
-    (2, 27)
-    """
+    """Machines whose memory holds an index, each filled to FILL."""
     return math.ceil(total_bytes / (FILL * memory_bytes))
 
 

@@ -173,19 +173,11 @@ class _Linter:
 
     def look_at_split(self, split: str, encoder: Encoder | None) -> None:
         path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
-        dialogues, problems = lint_dialogues(path, gallery=self.gallery)
-        for problem in problems:
-            self._add(problem.kind != "duplicate_target", path, problem.kind, problem)
-        for oddity in odd_rounds(dialogues, are_captions=False):
-            self.warn(path, oddity.kind, oddity)
+        dialogues = self._dialogues(path, gallery=self.gallery)
         ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"
         if rewrites.exists():
             ranked, convention = rewrites, "current_rewrite"
-            texts, problems = lint_dialogues(rewrites, allow_duplicate_targets=True)
-            for problem in problems:
-                self.error(rewrites, problem.kind, problem)
-            for oddity in odd_rounds(texts, are_captions=True):
-                self.warn(rewrites, oddity.kind, oddity)
+            texts = self._dialogues(rewrites, are_captions=True, allow_duplicate_targets=True)
             with self.trying(rewrites, "refined_from_other_words"):
                 sound = refined_from(rewrites, with_sources(rewrites, texts), path, dialogues)
         else:
@@ -216,6 +208,12 @@ class _Linter:
             self.sizes[f"{split} views"] = number
             if number and not (folder / MANIFEST).is_file():
                 self.sizes[f"{split} views without a manifest"] = number
+
+    def _dialogues(self, path: Path, *, are_captions: bool = False, **options) -> list[Dialogue]:
+        dialogues, problems = lint_dialogues(path, **options)
+        for problem in (*problems, *odd_rounds(dialogues, are_captions=are_captions)):
+            self._add(problem.is_error, path, problem.kind, problem)
+        return dialogues
 
     def _look_at_views(
         self, folder: Path, dialogues: Sequence[Dialogue], refined: Sequence[Dialogue]
@@ -276,13 +274,13 @@ def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator
             if not text.strip():
                 continue
             for kind, message in _odd_words(text, is_caption=are_captions or t == 0):
-                yield Problem(number, kind, f"round {t} {message}: {text!r}")
+                yield Problem(number, kind, f"round {t} {message}: {text!r}", False)
             earlier = first_with.setdefault(" ".join(text.casefold().split()), t)
             if earlier != t:
                 message = f"round {t} repeats round {earlier}: {text!r}"
-                yield Problem(number, "repeated_round", message)
+                yield Problem(number, "repeated_round", message, False)
         for kind, t, message in () if are_captions else _odd_questions(dialogue.rounds, share):
-            yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}")
+            yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}", False)
 
 
 def _odd_words(text: str, *, is_caption: bool) -> Iterator[tuple[str, str]]:

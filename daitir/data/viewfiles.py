@@ -104,10 +104,7 @@ def check_views(
     *,
     also: Sequence[Dialogue] = (),
 ) -> None:
-    """Raises DataError where `view_faults` tells of one, for all its arguments.
-
-    Views in a folder without a manifest are taken as they are numbered; a warning counts them.
-    """
+    """Raises DataError for the first of `view_faults`; views without a manifest are counted."""
     for fault in view_faults(folder, dialogues, views, also=also):
         raise DataError(
             f"{folder}: {fault}; draw them again (`daitir generate --overwrite`), or name the "
@@ -130,11 +127,8 @@ def view_faults(
     """What tells that a view, of `views[dialogue][round]`, is not of what its name says.
 
     It may be of the round itself, of its rewrite while the raw dialogue is searched for, or of the
-    raw round while its rewrite is.
-
-    Args:
-        also: other texts of the same dialogues that the views may be of, such as rewrites.
-        decode: whether what a file says of itself is compared with the manifest as well.
+    raw round while its rewrite is; `also` are other texts that it may be of. With `decode` what a
+    file says of itself is compared with the manifest as well.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
@@ -186,10 +180,9 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 
 
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Raises DataError unless views may be drawn into a folder.
+    """Raises DataError unless the views in a folder were drawn as `manifest` tells.
 
-    The views there must have been drawn with the same settings from the same rounds, so that a run
-    goes on or is extended; with `overwrite` it is enough that daitir drew them.
+    So a run goes on or is extended; with `overwrite` it is enough that daitir drew them.
     """
     old = read_views(folder)
     for path in _drawn(folder):

@@ -112,7 +112,7 @@ def test_lists_follow_the_root_and_leave_enough_to_train():
         lists = default_lists(number)
         assert math.log2(lists).is_integer() and 39 * lists <= number
     assert default_lists(4 * 10**6) == 2 * default_lists(10**6)
-    assert default_lists(10) == 1
+    assert default_lists(10) == 1 and default_lists(10**6) == 4096
 
 
 def test_what_is_read_by_hand():
