@@ -50,14 +50,10 @@ class IvfPq:
 
     code_bytes: int = 32  # of a picture; must divide the dimension
     probes: int = 32  # lists that a query looks into
-    num_lists: int | None = None  # None for `default_lists`
 
     # Features are rotated at random, so that every byte of a code has as much to say. "np": codes
     # are not ordered, which takes long and which only Hamming filters use.
     words, settings = "RR{dim},IVF{lists},PQ{code_bytes}x8np", "nprobe={probes}"
-
-    def lists(self, num_images: int) -> int:
-        return self.num_lists or default_lists(num_images)
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
         """A code, a number, and a share of the centres, the code book and the rotation.
@@ -65,12 +61,12 @@ class IvfPq:
         >>> round(IvfPq(code_bytes=32).bytes_per_image(10_000_000, 256), 1)
         41.7
         """
-        shared = (self.lists(num_images) + NUM_CODES + dim) * dim * FLOAT
+        shared = (default_lists(num_images) + NUM_CODES + dim) * dim * FLOAT
         return self.code_bytes + ID + shared / num_images
 
     def bytes_read(self, num_images: int, dim: int) -> float:
         """All centres, and codes and numbers of the probed lists, taken to be of equal length."""
-        lists = self.lists(num_images)
+        lists = default_lists(num_images)
         share = min(1.0, self.probes / lists)
         return lists * dim * FLOAT + share * num_images * (self.code_bytes + ID)
 
@@ -124,11 +120,11 @@ def build_index(spec: Flat | IvfPq | Hnsw, shards: Sequence[Tensor]) -> faiss.In
     import faiss
 
     num_images, dim = sum(map(len, shards)), shards[0].shape[1]
-    lists = spec.lists(num_images) if isinstance(spec, IvfPq) else 0
+    lists = default_lists(num_images)
     words = spec.words.format(dim=dim, lists=lists, **vars(spec))
     index = faiss.index_factory(dim, words, faiss.METRIC_INNER_PRODUCT)
     set_effort(index, spec)
-    if lists:
+    if not index.is_trained:
         number = min(max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * lists), num_images)
         chosen = np.random.default_rng(0).choice(num_images, number, replace=False)
         index.train(_array(torch.cat(list(shards))[np.sort(chosen)]))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_json
@@ -20,7 +20,6 @@ from daitir.common.files import atomic_write, read_json
 if TYPE_CHECKING:
     from daitir.data.dialogues import Dialogue
 
-T = TypeVar("T")
 MANIFEST = "manifest.json"
 VIEWS_FORMAT = "daitir.views/1"
 REWRITES_FORMAT = "daitir.rewrites/1"
@@ -136,7 +135,7 @@ def _known(names: Iterable[str], content: Mapping) -> dict:
     return {name: content[name] for name in names if name in content}
 
 
-def _read(path: Path, format: str, build: Callable[[dict], T]) -> T | None:
+def _read(path: Path, format: str, build: Callable[[dict], Any]) -> Any:
     """What `build` makes of a manifest; None where there is none, or one that is not of daitir."""
     content = read_json(path) if path.is_file() else None
     told = str(content.get("format")) if isinstance(content, dict) else ""

@@ -117,9 +117,9 @@ def test_lists_follow_the_root_and_leave_enough_to_train():
 
 def test_what_is_read_by_hand():
     assert Flat().bytes_read(1000, 256) == 1000 * 1024
-    spec = IvfPq(code_bytes=32, probes=10, num_lists=100)
-    assert spec.bytes_read(10_000, 256) == 100 * 1024 + 1000 * 40
-    assert IvfPq(32, 500, 100).bytes_read(10_000, 256) == 100 * 1024 + 10_000 * 40
+    assert default_lists(10_000) == 256
+    assert IvfPq(32, 64).bytes_read(10_000, 256) == 256 * 1024 + 2500 * 40
+    assert IvfPq(32, 500).bytes_read(10_000, 256) == 256 * 1024 + 10_000 * 40
     assert Hnsw(links=16, effort=64).bytes_read(10**9, 256) == 64 * 32 * 1028
     # A feature, links of 4 bytes, a level of 4, a place of 8; a picture has its links twice on the
     # ground, and once on each further level, which it reaches with a chance of 1 in as many.
