@@ -153,10 +153,8 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             lines.append(f"visdial_1.0_{name} is not there: without its dialogues")
             continue
         if name == "train" and not numbers:
-            lines.append(
-                "without pictures nobody knows what COCO calls those of VisDial's training "
-                "dialogues: run it again with --images DIR for train and val"
-            )
+            again = "run it again with --images DIR for train and val"
+            lines.append(f"nobody knows what COCO calls the pictures of train: {again}")
             continue
         content = read_visdial(path)
         with naming(path):
@@ -170,11 +168,9 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
         total = len(content["data"]["dialogs"])
-        if len(pairs) < total:
-            lines.append(
-                f"{total - len(pairs):,} of {total:,} dialogues of visdial_1.0_{name} are left "
-                f"out: {folder} has not their pictures"
-            )
+        if lost := total - len(pairs):
+            share = f"{lost:,} of {total:,} dialogues of visdial_1.0_{name}"
+            lines.append(f"{share} are left out: {folder} has not their pictures")
     return lines
 
 
@@ -236,8 +232,7 @@ def visdial_dialogues(
     """The number of the picture and the dialogue of each entry of VisDial's JSON format.
 
     Dialogues about pictures that `names` does not have are left out; None is the names that ChatIR
-    gives to all of them. As ChatIR writes it, a round is `"question? answer"`. Raises DataError,
-    naming the dialogue, where it has not the format.
+    gives to all of them. Raises DataError, naming the dialogue, where it has not the format.
     """
     where = ""
     try:

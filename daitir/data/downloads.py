@@ -1,28 +1,24 @@
 """Fetching and unpacking large files: a broken run goes on, and what was fetched is checked.
 
-Beside the files, their folder holds `SHA256SUMS`, checksums of the fetched files that have no
-published one, as the program `sha256sum` writes and checks them; `NAME.part`, a file that is not
-whole yet; and `NAME.wrong`, one that is not what it should be.
+Beside the files lie `SHA256SUMS`, checksums of those that have no published one, as the program
+`sha256sum` writes and checks them; `NAME.part`, which is not whole yet; and `NAME.wrong`, which is
+not what it should be.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import lzma
 import os
 import re
 import shutil
-import ssl
-import struct
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -37,10 +33,6 @@ DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
-_BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
-# What a damaged or encrypted zip file raises, of any way of packing.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, struct.error,
-           ValueError)  # fmt: skip
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
 
@@ -60,10 +52,7 @@ class RemoteFile:
 
 
 def remote_size(url: str) -> int | None:
-    """How many bytes lie at `url`, None where the server does not say.
-
-    Raises DataError where there is no such file, or no such server.
-    """
+    """The bytes at `url`, None where nobody says; no such file or server is a DataError."""
     try:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
@@ -150,7 +139,10 @@ def _download(url: str, part: Path, progress: bool) -> None:
         before = part.stat().st_size if part.exists() else 0
         try:
             return _receive(url, part, before, progress)
-        except _BROKEN as error:
+        except (OSError, http.client.HTTPException) as error:
+            if disk_is_full(error):
+                again = "free some space, then the same command goes on"
+                raise DataError(f"{part}: the disk is full; {again}") from error
             code, reason = getattr(error, "code", None), _reason(error)
             if code == 416 and before:  # nothing is left, or ours is of another file
                 if error.headers.get("Content-Range") == f"bytes */{before}":
@@ -158,11 +150,6 @@ def _download(url: str, part: Path, progress: bool) -> None:
                 part.unlink()
             elif code and code not in _PASSING:
                 raise _refused(url, error) from error
-        except OSError as error:
-            if not disk_is_full(error):
-                raise
-            again = "free some space, then the same command goes on"
-            raise DataError(f"{part}: the disk is full; {again}") from error
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures == TRIES:
@@ -218,23 +205,24 @@ def _read_sums(path: Path) -> dict[str, str]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     matches = [_SUM.fullmatch(line) for line in lines if line.strip()]
     if None in matches:
-        raise DataError(
-            f"{path}: holds a line that is no checksum of a file; remove SHA256SUMS, "
-            "and the files are taken for what they are now, or fetch them into another folder"
-        )
+        advice = "remove SHA256SUMS, and the files are taken for what they are now"
+        raise DataError(f"{path}: holds a line that is no checksum of a file; {advice}")
     return {os.fsdecode(match[2]): match[1].decode().lower() for match in matches}
 
 
 @contextmanager
 def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged."""
+    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged.
+
+    Any exception tells of that, by the way of packing, but those of the disk, which have a number.
+    """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except DataError:
         raise
-    except (OSError, *_DAMAGE) as error:
-        if getattr(error, "errno", None) is not None:  # of the disk; bz2 raises one without
+    except Exception as error:
+        if getattr(error, "errno", None) is not None:
             raise
         raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
 
