@@ -51,7 +51,7 @@ class Dialogue:
 
 
 class Problem(NamedTuple):
-    """One thing wrong in a dialogue file; `dialogue` is None where it concerns the whole file."""
+    """One thing wrong in a file; `dialogue` is None where it is not about one."""
 
     dialogue: int | None
     kind: str
@@ -87,10 +87,8 @@ def read_dialogues(
 
     Source: ChatIR's released files.
     """
-    dialogues, problems = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
-    if problems:
-        more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
-        raise DataError(f"{path}: {problems[0]}{more}")
+    parsed = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
+    dialogues = checked(path, parsed)
     repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
     if repeated:
         told = f"{repeated} of {len(dialogues)} dialogues share the target of an earlier one"
@@ -98,18 +96,13 @@ def read_dialogues(
     return with_sources(Path(path), dialogues)
 
 
-def lint_dialogues(
-    path: str | Path,
-    *,
-    gallery: Sequence[str] | None = None,
-    allow_duplicate_targets: bool = False,
-) -> tuple[list[Dialogue], list[Problem]]:
-    """All dialogues of a file that have rounds of text, and everything that is wrong in it."""
-    try:
-        content = read_json(path)
-    except DataError as error:
-        return [], [Problem(None, "unreadable", str(error))]
-    return parse_dialogues(content, gallery, allow_duplicate_targets)
+def checked(path: str | Path, parsed: tuple[list, list[Problem]]) -> list:
+    """What was parsed of a file. Raises DataError for the first of its problems."""
+    content, problems = parsed
+    if problems:
+        more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}")
+    return content
 
 
 def with_sources(path: Path, dialogues: list[Dialogue]) -> list[Dialogue]:
@@ -140,8 +133,7 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
             written.
     """
     entries = [{"img": d.image, "dialog": list(d.rounds)} for d in dialogues]
-    problems = parse_dialogues(entries, None, True)[1]
-    if problems:
+    if problems := parse_dialogues(entries, None, True)[1]:
         raise DataError(f"{path}: not written, {problems[0]}")
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     content = f"[\n{lines}\n]\n".encode()
@@ -285,7 +277,7 @@ def recognise_convention(
 
 
 def parse_dialogues(
-    content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
+    content: Any, gallery: Sequence[str] | None = None, allow_duplicate_targets: bool = False
 ) -> tuple[list[Dialogue], list[Problem]]:
     """The dialogues with rounds of text, and the problems, of the content of a file."""
     if not isinstance(content, list) or not content:

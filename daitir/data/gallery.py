@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, features
 from daitir.common.errors import DataError
 from daitir.common.files import check_is_folder, open_regular, read_json
 from daitir.common.safe_folder import SafeFolder
+from daitir.data.dialogues import Problem, checked
 from daitir.data.names import image_name
 
 logger = logging.getLogger(__name__)
@@ -109,16 +110,13 @@ def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> lis
 
 def read_gallery(path: str | Path) -> list[str]:
     """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder."""
-    names, problems = parse_gallery(read_json(path))
-    if problems:
-        raise DataError(f"{path}: {problems[0][1]}")
-    return names
+    return checked(path, parse_gallery(read_json(path)))
 
 
-def parse_gallery(content: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """The sound names of a gallery, and kind and message of all that is wrong with it."""
+def parse_gallery(content: Any) -> tuple[list[str], list[Problem]]:
+    """The sound names, and the problems, of the content of a gallery file."""
     if not isinstance(content, list) or not content:
-        return [], [("not_a_list", "must be a non-empty JSON list of image paths")]
+        return [], [Problem(None, "not_a_list", "must be a non-empty JSON list of image paths")]
     names: dict[str, int] = {}
     problems = []
     for index, entry in enumerate(content):
@@ -126,9 +124,9 @@ def parse_gallery(content: Any) -> tuple[list[str], list[tuple[str, str]]]:
             name = image_name(entry)
             if names.setdefault(name, index) != index:
                 message = f"entries {names[name]} and {index} are the same image {name!r}"
-                problems.append(("named_twice", message))
+                problems.append(Problem(None, "named_twice", message))
         except DataError as error:
-            problems.append(("image_path", f"entry {index}: {error}"))
+            problems.append(Problem(None, "image_path", f"entry {index}: {error}"))
     return list(names), problems
 
 

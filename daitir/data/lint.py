@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partialmethod
@@ -23,7 +23,7 @@ from daitir.data.datafolder import find_data
 from daitir.data.dialogues import (
     Dialogue,
     Problem,
-    lint_dialogues,
+    parse_dialogues,
     query_texts,
     recognise_convention,
     refined_from,
@@ -156,12 +156,7 @@ class _Linter:
                 self.warn(images, kind.replace(" ", "_"), *(f"{name}: left out" for name in names))
             if not self.names:
                 self.error(images, "no_pictures", NO_IMAGE)
-        if listed:
-            with self.trying(listed, "unreadable"):
-                self.gallery, problems = parse_gallery(read_json(listed))
-                for kind, message in problems:
-                    self.error(listed, kind, message)
-        self.gallery = self.gallery or self.names
+        self.gallery = (listed and self._parsed(listed, parse_gallery)) or self.names
         near_misses, known = NearMisses(self.names), set(self.names)
         self.beside = [name for name in self.gallery if name not in known]
         for name in self.beside:
@@ -173,11 +168,13 @@ class _Linter:
 
     def look_at_split(self, split: str, encoder: Encoder | None) -> None:
         path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
-        dialogues = self._dialogues(path, gallery=self.gallery)
+        dialogues = self._parsed(path, parse_dialogues, gallery=self.gallery)
+        self._add_problems(path, odd_rounds(dialogues, are_captions=False))
         ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"
         if rewrites.exists():
             ranked, convention = rewrites, "current_rewrite"
-            texts = self._dialogues(rewrites, are_captions=True, allow_duplicate_targets=True)
+            texts = self._parsed(rewrites, parse_dialogues, allow_duplicate_targets=True)
+            self._add_problems(rewrites, odd_rounds(texts, are_captions=True))
             with self.trying(rewrites, "refined_from_other_words"):
                 sound = refined_from(rewrites, with_sources(rewrites, texts), path, dialogues)
         else:
@@ -209,11 +206,17 @@ class _Linter:
             if number and not (folder / MANIFEST).is_file():
                 self.sizes[f"{split} views without a manifest"] = number
 
-    def _dialogues(self, path: Path, *, are_captions: bool = False, **options) -> list[Dialogue]:
-        dialogues, problems = lint_dialogues(path, **options)
-        for problem in (*problems, *odd_rounds(dialogues, are_captions=are_captions)):
+    def _parsed(self, path: Path, parse: Callable, **options) -> list:
+        """What is sound in a JSON file."""
+        content: list = []
+        with self.trying(path, "unreadable"):
+            content, problems = parse(read_json(path), **options)
+            self._add_problems(path, problems)
+        return content
+
+    def _add_problems(self, path: Path, problems: Iterable[Problem]) -> None:
+        for problem in problems:
             self._add(problem.is_error, path, problem.kind, problem)
-        return dialogues
 
     def _look_at_views(
         self, folder: Path, dialogues: Sequence[Dialogue], refined: Sequence[Dialogue]
@@ -264,7 +267,7 @@ class _Linter:
 def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Problem]:
     """What is odd about the rounds of dialogues, or, with `are_captions`, of their rewrites.
 
-    Rewrites need no questions. Blank rounds are errors, and left to `lint_dialogues`.
+    Rewrites need no questions. Blank rounds are errors, and left to `parse_dialogues`.
     """
     later = [text for dialogue in dialogues for text in dialogue.rounds[1:]]
     share = sum(bool(_QUESTION.search(text)) for text in later) / max(1, len(later))
