@@ -138,8 +138,7 @@ def prepare(
     """
     if dataset.name == "coco-unlabeled":
         return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
-    prepare_dialogues = _prepare_visdial if dataset.name == "visdial" else _prepare_chatir
-    return prepare_dialogues(files, out, images)
+    return (_prepare_visdial if dataset.name == "visdial" else _prepare_chatir)(files, out, images)
 
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:

@@ -51,8 +51,8 @@ class IvfPq:
     code_bytes: int = 32  # of a picture; must divide the dimension
     probes: int = 32  # lists that a query looks into
 
-    # Features are rotated at random, so that every byte of a code has as much to say. "np": codes
-    # are not ordered, which takes long and which only Hamming filters use.
+    # "RR": features are rotated at random, so that every byte of a code has as much to say; "np":
+    # codes are not ordered, which takes long and which only Hamming filters use.
     words, settings = "RR{dim},IVF{lists},PQ{code_bytes}x8np", "nprobe={probes}"
 
     def bytes_per_image(self, num_images: int, dim: int) -> float:
@@ -142,7 +142,7 @@ def search_index(
     candidates: int = 0,
     rows: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k best pictures of each query, best first, as far as the index finds them.
+    """The k best pictures of each query, best first, as far as the index knows them.
 
     With `rows`, which maps `(n,)` numbers of pictures to their `(n, dim)` features, the index names
     `candidates`, or k where those are fewer, that are ordered anew by their features. The float32
