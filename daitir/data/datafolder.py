@@ -126,9 +126,9 @@ class DataFolder:
     def files(self, split: str = "test", *, text: str | None = None) -> SearchFiles:
         """The files of a split; texts come from its rewrites, unless `text` is `raw_dialogue`."""
         raw, rewrites = self.dialogue_file(split), self.rewrites_file(split)
-        views = [folder for folder in (self.views_dir(split),) if folder.is_dir()]
-        name = self.root.resolve().name
-        files = SearchFiles(raw, self.images_dir, self.gallery_file, views, name=name)
+        views, name = self.views_dir(split), self.root.resolve().name
+        folders = (views,) if views.is_dir() else ()
+        files = SearchFiles(raw, self.images_dir, self.gallery_file, folders, name=name)
         is_raw = text == "raw_dialogue" or not rewrites.exists()
         return files if is_raw else replace(files, dialogues=rewrites, raw=raw)
 
