@@ -49,5 +49,5 @@ def test_a_wrong_answer_fails_with_a_hint(check, answer, hint):
 def test_the_exercise_is_the_index_without_code_book_and_rotation():
     by_exercise = RIGHT[scale.index_bytes](10**6, 256, 32, 4096) / 10**6
     left_out = (256 + 256) * 256 * 4 / 10**6
-    whole = IvfPq(32, num_lists=4096).bytes_per_image(10**6, 256)
+    whole = IvfPq(32).bytes_per_image(10**6, 256)
     assert np.isclose(whole, by_exercise + left_out)
