@@ -146,8 +146,8 @@ def _fusion(text: str) -> str:
             "required": True, "type": _fusion,
         },
         **text_of("the query text"),
-        "--missing-views {error,text}": ("where a round lacks a view: refuse, or rank that round by "
-        "text alone", "error"),
+        "--missing-views {error,text}": ("where a round lacks a view: refuse, or rank it by text "
+        "alone", "error"),
         "--skip-unreadable": "leave out images that cannot be decoded, and dialogues about them",
         "--allow-duplicate-targets": "accept several dialogues about one image",
         "--num-dialogues N": "evaluate the first N dialogues only",

@@ -35,7 +35,7 @@ CUE_COLUMNS = (
     "num_seeds", "seed_low", "seed_high",
 )  # fmt: skip
 TRAINED = ("finetune_text", "dmcl")
-SHARES = (  # the measures that lie between 0 and 1; nothing bounds the others
+SHARE_MEASURES = (  # the measures that lie between 0 and 1; nothing bounds the others
     "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
     "share_in_span", "share_shuffled",
 )  # fmt: skip
@@ -76,7 +76,8 @@ class Rows:
         name, is_change, _ = measure.partition("_change_over_")
         bounds = metrics.DIFFERENCES if is_change else metrics.SHARES
         intervals = metrics.bootstrap_interval(
-            np.stack(list(means.values()), axis=1), bounds=bounds if name in SHARES else None
+            np.stack(list(means.values()), axis=1),
+            bounds=bounds if name in SHARE_MEASURES else None,
         )
         told: Callable = np.exp if measure in RATIOS else np.asarray
         for (place, mean), *interval in zip(means.items(), *intervals, strict=True):
