@@ -22,8 +22,7 @@ def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float =
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    numbers = (scale * number for number in _with_bounds(estimate))
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*_scaled(estimate, scale))
 
 
 def glue_numbers(**numbers: Any) -> None:
@@ -39,15 +38,15 @@ def glue_interval(
     name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
 ) -> None:
     """Give a value and its bounds to the prose: as `name`, `name_low` and `name_high`."""
-    value, low, high = (scale * float(number) for number in _with_bounds(estimate))
+    value, low, high = _scaled(estimate, scale)
     glue_numbers(**{name: value, f"{name}_low": low, f"{name}_high": high})
 
 
-def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
+def _scaled(estimate: PairedBootstrap | Iterable[float], scale: float) -> tuple[float, ...]:
     if isinstance(estimate, PairedBootstrap):
-        return estimate.difference, estimate.low, estimate.high
+        estimate = estimate.difference, estimate.low, estimate.high
     value, low, high = estimate
-    return value, low, high
+    return scale * float(value), scale * float(low), scale * float(high)
 
 
 def read_leaderboard(path: str) -> pd.DataFrame:

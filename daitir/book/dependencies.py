@@ -43,14 +43,12 @@ def imported_modules(tree: ast.AST, *, package: str = "") -> set[str]:
 
     A name may be a function: `from daitir.metrics import recall_at_k` gives both `daitir.metrics`
     and its attribute. A string that could be the name of a module, for a late import, counts as
-    one; what only type checkers import does not count. `EXPORTS` is among them where code gets hold
-    of the package itself, `EVERY_MODULE` where it computes the name of a module that no string
-    tells. Relative imports start from `package`.
+    one; what only type checkers import does not. Relative imports start from `package`. `EXPORTS`
+    is among the names where code gets hold of the package itself, `EVERY_MODULE` where it computes
+    the name of a module that no string tells.
 
     >>> sorted(imported_modules(ast.parse("def f():\\n    from daitir import metrics")))
     ['daitir', 'daitir.metrics']
-    >>> sorted(imported_modules(ast.parse("from .files import claimed"), package="daitir.common"))
-    ['daitir.common.files', 'daitir.common.files.claimed']
     """
     names, told, computes_a_name = set(), set(), False
     for node in _running_nodes(tree):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 _WIDGET_PIXELS = 96
 
 
-@dataclass(frozen=True)
-class LiveRound:
+class LiveRound(NamedTuple):
     """What one round of a live search did."""
 
     said: str  # the words of the round
