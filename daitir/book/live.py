@@ -1,7 +1,4 @@
-"""Live search: one dialogue over a gallery, round after round, as a function and as a widget.
-
-`daitir search` holds the same dialogue in the terminal.
-"""
+"""Live search: one dialogue over a gallery, as a class and as a widget, as in `daitir search`."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ class LiveSearch:
         *,
         seed: int = 0,
     ):
-        """`image_features` (num_images, dim) are the gallery's; `seed` is that of the drawings.
+        """Search a gallery by its features, (num_images, dim), drawing with a seed.
 
         Without a reformulator the words are joined by `", "`, without a generator they search
         alone.
@@ -100,7 +97,7 @@ def live_widget(
     import ipywidgets  # late: only notebooks need it
 
     field = ipywidgets.Text(placeholder="describe the picture", continuous_update=False)
-    question, caption = ipywidgets.Label(""), ipywidgets.Label("")
+    question, caption = ipywidgets.Label(), ipywidgets.Label()
     view, best = ipywidgets.HBox([]), ipywidgets.HBox(layout={"flex_flow": "row wrap"})
 
     def picture(image: Image.Image) -> ipywidgets.Image:
