@@ -120,16 +120,12 @@ def _image(scene: Scene, size: int) -> np.ndarray:
 # ---------------------------------------------------------------- backgrounds
 
 _SKY = {  # top and bottom of the sky
-    ("day", "clear"): ("#4fa8ec", "#bfe4fb"),
-    ("day", "cloudy"): ("#8fb0c9", "#d5e2ea"),
-    ("day", "rainy"): ("#6d7f8e", "#a9b7c0"),
-    ("sunset", "clear"): ("#b14a86", "#ffb35c"),
-    ("sunset", "cloudy"): ("#8d5a80", "#e8a06e"),
-    ("sunset", "rainy"): ("#6b4a68", "#b98068"),
-    ("night", "clear"): ("#0b1338", "#27356e"),
-    ("night", "cloudy"): ("#171c38", "#363d5c"),
+    ("day", "clear"): ("#4fa8ec", "#bfe4fb"), ("day", "cloudy"): ("#8fb0c9", "#d5e2ea"),
+    ("day", "rainy"): ("#6d7f8e", "#a9b7c0"), ("sunset", "clear"): ("#b14a86", "#ffb35c"),
+    ("sunset", "cloudy"): ("#8d5a80", "#e8a06e"), ("sunset", "rainy"): ("#6b4a68", "#b98068"),
+    ("night", "clear"): ("#0b1338", "#27356e"), ("night", "cloudy"): ("#171c38", "#363d5c"),
     ("night", "rainy"): ("#12151f", "#2a2f3b"),
-}
+}  # fmt: skip
 _GROUND = {
     "beach": "#f0dba0", "city": "#8d8f96", "forest": "#5d8f45", "farm": "#c2a65a",
     "mountains": "#e9f1f6", "desert": "#e3a857", "park": "#86c95c", "harbour": "#3f7fb0",
