@@ -25,8 +25,7 @@ def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float =
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    numbers = (scale * number for number in _with_bounds(estimate))
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*_scaled(estimate, scale))
 
 
 def say(text: str, **numbers: Any) -> Markdown:
@@ -49,14 +48,14 @@ def bounds(
     {'gain': 2.5, 'gain_low': 1.0, 'gain_high': 4.1}
     """
     names = (name, f"{name}_low", f"{name}_high")
-    return {n: scale * float(v) for n, v in zip(names, _with_bounds(estimate), strict=True)}
+    return dict(zip(names, _scaled(estimate, scale), strict=True))
 
 
-def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
+def _scaled(estimate: PairedBootstrap | Iterable[float], scale: float) -> tuple[float, ...]:
     if isinstance(estimate, PairedBootstrap):
-        return estimate.difference, estimate.low, estimate.high
+        estimate = estimate.difference, estimate.low, estimate.high
     value, low, high = estimate
-    return value, low, high
+    return scale * float(value), scale * float(low), scale * float(high)
 
 
 def read_leaderboard(path: str) -> pd.DataFrame:
