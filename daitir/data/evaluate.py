@@ -41,7 +41,6 @@ def evaluate(
     seed: int = 0,
     missing_views: str = "error",
     skip_unreadable: bool = False,
-    num_samples: int = 1000,
     progress: bool = False,
 ) -> Evaluation:
     """Rank the gallery after every round of every dialogue, and tabulate the metrics.
@@ -64,7 +63,6 @@ def evaluate(
             warning; or rank the round by `text` alone, counted in the result.
         skip_unreadable: leave out gallery images that cannot be decoded, and the dialogues that
             look for them, counted in warnings.
-        num_samples: of the bootstrap, for intervals.
 
     Returns:
         The table, and the ranks that it is of.
@@ -130,7 +128,6 @@ def evaluate(
             seed=seed,
             lengths=lengths,
             baseline_ranks=None if not views or query == "text" else ranks["text"],
-            num_samples=num_samples,
         )
         for query in ranks
     ]

@@ -41,7 +41,7 @@ def test_result_rows_of_a_hand_worked_case():
 def test_the_gain_of_a_method_over_itself_is_known():
     ranks = np.arange(60).reshape(30, 2) % 23
     better = np.maximum(ranks - 1, 0)
-    about = {"benchmark": "b", "method": "m", "seed": 0, "num_samples": 50}
+    about = {"benchmark": "b", "method": "m", "seed": 0}
     rows = result_rows(ranks, **about, baseline_ranks=ranks, peer_ranks={"other": better})
     itself = rows[rows["metric"].isin(["recall_at_10_gain", "degradation_rate"])]
     assert len(itself) == 4 and (itself[["value", "ci_low", "ci_high"]] == 0).all(axis=None)

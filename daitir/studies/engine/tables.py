@@ -7,35 +7,21 @@ seeds says how many trainings the mean is of.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from daitir import metrics
-from daitir.evaluation import RESULT_COLUMNS
+from daitir.evaluation import AGAINST_A_BASELINE, PER_QUERY, RESULT_COLUMNS, metric_rows
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study
 from daitir.studies.engine.ranks import Ranks
 
-MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "hits_at_10": partial(metrics.hit_values, k=10),
-    "recall_at_10": partial(metrics.recall_values, k=10),
-    "recall_at_1": partial(metrics.recall_values, k=1),
-    "mrr": metrics.reciprocal_rank_values,
-    "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
-    "mean_recall_at_10": lambda r: metrics.recall_values(r, k=10).mean(axis=1, keepdims=True),
+MEASURES = PER_QUERY | {
+    "mean_recall_at_10": lambda r: metrics.recall_values(r, k=10).mean(axis=1, keepdims=True)
 }
 """Of ranks `(num_queries, num_rounds)`: values a round, or one column over all rounds."""
-AGAINST_A_BASELINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "degradation_rate": metrics.degradation_values,
-    "degradation_rate_ln2": partial(metrics.degradation_values, margin=math.log(2)),
-    "rank_drop": metrics.rank_drop_values,
-}
-"""The same, against the ranks of a baseline."""
-UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")
 
 
 @threadpool_limits.wrap(limits=1)  # more threads change last bits, and what a half is rounded to
@@ -48,8 +34,8 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     for (benchmark, method, seed, metric), values in ranks.values.items():
         rounds = _round_labels(ranks, benchmark, values.shape[1], None)
         known = metric == "parameters_added"
-        label = "mean of 1" if study.together else seed
-        tables.append(_rows(Key(benchmark, method), label, rounds, metric, values, known=known))
+        labels = Key(benchmark, method), "mean of 1" if study.together else seed, rounds
+        tables.append(metric_rows(*labels, metric, values, known=known))
     table = pd.concat(tables, ignore_index=True)
     table = table if study.digits is None else table.round(study.digits)
     return study.finish(table, ranks)
@@ -86,19 +72,18 @@ def _measured(
             # A baseline of one seed is everyone's.
             pairs = zip(stacked, np.broadcast_to(baseline, stacked.shape), strict=True)
             values = np.mean([AGAINST_A_BASELINE[metric](*pair) for pair in pairs], axis=0)
-            if metric != "rank_drop":
-                known = metrics.same_ranks(stacked, baseline)
+            known = metrics.same_ranks(stacked, baseline)
         else:
             values = _averaged(metric, stacked)
         rounds = _round_labels(ranks, key.benchmark, values.shape[1], shown.round)
-        yield _rows(key, label, rounds, name, values, known=known)
+        yield metric_rows(key, label, rounds, name, values, known=known)
         for suffix, contrast in shown.contrasts.items():
             if name in contrast.metrics:
                 # A method of the first dialogues alone is compared on those.
                 rivals = {k: ranks.of(k)[:, : stacked.shape[1]] for k in contrast.weights}
                 rivals[key] = stacked
                 compared = _contrasted(contrast, rivals, metric)
-                yield _rows(key, label, rounds, f"{name}_{suffix}", **compared)
+                yield metric_rows(key, label, rounds, f"{name}_{suffix}", **compared)
 
 
 def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: str) -> dict:
@@ -115,25 +100,6 @@ def _contrasted(contrast: Contrast, stacked: Mapping[Key, np.ndarray], metric: s
     known = same if values.shape[1] == len(same) else same.all()
     bounds = (negative, positive) if weights else metrics.DIFFERENCES
     return {"values": values, "known": known, "bounds": bounds}
-
-
-def _rows(
-    key: Key,
-    label: int | str,
-    rounds: list[int],
-    metric: str,
-    values: np.ndarray,
-    *,
-    known: bool | np.ndarray = False,
-    bounds: metrics.Bounds = metrics.SHARES,
-) -> pd.DataFrame:
-    """Rows of values `(num_queries, num_rounds)`, their means with intervals over queries."""
-    bounds = None if metric in UNBOUNDED else bounds
-    low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
-    columns = pd.DataFrame(values)  # its mean and count leave NaN out, as the metrics do
-    row = (*key, label, rounds, metric, columns.mean(), low, high, columns.count())
-    table = pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
-    return table[table["num_queries"] > 0]
 
 
 def _averaged(metric: str, stacked: np.ndarray) -> np.ndarray:
