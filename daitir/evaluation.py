@@ -180,21 +180,14 @@ def query_features(
         texts = text_features.repeat_interleave(counts, dim=0)
         pairs = zip(texts.split(FUSED_AT_ONCE), view_features.split(FUSED_AT_ONCE), strict=True)
         view_features = torch.cat([fusion(text, view)[0] for text, view in pairs])
-    queries, viewed = text_features.clone(), counts > 0
-    queries[viewed] = _averaged(view_features, counts[viewed])
+    queries, starts = text_features.clone(), counts.cumsum(0) - counts
+    viewed = counts > 0
+    for number in counts[viewed].unique():
+        rows = counts == number
+        queries[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
     if fusion == "dar":
         queries[viewed] = dar_fusion(text_features[viewed], queries[viewed], round=rounds[viewed])
     return queries
-
-
-def _averaged(view_features: Tensor, counts: Tensor) -> Tensor:
-    """One feature a query, (num_queries, dim), of (num_views, dim) that lie one after the other."""
-    starts = counts.cumsum(0) - counts
-    averaged = view_features.new_empty(len(counts), view_features.shape[-1])
-    for number in counts.unique():
-        rows = counts == number
-        averaged[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
-    return averaged
 
 
 def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:

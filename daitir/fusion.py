@@ -193,12 +193,7 @@ class ADaFuSE(Fusion):
         joint_dim = 2 * projection_dim
         self.text_projection = nn.Linear(dim, projection_dim)
         self.view_projection = nn.Linear(dim, projection_dim)
-        self.gate = nn.Sequential(
-            nn.Linear(joint_dim, hidden_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, 1),
-        )
+        self.gate = _two_layers(joint_dim, hidden_dim, 1, dropout)
         self.experts = nn.ModuleList(nn.Linear(joint_dim, hidden_dim) for _ in range(num_experts))
         self.router = nn.Sequential(
             nn.Linear(joint_dim, hidden_dim // 4),
@@ -319,12 +314,7 @@ class ConcatMLP(Fusion):
 
     def __init__(self, dim: int, *, hidden_dim: int, dropout: float = 0.2):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2 * dim, hidden_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, dim),
-        )
+        self.layers = _two_layers(2 * dim, hidden_dim, dim, dropout)
         self.logit_scale = first_logit_scale()
 
     def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
@@ -374,6 +364,11 @@ def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> 
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
     return average_views(fused), details
+
+
+def _two_layers(dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
+    first, last = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, out_dim)
+    return nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), last)
 
 
 def _direction(sums: Tensor, what: str) -> Tensor:

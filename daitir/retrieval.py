@@ -18,8 +18,6 @@ def target_ranks(
     query_features: Tensor,
     gallery_features: Tensor,
     target_indices: Tensor,
-    *,
-    chunk_size: int | None = None,
 ) -> Tensor:
     """Rank of each query's target: how many other gallery images score at least as high.
 
@@ -31,7 +29,6 @@ def target_ranks(
         query_features: `(num_queries, dim)` or `(num_queries, num_rounds, dim)`.
         gallery_features: `(num_images, dim)`.
         target_indices: `(num_queries,)`, places in the gallery.
-        chunk_size: how many queries' scores exist at once; by default about 64 MB of them.
 
     Returns:
         int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
@@ -48,15 +45,13 @@ def target_ranks(
     """
     _check_features(query_features, gallery_features)
     targets = _checked_targets(target_indices, len(query_features), len(gallery_features))
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
 
     def count(scores: Tensor, targets: Tensor) -> Tensor:
         target_scores = scores.gather(1, targets)
         # Written over the scores as 0.0 and 1.0: summing floats is twice as fast as booleans.
         return torch.ge(scores, target_scores, out=scores).sum(dim=1)
 
-    return _ranks([query_features], gallery_features, targets, count, chunk_size)
+    return _ranks([query_features], gallery_features, targets, count)
 
 
 @torch.no_grad()
@@ -65,10 +60,8 @@ def reciprocal_rank_fusion(
     view_features: Tensor,
     gallery_features: Tensor,
     target_indices: Tensor,
-    *,
-    constant: float = 60.0,
 ) -> Tensor:
-    """Ranks of targets where each image scores 1 / (constant + place) in both rankings, summed.
+    """Ranks of targets where each image scores 1 / (60 + place) in both rankings, summed.
 
     An image's place is the number of images that score at least as high, itself included: places
     count from 1, and images that tie share the last of their places. Ties in the sum, which is
@@ -79,7 +72,6 @@ def reciprocal_rank_fusion(
         view_features: of the same shape.
         gallery_features: `(num_images, dim)`.
         target_indices: `(num_queries,)`, places in the gallery.
-        constant: the larger, the less the first places stand out.
 
     Returns:
         int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
@@ -105,7 +97,7 @@ def reciprocal_rank_fusion(
     targets = _checked_targets(target_indices, len(text_features), num_images)
 
     indices = np.arange(num_images)
-    rewards = 1 / (constant + num_images - indices)  # by how many images score lower
+    rewards = 1 / (60.0 + num_images - indices)  # by how many images score lower
 
     def by_places(scores: Tensor) -> Tensor:
         """The reward of each image's place; NumPy sorts a row many times faster than torch."""
@@ -129,7 +121,6 @@ def _ranks(
     gallery_features: Tensor,
     targets: Tensor,
     count: Callable[..., Tensor],
-    chunk_size: int | None = None,
 ) -> Tensor:
     """Ranks `(num_queries,)` or `(num_queries, num_rounds)` of targets by several kinds of scores.
 
@@ -151,7 +142,7 @@ def _ranks(
     gallery = gallery_features.to(dtype)
     firsts = first_equal(gallery)
     copies = (firsts != torch.arange(num_images, device=firsts.device)).nonzero()[:, 0]
-    num_rows = chunk_rows(len(asked), num_images, itemsize=dtype.itemsize, chunk_size=chunk_size)
+    num_rows = chunk_rows(len(asked), num_images, itemsize=dtype.itemsize)
 
     ranks = torch.empty(len(asked), dtype=torch.int64, device=gallery.device)
     scores = [torch.empty(num_rows, num_images, dtype=dtype, device=gallery.device) for _ in kinds]
@@ -186,19 +177,17 @@ def first_equal(features: Tensor) -> Tensor:
     return firsts
 
 
-def chunk_rows(
-    num_queries: int, num_images: int, *, itemsize: int = 4, chunk_size: int | None = None
-) -> int:
-    """Number of queries in each product of `target_ranks`: chunks of equal size within the limit.
+def chunk_rows(num_queries: int, num_images: int, *, itemsize: int = 4) -> int:
+    """Number of queries in each product of `target_ranks`: chunks of equal size, of about 64 MB.
 
-    `itemsize` is the size of a score in bytes; `chunk_size` replaces the limit of about 64 MB.
+    `itemsize` is the size of a score in bytes.
 
     >>> chunk_rows(22_704, 50_000), chunk_rows(400, 50_000), chunk_rows(1, 50_000)
     (334, 200, 16)
     """
-    limit = chunk_size or max(CHUNK_BYTES // (num_images * itemsize), MIN_CHUNK_ROWS)
+    limit = max(CHUNK_BYTES // (num_images * itemsize), MIN_CHUNK_ROWS)
     num_chunks = math.ceil(num_queries / limit)
-    return max(math.ceil(num_queries / num_chunks), min(limit, MIN_CHUNK_ROWS))
+    return max(math.ceil(num_queries / num_chunks), MIN_CHUNK_ROWS)
 
 
 def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Tensor:

@@ -37,31 +37,21 @@ class CuePair(NamedTuple):
 
 
 def cue_pairs(
-    captions: Sequence[str],
-    readings: Sequence[Scene],
-    targets: Sequence[Scene],
-    *,
-    seed: int = 0,
+    captions: Sequence[str], readings: Sequence[Scene], targets: Sequence[Scene]
 ) -> tuple[list[Scene], list[CuePair]]:
     """The views, one object of each category, and every pair of theirs.
 
     Each view comes with the caption that it was drawn from, the recogniser's reading and the true
     scene. A change that puts something in undoes no cue of the view and is left out; so are stated
-    facts that are false of the target. `seed` chooses the false values that undo true cues. Raises
-    DataError where the three are not as many or there is no pair.
+    facts that are false of the target. Raises DataError where there is no pair.
     """
-    if not len(captions) == len(readings) == len(targets):
-        raise DataError(
-            f"{len(captions)} captions, {len(readings)} readings and {len(targets)} targets: each "
-            "view needs all three"
-        )
     views, pairs = [], []
     for number, (caption, seen, target) in enumerate(zip(captions, readings, targets, strict=True)):
         stated = parse(caption).facts
         view, _ = one_of_each(seen, {f[:2]: f.value for f in (*implied(stated), *stated)})
         views.append(view)
         kinds = cues(stated, seen, target).kinds
-        for action, name, scene in interventions(view, target, seed=f"{seed}/{number}")[0]:
+        for action, name, scene in interventions(view, target, seed=f"0/{number}")[0]:
             gone = [f for f in view.own_facts if f.attribute != "count"
                     and f not in scene.own_facts]  # fmt: skip
             if not gone:

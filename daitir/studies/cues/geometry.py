@@ -168,9 +168,9 @@ def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequen
                 changed[name, where] = (query, nullspace.project_out(query, directions))
         effect = {}
         for (name, where), pair in changed.items():
-            made = nullspace.effect_of_removal(*pair, encoded.gallery, index, logit_scale=scale)
-            effect[f"{name}_logit", where] = made.logits
-            effect[f"{name}_log_rank", where] = made.log_ranks
+            effect[f"{name}_logit", where], effect[f"{name}_log_rank", where] = (
+                nullspace.effect_of_removal(*pair, encoded.gallery, index, logit_scale=scale)
+            )
         return effect
 
     of_names = {
