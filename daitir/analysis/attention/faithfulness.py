@@ -27,7 +27,7 @@ def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
     >>> mask_share(cells, mask)
     tensor([0.5000])
     """
-    _check_maps(maps, masks)
+    _check_masks(maps, masks)
     totals = maps.sum(dim=(1, 2))
     bad = (maps < 0).flatten(1).any(dim=1) | ~(totals > 0)
     if bad.any():
@@ -50,7 +50,7 @@ def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
     >>> pointing_hits(torch.tensor([[[3.0, 1.0], [0.0, 0.0]]]), mask)
     tensor([1.])
     """
-    _check_maps(maps, masks)
+    _check_masks(maps, masks)
     fine = F.interpolate(maps[:, None].float(), masks.shape[1:], mode="bilinear")[:, 0]
     return masks.flatten(1).gather(1, fine.flatten(1).argmax(dim=1, keepdim=True))[:, 0].float()
 
@@ -75,15 +75,11 @@ def deletion_insertion(
     Cells are taken in the order of the map, the highest first, in `num_steps` equal parts; what is
     not shown has the colour that is the picture's mean. `score` maps pixels (num_images, 3, height,
     width) to scores (num_images,); the sides of `pixels` are multiples of those of the maps
-    (num_images, rows, columns). Source: Petsiuk et al. (2018).
-
-    Raises DataError for sizes that do not fit, and ValueError for steps that are not between 1 and
-    the number of cells.
+    (num_images, rows, columns). Raises DataError for sizes that do not fit. Source: Petsiuk et al.
+    (2018).
     """
     number, rows, columns = maps.shape
     _check_sides(maps, pixels)
-    if not 1 <= num_steps <= rows * columns:
-        raise ValueError(f"num_steps must lie between 1 and {rows * columns}, not {num_steps}")
     places = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     empty = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
     whole, nothing = score(pixels), score(empty)  # both curves have these ends
@@ -111,12 +107,7 @@ def randomised(model: nn.Module, *, seed: int) -> nn.Module:
     return copied
 
 
-def _check_maps(maps: Tensor, masks: Tensor) -> None:
-    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
-        raise DataError(
-            f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} {masks.dtype}: wanted are "
-            "(num_images, rows, columns) and (num_images, height, width) of bool"
-        )
+def _check_masks(maps: Tensor, masks: Tensor) -> None:
     _check_sides(maps, masks)
     empty = ~masks.flatten(1).any(dim=1)
     if empty.any():

@@ -32,10 +32,8 @@ def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -
     """What the encoder's vision tower sees, (num_images, 3, size, size), on its device.
 
     Pictures of another size are resized as in the model's training; where that crops, maps show the
-    crop. Raises DataError without a picture.
+    crop.
     """
-    if not len(images):
-        raise DataError("no picture to look at")
     pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
     pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
     return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
@@ -56,11 +54,10 @@ def rollout(attention: Sequence[Tensor]) -> Tensor:
     """
     if not attention:
         raise ValueError("no attention was recorded; run the model while the recorder is open")
-    total = None
+    total = identity = torch.eye(attention[0].shape[-1], device=attention[0].device)
     for weights in attention:
-        mean = weights.float().mean(dim=1)
-        mixed = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2
-        total = mixed if total is None else mixed @ total
+        mixed = (weights.float().mean(dim=1) + identity) / 2
+        total = mixed @ total
     return total
 
 
@@ -89,28 +86,22 @@ def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
 
     `tokens` (..., tokens, tokens) gives (..., rows, columns): the row of the class token, or the
     mean of the patches' rows where the tower averages them. Raises DataError for a tower that reads
-    its patches in another way, and for tokens of another grid.
+    its patches in another way.
     """
-    rows, columns = tower.grid_size
-    if tokens.shape[-1] != rows * columns + 1:
-        raise DataError(
-            f"{tokens.shape[-1]} tokens are not those of a class token and {rows} × {columns} "
-            "patches; record the vision tower, with pictures of its own size"
-        )
     if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
         raise DataError(
             f"{type(tower).__name__}: reads its patches by a pooling of another kind than a class "
             "token or an average, so no row of the attention is the image's"
         )
     read = tokens[..., 0, :] if tower.pool_type == "tok" else tokens[..., 1:, :].mean(dim=-2)
-    return read[..., 1:].unflatten(-1, (rows, columns))
+    return read[..., 1:].unflatten(-1, tower.grid_size)
 
 
 def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
     """Where each head of each layer looks, (num_images, layers, heads, rows, columns).
 
     `pixels` as `image_pixels` gives them. A map sums to less than one: the class token looks at
-    itself too. Raises DataError as `record_attention` and `patch_maps` do, and for other pixels.
+    itself too. Raises DataError as `record_attention` and `patch_maps` do.
     """
     layers = _vision_attention(encoder, pixels)
     return patch_maps(encoder.model.visual, torch.stack(layers, dim=1)).float().cpu()
@@ -123,7 +114,6 @@ def rollout_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _vision_attention(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
-    _check_pixels(encoder, pixels)
     with record_attention(encoder.model.visual) as layers:
         encoder.model.encode_image(pixels)
     return layers
@@ -136,7 +126,6 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
     `attention_maps` does, and for a text tower that reads another token than the end; ValueError
     where there are not as many texts as images.
     """
-    _check_pixels(encoder, pixels)
     if len(pixels) != len(texts):
         raise ValueError(f"{len(pixels)} images need as many texts, not {len(texts)}")
     model, visual, textual = encoder.model, encoder.model.visual, text_tower(encoder.model)
@@ -167,15 +156,6 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
         list(zip(_words(encoder, row[1:end]), said[i, end, 1:end].tolist(), strict=True))
         for i, (row, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True))
     ])  # fmt: skip
-
-
-def _check_pixels(encoder: Encoder, pixels: Tensor) -> None:
-    side = encoder.image_size
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side) or not len(pixels):
-        raise DataError(
-            f"pixels of shape {tuple(pixels.shape)}: {encoder.spec} sees (batch, 3, {side}, "
-            f"{side}); image_pixels brings pictures to that size"
-        )
 
 
 def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
