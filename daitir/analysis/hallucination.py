@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -46,12 +47,15 @@ class Cues:
     extra: tuple[Fact, ...]
     omitted: tuple[Fact, ...]
 
+    @property
+    def judged(self) -> list[tuple[Fact, str]]:
+        """Every fact with its kind, those of `extra` and, as `"omitted"`, those omitted too."""
+        others = [(fact, "invented") for fact in self.extra]
+        return [*self.kinds.items(), *others, *((fact, "omitted") for fact in self.omitted)]
+
     def count(self, kind: str) -> int:
         """How many cues are of a kind of `CUE_KINDS`, or `"omitted"`."""
-        if kind == "omitted":
-            return len(self.omitted)
-        number = list(self.kinds.values()).count(kind)
-        return number + (len(self.extra) if kind == "invented" else 0)
+        return [of for _, of in self.judged].count(kind)
 
 
 def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
@@ -87,9 +91,7 @@ def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
 
 
 def cue_table(
-    captions: Sequence[Sequence[str]],
-    readings: Sequence[Sequence[Scene]],
-    targets: Sequence[Scene],
+    captions: Sequence[Sequence[str]], readings: Sequence[Sequence[Scene]], targets: Sequence[Scene]
 ) -> pd.DataFrame:
     """How many cues of each kind every view has, by attribute.
 
@@ -100,16 +102,12 @@ def cue_table(
     (of `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
     """
     rows = []
-    for dialogue, (texts, scenes, target) in enumerate(
-        zip(captions, readings, targets, strict=True)
-    ):
+    dialogues = zip(captions, readings, targets, strict=True)
+    for dialogue, (texts, scenes, target) in enumerate(dialogues):
         for view, (text, seen) in enumerate(zip(texts, scenes, strict=True)):
-            view_cues = cues(parse(text).facts, seen, target)
-            judged = [*view_cues.kinds.items(), *((f, "invented") for f in view_cues.extra)]
-            judged += [(fact, "omitted") for fact in view_cues.omitted]
             counts = Counter(
                 ("relation" if fact.attribute in world.RELATIONS else fact.attribute, kind)
-                for fact, kind in judged
+                for fact, kind in cues(parse(text).facts, seen, target).judged
             )
             rows += [(dialogue, view, *key, number) for key, number in sorted(counts.items())]
     return pd.DataFrame(rows, columns=["dialogue", "view", "attribute", "kind", "number"])
@@ -134,11 +132,8 @@ def one_of_each(
     for item in seen.objects:
         if item.category not in best or fit(item) > fit(best[item.category]):
             best[item.category] = item
-    extra = tuple(
-        Fact(item.category, "present", True)
-        for item in seen.objects
-        if item is not best[item.category]
-    )
+    others = [item for item in seen.objects if item is not best[item.category]]
+    extra = tuple(Fact(item.category, "present", True) for item in others)
     return replace(seen, objects=tuple(best.values())), extra
 
 
@@ -190,10 +185,8 @@ def interventions(
     made, taken = [], {(item.column, item.row) for item in view.objects}
     for action, cue, change in changes:
         if isinstance(change, Fact):
-            try:
+            with suppress(ValueError):  # the cell is taken, or no cell is free
                 made.append(Intervention(action, cue, counterfactual(view, change)))
-            except ValueError:  # the cell is taken, or no cell is free
-                continue
         elif (change.column, change.row) not in taken:
             scene = replace(view, objects=(*view.objects, change))
             made.append(Intervention(action, cue, scene))

@@ -1,4 +1,5 @@
 """Attention as an instrument: recorded, turned into maps, measured against masks and nulls."""
+# ruff: noqa: F401, what is imported here is what the package gives
 
 from daitir.analysis.attention.faithfulness import (
     deletion_insertion,
@@ -16,9 +17,3 @@ from daitir.analysis.attention.relevance import (
     rollout_maps,
 )
 from daitir.analysis.attention.render import before_after, head_grid, show_maps, token_strip
-
-__all__ = [
-    "attention_maps", "before_after", "deletion_insertion", "head_grid", "image_pixels",
-    "mask_share", "pointing_hits", "randomised", "record_attention", "record_cross_attention",
-    "relevance", "relevance_maps", "rollout", "rollout_maps", "show_maps", "token_strip",
-]  # fmt: skip
