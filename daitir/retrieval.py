@@ -34,8 +34,8 @@ def target_ranks(
         int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
 
     Raises:
-        ValueError, TypeError: shapes or devices that do not fit, an empty input, NaN or infinite
-            features, or targets outside the gallery.
+        ValueError, TypeError: shapes that do not fit, an empty input, NaN or infinite features, or
+            targets outside the gallery.
 
     Source: `book/notation.md`, Ranks.
 
@@ -43,15 +43,13 @@ def target_ranks(
     >>> target_ranks(torch.tensor([[0.8, 0.6], [0.0, 1.0]]), gallery, torch.tensor([0, 2]))
     tensor([1, 0])
     """
-    _check_features(query_features, gallery_features)
-    targets = _checked_targets(target_indices, len(query_features), len(gallery_features))
 
     def count(scores: Tensor, targets: Tensor) -> Tensor:
         target_scores = scores.gather(1, targets)
         # Written over the scores as 0.0 and 1.0: summing floats is twice as fast as booleans.
         return torch.ge(scores, target_scores, out=scores).sum(dim=1)
 
-    return _ranks([query_features], gallery_features, targets, count)
+    return _ranks([query_features], gallery_features, target_indices, count)
 
 
 @torch.no_grad()
@@ -90,12 +88,7 @@ def reciprocal_rank_fusion(
         raise ValueError(
             f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
         )
-    _check_features(text_features, gallery_features)
-    _check_features(view_features, gallery_features)
-
     num_images = len(gallery_features)
-    targets = _checked_targets(target_indices, len(text_features), num_images)
-
     indices = np.arange(num_images)
     rewards = 1 / (60.0 + num_images - indices)  # by how many images score lower
 
@@ -113,13 +106,13 @@ def reciprocal_rank_fusion(
         total = by_places(text_scores) + by_places(view_scores)
         return (total >= ROUNDED * total.gather(1, targets)).sum(dim=1)
 
-    return _ranks([text_features, view_features], gallery_features, targets, count)
+    return _ranks([text_features, view_features], gallery_features, target_indices, count)
 
 
 def _ranks(
     kinds: Sequence[Tensor],
     gallery_features: Tensor,
-    targets: Tensor,
+    target_indices: Tensor,
     count: Callable[..., Tensor],
 ) -> Tensor:
     """Ranks `(num_queries,)` or `(num_queries, num_rounds)` of targets by several kinds of scores.
@@ -129,7 +122,10 @@ def _ranks(
         count: maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to how
             many images score at least as high, the target included; may write over the scores.
     """
+    for features in kinds:
+        _check_features(features, gallery_features)
     num_images, dim = gallery_features.shape
+    targets = _checked_targets(target_indices, len(kinds[0]), num_images)
     dtype = torch.float32
     for features in (*kinds, gallery_features):
         dtype = torch.promote_types(dtype, features.dtype)
@@ -235,11 +231,6 @@ def _check_features(query_features: Tensor, gallery_features: Tensor) -> None:
             f"query_features have dim {query_features.shape[-1]} and gallery_features "
             f"{gallery_features.shape[-1]}: encode both with one encoder"
         )
-    if query_features.device != gallery_features.device:
-        raise ValueError(
-            f"query_features are on {query_features.device} and gallery_features on "
-            f"{gallery_features.device}: move both to one device"
-        )
     if len(gallery_features) > MAX_GALLERY:
         raise ValueError(f"gallery_features have {len(gallery_features)} rows, above {MAX_GALLERY}")
     for name, features in named.items():
@@ -255,13 +246,10 @@ def _checked_targets(target_indices: Tensor, num_queries: int, num_images: int) 
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise TypeError(f"target_indices must be integers, not {targets.dtype}")
     if targets.shape != (num_queries,):
-        raise ValueError(
-            f"target_indices must be of shape ({num_queries},), not {tuple(targets.shape)}"
-        )
+        shape = tuple(targets.shape)
+        raise ValueError(f"target_indices must be of shape ({num_queries},), not {shape}")
     num_outside = int(((targets < 0) | (targets >= num_images)).sum())
     if num_outside:
-        raise ValueError(
-            f"{num_outside} of {num_queries} target_indices lie outside the gallery of "
-            f"{num_images} images"
-        )
+        outside = f"{num_outside} of {num_queries} target_indices"
+        raise ValueError(f"{outside} lie outside the gallery of {num_images} images")
     return targets.long()

@@ -61,7 +61,7 @@ def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
         def forward(query, key, value, need_weights=False, attn_mask=None):
             if number == 0:
                 recorded.clear()
-            output, weights = explicit_attention(layer, query, mask=attn_mask)
+            output, weights = _explicit_attention(layer, query, attn_mask)
             recorded.append(weights)
             return output, None
 
@@ -79,32 +79,24 @@ def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
                 layer.forward = forward
 
 
-def explicit_attention(
-    layer: nn.MultiheadAttention, inputs: Tensor, *, mask: Tensor | None = None
+def _explicit_attention(
+    layer: nn.MultiheadAttention, x: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Self-attention by plain products: the output, and the weights that it is made of.
-
-    The output has the shape of `inputs`: (batch, tokens, width), or (tokens, batch, width) where
-    the layer is not `batch_first`. The weights (batch, heads, tokens, tokens) are of a softmax in
-    single precision. `mask` (tokens, tokens) or (batch · heads, tokens, tokens) is added to the
-    scores. Dropout is not used.
-    """
-    x = inputs if layer.batch_first else inputs.transpose(0, 1)
+    """Self-attention of (batch, tokens, width) by plain products: the output, and the weights."""
     batch, tokens, width = x.shape
     heads = layer.num_heads
     joint = F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
     joint = joint.view(batch, tokens, 3, heads, width // heads)
     query, key, value = joint.permute(2, 0, 3, 1, 4)
     scores = query * (width // heads) ** -0.5 @ key.transpose(-2, -1)
-    if mask is not None:
+    if mask is not None:  # (tokens, tokens) or (batch · heads, tokens, tokens)
         scores = scores + (mask.view(scores.shape) if mask.ndim == 3 else mask)
     precise = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(dim=-1, dtype=precise).to(x.dtype)
     if torch.is_grad_enabled() and not weights.requires_grad:
         weights.requires_grad_()  # all parameters are frozen
     output = (weights @ value).transpose(1, 2).reshape(batch, tokens, width)
-    output = layer.out_proj(output)
-    return output if layer.batch_first else output.transpose(0, 1), weights
+    return layer.out_proj(output), weights
 
 
 class CrossAttention:
