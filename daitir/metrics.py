@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+NUM_SAMPLES = 1000
 RESAMPLE_ENTRIES = 2**22  # weights held at once while bootstrapping, 64 MB with their float copy
 TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # shares of the samples below the ends of an interval
 SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)  # bounds of shares, and of differences of two shares
@@ -42,7 +43,7 @@ def recall_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
 def recall_values(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """1 where the rank is below k, else 0: `(num_queries, num_rounds)`; see `recall_at_k`."""
     ranks, present = _checked_ranks(ranks, lengths)
-    return np.where(present, ranks < _at_least_1(k, "k"), np.nan)
+    return np.where(present, ranks < _checked_k(k), np.nan)
 
 
 def hits_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
@@ -67,7 +68,7 @@ def hits_at_k(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
 def hit_values(ranks: Any, k: int, *, lengths: Any = None) -> np.ndarray:
     """1 from the first round with a rank below k on: `(num_queries, num_rounds)`, never NaN."""
     ranks, present = _checked_ranks(ranks, lengths)
-    return np.logical_or.accumulate((ranks < _at_least_1(k, "k")) & present, axis=1).astype(float)
+    return np.logical_or.accumulate((ranks < _checked_k(k)) & present, axis=1).astype(float)
 
 
 def best_log_rank_integral(ranks: Any, *, lengths: Any = None) -> float:
@@ -173,12 +174,7 @@ def rank_drop_values(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) ->
 
 
 def bootstrap_interval(
-    values: Any,
-    *,
-    num_samples: int = 1000,
-    seed: int = 0,
-    bounds: Bounds = SHARES,
-    known: Any = False,
+    values: Any, *, seed: int = 0, bounds: Bounds = SHARES, known: Any = False
 ) -> tuple[Any, Any]:
     """95% percentile interval of the mean over queries, resampling queries with replacement.
 
@@ -189,7 +185,7 @@ def bootstrap_interval(
     Args:
         values: `(num_queries,)`, or `(num_queries, num_columns)`, whose columns share their
             samples. NaN entries are left out of the means.
-        num_samples, seed: of the resampling.
+        seed: of the resampling, `NUM_SAMPLES` times.
         bounds: between which values lie; `DIFFERENCES` for those of shares. None where nothing
             bounds them: the interval of equal values is then NaN, as it is for one outside.
         known: a bool or `(num_columns,)`: columns whose equal values are no chance, such as the
@@ -199,7 +195,7 @@ def bootstrap_interval(
         The lower and the upper bound: floats, or arrays `(num_columns,)`.
 
     Raises:
-        ValueError: values that are empty, infinite or of another shape, or a bad setting.
+        ValueError: values that are empty, infinite or of another shape, or bounds out of order.
 
     Source: Efron (1979).
 
@@ -213,7 +209,7 @@ def bootstrap_interval(
     lowest, highest = bounds or (np.nan, np.nan)
     if lowest >= highest:
         raise ValueError(f"bounds must be in order, not {bounds}")
-    samples = _resampled_means(columns, num_samples, seed)
+    samples = _resampled_means(columns, seed)
     ends = np.full((2, samples.shape[1]), np.nan)
     seen = ~np.isnan(samples).all(axis=0)
     ends[:, seen] = np.nanquantile(samples[:, seen], TAILS, axis=0)
@@ -283,17 +279,16 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
 
 
-def _resampled_means(columns: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
-    """Means `(num_samples, num_columns)` of resampled queries, as products with their counts."""
-    _at_least_1(num_samples, "num_samples")
+def _resampled_means(columns: np.ndarray, seed: int) -> np.ndarray:
+    """Means `(NUM_SAMPLES, num_columns)` of resampled queries, as products with their counts."""
     rng = np.random.default_rng(seed)
     num_queries = len(columns)
     present = ~np.isnan(columns)
     filled = np.where(present, columns, 0.0)
     chunk_size = max(1, RESAMPLE_ENTRIES // num_queries)
     means = []
-    for start in range(0, num_samples, chunk_size):
-        size = min(chunk_size, num_samples - start)
+    for start in range(0, NUM_SAMPLES, chunk_size):
+        size = min(chunk_size, NUM_SAMPLES - start)
         counts = rng.multinomial(num_queries, np.full(num_queries, 1 / num_queries), size=size)
         counts = counts.astype(float)  # a product of floats is a fast matrix product
         with np.errstate(invalid="ignore"):  # a sample may miss every present entry of a column
@@ -352,10 +347,10 @@ def _check_shapes(names: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
         raise ValueError(f"{names} must have one shape, not {a} and {b}")
 
 
-def _at_least_1(number: int, name: str) -> int:
-    if operator.index(number) < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
+def _checked_k(k: int) -> int:
+    if operator.index(k) < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    return k
 
 
 def _checked_values(values: Any, name: str) -> tuple[np.ndarray, bool]:
