@@ -28,35 +28,30 @@ from daitir.retrieval import target_ranks
 
 NUM_TANGENTS = 32  # derivatives at once
 SHARE = 0.9  # of the variance that a span holds
+IMAGES_AT_ONCE = 256
 
 
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
     """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
 
-    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. The exponential
-    of the mean is the geometric mean of the ratios. Raises DataError for displacements of 0, whose
-    change cannot be seen in the picture.
+    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. Raises DataError
+    for displacements of 0, whose change cannot be seen in the picture.
 
     >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
     tensor([0.5000])
     """
     lengths = torch.stack([before.norm(dim=-1), after.norm(dim=-1)])
     if (lengths == 0).any():
-        raise DataError(
-            f"{int((lengths == 0).sum())} displacements are 0: their cue is not seen in the "
-            "picture; leave them out"
-        )
+        number = int((lengths == 0).sum())
+        raise DataError(f"{number} displacements are 0: no picture shows their cue; leave them out")
     return lengths[1].log() - lengths[0].log()
 
 
-def equal_noise(
-    image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool = False
-) -> np.ndarray:
+def equal_noise(image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool) -> np.ndarray:
     """A picture plus noise as far away, in pixels, as a changed one: uint8 (height, width, 3).
 
-    The noise is white, with the root sum of squares of `changed` - `image`. It lies everywhere, or,
-    with `inside`, in the changed pixels only. More noise makes up for what black and white cut off.
-    Raises DataError for pictures that do not differ.
+    The noise is white and lies everywhere or, with `inside`, in the changed pixels only. More noise
+    makes up for what black and white cut off. Raises DataError for pictures that do not differ.
     """
     difference = changed.astype(float) - image
     size = np.sqrt((difference**2).sum())
@@ -82,8 +77,7 @@ def target_span(gallery_features: Tensor) -> Tensor:
 
     The fewest principal directions of differences between images that hold `SHARE` of their
     variance; the covariance of differences is twice that of the images. Raises DataError for no
-    more images than dimensions, and for a spectrum that singles out no span, its last value inside
-    equal to the first outside.
+    more images than dimensions, and where the last direction inside has the variance of the next.
 
     >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 0.1, 0], [0, -0.1, 0], [0, 0, 0.1]])
     >>> target_span(images).abs().round(decimals=3)
@@ -96,10 +90,8 @@ def target_span(gallery_features: Tensor) -> Tensor:
     shares = values.square() / values.square().sum().clamp(min=1e-300)
     size = int((shares.cumsum(dim=0) < SHARE - 1e-9).sum()) + 1
     if size < dim and values[size - 1] - values[size] <= TOLERANCE * values[0]:
-        raise DataError(
-            f"the spectrum is degenerate: directions {size} and {size + 1} have one variance, so "
-            f"no {size} directions are singled out; take other images"
-        )
+        both = f"directions {size} and {size + 1} have one variance"
+        raise DataError(f"the spectrum is degenerate: {both}; take other images")
     return directions[:size].to(gallery_features)
 
 
@@ -112,8 +104,7 @@ def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:
 def share_in_span(displacements: Tensor, basis: Tensor) -> Tensor:
     """Share of each displacement's squared length inside a span, (num_pairs,); the rest is outside.
 
-    `basis` (num_directions, dim) is orthonormal. A subspace drawn at random holds
-    num_directions / dim of it on average. Raises DataError as `unit` does.
+    `basis` (num_directions, dim) is orthonormal. Raises DataError as `unit` does.
 
     >>> share_in_span(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
     tensor([0.3600])
@@ -145,12 +136,7 @@ def project_out(features: Tensor, directions: Tensor) -> Tensor:
 
 
 def effect_of_removal(
-    query_features: Tensor,
-    changed_features: Tensor,
-    gallery_features: Tensor,
-    target_indices: Tensor,
-    *,
-    logit_scale: float,
+    queries: Tensor, changed: Tensor, gallery: Tensor, targets: Tensor, *, logit_scale: float
 ) -> tuple[Tensor, Tensor]:
     """Change of the target's logit, and of ln(rank + 1), from queries to changed queries.
 
@@ -158,10 +144,9 @@ def effect_of_removal(
     (num_images, dim), and the targets are (num_queries,) indices of it. A logit is the cosine with
     the target times the scale. Both changes are (num_queries,); lower log-ranks are better.
     """
-    pair = (query_features, changed_features)
-    ranks = [target_ranks(q, gallery_features, target_indices).double().log1p() for q in pair]
-    targets = gallery_features[target_indices]
-    logits = [logit_scale * (q * targets).sum(dim=-1) for q in pair]
+    pair = (queries, changed)
+    ranks = [target_ranks(q, gallery, targets).double().log1p() for q in pair]
+    logits = [logit_scale * (q * gallery[targets]).sum(dim=-1) for q in pair]
     return logits[1] - logits[0], ranks[1] - ranks[0]
 
 
@@ -204,25 +189,21 @@ def null_basis(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def before_projection(
-    encoder: Encoder, images: np.ndarray, *, batch_size: int = 256, progress: bool = False
-) -> Tensor:
+def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = False) -> Tensor:
     """What an open_clip ViT's last projection is applied to, (num_images, width).
 
     Raises DataError for a tower without such a projection.
     """
-    if getattr(encoder.model.visual, "proj", None) is None:
-        raise DataError(
-            f"{type(encoder.model.visual).__name__}: ends in no linear projection, so it has no "
-            "null space in the strict sense; choose an open_clip ViT"
-        )
     tower = encoder.model.visual
+    if getattr(tower, "proj", None) is None:
+        raise DataError(
+            f"{type(tower).__name__}: ends in no linear projection, so it has no null space in the "
+            "strict sense; choose an open_clip ViT"
+        )
     projection, tower.proj = tower.proj, None
     try:
-        starts = trange(0, len(images), batch_size, desc="encoding images", disable=not progress)
-        return torch.cat([
-            tower(image_pixels(encoder, list(images[start : start + batch_size]))).float().cpu()
-            for start in starts
-        ])  # fmt: skip
+        starts = trange(0, len(images), IMAGES_AT_ONCE, desc="encoding images", disable=not progress)
+        batches = (list(images[start : start + IMAGES_AT_ONCE]) for start in starts)
+        return torch.cat([tower(image_pixels(encoder, batch)).float().cpu() for batch in batches])
     finally:
         tower.proj = projection

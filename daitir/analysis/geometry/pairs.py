@@ -18,22 +18,17 @@ CUES = ("place", "time", "weather", "object", "colour", "size", "column", "row")
 
 
 class CuePair(NamedTuple):
-    """One cue of one view, undone.
+    """One cue of one view, undone: a hallucinated one made true, another made false.
 
-    Attributes:
-        view: the number of the view.
-        cue: one of `CUES`; an `object` is undone by taking it out.
-        kind: of `PAIR_KINDS`: *hallucinated* is false of the target and not stated, *supported* is
-            stated, *lucky* is true of the target and not stated.
-        fact: what the view shows and the changed scene does not.
-        scene: the view with the cue undone: a hallucinated one made true, another made false.
+    *Hallucinated* is what is false of the target and not stated, *supported* what is stated, and
+    *lucky* what is true of the target and not stated. An `object` is undone by taking it out.
     """
 
-    view: int
-    cue: str
-    kind: str
-    fact: Fact
-    scene: Scene
+    view: int  # its number
+    cue: str  # one of `CUES`
+    kind: str  # one of `PAIR_KINDS`
+    fact: Fact  # what the view shows and the changed scene does not
+    scene: Scene  # the view with the cue undone
 
 
 def cue_pairs(
@@ -52,8 +47,8 @@ def cue_pairs(
         views.append(view)
         kinds = cues(stated, seen, target).kinds
         for action, name, scene in interventions(view, target, seed=f"0/{number}")[0]:
-            gone = [f for f in view.own_facts if f.attribute != "count"
-                    and f not in scene.own_facts]  # fmt: skip
+            now = scene.own_facts
+            gone = [f for f in view.own_facts if f.attribute != "count" and f not in now]
             if not gone:
                 continue  # something was put in
             fact = next((f for f in gone if f.attribute == "present"), gone[0])

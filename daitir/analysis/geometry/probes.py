@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from daitir.analysis.geometry.nullspace import IMAGES_AT_ONCE
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder
 
@@ -17,7 +18,7 @@ FOLDS = 5
 
 
 @torch.no_grad()
-def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -> list[Tensor]:
+def layer_features(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     """What an open_clip ViT knows of images at each layer, and its feature as the last.
 
     Each layer gives the class token and the mean of the patches side by side, (num_images,
@@ -28,7 +29,7 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
     if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
         raise DataError(f"{type(tower).__name__}: no open_clip ViT, so it has no layers to probe")
     batches = []
-    for batch in pixels.split(batch_size):
+    for batch in pixels.split(IMAGES_AT_ONCE):
         out = tower.forward_intermediates(
             batch.to(encoder.device), output_fmt="NLC", output_extra_tokens=True
         )
@@ -40,12 +41,7 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear read-out of labels from features.
-
-    Attributes:
-        classes: the labels, in the order of the scores.
-        strength: of the ridge, chosen by cross-validation.
-    """
+    """A linear read-out of labels from features: the labels in the order of the scores, and how."""
 
     classes: tuple
     strength: float

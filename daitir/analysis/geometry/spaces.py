@@ -88,8 +88,8 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     """Linear centred kernel alignment of two sets of features of the same items, 0 to 1.
 
     1 where one is a rotation and rescaling of the other. Kornblith et al. (2019). Raises DataError
-    where the items are not as many, where there are no more items than dimensions (it then comes
-    out high for any two encoders), and where a set does not vary.
+    for items that are not as many or no more than dimensions, which make it high for any two
+    encoders, and for a set that does not vary.
 
     >>> a = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> round(linear_cka(a, 3 * a.flip(1)), 6)
@@ -150,10 +150,8 @@ def _centred(features: Tensor) -> Tensor:
 def _check(*features: Tensor) -> None:
     for rows in features:
         if rows.ndim != 2 or len(rows) < 2:
-            raise DataError(
-                f"features of shape {tuple(rows.shape)}: (num_items, dim) with at least 2 items "
-                "are wanted"
-            )
+            wanted = "(num_items, dim) with at least 2 items are wanted"
+            raise DataError(f"features of shape {tuple(rows.shape)}: {wanted}")
         if not rows.isfinite().all():
             raise DataError("features hold NaN or infinite values; look for damaged images")
     if len({rows.shape[1] for rows in features}) > 1:
