@@ -37,9 +37,9 @@ class Cues:
     """The cues of one view.
 
     Attributes:
-        kinds: each cue's kind, one of `CUE_KINDS`. An object that stands in the view a second time
-            is the cue `Fact(category, "present", True)` of `extra` and not of `kinds`.
-        extra: second and further objects of a category, which no scene has: always invented.
+        kinds: each cue's kind, one of `CUE_KINDS`.
+        extra: `Fact(category, "present", True)` of second and further objects of a category, which
+            no scene has: always invented.
         omitted: stated facts about what the view does not show.
     """
 
@@ -96,10 +96,9 @@ def cue_table(
     """How many cues of each kind every view has, by attribute.
 
     `captions[dialogue][view]` are the texts that were drawn, `readings[dialogue][view]` what the
-    recogniser reads off the views, and `targets` the true scene of each dialogue.
-
-    Returns the columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind`
-    (of `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
+    recogniser reads off the views, and `targets` the true scene of each dialogue. The columns are
+    `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (of `CUE_KINDS`, or
+    `omitted`) and `number`; what has no cue is left out.
     """
     rows = []
     dialogues = zip(captions, readings, targets, strict=True)
@@ -118,8 +117,8 @@ def one_of_each(
 ) -> tuple[Scene, tuple[Fact, ...]]:
     """The view with one object of each category, and the others as facts.
 
-    Where a category stands in the view twice, the object counts that best fits `stated`, a map from
-    (subject, attribute) to value; the first of equals.
+    Of several that object counts which fits `stated`, values by (subject, attribute), best; the
+    first of equals.
     """
 
     def fit(item: SceneObject) -> int:
@@ -138,27 +137,19 @@ def one_of_each(
 
 
 class Intervention(NamedTuple):
-    """A view with one cue changed and everything else as it was.
+    """A view with one cue changed and everything else as it was."""
 
-    `action` is `repair`, a cue false of the target made true, or `break`, a true one made false.
-    `cue` is `place`, `time`, `weather`, `colour`, `size`, `column`, `row`, `false object` (taken
-    out to repair, put in to break) or `missing object` (the other way round).
-    """
-
-    action: str
-    cue: str
+    action: str  # `repair`, a cue false of the target made true, or `break`, a true one made false
+    cue: str  # an attribute, `missing object`, or `false object`, which a repair takes out
     scene: Scene
 
 
-def interventions(
-    view: Scene, target: Scene, *, seed: int | str = 0
-) -> tuple[list[Intervention], int]:
+def interventions(view: Scene, target: Scene, *, seed: str) -> tuple[list[Intervention], int]:
     """Every single repair of a view, and for every true cue of it one way to break it.
 
-    The view has one object of each category at most; see `one_of_each`. `seed` chooses the false
-    values and the object that is put in. An attribute of an object that the target lacks is
-    repaired with the object, not by itself. The second value is how many interventions could not be
-    made since the cell was taken.
+    The view is as `one_of_each` gives it. `seed` chooses the false values and the object that is
+    put in. An attribute of an object that the target lacks is repaired with the object, not by
+    itself. The second value is how many could not be made since the cell was taken.
     """
     rng = random.Random(f"interventions/{seed}")
     changes: list[tuple[str, str, Fact | SceneObject]] = []

@@ -17,9 +17,8 @@ def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of the mass of each map, (num_images, rows, columns), on its mask: (num_images,).
 
     `masks` (num_images, height, width) are bool, with sides that are multiples of the maps'. A cell
-    that the mask covers in part counts in part. Compare with the mask's share of the picture, which
-    an even map has. Raises DataError for sizes that do not fit, an empty mask, and maps that are
-    negative or zero throughout.
+    that the mask covers in part counts in part. Raises DataError for sizes that do not fit, an
+    empty mask, and maps that are negative or zero throughout.
 
     >>> cells = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
     >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -30,11 +29,7 @@ def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
     _check_masks(maps, masks)
     totals = maps.sum(dim=(1, 2))
     bad = (maps < 0).flatten(1).any(dim=1) | ~(totals > 0)
-    if bad.any():
-        raise DataError(
-            f"{int(bad.sum())} of {len(maps)} maps are negative somewhere or zero everywhere, the "
-            f"first is number {int(bad.nonzero()[0])}; a share needs a positive map"
-        )
+    _refuse(bad, "maps are negative somewhere or zero everywhere", "a share needs a positive map")
     covered = F.adaptive_avg_pool2d(masks.float()[:, None], maps.shape[1:])[:, 0]
     return (maps * covered).sum(dim=(1, 2)) / totals
 
@@ -110,16 +105,19 @@ def randomised(model: nn.Module, *, seed: int) -> nn.Module:
 def _check_masks(maps: Tensor, masks: Tensor) -> None:
     _check_sides(maps, masks)
     empty = ~masks.flatten(1).any(dim=1)
-    if empty.any():
-        raise DataError(
-            f"{int(empty.sum())} of {len(masks)} masks are empty, the first is number "
-            f"{int(empty.nonzero()[0])}; leave out objects that are not seen"
-        )
+    _refuse(empty, "masks are empty", "leave out objects that are not seen")
+
+
+def _refuse(bad: Tensor, problem: str, advice: str) -> None:
+    if bad.any():
+        first = f"the first is number {int(bad.nonzero()[0])}"
+        raise DataError(f"{int(bad.sum())} of {len(bad)} {problem}, {first}; {advice}")
 
 
 def _check_sides(maps: Tensor, fine: Tensor) -> None:
-    if any(f % m for f, m in zip(fine.shape[-2:], maps.shape[-2:], strict=True)):
+    cells, pixels = maps.shape[-2:], fine.shape[-2:]
+    if any(f % m for f, m in zip(pixels, cells, strict=True)):
         raise DataError(
-            f"maps of {maps.shape[-2]} × {maps.shape[-1]} cells do not divide pictures of "
-            f"{fine.shape[-2]} × {fine.shape[-1]} pixels; render them at the encoder's size"
+            f"maps of {cells[0]} × {cells[1]} cells do not divide pictures of {pixels[0]} × "
+            f"{pixels[1]} pixels; render them at the encoder's size"
         )

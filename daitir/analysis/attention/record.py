@@ -49,10 +49,9 @@ def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
 def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention of an open_clip tower: `model.visual`, or `text_tower(model)`.
 
-    Yields a list that holds, after a forward pass, the attention of each layer,
-    (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The output was
-    computed from these tensors, so that a gradient with respect to them can be taken. Raises
-    DataError as `attention_layers` does.
+    Yields a list that holds, after a forward pass, the attention of each layer, (batch, heads,
+    tokens, tokens), whose rows sum to one; another pass replaces it. The output is computed from
+    these tensors, so that it has gradients for them. Raises DataError as `attention_layers` does.
     """
     layers = attention_layers(tower)
     recorded: list[Tensor] = []

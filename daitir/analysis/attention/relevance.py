@@ -1,4 +1,4 @@
-"""From recorded attention to maps: rollout, gradient-weighted relevance, Grad-CAM."""
+"""From recorded attention to maps: rollout and gradient-weighted relevance."""
 
 from __future__ import annotations
 
@@ -18,22 +18,14 @@ from daitir.models.open_clip_encoders import length_read, shortened_context
 
 
 class Relevance(NamedTuple):
-    """What a similarity rests on.
+    """What a similarity rests on."""
 
-    `images` (num_pairs, rows, columns) are maps of the patches; `tokens` holds, for each text,
-    pairs of a token and its relevance, without start and end.
-    """
-
-    images: Tensor
-    tokens: list[list[tuple[str, float]]]
+    images: Tensor  # maps of the patches, (num_pairs, rows, columns)
+    tokens: list[list[tuple[str, float]]]  # of each text, with relevance, without start and end
 
 
 def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """What the encoder's vision tower sees, (num_images, 3, size, size), on its device.
-
-    Pictures of another size are resized as in the model's training; where that crops, maps show the
-    crop.
-    """
+    """What the vision tower sees, (num_images, 3, size, size), on its device: resized or cropped."""
     pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
     pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
     return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
@@ -43,9 +35,8 @@ def rollout(attention: Sequence[Tensor]) -> Tensor:
     """Attention followed through the layers, (batch, tokens, tokens); rows sum to one.
 
     Each layer has (batch, heads, tokens, tokens), the first layer first. Its heads are averaged and
-    mixed half and half with the identity, for the connection past the layer. The product over
-    layers says how much of each input token reaches each output token, values aside. Source: Abnar
-    and Zuidema (2020). Raises ValueError without a layer.
+    mixed half and half with the identity, for the connection past the layer; then layers multiply.
+    Source: Abnar and Zuidema (2020). Raises ValueError without a layer.
 
     >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> rollout([one[None, None], two[None, None]])
@@ -64,10 +55,9 @@ def rollout(attention: Sequence[Tensor]) -> Tensor:
 def relevance(attention: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Relevance of each input token to each output token, (batch, tokens, tokens).
 
-    It starts as the identity. Each layer adds its attention times the gradient of the score,
-    positive parts averaged over heads, times the relevance so far. Both arguments are
-    (batch, heads, tokens, tokens) of each layer, the first first. Source: Chefer et al. (2021),
-    equations 5 and 6.
+    It starts as the identity. Each layer adds its attention times the gradient of the score, both
+    (batch, heads, tokens, tokens), positive parts averaged over heads, times the relevance so far.
+    Source: Chefer et al. (2021), equations 5 and 6.
 
     >>> one = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]]]])
     >>> relevance([one], [torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]])])
@@ -85,8 +75,7 @@ def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
     """The rows of the tokens that an image's feature is read from, as maps of the patches.
 
     `tokens` (..., tokens, tokens) gives (..., rows, columns): the row of the class token, or the
-    mean of the patches' rows where the tower averages them. Raises DataError for a tower that reads
-    its patches in another way.
+    mean of the patches' rows where the tower averages them. Raises DataError for other towers.
     """
     if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
         raise DataError(
@@ -151,15 +140,11 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
         layers = len(of_image)
         seen = patch_maps(visual, relevance(of_image, gradients[:layers]))
         said = relevance(of_text, gradients[layers:])
-    ends = tokens.argmax(dim=-1)  # the end token is the largest
-    return Relevance(seen.cpu(), [
-        list(zip(_words(encoder, row[1:end]), said[i, end, 1:end].tolist(), strict=True))
-        for i, (row, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True))
-    ])  # fmt: skip
-
-
-def _words(encoder: Encoder, ids: Sequence[int]) -> list[str]:
-    """Tokens as they are read, without marks of where words begin or end."""
     # open_clip wraps tokenisers of Hugging Face.
     tokenizer = getattr(encoder.tokenizer, "tokenizer", encoder.tokenizer)
-    return [tokenizer.decode([number]).strip() for number in ids]
+    words = []
+    for values, row in zip(said, tokens.tolist(), strict=True):
+        end = row.index(max(row))  # the end token is the largest
+        texts = [tokenizer.decode([number]).strip() for number in row[1:end]]
+        words.append(list(zip(texts, values[end, 1:end].tolist(), strict=True)))
+    return Relevance(seen.cpu(), words)
