@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, write_json
-from daitir.fusion import average_views, dar_fusion
+from daitir.fusion import average_views, dar_fusion, not_unit
 
 UNTRAINED_FUSIONS = ("text", "view", "dar")
 RESULT_COLUMNS = (
@@ -38,7 +38,6 @@ AGAINST_A_BASELINE: dict[str, Callable[..., np.ndarray]] = {
 }
 """The same, of ranks and those of a baseline."""
 UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")  # the others are shares
-NORM_TOLERANCE = 1e-2
 FUSED_AT_ONCE = 4096  # a trained fusion's hidden features of more would take much memory
 
 
@@ -197,8 +196,7 @@ def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
             f"the encoder gave features of shape {tuple(features.shape)} for {shape[0]:,} {what} "
             f"of dimension {shape[1]}; use an encoder whose weights fit its configuration"
         )
-    norms = features.norm(dim=1)
-    bad = ~((norms - 1).abs() <= NORM_TOLERANCE)  # NaN is bad as well
+    bad = not_unit(features)
     if bad.any():
         raise DataError(
             f"the encoder gave NaN, infinite or unnormalised features for {int(bad.sum()):,} of "

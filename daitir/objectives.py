@@ -32,8 +32,7 @@ def info_nce(
     in nats.
 
     Args:
-        a: unit vectors `(batch, dim)`.
-        b: unit vectors `(batch, dim)`.
+        a, b: unit vectors `(batch, dim)`.
         logit_scale: s, a factor, not its logarithm.
         labels: integers `(batch,)`, the ids of the rows' targets: rows with the same one are no
             negatives of each other.
@@ -140,9 +139,8 @@ class Objective(nn.Module):
         """The loss, a scalar, and its terms by name.
 
         Args:
-            text_features: `(batch, dim)`, unit vectors.
+            text_features, target_features: `(batch, dim)`, unit vectors.
             view_features: `(batch, dim)`, unit vectors; None where no view is needed.
-            target_features: `(batch, dim)`, unit vectors.
             logit_scale: a factor, not its logarithm.
             labels: `(batch,)`, ids of the targets; rows with the same are no negatives of each
                 other.

@@ -115,12 +115,10 @@ def _ranks(
     target_indices: Tensor,
     count: Callable[..., Tensor],
 ) -> Tensor:
-    """Ranks `(num_queries,)` or `(num_queries, num_rounds)` of targets by several kinds of scores.
+    """Ranks of targets by several kinds of scores, each of one of the `kinds` of query features.
 
-    Args:
-        kinds: query features of one shape, `(num_queries, dim)` or with an axis of rounds.
-        count: maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to how
-            many images score at least as high, the target included; may write over the scores.
+    `count` maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to numbers
+    of images that score at least as high, the target included; it may write over the scores.
     """
     for features in kinds:
         _check_features(features, gallery_features)
@@ -167,9 +165,8 @@ def first_equal(features: Tensor) -> Tensor:
     rows = (number[value] > 1).nonzero()[:, 0]
     if len(rows):
         _, group = features[rows].unique(dim=0, return_inverse=True)
-        firsts[rows] = rows.new_full((len(rows),), len(features)).scatter_reduce(
-            0, group, rows, "amin"
-        )[group]
+        first = torch.full_like(rows, len(features)).scatter_reduce(0, group, rows, "amin")
+        firsts[rows] = first[group]
     return firsts
 
 
@@ -198,11 +195,9 @@ def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Te
             [0., 1.]])
     """
     size = max(1, CHUNK_BYTES // (8 * indices.shape[1] * features.shape[1]))
-    scores = [
-        (query[:, None].double() * features[rows]).sum(dim=2).float()
-        for query, rows in zip(query_features.split(size), indices.split(size), strict=True)
-    ]
-    return torch.cat(scores)
+    chunks = zip(query_features.split(size), indices.split(size), strict=True)
+    scores = [(query[:, None].double() * features[rows]).sum(dim=2) for query, rows in chunks]
+    return torch.cat(scores).float()
 
 
 def best_first(scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class Relevance(NamedTuple):
 
 
 def image_pixels(encoder: Encoder, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """What the vision tower sees, (num_images, 3, size, size), on its device: resized or cropped."""
+    """What the vision tower sees of pictures, (num_images, 3, size, size), on its device."""
     pictures = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
     pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
     return pixels.to(encoder.device, next(encoder.model.parameters()).dtype)
