@@ -28,7 +28,7 @@ from daitir.retrieval import target_ranks
 
 NUM_TANGENTS = 32  # derivatives at once
 SHARE = 0.9  # of the variance that a span holds
-AT_ONCE = 256  # images
+PER_BATCH = 256  # images
 
 
 def attenuation(before: Tensor, after: Tensor) -> Tensor:
@@ -202,8 +202,8 @@ def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = 
         )
     projection, tower.proj = tower.proj, None
     try:
-        starts = trange(0, len(images), AT_ONCE, desc="encoding images", disable=not progress)
-        batches = (list(images[start : start + AT_ONCE]) for start in starts)
+        starts = trange(0, len(images), PER_BATCH, desc="encoding images", disable=not progress)
+        batches = (list(images[start : start + PER_BATCH]) for start in starts)
         return torch.cat([tower(image_pixels(encoder, batch)).float().cpu() for batch in batches])
     finally:
         tower.proj = projection

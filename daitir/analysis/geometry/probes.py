@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.analysis.geometry.nullspace import AT_ONCE
+from daitir.analysis.geometry.nullspace import PER_BATCH
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder
 
@@ -29,7 +29,7 @@ def layer_features(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
         raise DataError(f"{type(tower).__name__}: no open_clip ViT, so it has no layers to probe")
     batches = []
-    for batch in pixels.split(AT_ONCE):
+    for batch in pixels.split(PER_BATCH):
         out = tower.forward_intermediates(
             batch.to(encoder.device), output_fmt="NLC", output_extra_tokens=True
         )
