@@ -85,14 +85,23 @@ def target_span(gallery_features: Tensor) -> Tensor:
     """
     number, dim = gallery_features.shape
     check_enough(number, dim, f"at most {number - 1} directions can be told")
-    centred = gallery_features.double() - gallery_features.double().mean(dim=0)
-    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
-    shares = values.square() / values.square().sum().clamp(min=1e-300)
-    size = int((shares.cumsum(dim=0) < SHARE - 1e-9).sum()) + 1
+    directions, values = main_directions(gallery_features - gallery_features.double().mean(dim=0))
+    size = len(directions)
     if size < dim and values[size - 1] - values[size] <= TOLERANCE * values[0]:
         both = f"directions {size} and {size + 1} have one variance"
         raise DataError(f"the spectrum is degenerate: {both}; take other images")
-    return directions[:size].to(gallery_features)
+    return directions.to(gallery_features)
+
+
+def main_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The fewest directions, (num_directions, dim), that hold `SHARE` of all rows' squared length.
+
+    The rows are (num, dim). The second value is every singular value, the largest first.
+    """
+    _, values, directions = torch.linalg.svd(rows.double(), full_matrices=False)
+    shares = values.square() / values.square().sum().clamp(min=1e-300)
+    size = int((shares.cumsum(dim=0) < SHARE - 1e-9).sum()) + 1
+    return directions[:size], values
 
 
 def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:

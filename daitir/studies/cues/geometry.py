@@ -116,7 +116,7 @@ def add_directions(table: CueTable, features: Features) -> None:
         ], kind="random span")  # fmt: skip
         for kind in KINDS[:2]:
             chosen = delta[:, torch.from_numpy(sample.chosen(kind))]
-            main = list(map(main_directions, chosen))
+            main = [nullspace.main_directions(spaces.unit(d))[0].float() for d in chosen]
             angles = [
                 float(nullspace.principal_angles(directions, span).mean())
                 for directions, span in zip(main, spans, strict=True)
@@ -137,15 +137,6 @@ def put_null(
     of_draws = np.mean(values, axis=0)
     bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
     table.put(measure, encoder, bounds, len(of_draws), np.mean(values, axis=1), **place)
-
-
-def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
-    """The fewest directions that hold a share of some δ (num_pairs, dim), each of length 1."""
-    _, values, directions = torch.linalg.svd(
-        spaces.unit(displacements).double(), full_matrices=False
-    )
-    shares = (values.square() / values.square().sum()).cumsum(dim=0)
-    return directions[: int((shares < share).sum()) + 1].float()
 
 
 def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]) -> None:
