@@ -73,7 +73,6 @@ def result_rows(
     seed: int,
     lengths: Sequence[int] | np.ndarray | None = None,
     baseline_ranks: np.ndarray | Tensor | None = None,
-    peer_ranks: Mapping[str, np.ndarray | Tensor] | None = None,
 ) -> pd.DataFrame:
     """The results of one method as tidy rows with the columns RESULT_COLUMNS.
 
@@ -90,8 +89,6 @@ def result_rows(
             of ln 2 in log-rank as `degradation_rate_ln2`, `rank_drop`, the mean number of places
             that degraded queries lose (no row where none is degraded), and `hits_at_10_gain` and
             `recall_at_10_gain`, the differences to text alone, query by query.
-        peer_ranks: of other methods by name. They add the differences to each, such as
-            `hits_at_10_gain_over_dar` and `recall_at_10_gain_over_dar`.
 
     Returns:
         A table with a row for each metric and round.
@@ -103,18 +100,15 @@ def result_rows(
     """
     values = {metric: measure(ranks, lengths=lengths) for metric, measure in PER_QUERY.items()}
     options: dict[str, dict[str, Any]] = {}
-    rivals = {f"gain_over_{name}": others for name, others in (peer_ranks or {}).items()}
     if baseline_ranks is not None:
-        rivals = {"gain": baseline_ranks} | rivals
+        known = metrics.same_ranks(ranks, baseline_ranks)  # nothing of itself is chance
         for metric, measure in AGAINST_A_BASELINE.items():
             values[metric] = measure(ranks, baseline_ranks, lengths=lengths)
-            options[metric] = {"known": metrics.same_ranks(ranks, baseline_ranks)}
-    for suffix, others in rivals.items():
-        known = metrics.same_ranks(ranks, others)  # nothing of a method and itself is chance
+            options[metric] = {"known": known}
         for metric in ("hits_at_10", "recall_at_10"):
-            name = f"{metric}_{suffix}"
-            values[name] = values[metric] - PER_QUERY[metric](others, lengths=lengths)
-            options[name] = {"known": known, "bounds": metrics.DIFFERENCES}
+            gain, of_baseline = f"{metric}_gain", PER_QUERY[metric](baseline_ranks, lengths=lengths)
+            values[gain] = values[metric] - of_baseline
+            options[gain] = {"known": known, "bounds": metrics.DIFFERENCES}
     rounds = np.arange(values["mrr"].shape[1])
     tables = []
     for metric, columns in values.items():
