@@ -43,26 +43,16 @@ FUSED_AT_ONCE = 4096  # a trained fusion's hidden features of more would take mu
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `daitir.data.evaluate` found.
+    """What `daitir.data.evaluate` found."""
 
-    Attributes:
-        rows: the tidy table, with the columns RESULT_COLUMNS.
-        ranks: by method, 0-based, `(num_queries, num_rounds)`, -1 beyond the end of a dialogue.
-        lengths: `(num_queries,)`, the number of rounds of each dialogue.
-        dialogue_indices: `(num_queries,)`, which of the given dialogues the queries are.
-        num_images: in the gallery.
-        num_texts, num_truncated: query texts, and those cut at the encoder's context length.
-        num_without_view: query texts that had no view and were ranked by text alone.
-    """
-
-    rows: pd.DataFrame
-    ranks: Mapping[str, np.ndarray]
-    lengths: np.ndarray
-    dialogue_indices: np.ndarray
-    num_images: int
-    num_texts: int
-    num_truncated: int
-    num_without_view: int = 0
+    rows: pd.DataFrame  # the tidy table, with the columns RESULT_COLUMNS
+    ranks: Mapping[str, np.ndarray]  # by method, `(num_queries, num_rounds)`, -1 beyond the end
+    lengths: np.ndarray  # `(num_queries,)`, the number of rounds of each dialogue
+    dialogue_indices: np.ndarray  # `(num_queries,)`, which of the given dialogues the queries are
+    num_images: int  # in the gallery
+    num_texts: int  # of queries
+    num_truncated: int  # of those, cut at the encoder's context length
+    num_without_view: int = 0  # of those, ranked by text alone
 
 
 def result_rows(

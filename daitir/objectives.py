@@ -116,15 +116,10 @@ def _check_rows(names: str, a: Tensor, b: Tensor, columns: str) -> None:
 
 
 class Objective(nn.Module):
-    """What fine-tuning minimises; a new one is a subclass, known by `register_objective`.
+    """What fine-tuning minimises; a new one is a subclass, known by `register_objective`."""
 
-    Attributes:
-        terms: names of what the loss is made of, each a column of the training's log.
-        needs_views: whether the loss looks at views.
-    """
-
-    terms: tuple[str, ...]
-    needs_views = True
+    terms: tuple[str, ...]  # what the loss is made of, each a column of the training's log
+    needs_views = True  # whether the loss looks at views
 
     def forward(
         self,

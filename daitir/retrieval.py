@@ -189,10 +189,6 @@ def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Te
     `query_features` `(num_queries, dim)`, `features` `(num_rows, dim)` and `indices` `(num_queries,
     k)` give `(num_queries, k)`. A product of matrices rounds a row by its place; here each pair is
     summed by itself, in double precision.
-
-    >>> pair_scores(torch.eye(2), torch.eye(2), torch.tensor([[0, 1], [0, 1]]))
-    tensor([[1., 0.],
-            [0., 1.]])
     """
     size = max(1, CHUNK_BYTES // (8 * indices.shape[1] * features.shape[1]))
     chunks = zip(query_features.split(size), indices.split(size), strict=True)

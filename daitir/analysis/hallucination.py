@@ -34,18 +34,11 @@ CUE_KINDS = ("supported", "contradicted", "lucky", "invented")
 
 @dataclass(frozen=True)
 class Cues:
-    """The cues of one view.
+    """The cues of one view."""
 
-    Attributes:
-        kinds: each cue's kind, one of `CUE_KINDS`.
-        extra: `Fact(category, "present", True)` of second and further objects of a category, which
-            no scene has: always invented.
-        omitted: stated facts about what the view does not show.
-    """
-
-    kinds: Mapping[Fact, str]
-    extra: tuple[Fact, ...]
-    omitted: tuple[Fact, ...]
+    kinds: Mapping[Fact, str]  # of `CUE_KINDS`
+    extra: tuple[Fact, ...]  # presence of a second object of a category: always invented
+    omitted: tuple[Fact, ...]  # stated facts about what the view does not show
 
     @property
     def judged(self) -> list[tuple[Fact, str]]:

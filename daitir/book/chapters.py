@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from daitir.common.versions import versions
-from daitir.metrics import PairedBootstrap
 
 
 def made_with() -> dict[str, Any]:
@@ -16,14 +15,14 @@ def made_with() -> dict[str, Any]:
     return {name: value for name, value in versions().items() if name != "commit"}
 
 
-def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
+def interval_text(estimate: Iterable[float], *, scale: float = 100.0) -> str:
     """A paired bootstrap, or a value with its bounds, as text in points.
 
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    numbers = (scale * number for number in _with_bounds(estimate))
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
+    value, low, high = (scale * number for number in estimate)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def glue_numbers(**numbers: Any) -> None:
@@ -35,19 +34,10 @@ def glue_numbers(**numbers: Any) -> None:
         glue(name, plain, display=False)
 
 
-def glue_interval(
-    name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
-) -> None:
+def glue_interval(name: str, estimate: Iterable[float], *, scale: float = 100.0) -> None:
     """Give a value and its bounds to the prose: as `name`, `name_low` and `name_high`."""
-    value, low, high = (scale * float(number) for number in _with_bounds(estimate))
+    value, low, high = (scale * float(number) for number in estimate)
     glue_numbers(**{name: value, f"{name}_low": low, f"{name}_high": high})
-
-
-def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
-    if isinstance(estimate, PairedBootstrap):
-        return estimate.difference, estimate.low, estimate.high
-    value, low, high = estimate
-    return value, low, high
 
 
 def read_leaderboard(path: str) -> pd.DataFrame:

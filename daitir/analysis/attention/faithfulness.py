@@ -19,12 +19,6 @@ def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
     `masks` (num_images, height, width) are bool, with sides that are multiples of the maps'. A cell
     that the mask covers in part counts in part. Raises DataError for sizes that do not fit, an
     empty mask, and maps that are negative or zero throughout.
-
-    >>> cells = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
-    >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
-    >>> mask[0, :2, 1:3] = True
-    >>> mask_share(cells, mask)
-    tensor([0.5000])
     """
     _check_masks(maps, masks)
     totals = maps.sum(dim=(1, 2))
@@ -39,11 +33,6 @@ def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
 
     The map is scaled up to the mask bilinearly. Arguments and errors are those of `mask_share`, but
     maps may have any sign. Source: Zhang et al. (2018).
-
-    >>> mask = torch.zeros(1, 4, 4, dtype=torch.bool)
-    >>> mask[0, 0, 0] = True
-    >>> pointing_hits(torch.tensor([[[3.0, 1.0], [0.0, 0.0]]]), mask)
-    tensor([1.])
     """
     _check_masks(maps, masks)
     fine = F.interpolate(maps[:, None].float(), masks.shape[1:], mode="bilinear")[:, 0]

@@ -37,11 +37,6 @@ def rollout(attention: Sequence[Tensor]) -> Tensor:
     Each layer has (batch, heads, tokens, tokens), the first layer first. Its heads are averaged and
     mixed half and half with the identity, for the connection past the layer; then layers multiply.
     Source: Abnar and Zuidema (2020). Raises ValueError without a layer.
-
-    >>> one, two = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    >>> rollout([one[None, None], two[None, None]])
-    tensor([[[0.6250, 0.3750],
-             [0.6250, 0.3750]]])
     """
     if not attention:
         raise ValueError("no attention was recorded; run the model while the recorder is open")
@@ -58,11 +53,6 @@ def relevance(attention: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tenso
     It starts as the identity. Each layer adds its attention times the gradient of the score, both
     (batch, heads, tokens, tokens), positive parts averaged over heads, times the relevance so far.
     Source: Chefer et al. (2021), equations 5 and 6.
-
-    >>> one = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]]]])
-    >>> relevance([one], [torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]])])
-    tensor([[[2., 0.],
-             [1., 1.]]])
     """
     total = torch.eye(attention[0].shape[-1], device=attention[0].device)
     for weights, gradient in zip(attention, gradients, strict=True):

@@ -85,9 +85,6 @@ def beaten_shares(scores: Tensor, others: Tensor) -> Tensor:
     """Share of `others` (num_others,) that each score (num_items,) exceeds, ties one half.
 
     The mean over items is the area under the ROC curve of telling the items from the others.
-
-    >>> beaten_shares(torch.tensor([2.0, 0.5]), torch.tensor([0.5, 1.0]))
-    tensor([1.0000, 0.2500])
     """
     if not len(scores) or not len(others):
         raise DataError("both kinds of items are needed; the cue is absent from the sample")

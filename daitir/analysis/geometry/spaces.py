@@ -32,9 +32,6 @@ def alignment_values(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of each pair, (num_pairs,), 0 to 4; the mean is the alignment, low is good.
 
     Wang and Isola (2020).
-
-    >>> alignment_values(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    tensor([2.])
     """
     return (a - b).square().sum(dim=1)
 
@@ -132,9 +129,6 @@ def jackknife_interval(values: Tensor) -> tuple[float, float, float]:
     """The value and the 95% interval that `leave_out` gives, or a mean or difference of several.
 
     Delete-a-group jackknife, a normal interval. Source: Efron and Tibshirani (1993), chapter 11.
-
-    >>> jackknife_interval(torch.tensor([2.0, 2.0, 2.0]))
-    (2.0, 2.0, 2.0)
     """
     value, without = float(values[0]), values[1:]
     variance = (len(without) - 1) / len(without) * (without - without.mean()).square().sum()
