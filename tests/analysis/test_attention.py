@@ -34,8 +34,8 @@ from daitir.analysis.attention import (
     show_maps,
     token_strip,
 )
+from daitir.analysis.attention.maps import patch_maps
 from daitir.analysis.attention.record import attention_layers, text_tower
-from daitir.analysis.attention.relevance import patch_maps
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.views import load_view_generator
