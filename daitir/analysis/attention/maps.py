@@ -133,12 +133,12 @@ def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Re
         said = relevance(of_text, gradients[layers:])
     # open_clip wraps tokenisers of Hugging Face.
     tokenizer = getattr(encoder.tokenizer, "tokenizer", encoder.tokenizer)
-    words = []
+    read = []
     for values, row in zip(said, tokens.tolist(), strict=True):
         end = row.index(max(row))  # the end token is the largest
-        texts = [tokenizer.decode([number]).strip() for number in row[1:end]]
-        words.append(list(zip(texts, values[end, 1:end].tolist(), strict=True)))
-    return Relevance(seen.cpu(), words)
+        words = [tokenizer.decode([number]).strip() for number in row[1:end]]
+        read.append(list(zip(words, values[end, 1:end].tolist(), strict=True)))
+    return Relevance(seen.cpu(), read)
 
 
 def mask_share(maps: Tensor, masks: Tensor) -> Tensor:
