@@ -360,6 +360,11 @@ def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> 
     return average_views(fused), details
 
 
+def not_unit(features: Tensor) -> Tensor:
+    """Which of `(..., dim)` vectors are not of unit norm, NaN among them: `(...)`."""
+    return ~((features.norm(dim=-1) - 1).abs() <= UNIT_TOLERANCE)
+
+
 def _two_layers(dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
     first, last = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, out_dim)
     return nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), last)
@@ -386,8 +391,3 @@ def _check_unit(name: str, features: Tensor) -> None:
     bad = not_unit(features)
     if bad.any():
         raise ValueError(f"{name} must be unit vectors; {int(bad.sum())} of {bad.numel()} are not")
-
-
-def not_unit(features: Tensor) -> Tensor:
-    """Which of `(..., dim)` vectors are not of unit norm, NaN among them: `(...)`."""
-    return ~((features.norm(dim=-1) - 1).abs() <= UNIT_TOLERANCE)
