@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from daitir.common.versions import versions
-from daitir.metrics import PairedBootstrap
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -19,13 +18,14 @@ def made_with() -> dict[str, Any]:
     return {name: value for name, value in versions().items() if name != "commit"}
 
 
-def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
+def interval_text(estimate: Iterable[float], *, scale: float = 100.0) -> str:
     """A paired bootstrap, or a value with its bounds, as text in points.
 
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*_scaled(estimate, scale))
+    value, low, high = (scale * number for number in estimate)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def say(text: str, **numbers: Any) -> Markdown:
@@ -39,23 +39,14 @@ def say(text: str, **numbers: Any) -> Markdown:
     return Markdown(text.format(**numbers))
 
 
-def bounds(
-    name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
-) -> dict[str, float]:
+def bounds(name: str, estimate: Iterable[float], *, scale: float = 100.0) -> dict[str, float]:
     """A value and its bounds as numbers of prose: `name`, `name_low` and `name_high`.
 
     >>> bounds("gain", (0.025, 0.01, 0.041))
     {'gain': 2.5, 'gain_low': 1.0, 'gain_high': 4.1}
     """
-    names = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(names, _scaled(estimate, scale), strict=True))
-
-
-def _scaled(estimate: PairedBootstrap | Iterable[float], scale: float) -> tuple[float, ...]:
-    if isinstance(estimate, PairedBootstrap):
-        estimate = estimate.difference, estimate.low, estimate.high
-    value, low, high = estimate
-    return scale * float(value), scale * float(low), scale * float(high)
+    value, low, high = (scale * float(number) for number in estimate)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def read_leaderboard(path: str) -> pd.DataFrame:

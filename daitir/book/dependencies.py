@@ -103,9 +103,9 @@ def _lazy_exports(root: ast.Module) -> tuple[dict[str, str], ast.Module]:
     exports: dict[str, str] = {}
     rest = []
     for node in root.body:
-        if isinstance(node, ast.Assign) and _name_of(node.targets[0]) == "_MODULES":
-            modules = ast.literal_eval(node.value)
-            exports = {f"daitir.{name}": f"{module}.{name}" for name, module in modules.items()}
+        if isinstance(node, ast.Assign) and _name_of(node.targets[0]) == "_NAMES":
+            for module, names in ast.literal_eval(node.value).items():
+                exports |= {f"daitir.{name}": f"{module}.{name}" for name in names}
         elif not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
             rest.append(node)
     return exports, ast.Module(rest, [])

@@ -41,7 +41,6 @@ def evaluate(
     seed: int = 0,
     missing_views: str = "error",
     skip_unreadable: bool = False,
-    num_samples: int = 1000,
     progress: bool = False,
 ) -> Evaluation:
     """Rank the gallery after every round of every dialogue, and tabulate the metrics.
@@ -62,7 +61,6 @@ def evaluate(
             the result.
         skip_unreadable: leave out gallery images that cannot be decoded, and the dialogues that
             look for them, counted in warnings.
-        num_samples: of the bootstrap, for intervals.
 
     Returns:
         The table, and the ranks that it is of.
@@ -117,7 +115,7 @@ def evaluate(
         ranks[query][rows, rounds] = target_ranks(features, gallery_features, targets).numpy()
         # Text alone comes first, and the others are compared with it.
         rival = ranks["text"] if len(ranks) > 1 else None
-        options = {"lengths": lengths, "baseline_ranks": rival, "num_samples": num_samples}
+        options = {"lengths": lengths, "baseline_ranks": rival}
         tables.append(result_rows(ranks[query], method=query, **labels, **options))
     return Evaluation(
         rows=pd.concat(tables, ignore_index=True),

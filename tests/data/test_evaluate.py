@@ -79,7 +79,6 @@ def world(tmp_path):
         "encoder": ToyEncoder(),
         "benchmark": "human",
         "text_convention": "current_rewrite",
-        "num_samples": 50,
     }
 
 

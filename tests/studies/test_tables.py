@@ -37,8 +37,6 @@ def all_metrics(key, ranks):
     if key == TEXT:
         return Shown(metrics_)
     contrasts = {"gain": gain(key, TEXT, "hits_at_10", "recall_at_10")}
-    if key != DAR:
-        contrasts["gain_over_dar"] = gain(key, DAR, "hits_at_10", "recall_at_10")
     harm = ("degradation_rate", "degradation_rate_ln2", "rank_drop")
     return Shown((*metrics_, *harm), TEXT, contrasts)
 
@@ -56,11 +54,10 @@ def test_a_seed_by_itself_has_the_rows_of_an_evaluation():
     ranks = some_ranks()
     expected = []
     for (benchmark, method, seed), array in ranks.arrays.items():
-        of_text, of_dar = (ranks.arrays["human", name, 0].astype(int) for name in ("text", "dar"))
+        of_text = ranks.arrays["human", "text", 0].astype(int)
         rows = result_rows(
             array.astype(int), benchmark=benchmark, method=method, seed=seed,
             baseline_ranks=None if method == "text" else of_text,
-            peer_ranks={"dar": of_dar} if method == "adafuse" else None,
         )  # fmt: skip
         expected.append(rows.assign(round=rows["round"].map(dict(enumerate((2, 6, 10))))))
     the_same(study_table(a_study(all_metrics), ranks), pd.concat(expected))

@@ -90,19 +90,10 @@ def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tens
     for key in ("delta", *NOISES):
         values[f"{key} in span"] = nullspace.share_in_span(of[key], span)
     for kind, displaced in delta.items():
-        main = main_directions(displaced)
+        main = nullspace.main_directions(spaces.unit(displaced))[0].float()
         angles = [nullspace.principal_angles(main, other).mean() for other in (span, *nulls)]
         values[f"angles {kind}"] = torch.stack(angles)
     return values
-
-
-def main_directions(displacements: Tensor) -> Tensor:
-    """The fewest directions that hold 90% of some δ (num_pairs, dim), each of length 1."""
-    _, values, directions = torch.linalg.svd(
-        spaces.unit(displacements).double(), full_matrices=False
-    )
-    shares = (values.square() / values.square().sum()).cumsum(dim=0)
-    return directions[: int((shares < 0.9).sum()) + 1].float()
 
 
 def add_directions(table: CueTable, features: Features) -> None:

@@ -12,13 +12,13 @@ seeds says how many trainings the mean is of.
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,25 +27,13 @@ from threadpoolctl import threadpool_limits
 from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write
-from daitir.evaluation import RESULT_COLUMNS
+from daitir.evaluation import AGAINST_A_BASELINE, PER_QUERY, metric_rows
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study
 
-MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "hits_at_10": partial(metrics.hit_values, k=10),
-    "recall_at_10": partial(metrics.recall_values, k=10),
-    "recall_at_1": partial(metrics.recall_values, k=1),
-    "mrr": metrics.reciprocal_rank_values,
-    "bri": lambda ranks: metrics.best_log_rank_integral_values(ranks)[:, None],
-    "mean_recall_at_10": lambda r: metrics.recall_values(r, k=10).mean(axis=1, keepdims=True),
+MEASURES = PER_QUERY | {
+    "mean_recall_at_10": lambda r: metrics.recall_values(r, k=10).mean(axis=1, keepdims=True)
 }
 """Of ranks `(num_queries, num_rounds)`: values a round, or one column over all rounds."""
-AGAINST_A_BASELINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "degradation_rate": metrics.degradation_values,
-    "degradation_rate_ln2": partial(metrics.degradation_values, margin=math.log(2)),
-    "rank_drop": metrics.rank_drop_values,
-}
-"""The same, against the ranks of a baseline."""
-UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")
 
 
 @dataclass
@@ -213,19 +201,10 @@ def _rows(
     values: np.ndarray,
     *,
     round: int | None = None,
-    known: bool | np.ndarray = False,
-    bounds: metrics.Bounds = metrics.SHARES,
+    **options: Any,
 ) -> pd.DataFrame:
-    """Rows of values `(num_queries, num_rounds or 1)`: their means with intervals over queries.
-
-    One column over all rounds stands at `round`, by default the last.
-    """
+    """The rows of `metric_rows`; one column over all rounds stands at `round`, else at the last."""
     rounds = list(ranks.rounds[key.benchmark])
     if values.shape[1] == 1 < len(rounds):
         rounds = [rounds[-1] if round is None else round]
-    bounds = None if metric in UNBOUNDED else bounds
-    low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
-    columns = pd.DataFrame(values)  # its mean and count leave NaN out, as the metrics do
-    row = (*key, label, rounds, metric, columns.mean(), low, high, columns.count())
-    table = pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
-    return table[table["num_queries"] > 0]
+    return metric_rows(key, label, rounds, metric, values, **options)
