@@ -120,7 +120,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
 def split_of(scene: Scene) -> str:
     """The split that a scene belongs to, by its facts alone: `heldout`, else by a hash of them."""
     pairs = [((o.colour, o.category), (o.category, scene.place)) for o in scene.objects]
-    if not world.HELD_OUT.isdisjoint(itertools.chain(*pairs)):
+    if not world.HELD_OUT_PAIRS.isdisjoint(itertools.chain(*pairs)):
         return "heldout"
     plain = [(o.category, o.colour, o.size, o.column, o.row) for o in scene.objects]
     key = repr((scene.place, scene.time, scene.weather, sorted(plain, key=str)))
@@ -183,7 +183,7 @@ def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool 
     Facts that cannot hold together (a relation in a circle, more objects than cells) hold as far as
     they can. `allow_held_out` lets the rest contain combinations that training never shows.
     """
-    told, held_out = sort_facts(facts), frozenset() if allow_held_out else world.HELD_OUT
+    told, held_out = sort_facts(facts), frozenset() if allow_held_out else world.HELD_OUT_PAIRS
     absent = {member for name in told.absent for member in world.MEMBERS.get(name, (name,))}
     categories = list(told.objects)[: len(world.CELLS)]
 
@@ -300,7 +300,9 @@ def _added(category: str, taken: Collection[tuple[str, str]], scene: Scene) -> S
     if not free:
         raise ValueError("the scene has no free cell for another object")
     rng = random.Random(f"added/{category}/{scene!r}")
-    return SceneObject(category, _sample_colour(category, rng, world.HELD_OUT), "small", *free[0])
+    return SceneObject(
+        category, _sample_colour(category, rng, world.HELD_OUT_PAIRS), "small", *free[0]
+    )
 
 
 def wrong(fact: Fact, rng: random.Random) -> Fact:

@@ -146,7 +146,7 @@ COLOUR_WEIGHTS = {
 """`COLOUR_WEIGHTS[category]`, one weight for each of `COLOURS`."""
 
 # Common enough to be missed, and kept out of train, val and test altogether.
-HELD_OUT = frozenset({
+HELD_OUT_PAIRS = frozenset({
     ("purple", "car"), ("green", "umbrella"), ("blue", "tulip"), ("yellow", "balloon"),
     ("dog", "farm"), ("tent", "desert"), ("duck", "harbour"), ("cyclist", "park"),
 })  # fmt: skip

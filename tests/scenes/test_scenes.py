@@ -81,7 +81,7 @@ def test_the_book_prints_the_co_occurrence_table():
     rows = [["category", "group", "favourite colours", *world.PLACES]]
     for name, category in world.CATEGORIES.items():
         weights = [
-            "held out" if (name, place) in world.HELD_OUT else f"{of_place[name]:g}"
+            "held out" if (name, place) in world.HELD_OUT_PAIRS else f"{of_place[name]:g}"
             for place, of_place in world.OBJECT_WEIGHTS.items()
         ]
         rows.append([name, category.group, category.favourites or "–", *weights])
@@ -107,7 +107,8 @@ def test_no_facts_stand_in_two_splits():
 def test_held_out_combinations_are_only_in_heldout():
     def held_out(scene):
         return any(
-            (o.colour, o.category) in world.HELD_OUT or (o.category, scene.place) in world.HELD_OUT
+            (o.colour, o.category) in world.HELD_OUT_PAIRS
+            or (o.category, scene.place) in world.HELD_OUT_PAIRS
             for o in scene.objects
         )
 
@@ -123,7 +124,7 @@ def test_objects_follow_the_co_occurrence_table():
     for scene in scenes:
         by_place[scene.place].update(item.category for item in scene.objects)
     for place, counts in by_place.items():
-        allowed = [n for n in world.CATEGORIES if (n, place) not in world.HELD_OUT]
+        allowed = [n for n in world.CATEGORIES if (n, place) not in world.HELD_OUT_PAIRS]
         typical = [counts[n] for n in allowed if n in world.TYPICAL[place].split()]
         rare = [counts[n] for n in allowed if n in world.RARE[place].split()]
         neither = [
