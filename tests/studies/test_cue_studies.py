@@ -167,12 +167,11 @@ def shorter(function, number):
     return lambda *arguments, **options: function(*arguments, **(options | {"num_views": number}))
 
 
-def test_the_control_and_dmcl_are_compared_unless_others_are_named():
+def test_the_control_and_dmcl_are_compared():
     specs = compared_encoders(PROFILES["classroom"])
     assert list(specs) == ["before", "finetune_text", "dmcl"]
     for name in ("finetune_text", "dmcl"):
         assert [spec.split(f"/{name}/")[1] for spec in specs[name]] == ["0", "1", "2"]
-    assert compared_encoders(PROFILES["gpu"], {"x": ["mini"]})["x"] == ["mini"]
 
 
 def test_the_seeds_that_a_profile_has_are_compared(tmp_path):
@@ -185,8 +184,10 @@ def test_the_seeds_that_a_profile_has_are_compared(tmp_path):
             (tmp_path / name / str(seed) / CONFIG_NAME).write_text("{}")
     found = compared_encoders(own)
     assert found["dmcl"] == [f"finetuned:{tmp_path / 'dmcl' / seed}" for seed in ("0", "2")]
-    with pytest.raises(DataError, match="'a': 2, 'b': 3"):
-        compared_encoders(own, {"a": ["mini"] * 2, "b": ["mini"] * 3, "c": ["mini"]})
+    (tmp_path / "dmcl" / "1").mkdir()
+    (tmp_path / "dmcl" / "1" / CONFIG_NAME).write_text("{}")
+    with pytest.raises(DataError, match="'finetune_text': 2, 'dmcl': 3"):
+        compared_encoders(own)
 
 
 @pytest.mark.slow

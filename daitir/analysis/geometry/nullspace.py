@@ -31,19 +31,6 @@ SHARE = 0.9  # of the variance that a span holds
 PER_BATCH = 256  # images
 
 
-def attenuation(before: Tensor, after: Tensor) -> Tensor:
-    """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
-
-    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. Raises DataError
-    for displacements of 0, whose change cannot be seen in the picture.
-    """
-    lengths = torch.stack([before.norm(dim=-1), after.norm(dim=-1)])
-    if (lengths == 0).any():
-        number = int((lengths == 0).sum())
-        raise DataError(f"{number} displacements are 0: no picture shows their cue; leave them out")
-    return lengths[1].log() - lengths[0].log()
-
-
 def equal_noise(image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool) -> np.ndarray:
     """A picture plus noise as far away, in pixels, as a changed one: uint8 (height, width, 3).
 

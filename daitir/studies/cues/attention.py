@@ -8,7 +8,7 @@ training seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -182,7 +182,6 @@ def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> ByKey:
 
 def measure_attention(
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     work_dir: Path,
     cache: Path,
@@ -190,13 +189,12 @@ def measure_attention(
     num_workers: int = 1,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
-    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
+    """Measure the encoders of `compared_encoders`: the table's rows and what its notes tell.
 
-    `others` are as in `compared_encoders`. `work_dir` keeps the measures of each encoder, `cache`
-    the views.
+    `work_dir` keeps the measures of each encoder, `cache` the views.
     """
     generator = load_view_generator(profile.generator, device=device)
-    encoders, digests = load_compared(profile, others, device)
+    encoders, digests = load_compared(profile, device)
     before = encoders["before"][0]
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)

@@ -268,7 +268,6 @@ def add_fusions(
 
 def measure_geometry(
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     work_dir: Path,
     cache: Path | None = None,
@@ -277,7 +276,7 @@ def measure_geometry(
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
     """As `measure_attention`; `cache` is not needed."""
-    encoders, digests = load_compared(profile, others, device)
+    encoders, digests = load_compared(profile, device)
     before = encoders["before"][0]
     options = {"num_workers": num_workers, "progress": progress}
     sample = sample_cues(profile, before, **options)

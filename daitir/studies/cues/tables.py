@@ -168,36 +168,30 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
     return float(np.nanmean(a) - np.nanmean(b)), float(low), float(high)
 
 
-def compared_encoders(
-    profile: Profile, others: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, list[str]]:
+def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     """Specs of the encoders of a study: the profile's as `before`, and those trained from it.
 
-    Each name has a spec for each seed of its training. Without `others` they are the fine-tuning
-    on text alone, which is the control, and DMCL, of all seeds that lie where the profile has its
-    encoders; the package has three. Raises DataError for names with more than one seed each, but
-    not as many.
+    These are the fine-tuning on text alone, which is the control, and DMCL, of all seeds that lie
+    where the profile has its encoders; the package has three. Raises DataError where they have more
+    than one seed each, but not as many.
     """
-    if others is None:
-        others = {}
-        for name in TRAINED:
-            folders = [encoder_folder(profile, name, s) for s in range(profile.num_encoder_seeds)]
-            there = [folder for folder in folders if (folder / CONFIG_NAME).is_file()]
-            others[name] = [f"finetuned:{folder}" for folder in there or folders[:1]]
-    numbers = {name: len(specs) for name, specs in others.items()}
+    specs = {}
+    for name in TRAINED:
+        folders = [encoder_folder(profile, name, seed) for seed in range(profile.num_encoder_seeds)]
+        there = [folder for folder in folders if (folder / CONFIG_NAME).is_file()]
+        specs[name] = [f"finetuned:{folder}" for folder in there or folders[:1]]
+    numbers = {name: len(of_seeds) for name, of_seeds in specs.items()}
     if len(set(numbers.values()) - {1}) > 1:
         raise DataError(
-            f"encoders with seeds {numbers}: seeds are compared with seeds, so give each name as "
-            "many, or one"
+            f"encoders with seeds {numbers}: seeds are compared with seeds, so train each name as "
+            "often, or once"
         )
-    return {"before": [profile.encoder], **{name: list(specs) for name, specs in others.items()}}
+    return {"before": [profile.encoder], **specs}
 
 
-def load_compared(
-    profile: Profile, others: Mapping[str, Sequence[str]] | None, device: str
-) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
+def load_compared(profile: Profile, device: str) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
     """The encoders of `compared_encoders`, and what tells each from others, by `name/number`."""
-    specs = compared_encoders(profile, others)
+    specs = compared_encoders(profile)
     encoders = {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
     digests = {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
     return encoders, digests

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,17 +83,16 @@ def run_study(
 def run_instrument(
     instrument: Instrument,
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     results_dir: Path = Path("results"),
     **options: Any,
 ) -> Path:
     """Measure features of encoders and write the table and its notes; gives the table's path.
 
-    `others` are specs of the encoders to compare, by name, `options` those of `run_study`.
+    `options` are those of `run_study`.
     """
     began = time.perf_counter()
-    rows, notes = instrument.measure(profile, others, **options)
+    rows, notes = instrument.measure(profile, **options)
     notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
     path = results_dir / f"{instrument.table(profile.name)}.csv"
     write_results(path, rows, notes)
