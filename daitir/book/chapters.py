@@ -42,8 +42,8 @@ def say(text: str, **numbers: Any) -> Markdown:
 def bounds(name: str, estimate: Iterable[float], *, scale: float = 100.0) -> dict[str, float]:
     """A value and its bounds as numbers of prose: `name`, `name_low` and `name_high`.
 
-    >>> bounds("gain", (0.025, 0.01, 0.041))
-    {'gain': 2.5, 'gain_low': 1.0, 'gain_high': 4.1}
+    >>> bounds("gain", (0.25, 0.125, 0.5))
+    {'gain': 25.0, 'gain_low': 12.5, 'gain_high': 50.0}
     """
     value, low, high = (scale * float(number) for number in estimate)
     return {name: value, f"{name}_low": low, f"{name}_high": high}

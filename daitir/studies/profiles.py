@@ -108,12 +108,17 @@ PROFILES = {path.stem: read_profile(path) for path in sorted(FOLDER.glob("*.toml
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """The profile of a name, or of a TOML file: its sizes, and the names of its models.
+    """The profile of a name.
 
-    Without a name it is what `DAITIR_PROFILE` names, or `classroom`.
+    Args:
+        name: of a profile, or a TOML file; by default what `DAITIR_PROFILE` names, or `classroom`.
 
-    Raises DataError where the name is unknown, the file is wrong (`read_profile`), or for `paper`,
-    whose data are files and no scenes (`daitir.studies.paper`).
+    Returns:
+        Its sizes, and the names of its models.
+
+    Raises:
+        DataError: the name is unknown, the file is wrong (`read_profile`), or it is `paper`, whose
+            data are files and no scenes (`daitir.studies.paper`).
 
     >>> get_profile("classroom").num_gallery
     5000

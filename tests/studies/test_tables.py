@@ -121,8 +121,8 @@ def test_a_rival_of_more_queries_is_cut_and_a_missing_one_is_named():
     change = (ranks.arrays["human", "adafuse", 0] < 10) * 1.0
     change -= ranks.arrays["human", "text", 0][:10] < 10
     np.testing.assert_allclose(rows["value"], change.mean(axis=0))
-    del ranks.arrays["human", "dar", 0]
-    with pytest.raises(DataError, match="no ranks of dar on human"):
+    del ranks.arrays["human", "text", 0]
+    with pytest.raises(DataError, match="no ranks of text on human"):
         study_table(a_study(all_metrics), ranks)
 
 
