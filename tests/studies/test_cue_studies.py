@@ -64,7 +64,7 @@ def test_the_last_projection_is_taken_out_and_put_back():
     mini = load_encoder("mini")
     images = render_scenes(sample_scenes(0, "val", 3))
     projection = mini.model.visual.proj
-    raw = before_projection(mini, images, batch_size=2)
+    raw = before_projection(mini, images)
     assert mini.model.visual.proj is projection and raw.shape == (3, projection.shape[0])
     expected = mini.encode_images(images)
     assert torch.allclose(unit(raw @ projection.detach()), expected, atol=1e-5)
