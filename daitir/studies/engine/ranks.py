@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from daitir import metrics
 from daitir.common.errors import DataError
@@ -116,7 +115,6 @@ def read_ranks(path: Path) -> Ranks:
     return ranks
 
 
-@threadpool_limits.wrap(limits=1)  # more threads change last bits, and what a half is rounded to
 def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     """The tidy rows of a study, with the columns of `daitir.evaluation.RESULT_COLUMNS`.
 
@@ -127,7 +125,8 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
         label = "mean of 1" if study.together else seed
         rows = partial(_rows, ranks, Key(benchmark, method), label)
         tables.append(rows(metric, values, known=metric == "parameters_added"))
-    table = pd.concat(tables, ignore_index=True)
+    # The last bits of a sum depend on the machine, and would decide what a half is rounded to.
+    table = pd.concat(tables, ignore_index=True).round(10)
     table = table if study.digits is None else table.round(study.digits)
     return study.finish(table, ranks)
 
