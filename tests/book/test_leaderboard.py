@@ -28,7 +28,8 @@ def text_of(name):
     path = ROOT / name
     if path.with_suffix(".ipynb").is_file():
         cells = json.loads(path.with_suffix(".ipynb").read_text("utf-8"))["cells"]
-        parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+        parts = [text for kind, text in sources if kind == "markdown" or "chapters.say(" in text]
     else:
         parts = [path.with_suffix(".md").read_text("utf-8")]
     return " ".join(" ".join(parts).split())
