@@ -94,9 +94,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/drawing.csv"))
     arguments = parser.parse_args()
     profile, encoder, recogniser = get_profile(), load_encoder("mini"), load_recogniser()
-    queries = load_query_set("val", encoder, queries_folder(profile)).first(arguments.dialogues)
-    prompts = [row[-1] for row in queries.drawn_captions]
-    rounds = queries.rounds[:, -1]
+    queries, number = load_query_set("val", encoder, queries_folder(profile)), arguments.dialogues
+    prompts = [row[-1] for row in queries.drawn_captions[:number]]
+    rounds = queries.rounds[:number, -1]
     seeds = [view_seed(0, index, t) for index, t in enumerate(rounds.tolist())]
     gallery = render_scenes(sample_scenes(0, "val", profile.num_gallery), size=profile.image_size)
     gallery, text = encoder.encode_images(gallery), encoder.encode_texts(prompts)

@@ -104,7 +104,6 @@ def run_evaluate(root: Path, encoder: MadeUp, gallery: list[str], talks: list) -
         data,
         encoder=CachedEncoder(encoder, root, root / "features"),
         fusion="dar",
-        num_samples=NUM_SAMPLES,
     )
     write_rows(root / "table.csv", found.rows)
     return found

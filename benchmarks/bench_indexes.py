@@ -112,7 +112,7 @@ def measure_size(gallery: Tensor, queries: Tensor, options: argparse.Namespace) 
     import faiss
 
     number, dim = gallery.shape
-    flat = build_index(Flat(), [gallery], num_images=number, dim=dim)
+    flat = build_index(Flat(), [gallery])
     exact = search_index(flat, queries, k=K)[1]
     common = {"num_images": number, "num_queries": len(queries)}
     rows = [
@@ -123,7 +123,7 @@ def measure_size(gallery: Tensor, queries: Tensor, options: argparse.Namespace) 
         tuple(options.code_bytes), options.probes, options.efforts
     ).items():
         began = time.perf_counter()
-        index = build_index(spec, gallery.split(100_000), num_images=number, dim=dim)
+        index = build_index(spec, gallery.split(100_000))
         built = time.perf_counter() - began
         size = faiss.serialize_index(index).nbytes / number
         print(f"{number:,} {name}: built in {built:.0f} s, {size:.1f} bytes an image", flush=True)

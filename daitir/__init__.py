@@ -30,61 +30,34 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
 
 __version__ = "0.1.0"
 __all__ = [
-    "NRGR",
-    "ADaFuSE",
-    "DMCLLoss",
-    "DataError",
-    "Dialogue",
-    "best_log_rank_integral",
-    "bootstrap_interval",
-    "dar_fusion",
-    "evaluate",
-    "find_data",
-    "get_profile",
-    "hits_at_k",
-    "info_nce",
-    "load_encoder",
-    "load_fusion",
-    "load_reformulator",
-    "load_view_generator",
-    "paired_bootstrap",
-    "query_texts",
-    "read_dialogues",
-    "recall_at_k",
-    "reciprocal_rank_fusion",
-    "result_rows",
-    "target_ranks",
-    "write_dialogues",
-]
+    "NRGR", "ADaFuSE", "DMCLLoss", "DataError", "Dialogue", "best_log_rank_integral",
+    "bootstrap_interval", "dar_fusion", "evaluate", "find_data", "get_profile", "hits_at_k",
+    "info_nce", "load_encoder", "load_fusion", "load_reformulator", "load_view_generator",
+    "paired_bootstrap", "query_texts", "read_dialogues", "recall_at_k", "reciprocal_rank_fusion",
+    "result_rows", "target_ranks", "write_dialogues",
+]  # fmt: skip
 
-# The module behind each name; `daitir.book.provenance` reads the map too.
-_MODULES = {
-    "NRGR": "daitir.fusion",
-    "ADaFuSE": "daitir.fusion",
-    "DMCLLoss": "daitir.objectives",
-    "DataError": "daitir.common.errors",
-    "Dialogue": "daitir.data.dialogues",
-    "best_log_rank_integral": "daitir.metrics",
-    "bootstrap_interval": "daitir.metrics",
-    "dar_fusion": "daitir.fusion",
-    "evaluate": "daitir.data.evaluate",
-    "find_data": "daitir.data.datafolder",
-    "get_profile": "daitir.studies.profiles",
-    "hits_at_k": "daitir.metrics",
-    "info_nce": "daitir.objectives",
-    "load_encoder": "daitir.models.encoders",
-    "load_fusion": "daitir.recipes.fusion",
-    "load_reformulator": "daitir.models.reformulation",
-    "load_view_generator": "daitir.models.views",
-    "paired_bootstrap": "daitir.metrics",
-    "query_texts": "daitir.data.dialogues",
-    "read_dialogues": "daitir.data.dialogues",
-    "recall_at_k": "daitir.metrics",
-    "reciprocal_rank_fusion": "daitir.retrieval",
-    "result_rows": "daitir.evaluation",
-    "target_ranks": "daitir.retrieval",
-    "write_dialogues": "daitir.data.dialogues",
-}
+# The names of each module; `daitir.book.provenance` reads the map too.
+_NAMES = {
+    "daitir.common.errors": ["DataError"],
+    "daitir.data.datafolder": ["find_data"],
+    "daitir.data.dialogues": ["Dialogue", "query_texts", "read_dialogues", "write_dialogues"],
+    "daitir.data.evaluate": ["evaluate"],
+    "daitir.evaluation": ["result_rows"],
+    "daitir.fusion": ["NRGR", "ADaFuSE", "dar_fusion"],
+    "daitir.metrics": [
+        "best_log_rank_integral", "bootstrap_interval", "hits_at_k", "paired_bootstrap",
+        "recall_at_k",
+    ],
+    "daitir.models.encoders": ["load_encoder"],
+    "daitir.models.reformulation": ["load_reformulator"],
+    "daitir.models.views": ["load_view_generator"],
+    "daitir.objectives": ["DMCLLoss", "info_nce"],
+    "daitir.recipes.fusion": ["load_fusion"],
+    "daitir.retrieval": ["reciprocal_rank_fusion", "target_ranks"],
+    "daitir.studies.profiles": ["get_profile"],
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

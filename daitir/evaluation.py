@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,46 +17,42 @@ from torch import Tensor, nn
 from daitir import metrics
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, write_json
-from daitir.fusion import average_views, dar_fusion
+from daitir.fusion import average_views, dar_fusion, not_unit
 
 UNTRAINED_FUSIONS = ("text", "view", "dar")
 RESULT_COLUMNS = (
-    "benchmark",
-    "method",
-    "seed",
-    "round",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "num_queries",
-)
-NORM_TOLERANCE = 1e-2
+    "benchmark", "method", "seed", "round", "metric", "value", "ci_low", "ci_high", "num_queries",
+)  # fmt: skip
+PER_QUERY: dict[str, Callable[..., np.ndarray]] = {
+    "hits_at_10": partial(metrics.hit_values, k=10),
+    "recall_at_10": partial(metrics.recall_values, k=10),
+    "recall_at_1": partial(metrics.recall_values, k=1),
+    "mrr": metrics.reciprocal_rank_values,
+    "bri": lambda *ranks, **of: metrics.best_log_rank_integral_values(*ranks, **of)[:, None],
+}
+"""Of ranks and, where they differ, `lengths`: values `(num_queries, num_rounds)`, or one column."""
+AGAINST_A_BASELINE: dict[str, Callable[..., np.ndarray]] = {
+    "degradation_rate": metrics.degradation_values,
+    "degradation_rate_ln2": partial(metrics.degradation_values, margin=math.log(2)),
+    "rank_drop": metrics.rank_drop_values,
+}
+"""The same, of ranks and those of a baseline."""
+UNBOUNDED = ("bri", "rank_drop", "seconds_per_query", "parameters_added")  # the others are shares
 FUSED_AT_ONCE = 4096  # a trained fusion's hidden features of more would take much memory
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `daitir.data.evaluate` found.
+    """What `daitir.data.evaluate` found."""
 
-    Attributes:
-        rows: the tidy table, with the columns RESULT_COLUMNS.
-        ranks: by method, 0-based, `(num_queries, num_rounds)`, -1 beyond the end of a dialogue.
-        lengths: `(num_queries,)`, the number of rounds of each dialogue.
-        dialogue_indices: `(num_queries,)`, which of the given dialogues the queries are.
-        num_images: in the gallery.
-        num_texts, num_truncated: query texts, and those cut at the encoder's context length.
-        num_without_view: query texts that had no view and were ranked by text alone.
-    """
-
-    rows: pd.DataFrame
-    ranks: Mapping[str, np.ndarray]
-    lengths: np.ndarray
-    dialogue_indices: np.ndarray
-    num_images: int
-    num_texts: int
-    num_truncated: int
-    num_without_view: int = 0
+    rows: pd.DataFrame  # the tidy table, with the columns RESULT_COLUMNS
+    ranks: Mapping[str, np.ndarray]  # by method, `(num_queries, num_rounds)`, -1 beyond the end
+    lengths: np.ndarray  # `(num_queries,)`, the number of rounds of each dialogue
+    dialogue_indices: np.ndarray  # `(num_queries,)`, which of the given dialogues the queries are
+    num_images: int  # in the gallery
+    num_texts: int  # of queries
+    num_truncated: int  # of those, cut at the encoder's context length
+    num_without_view: int = 0  # of those, ranked by text alone
 
 
 def result_rows(
@@ -65,8 +63,6 @@ def result_rows(
     seed: int,
     lengths: Sequence[int] | np.ndarray | None = None,
     baseline_ranks: np.ndarray | Tensor | None = None,
-    peer_ranks: Mapping[str, np.ndarray | Tensor] | None = None,
-    num_samples: int = 1000,
 ) -> pd.DataFrame:
     """The results of one method as tidy rows with the columns RESULT_COLUMNS.
 
@@ -83,9 +79,6 @@ def result_rows(
             of ln 2 in log-rank as `degradation_rate_ln2`, `rank_drop`, the mean number of places
             that degraded queries lose (no row where none is degraded), and `hits_at_10_gain` and
             `recall_at_10_gain`, the differences to text alone, query by query.
-        peer_ranks: of other methods by name. They add the differences to each, such as
-            `hits_at_10_gain_over_dar` and `recall_at_10_gain_over_dar`.
-        num_samples: of the bootstrap.
 
     Returns:
         A table with a row for each metric and round.
@@ -95,51 +88,46 @@ def result_rows(
 
     Source: `book/notation.md`, Metrics.
     """
-    values = {
-        "hits_at_10": metrics.hit_values(ranks, 10, lengths=lengths),
-        "recall_at_10": metrics.recall_values(ranks, 10, lengths=lengths),
-        "recall_at_1": metrics.recall_values(ranks, 1, lengths=lengths),
-        "mrr": metrics.reciprocal_rank_values(ranks, lengths=lengths),
-        "bri": metrics.best_log_rank_integral_values(ranks, lengths=lengths)[:, None],
-    }
-    known = {}  # where a method is its rival, nothing of a difference is chance
+    values = {metric: measure(ranks, lengths=lengths) for metric, measure in PER_QUERY.items()}
+    options: dict[str, dict[str, Any]] = {}
     if baseline_ranks is not None:
-        for metric, margin in (("degradation_rate", 0.0), ("degradation_rate_ln2", math.log(2))):
-            values[metric] = metrics.degradation_values(
-                ranks, baseline_ranks, margin=margin, lengths=lengths
-            )
-            known[metric] = metrics.same_ranks(ranks, baseline_ranks)
-        values["rank_drop"] = metrics.rank_drop_values(ranks, baseline_ranks, lengths=lengths)
-    bounds: dict[str, metrics.Bounds] = {"bri": None, "rank_drop": None}  # the others are shares
-    rivals = {} if baseline_ranks is None else {"gain": baseline_ranks}
-    rivals |= {f"gain_over_{name}": others for name, others in (peer_ranks or {}).items()}
-    for suffix, others in rivals.items():
-        for metric, measure in (
-            ("hits_at_10", metrics.hit_values), ("recall_at_10", metrics.recall_values),
-        ):  # fmt: skip
-            name = f"{metric}_{suffix}"
-            values[name] = values[metric] - measure(others, 10, lengths=lengths)
-            bounds[name] = metrics.DIFFERENCES
-            known[name] = metrics.same_ranks(ranks, others)
-    last = values["mrr"].shape[1] - 1
+        known = metrics.same_ranks(ranks, baseline_ranks)  # nothing of itself is chance
+        for metric, measure in AGAINST_A_BASELINE.items():
+            values[metric] = measure(ranks, baseline_ranks, lengths=lengths)
+            options[metric] = {"known": known}
+        for metric in ("hits_at_10", "recall_at_10"):
+            gain, of_baseline = f"{metric}_gain", PER_QUERY[metric](baseline_ranks, lengths=lengths)
+            values[gain] = values[metric] - of_baseline
+            options[gain] = {"known": known, "bounds": metrics.DIFFERENCES}
+    rounds = np.arange(values["mrr"].shape[1])
     tables = []
     for metric, columns in values.items():
-        low, high = metrics.bootstrap_interval(
-            columns,
-            num_samples=num_samples,
-            bounds=bounds.get(metric, metrics.SHARES),
-            known=known.get(metric, False),
-        )
-        columns = pd.DataFrame(columns)  # its mean and count leave NaN out, as the metrics do
-        table = {
-            "benchmark": benchmark, "method": method, "seed": seed,
-            "round": [last] if metric == "bri" else np.arange(last + 1),
-            "metric": metric, "value": columns.mean(), "ci_low": low, "ci_high": high,
-            "num_queries": columns.count(),
-        }  # fmt: skip
-        tables.append(pd.DataFrame(table, columns=list(RESULT_COLUMNS)))
-    rows = pd.concat(tables, ignore_index=True)
-    return rows[rows["num_queries"] > 0].reset_index(drop=True)
+        labels = (benchmark, method), seed, rounds[-columns.shape[1] :]
+        tables.append(metric_rows(*labels, metric, columns, **options.get(metric, {})))
+    return pd.concat(tables, ignore_index=True)
+
+
+def metric_rows(
+    key: tuple[str, str],
+    seed: int | str,
+    rounds: Sequence[int] | np.ndarray,
+    metric: str,
+    values: np.ndarray,
+    *,
+    known: bool | np.ndarray = False,
+    bounds: metrics.Bounds = metrics.SHARES,
+) -> pd.DataFrame:
+    """Rows of values `(num_queries, num_rounds)`, their means with intervals over queries.
+
+    `key` is benchmark and method; `known` and `bounds` are as in `metrics.bootstrap_interval`,
+    which has no bounds for what is `UNBOUNDED`. Rounds that no query has give no row.
+    """
+    bounds = None if metric in UNBOUNDED else bounds
+    low, high = metrics.bootstrap_interval(values, bounds=bounds, known=known)
+    columns = pd.DataFrame(values)  # its mean and count leave NaN out, as the metrics do
+    row = (*key, seed, rounds, metric, columns.mean(), low, high, columns.count())
+    table = pd.DataFrame(dict(zip(RESULT_COLUMNS, row, strict=True)))
+    return table[table["num_queries"] > 0]
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
@@ -175,21 +163,14 @@ def query_features(
         texts = text_features.repeat_interleave(counts, dim=0)
         pairs = zip(texts.split(FUSED_AT_ONCE), view_features.split(FUSED_AT_ONCE), strict=True)
         view_features = torch.cat([fusion(text, view)[0] for text, view in pairs])
-    queries, viewed = text_features.clone(), counts > 0
-    queries[viewed] = _averaged(view_features, counts[viewed])
+    queries, starts = text_features.clone(), counts.cumsum(0) - counts
+    viewed = counts > 0
+    for number in counts[viewed].unique():
+        rows = counts == number
+        queries[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
     if fusion == "dar":
         queries[viewed] = dar_fusion(text_features[viewed], queries[viewed], round=rounds[viewed])
     return queries
-
-
-def _averaged(view_features: Tensor, counts: Tensor) -> Tensor:
-    """One feature a query, (num_queries, dim), of (num_views, dim) that lie one after the other."""
-    starts = counts.cumsum(0) - counts
-    averaged = view_features.new_empty(len(counts), view_features.shape[-1])
-    for number in counts.unique():
-        rows = counts == number
-        averaged[rows] = average_views(view_features[starts[rows, None] + torch.arange(number)])
-    return averaged
 
 
 def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
@@ -199,8 +180,7 @@ def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
             f"the encoder gave features of shape {tuple(features.shape)} for {shape[0]:,} {what} "
             f"of dimension {shape[1]}; use an encoder whose weights fit its configuration"
         )
-    norms = features.norm(dim=1)
-    bad = ~((norms - 1).abs() <= NORM_TOLERANCE)  # NaN is bad as well
+    bad = not_unit(features)
     if bad.any():
         raise DataError(
             f"the encoder gave NaN, infinite or unnormalised features for {int(bad.sum()):,} of "

@@ -21,8 +21,7 @@ def dar_weights(round: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tens
     """Weights of text and view in DAR: 0.8 and 0.2 at rounds 0 and 1, one half each from round 2.
 
     An integer gives two floats, an integer tensor two tensors of its shape. DAR (arXiv
-    2501.15379, released code). Raises ValueError for a negative round and TypeError for one that
-    is not an integer.
+    2501.15379, released code). Raises ValueError for a negative round, TypeError for no integer.
 
     >>> dar_weights(1), dar_weights(2)
     ((0.8, 0.2), (0.5, 0.5))
@@ -70,9 +69,8 @@ def dar_fusion(text_features: Tensor, view_features: Tensor, *, round: int | Ten
         try:
             round.expand(shape)
         except RuntimeError as error:
-            raise ValueError(
-                f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
-            ) from error
+            line = f"round {tuple(round.shape)} does not broadcast to {tuple(shape)}"
+            raise ValueError(line) from error
         text_weight = torch.as_tensor(text_weight).to(text_features)[..., None]
         view_weight = torch.as_tensor(view_weight).to(view_features)[..., None]
     fused = text_weight * text_features + view_weight * view_features
@@ -96,8 +94,8 @@ def remembered_views(view_features: Tensor, *, decay: float) -> Tensor:
 
     `view_features` `(..., num_rounds, dim)` are unit vectors in the order of their rounds. Round t
     of the result, of the same shape, has the direction of the sum of decay^(t − s) times the view
-    of round s over all s up to t: 0 gives the view itself, 1 the mean of all so far. Raises
-    ValueError for a decay outside [0, 1], vectors that are no unit vectors or that cancel out.
+    of round s over all s up to t. Raises ValueError for a decay outside [0, 1], vectors that are no
+    unit vectors or that cancel out.
 
     >>> remembered_views(torch.eye(2), decay=1)[1]
     tensor([0.7071, 0.7071])
@@ -147,9 +145,8 @@ class Fusion(nn.Module):
         self, text: Tensor, view: Tensor, target: Tensor, *, labels: Tensor | None = None
     ) -> Tensor:
         """`info_nce` of the fused query with its target and of `more_pairs`: all `(batch, dim)`."""
-        fused, _ = self(text, view)
         scale = self.logit_scale.exp()
-        pairs = [(fused, target), *self.more_pairs(text, view, target)]
+        pairs = [(self(text, view)[0], target), *self.more_pairs(text, view, target)]
         losses = (info_nce(a, b, scale, labels=labels) for a, b in pairs)
         return sum(losses, start=scale.new_zeros(()))
 
@@ -193,12 +190,7 @@ class ADaFuSE(Fusion):
         joint_dim = 2 * projection_dim
         self.text_projection = nn.Linear(dim, projection_dim)
         self.view_projection = nn.Linear(dim, projection_dim)
-        self.gate = nn.Sequential(
-            nn.Linear(joint_dim, hidden_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, 1),
-        )
+        self.gate = _two_layers(joint_dim, hidden_dim, 1, dropout)
         self.experts = nn.ModuleList(nn.Linear(joint_dim, hidden_dim) for _ in range(num_experts))
         self.router = nn.Sequential(
             nn.Linear(joint_dim, hidden_dim // 4),
@@ -319,12 +311,7 @@ class ConcatMLP(Fusion):
 
     def __init__(self, dim: int, *, hidden_dim: int, dropout: float = 0.2):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2 * dim, hidden_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, dim),
-        )
+        self.layers = _two_layers(2 * dim, hidden_dim, dim, dropout)
         self.logit_scale = first_logit_scale()
 
     def forward(self, text_features: Tensor, view_features: Tensor) -> Fused:
@@ -350,13 +337,10 @@ def register_fusion(name: str, fusion: type[Fusion]) -> None:
 
 
 def build_fusion(dim: int, recipe: Any) -> Fusion:
-    """An untrained fusion of features of length `dim`.
+    """An untrained fusion of features of length `dim`; DataError for an unknown one.
 
-    Args:
-        recipe: `recipe.kind` names one of `TRAINED_FUSIONS`, which gets those of the other
-            attributes that its arguments name (`daitir.recipes.settings.FusionRecipe`).
-
-    Raises DataError for an unknown fusion.
+    `recipe.kind` names one of `TRAINED_FUSIONS`, which gets those of the other attributes that its
+    arguments name (`daitir.recipes.settings.FusionRecipe`).
     """
     if recipe.kind not in TRAINED_FUSIONS:
         raise DataError(f"unknown fusion {recipe.kind!r}; choose of {', '.join(TRAINED_FUSIONS)}")
@@ -374,6 +358,16 @@ def fuse_views(fusion: Fusion, text_features: Tensor, view_features: Tensor) -> 
     texts = text_features.unsqueeze(-2).expand_as(view_features)
     fused, details = fusion(texts, view_features)
     return average_views(fused), details
+
+
+def not_unit(features: Tensor) -> Tensor:
+    """Which of `(..., dim)` vectors are not of unit norm, NaN among them: `(...)`."""
+    return ~((features.norm(dim=-1) - 1).abs() <= UNIT_TOLERANCE)
+
+
+def _two_layers(dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
+    first, last = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, out_dim)
+    return nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), last)
 
 
 def _direction(sums: Tensor, what: str) -> Tensor:
@@ -394,7 +388,6 @@ def _check_pair(text_features: Tensor, view_features: Tensor) -> None:
 
 
 def _check_unit(name: str, features: Tensor) -> None:
-    norms = features.norm(dim=-1)
-    num_bad = int((~((norms - 1).abs() <= UNIT_TOLERANCE)).sum())  # NaN is bad as well
-    if num_bad:
-        raise ValueError(f"{name} must be unit vectors; {num_bad} of {norms.numel()} are not")
+    bad = not_unit(features)
+    if bad.any():
+        raise ValueError(f"{name} must be unit vectors; {int(bad.sum())} of {bad.numel()} are not")

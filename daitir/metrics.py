@@ -9,12 +9,13 @@ per-query arrays are NaN there.
 
 import math
 import operator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+NUM_SAMPLES = 1000
 RESAMPLE_ENTRIES = 2**22  # weights held at once while bootstrapping, 64 MB with their float copy
+TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # shares of the samples below the ends of an interval
 SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)  # bounds of shares, and of differences of two shares
 Bounds = tuple[float, float] | None  # None where nothing bounds the values
 
@@ -173,25 +174,18 @@ def rank_drop_values(ranks: Any, baseline_ranks: Any, *, lengths: Any = None) ->
 
 
 def bootstrap_interval(
-    values: Any,
-    *,
-    num_samples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    bounds: Bounds = SHARES,
-    known: Any = False,
+    values: Any, *, seed: int = 0, bounds: Bounds = SHARES, known: Any = False
 ) -> tuple[Any, Any]:
-    """Percentile interval of the mean over queries, resampling queries with replacement.
+    """95% percentile interval of the mean over queries, resampling queries with replacement.
 
     Where all n values of a column are v, every sample is the same, and yet a share of up to
-    p = 1 − ((1 − level) / 2)^(1/n) of all queries may have other values. With `bounds` (a, b) the
-    interval then is [v − p (v − a), v + p (b − v)], as that of Clopper and Pearson (1934).
+    p = 1 − 0.025^(1/n) of all queries may have other values. With `bounds` (a, b) the interval then
+    is [v − p (v − a), v + p (b − v)], as that of Clopper and Pearson (1934).
 
     Args:
         values: `(num_queries,)`, or `(num_queries, num_columns)`, whose columns share their
             samples. NaN entries are left out of the means.
-        num_samples, seed: of the resampling.
-        level: the share of samples inside the interval.
+        seed: of the resampling, `NUM_SAMPLES` times.
         bounds: between which values lie; `DIFFERENCES` for those of shares. None where nothing
             bounds them: the interval of equal values is then NaN, as it is for one outside.
         known: a bool or `(num_columns,)`: columns whose equal values are no chance, such as the
@@ -201,7 +195,7 @@ def bootstrap_interval(
         The lower and the upper bound: floats, or arrays `(num_columns,)`.
 
     Raises:
-        ValueError: values that are empty, infinite or of another shape, or a bad setting.
+        ValueError: values that are empty, infinite or of another shape, or bounds out of order.
 
     Source: Efron (1979).
 
@@ -212,8 +206,21 @@ def bootstrap_interval(
     (0.292401773821286..., 1.0)
     """
     columns, is_single = _checked_values(values, "values")
-    samples = _resampled_means(columns, num_samples, seed)
-    low, high = np.where(known, _mean(columns), _interval(columns, samples, level, bounds))
+    lowest, highest = bounds or (np.nan, np.nan)
+    if lowest >= highest:
+        raise ValueError(f"bounds must be in order, not {bounds}")
+    samples = _resampled_means(columns, seed)
+    ends = np.full((2, samples.shape[1]), np.nan)
+    seen = ~np.isnan(samples).all(axis=0)
+    ends[:, seen] = np.nanquantile(samples[:, seen], TAILS, axis=0)
+    # What is known of a column of equal values.
+    value = np.fmin.reduce(columns, axis=0)
+    equal = value == np.fmax.reduce(columns, axis=0)
+    unseen = 1 - TAILS[0] ** (1 / np.maximum((~np.isnan(columns)).sum(axis=0), 1))
+    reach = value + unseen * (np.array([[lowest], [highest]]) - value)
+    inside = (value >= lowest) & (value <= highest)
+    ends = np.where(equal, np.where(inside, reach, np.nan), ends)
+    low, high = np.where(known, _mean(columns), ends)
     return (float(low[0]), float(high[0])) if is_single else (low, high)
 
 
@@ -231,48 +238,38 @@ def same_ranks(ranks: Any, others: Any) -> np.ndarray:
     return (ranks == others).reshape(-1, ranks.shape[-1]).all(axis=0)
 
 
-@dataclass(frozen=True)
-class PairedBootstrap:
-    """Mean of b − a, its percentile interval, and the share of samples in which b ≤ a."""
+class PairedBootstrap(NamedTuple):
+    """Mean of b − a, and its percentile interval."""
 
     difference: Any
     low: Any
     high: Any
-    share_b_not_above_a: Any
 
 
-def paired_bootstrap(
-    values_a: Any,
-    values_b: Any,
-    *,
-    num_samples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    bounds: Bounds = SHARES,
-) -> PairedBootstrap:
+def paired_bootstrap(values_a: Any, values_b: Any) -> PairedBootstrap:
     """Compare two methods on the same queries: mean of b − a, resampling queries in pairs.
 
     Args:
         values_a, values_b: `(num_queries,)` or `(num_queries, num_columns)` both. A query where
-            either value is NaN is left out.
-        num_samples, seed, level: as in `bootstrap_interval`, with the same errors.
-        bounds: of the values of both methods, not of their differences, or None.
+            either value is NaN is left out. Values that all lie between 0 and 1 are taken for
+            shares, which bounds the interval of equal differences.
 
     Returns:
-        Floats, or arrays `(num_columns,)`; the share is a one-sided p-value for "b is greater".
+        Floats, or arrays `(num_columns,)`.
 
-    >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], num_samples=200, seed=0).difference
+    Raises:
+        ValueError: as `bootstrap_interval`, or values of two shapes.
+
+    >>> paired_bootstrap([0.0, 1.0, 0.0], [1.0, 1.0, 1.0]).difference
     0.6666666666666666
     """
     columns_a, is_single = _checked_values(values_a, "values_a")
     columns_b, _ = _checked_values(values_b, "values_b")
     _check_shapes("values_a and values_b", np.shape(values_a), np.shape(values_b))
+    is_beyond = any((c < SHARES[0]).any() or (c > SHARES[1]).any() for c in (columns_a, columns_b))
     differences = columns_b - columns_a
-    samples = _resampled_means(differences, num_samples, seed)
-    bounds = _of_differences(bounds, columns_a, columns_b)
-    low, high = _interval(differences, samples, level, bounds)
-    share = _mean(np.where(np.isnan(samples), np.nan, samples <= 0))
-    results = (_mean(differences), low, high, share)
+    interval = bootstrap_interval(differences, bounds=None if is_beyond else DIFFERENCES)
+    results = (_mean(differences), *interval)
     return PairedBootstrap(*(float(column[0]) if is_single else column for column in results))
 
 
@@ -282,48 +279,21 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
 
 
-def _resampled_means(columns: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
-    """Means `(num_samples, num_columns)` of resampled queries, as products with their counts."""
-    if operator.index(num_samples) < 1:
-        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+def _resampled_means(columns: np.ndarray, seed: int) -> np.ndarray:
+    """Means `(NUM_SAMPLES, num_columns)` of resampled queries, as products with their counts."""
     rng = np.random.default_rng(seed)
     num_queries = len(columns)
     present = ~np.isnan(columns)
     filled = np.where(present, columns, 0.0)
     chunk_size = max(1, RESAMPLE_ENTRIES // num_queries)
     means = []
-    for start in range(0, num_samples, chunk_size):
-        size = min(chunk_size, num_samples - start)
+    for start in range(0, NUM_SAMPLES, chunk_size):
+        size = min(chunk_size, NUM_SAMPLES - start)
         counts = rng.multinomial(num_queries, np.full(num_queries, 1 / num_queries), size=size)
         counts = counts.astype(float)  # a product of floats is a fast matrix product
         with np.errstate(invalid="ignore"):  # a sample may miss every present entry of a column
             means.append((counts @ filled) / (counts @ present.astype(float)))
     return np.concatenate(means)
-
-
-def _interval(columns: np.ndarray, samples: np.ndarray, level: float, bounds: Bounds) -> np.ndarray:
-    """Percentiles `(2, num_columns)` of samples, or what is known of a column of equal values."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
-    lowest, highest = bounds or (np.nan, np.nan)
-    if lowest >= highest:
-        raise ValueError(f"bounds must be in order, not {bounds}")
-    ends = np.full((2, samples.shape[1]), np.nan)
-    seen = ~np.isnan(samples).all(axis=0)
-    ends[:, seen] = np.nanquantile(samples[:, seen], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    value = np.fmin.reduce(columns, axis=0)
-    equal = value == np.fmax.reduce(columns, axis=0)
-    unseen = 1 - ((1 - level) / 2) ** (1 / np.maximum((~np.isnan(columns)).sum(axis=0), 1))
-    reach = value + unseen * (np.array([[lowest], [highest]]) - value)
-    inside = (value >= lowest) & (value <= highest)
-    return np.where(equal, np.where(inside, reach, np.nan), ends)
-
-
-def _of_differences(bounds: Bounds, *columns: np.ndarray) -> Bounds:
-    """The bounds of differences of values, None where a value lies outside its own."""
-    if bounds is None or any((c < bounds[0]).any() or (c > bounds[1]).any() for c in columns):
-        return None
-    return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
 def _to_numpy(values: Any, name: str) -> np.ndarray:
@@ -335,36 +305,34 @@ def _to_numpy(values: Any, name: str) -> np.ndarray:
         raise ValueError(line) from error
 
 
+def _integers(values: Any, name: str) -> np.ndarray:
+    values = _to_numpy(values, name)
+    if values.size and not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, not {values.dtype}")
+    return values
+
+
 def _checked_ranks(ranks: Any, lengths: Any, name: str = "ranks") -> tuple[np.ndarray, np.ndarray]:
     """Ranks as int64 and a mask of the rounds that exist, `(num_queries, num_rounds)` both."""
-    ranks = _to_numpy(ranks, name)
+    ranks = _integers(ranks, name)
     if ranks.ndim != 2 or ranks.size == 0:
         raise ValueError(
             f"{name} must be (num_queries, num_rounds) and not empty, not of shape {ranks.shape}"
         )
-    if not np.issubdtype(ranks.dtype, np.integer):
-        raise TypeError(f"{name} must be integers, not {ranks.dtype}")
+    num_queries, num_rounds = ranks.shape
     present = np.ones(ranks.shape, dtype=bool)
     if lengths is not None:
-        present = np.arange(ranks.shape[1]) < _checked_lengths(lengths, ranks.shape)[:, None]
+        lengths = _integers(lengths, "lengths")
+        if lengths.shape != (num_queries,) or lengths.min() < 1 or lengths.max() > num_rounds:
+            raise ValueError(
+                f"lengths must be of shape ({num_queries},) and lie between 1 and the {num_rounds} "
+                f"rounds of ranks, not {lengths}"
+            )
+        present = np.arange(num_rounds) < lengths[:, None]
     num_negative = int(np.sum((ranks < 0) & present))
     if num_negative:
         raise ValueError(f"{name} are 0-based and cannot be negative; {num_negative} are")
     return np.where(present, ranks, 0).astype(np.int64), present
-
-
-def _checked_lengths(lengths: Any, shape: tuple[int, int]) -> np.ndarray:
-    lengths = _to_numpy(lengths, "lengths")
-    if lengths.shape != shape[:1]:
-        raise ValueError(f"lengths must be of shape ({shape[0]},), not {lengths.shape}")
-    if not np.issubdtype(lengths.dtype, np.integer):
-        raise TypeError(f"lengths must be integers, not {lengths.dtype}")
-    if lengths.min() < 1 or lengths.max() > shape[1]:
-        raise ValueError(
-            f"lengths must lie between 1 and the {shape[1]} rounds of ranks, "
-            f"not between {lengths.min()} and {lengths.max()}"
-        )
-    return lengths
 
 
 def _checked_pair(ranks: Any, baseline_ranks: Any, lengths: Any) -> tuple[np.ndarray, ...]:

@@ -13,15 +13,10 @@ from torch import Tensor, nn
 
 from daitir.common.errors import DataError
 
-DMCL_WEIGHTS = MappingProxyType(
-    {
-        "text_target": 1.0,
-        "view_target": 1.0,
-        "fused_target": 1.0,
-        "text_view": 0.5,
-        "agreement": 0.2,
-    }
-)
+DMCL_WEIGHTS = MappingProxyType({
+    "text_target": 1.0, "view_target": 1.0, "fused_target": 1.0, "text_view": 0.5,
+    "agreement": 0.2,
+})  # fmt: skip
 """The weights of DMCL's terms (released code)."""
 DMCL_TERMS = tuple(DMCL_WEIGHTS)
 
@@ -37,8 +32,7 @@ def info_nce(
     in nats.
 
     Args:
-        a: unit vectors `(batch, dim)`.
-        b: unit vectors `(batch, dim)`.
+        a, b: unit vectors `(batch, dim)`.
         logit_scale: s, a factor, not its logarithm.
         labels: integers `(batch,)`, the ids of the rows' targets: rows with the same one are no
             negatives of each other.
@@ -56,11 +50,7 @@ def info_nce(
     >>> info_nce(torch.eye(2), torch.eye(2), 1.0)
     tensor(0.3133)
     """
-    if a.ndim != 2 or a.shape != b.shape or len(a) == 0:
-        raise ValueError(
-            f"a and b must both be (batch, dim) and not empty, not {tuple(a.shape)} "
-            f"and {tuple(b.shape)}"
-        )
+    _check_rows("a and b", a, b, "dim")
     logits = logit_scale * a @ b.T
     if labels is not None:
         if labels.shape != a.shape[:1]:
@@ -72,29 +62,20 @@ def info_nce(
     return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
 
-def hard_negative_loss(
-    similarity: Tensor,
-    *,
-    k: int = HARD_K,
-    margin: float = HARD_MARGIN,
-    temperature: float = HARD_TEMPERATURE,
-    labels: Tensor | None = None,
-) -> Tensor:
+def hard_negative_loss(similarity: Tensor, *, labels: Tensor | None = None) -> Tensor:
     """Softplus of how close the hardest negatives of a batch come to the positive.
 
-    The mean of softplus((s_neg - s_pos + margin) / temperature) over the `k` most similar negatives
-    of each row, averaged over both directions. `similarity` `(batch, batch)` are cosines with the
-    pairs on the diagonal; `labels` are as in `info_nce`. Rows with fewer than `k` negatives use
-    all they have. DMCL (released code), equation `eq-hard`. Raises ValueError for another shape,
-    k below 1 or a batch without any negative.
+    The mean of softplus((s_neg - s_pos + HARD_MARGIN) / HARD_TEMPERATURE) over the `HARD_K` most
+    similar negatives of each row, averaged over both directions. `similarity` `(batch, batch)` are
+    cosines with the pairs on the diagonal; `labels` are as in `info_nce`. Rows with fewer negatives
+    use all they have. DMCL (released code), equation `eq-hard`. Raises ValueError for another shape
+    or a batch without any negative.
 
-    >>> hard_negative_loss(torch.eye(2), k=1, margin=1.0, temperature=1.0)
+    >>> hard_negative_loss(torch.tensor([[0.6, 0.5], [0.5, 0.6]]))
     tensor(0.6931)
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be (batch, batch), not {tuple(similarity.shape)}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
     negative = ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     if labels is not None:
         negative &= labels[:, None] != labels
@@ -102,8 +83,10 @@ def hard_negative_loss(
         raise ValueError("the batch holds no negative; use more than one target")
     terms = []
     for scores in (similarity, similarity.T):
-        hardest, indices = scores.masked_fill(~negative, float("-inf")).topk(min(k, len(scores)))
-        losses = F.softplus((hardest - scores.diagonal()[:, None] + margin) / temperature)
+        scores_of_negatives = scores.masked_fill(~negative, float("-inf"))
+        hardest, indices = scores_of_negatives.topk(min(HARD_K, len(scores)))
+        excess = hardest - scores.diagonal()[:, None] + HARD_MARGIN
+        losses = F.softplus(excess / HARD_TEMPERATURE)
         terms.append(losses[negative.gather(1, indices)].mean())
     return (terms[0] + terms[1]) / 2
 
@@ -117,11 +100,7 @@ def jensen_shannon(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     >>> jensen_shannon(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]))
     tensor(0.6931)
     """
-    if logits_p.ndim != 2 or logits_p.shape != logits_q.shape or len(logits_p) == 0:
-        raise ValueError(
-            f"the logits must both be (batch, num_classes) and not empty, not "
-            f"{tuple(logits_p.shape)} and {tuple(logits_q.shape)}"
-        )
+    _check_rows("the logits", logits_p, logits_q, "num_classes")
     log_p, log_q = logits_p.log_softmax(dim=-1), logits_q.log_softmax(dim=-1)
     log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
     divergences = [
@@ -130,16 +109,17 @@ def jensen_shannon(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     return (divergences[0] + divergences[1]) / 2
 
 
+def _check_rows(names: str, a: Tensor, b: Tensor, columns: str) -> None:
+    if a.ndim != 2 or a.shape != b.shape or len(a) == 0:
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"{names} must both be (batch, {columns}) and not empty, not {shapes}")
+
+
 class Objective(nn.Module):
-    """What fine-tuning minimises; a new one is a subclass, known by `register_objective`.
+    """What fine-tuning minimises; a new one is a subclass, known by `register_objective`."""
 
-    Attributes:
-        terms: names of what the loss is made of, each a column of the training's log.
-        needs_views: whether the loss looks at views.
-    """
-
-    terms: tuple[str, ...]
-    needs_views = True
+    terms: tuple[str, ...]  # what the loss is made of, each a column of the training's log
+    needs_views = True  # whether the loss looks at views
 
     def forward(
         self,
@@ -154,9 +134,8 @@ class Objective(nn.Module):
         """The loss, a scalar, and its terms by name.
 
         Args:
-            text_features: `(batch, dim)`, unit vectors.
+            text_features, target_features: `(batch, dim)`, unit vectors.
             view_features: `(batch, dim)`, unit vectors; None where no view is needed.
-            target_features: `(batch, dim)`, unit vectors.
             logit_scale: a factor, not its logarithm.
             labels: `(batch,)`, ids of the targets; rows with the same are no negatives of each
                 other.
@@ -250,22 +229,27 @@ class DMCLLoss(Objective):
         those rows; where there are none, `text_target` is the loss. Raises ValueError for views
         that are needed, and as `info_nce` does.
         """
-        text_target = self._to_target(text_features, target_features, logit_scale, labels)
+
+        def to_target(query_features: Tensor) -> Tensor:  # below, of the rows that have a view
+            loss = info_nce(query_features, target_features, logit_scale, labels=labels)
+            if self.hard_negatives:
+                similarity = query_features @ target_features.T
+                loss = loss + HARD_WEIGHT * hard_negative_loss(similarity, labels=labels)
+            return loss
+
+        text_target = to_target(text_features)
         terms = {"text_target": text_target}
-        if view_features is None and view_rows is None:
+        if view_rows is not None and len(view_rows) == 0:
+            return text_target * (self.weights[0] > 0), terms
+        if view_features is None:
             if self.needs_views:
                 raise ValueError("the views are missing; only text_target alone needs none")
             return text_target, terms
         if view_rows is not None:
-            if len(view_rows) == 0:
-                return text_target * (self.weights[0] > 0), terms
             text_features, target_features = text_features[view_rows], target_features[view_rows]
             labels = None if labels is None else labels[view_rows]
-        if view_features is None:
-            raise ValueError("view_rows tells which rows have a view; their features are missing")
-        fused_features = F.normalize(text_features + view_features, dim=-1)
-        for name, query in (("view_target", view_features), ("fused_target", fused_features)):
-            terms[name] = self._to_target(query, target_features, logit_scale, labels)
+        terms["view_target"] = to_target(view_features)
+        terms["fused_target"] = to_target(F.normalize(text_features + view_features, dim=-1))
         terms["text_view"] = info_nce(text_features, view_features, logit_scale, labels=labels)
         terms["agreement"] = jensen_shannon(
             logit_scale * text_features @ target_features.T,
@@ -274,20 +258,6 @@ class DMCLLoss(Objective):
         values = torch.stack([terms[name] for name in DMCL_TERMS])
         weights = self.weights.to(values)
         return (weights * values).sum() / weights.sum(), terms
-
-    def _to_target(
-        self,
-        query_features: Tensor,
-        target_features: Tensor,
-        logit_scale: Tensor | float,
-        labels: Tensor | None,
-    ) -> Tensor:
-        """InfoNCE of queries with their targets, with hard negatives where they are asked for."""
-        loss = info_nce(query_features, target_features, logit_scale, labels=labels)
-        if self.hard_negatives:
-            similarity = query_features @ target_features.T
-            loss = loss + HARD_WEIGHT * hard_negative_loss(similarity, labels=labels)
-        return loss
 
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {"dmcl": DMCLLoss.of}

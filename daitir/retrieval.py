@@ -18,8 +18,6 @@ def target_ranks(
     query_features: Tensor,
     gallery_features: Tensor,
     target_indices: Tensor,
-    *,
-    chunk_size: int | None = None,
 ) -> Tensor:
     """Rank of each query's target: how many other gallery images score at least as high.
 
@@ -31,14 +29,13 @@ def target_ranks(
         query_features: `(num_queries, dim)` or `(num_queries, num_rounds, dim)`.
         gallery_features: `(num_images, dim)`.
         target_indices: `(num_queries,)`, places in the gallery.
-        chunk_size: how many queries' scores exist at once; by default about 64 MB of them.
 
     Returns:
         int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
 
     Raises:
-        ValueError, TypeError: shapes or devices that do not fit, an empty input, NaN or infinite
-            features, or targets outside the gallery.
+        ValueError, TypeError: shapes that do not fit, an empty input, NaN or infinite features, or
+            targets outside the gallery.
 
     Source: `book/notation.md`, Ranks.
 
@@ -46,17 +43,13 @@ def target_ranks(
     >>> target_ranks(torch.tensor([[0.8, 0.6], [0.0, 1.0]]), gallery, torch.tensor([0, 2]))
     tensor([1, 0])
     """
-    _check_features(query_features, gallery_features)
-    targets = _checked_targets(target_indices, len(query_features), len(gallery_features))
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
 
     def count(scores: Tensor, targets: Tensor) -> Tensor:
         target_scores = scores.gather(1, targets)
         # Written over the scores as 0.0 and 1.0: summing floats is twice as fast as booleans.
         return torch.ge(scores, target_scores, out=scores).sum(dim=1)
 
-    return _ranks([query_features], gallery_features, targets, count, chunk_size)
+    return _ranks([query_features], gallery_features, target_indices, count)
 
 
 @torch.no_grad()
@@ -65,10 +58,8 @@ def reciprocal_rank_fusion(
     view_features: Tensor,
     gallery_features: Tensor,
     target_indices: Tensor,
-    *,
-    constant: float = 60.0,
 ) -> Tensor:
-    """Ranks of targets where each image scores 1 / (constant + place) in both rankings, summed.
+    """Ranks of targets where each image scores 1 / (60 + place) in both rankings, summed.
 
     An image's place is the number of images that score at least as high, itself included: places
     count from 1, and images that tie share the last of their places. Ties in the sum, which is
@@ -79,7 +70,6 @@ def reciprocal_rank_fusion(
         view_features: of the same shape.
         gallery_features: `(num_images, dim)`.
         target_indices: `(num_queries,)`, places in the gallery.
-        constant: the larger, the less the first places stand out.
 
     Returns:
         int64 ranks, counted from 0: `(num_queries,)` or `(num_queries, num_rounds)`.
@@ -98,14 +88,9 @@ def reciprocal_rank_fusion(
         raise ValueError(
             f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
         )
-    _check_features(text_features, gallery_features)
-    _check_features(view_features, gallery_features)
-
     num_images = len(gallery_features)
-    targets = _checked_targets(target_indices, len(text_features), num_images)
-
     indices = np.arange(num_images)
-    rewards = 1 / (constant + num_images - indices)  # by how many images score lower
+    rewards = 1 / (60.0 + num_images - indices)  # by how many images score lower
 
     def by_places(scores: Tensor) -> Tensor:
         """The reward of each image's place; NumPy sorts a row many times faster than torch."""
@@ -121,24 +106,24 @@ def reciprocal_rank_fusion(
         total = by_places(text_scores) + by_places(view_scores)
         return (total >= ROUNDED * total.gather(1, targets)).sum(dim=1)
 
-    return _ranks([text_features, view_features], gallery_features, targets, count)
+    return _ranks([text_features, view_features], gallery_features, target_indices, count)
 
 
 def _ranks(
     kinds: Sequence[Tensor],
     gallery_features: Tensor,
-    targets: Tensor,
+    target_indices: Tensor,
     count: Callable[..., Tensor],
-    chunk_size: int | None = None,
 ) -> Tensor:
-    """Ranks `(num_queries,)` or `(num_queries, num_rounds)` of targets by several kinds of scores.
+    """Ranks of targets by several kinds of scores, each of one of the `kinds` of query features.
 
-    Args:
-        kinds: query features of one shape, `(num_queries, dim)` or with an axis of rounds.
-        count: maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to how
-            many images score at least as high, the target included; may write over the scores.
+    `count` maps the scores `(rows, num_images)` of each kind and the targets `(rows, 1)` to numbers
+    of images that score at least as high, the target included; it may write over the scores.
     """
+    for features in kinds:
+        _check_features(features, gallery_features)
     num_images, dim = gallery_features.shape
+    targets = _checked_targets(target_indices, len(kinds[0]), num_images)
     dtype = torch.float32
     for features in (*kinds, gallery_features):
         dtype = torch.promote_types(dtype, features.dtype)
@@ -151,7 +136,7 @@ def _ranks(
     gallery = gallery_features.to(dtype)
     firsts = first_equal(gallery)
     copies = (firsts != torch.arange(num_images, device=firsts.device)).nonzero()[:, 0]
-    num_rows = chunk_rows(len(asked), num_images, itemsize=dtype.itemsize, chunk_size=chunk_size)
+    num_rows = chunk_rows(len(asked), num_images, itemsize=dtype.itemsize)
 
     ranks = torch.empty(len(asked), dtype=torch.int64, device=gallery.device)
     scores = [torch.empty(num_rows, num_images, dtype=dtype, device=gallery.device) for _ in kinds]
@@ -180,25 +165,22 @@ def first_equal(features: Tensor) -> Tensor:
     rows = (number[value] > 1).nonzero()[:, 0]
     if len(rows):
         _, group = features[rows].unique(dim=0, return_inverse=True)
-        firsts[rows] = rows.new_full((len(rows),), len(features)).scatter_reduce(
-            0, group, rows, "amin"
-        )[group]
+        first = torch.full_like(rows, len(features)).scatter_reduce(0, group, rows, "amin")
+        firsts[rows] = first[group]
     return firsts
 
 
-def chunk_rows(
-    num_queries: int, num_images: int, *, itemsize: int = 4, chunk_size: int | None = None
-) -> int:
-    """Number of queries in each product of `target_ranks`: chunks of equal size within the limit.
+def chunk_rows(num_queries: int, num_images: int, *, itemsize: int = 4) -> int:
+    """Number of queries in each product of `target_ranks`: chunks of equal size, of about 64 MB.
 
-    `itemsize` is the size of a score in bytes; `chunk_size` replaces the limit of about 64 MB.
+    `itemsize` is the size of a score in bytes.
 
     >>> chunk_rows(22_704, 50_000), chunk_rows(400, 50_000), chunk_rows(1, 50_000)
     (334, 200, 16)
     """
-    limit = chunk_size or max(CHUNK_BYTES // (num_images * itemsize), MIN_CHUNK_ROWS)
+    limit = max(CHUNK_BYTES // (num_images * itemsize), MIN_CHUNK_ROWS)
     num_chunks = math.ceil(num_queries / limit)
-    return max(math.ceil(num_queries / num_chunks), min(limit, MIN_CHUNK_ROWS))
+    return max(math.ceil(num_queries / num_chunks), MIN_CHUNK_ROWS)
 
 
 def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Tensor:
@@ -207,17 +189,11 @@ def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Te
     `query_features` `(num_queries, dim)`, `features` `(num_rows, dim)` and `indices` `(num_queries,
     k)` give `(num_queries, k)`. A product of matrices rounds a row by its place; here each pair is
     summed by itself, in double precision.
-
-    >>> pair_scores(torch.eye(2), torch.eye(2), torch.tensor([[0, 1], [0, 1]]))
-    tensor([[1., 0.],
-            [0., 1.]])
     """
     size = max(1, CHUNK_BYTES // (8 * indices.shape[1] * features.shape[1]))
-    scores = [
-        (query[:, None].double() * features[rows]).sum(dim=2).float()
-        for query, rows in zip(query_features.split(size), indices.split(size), strict=True)
-    ]
-    return torch.cat(scores)
+    chunks = zip(query_features.split(size), indices.split(size), strict=True)
+    scores = [(query[:, None].double() * features[rows]).sum(dim=2) for query, rows in chunks]
+    return torch.cat(scores).float()
 
 
 def best_first(scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,11 +222,6 @@ def _check_features(query_features: Tensor, gallery_features: Tensor) -> None:
             f"query_features have dim {query_features.shape[-1]} and gallery_features "
             f"{gallery_features.shape[-1]}: encode both with one encoder"
         )
-    if query_features.device != gallery_features.device:
-        raise ValueError(
-            f"query_features are on {query_features.device} and gallery_features on "
-            f"{gallery_features.device}: move both to one device"
-        )
     if len(gallery_features) > MAX_GALLERY:
         raise ValueError(f"gallery_features have {len(gallery_features)} rows, above {MAX_GALLERY}")
     for name, features in named.items():
@@ -266,13 +237,10 @@ def _checked_targets(target_indices: Tensor, num_queries: int, num_images: int) 
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise TypeError(f"target_indices must be integers, not {targets.dtype}")
     if targets.shape != (num_queries,):
-        raise ValueError(
-            f"target_indices must be of shape ({num_queries},), not {tuple(targets.shape)}"
-        )
+        shape = tuple(targets.shape)
+        raise ValueError(f"target_indices must be of shape ({num_queries},), not {shape}")
     num_outside = int(((targets < 0) | (targets >= num_images)).sum())
     if num_outside:
-        raise ValueError(
-            f"{num_outside} of {num_queries} target_indices lie outside the gallery of "
-            f"{num_images} images"
-        )
+        outside = f"{num_outside} of {num_queries} target_indices"
+        raise ValueError(f"{outside} lie outside the gallery of {num_images} images")
     return targets.long()

@@ -5,6 +5,13 @@ import dataclasses
 from daitir.recipes.settings import EncoderRecipe, FusionRecipe
 from daitir.studies.profiles import PROFILES
 
+
+def first_of(queries, number):
+    """A query set with its first dialogues alone."""
+    parts = (getattr(queries, field.name) for field in dataclasses.fields(queries))
+    return type(queries)(*(None if part is None else part[:number] for part in parts))
+
+
 FUSION_RECIPE = FusionRecipe(
     "adafuse",
     steps=120,

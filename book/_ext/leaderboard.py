@@ -58,7 +58,7 @@ def as_json(table: pd.DataFrame) -> str:
     """All rows, each name written once."""
     shown = table[table["metric"].str.removesuffix("_gain").isin(METRICS)]
     shown = shown.assign(rival=shown["rival"].str.partition(",")[0], full=shown["rival"])
-    columns = ("benchmark", "encoder", "query", "text", "noise", "full", "metric", "seed")
+    columns = ("benchmark", "encoder", "query", "text", "noise", "full", "metric", "num_seeds")
     names = {column: sorted(set(shown[column])) for column in columns}
     codes = {column: {n: i for i, n in enumerate(names[column])} for column in columns}
     rows = []
@@ -83,7 +83,7 @@ def as_html(table: pd.DataFrame) -> str:
     for row in values.sort_values("value", ascending=False).to_dict("records"):
         place = tuple(row[n] for n in ("benchmark", "encoder", "query", "text", "noise"))
         cells = (row["encoder"], row["query"], row["text"], row["noise"],
-                 row["seed"].removeprefix("mean of "), with_interval(row, points=True),
+                 row["num_seeds"], with_interval(row, points=True),
                  f"{float(groups.get(place, float('nan'))):.0f}")  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
     heads = ("encoder", "query", "text", "noise", "seeds", "Hits@10, round 10", "tie group")

@@ -4,10 +4,10 @@
   if (!store) return;
   const { names, rows, ties, metrics, first } = JSON.parse(store.textContent);
   const box = document.getElementById("leaderboard-table");
-  const keys = ["benchmark", "encoder", "query", "text", "noise", "rival", "metric", "seed"];
+  const keys = ["benchmark", "encoder", "query", "text", "noise", "rival", "metric", "seeds"];
   const data = rows.map((row) => {
     const one = { round: row[8], value: row[9], low: row[10], high: row[11], detectable: row[12] };
-    keys.forEach((key, i) => { one[key] = names[key === "rival" ? "full" : key][row[i]]; });
+    keys.forEach((key, i) => { one[key] = names[{ rival: "full", seeds: "num_seeds" }[key] ?? key][row[i]]; });
     return one;
   });
   const rivals = [...new Set(data.map((r) => r.rival.split(",")[0]).filter(Boolean))];
@@ -55,7 +55,7 @@
     return inside.filter((r) => r.metric === chosen.metric && !r.rival).map((r) => {
       const gain = gains.get(place(r));
       const tie = [chosen.benchmark, place(r), group].join("|");
-      return { ...r, seeds: r.seed.replace("mean of ", ""), row: r, gain,
+      return { ...r, row: r, gain,
         gained: gain ? gain.value : -Infinity, tie: chosen.round === 10 ? ties[tie] ?? "" : "" };
     });
   }

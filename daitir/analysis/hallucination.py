@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -33,25 +34,21 @@ CUE_KINDS = ("supported", "contradicted", "lucky", "invented")
 
 @dataclass(frozen=True)
 class Cues:
-    """The cues of one view.
+    """The cues of one view."""
 
-    Attributes:
-        kinds: each cue's kind, one of `CUE_KINDS`. An object that stands in the view a second time
-            is the cue `Fact(category, "present", True)` of `extra` and not of `kinds`.
-        extra: second and further objects of a category, which no scene has: always invented.
-        omitted: stated facts about what the view does not show.
-    """
+    kinds: Mapping[Fact, str]  # of `CUE_KINDS`
+    extra: tuple[Fact, ...]  # presence of a second object of a category: always invented
+    omitted: tuple[Fact, ...]  # stated facts about what the view does not show
 
-    kinds: Mapping[Fact, str]
-    extra: tuple[Fact, ...]
-    omitted: tuple[Fact, ...]
+    @property
+    def judged(self) -> list[tuple[Fact, str]]:
+        """Every fact with its kind, those of `extra` and, as `"omitted"`, those omitted too."""
+        others = [(fact, "invented") for fact in self.extra]
+        return [*self.kinds.items(), *others, *((fact, "omitted") for fact in self.omitted)]
 
     def count(self, kind: str) -> int:
         """How many cues are of a kind of `CUE_KINDS`, or `"omitted"`."""
-        if kind == "omitted":
-            return len(self.omitted)
-        number = list(self.kinds.values()).count(kind)
-        return number + (len(self.extra) if kind == "invented" else 0)
+        return [of for _, of in self.judged].count(kind)
 
 
 def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
@@ -87,29 +84,22 @@ def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
 
 
 def cue_table(
-    captions: Sequence[Sequence[str]],
-    readings: Sequence[Sequence[Scene]],
-    targets: Sequence[Scene],
+    captions: Sequence[Sequence[str]], readings: Sequence[Sequence[Scene]], targets: Sequence[Scene]
 ) -> pd.DataFrame:
     """How many cues of each kind every view has, by attribute.
 
     `captions[dialogue][view]` are the texts that were drawn, `readings[dialogue][view]` what the
-    recogniser reads off the views, and `targets` the true scene of each dialogue.
-
-    Returns the columns `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind`
-    (of `CUE_KINDS`, or `omitted`) and `number`, in order; those without a cue are left out.
+    recogniser reads off the views, and `targets` the true scene of each dialogue. The columns are
+    `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (of `CUE_KINDS`, or
+    `omitted`) and `number`; what has no cue is left out.
     """
     rows = []
-    for dialogue, (texts, scenes, target) in enumerate(
-        zip(captions, readings, targets, strict=True)
-    ):
+    dialogues = zip(captions, readings, targets, strict=True)
+    for dialogue, (texts, scenes, target) in enumerate(dialogues):
         for view, (text, seen) in enumerate(zip(texts, scenes, strict=True)):
-            view_cues = cues(parse(text).facts, seen, target)
-            judged = [*view_cues.kinds.items(), *((f, "invented") for f in view_cues.extra)]
-            judged += [(fact, "omitted") for fact in view_cues.omitted]
             counts = Counter(
                 ("relation" if fact.attribute in world.RELATIONS else fact.attribute, kind)
-                for fact, kind in judged
+                for fact, kind in cues(parse(text).facts, seen, target).judged
             )
             rows += [(dialogue, view, *key, number) for key, number in sorted(counts.items())]
     return pd.DataFrame(rows, columns=["dialogue", "view", "attribute", "kind", "number"])
@@ -120,8 +110,8 @@ def one_of_each(
 ) -> tuple[Scene, tuple[Fact, ...]]:
     """The view with one object of each category, and the others as facts.
 
-    Where a category stands in the view twice, the object counts that best fits `stated`, a map from
-    (subject, attribute) to value; the first of equals.
+    Of several that object counts which fits `stated`, values by (subject, attribute), best; the
+    first of equals.
     """
 
     def fit(item: SceneObject) -> int:
@@ -134,36 +124,25 @@ def one_of_each(
     for item in seen.objects:
         if item.category not in best or fit(item) > fit(best[item.category]):
             best[item.category] = item
-    extra = tuple(
-        Fact(item.category, "present", True)
-        for item in seen.objects
-        if item is not best[item.category]
-    )
+    others = [item for item in seen.objects if item is not best[item.category]]
+    extra = tuple(Fact(item.category, "present", True) for item in others)
     return replace(seen, objects=tuple(best.values())), extra
 
 
 class Intervention(NamedTuple):
-    """A view with one cue changed and everything else as it was.
+    """A view with one cue changed and everything else as it was."""
 
-    `action` is `repair`, a cue false of the target made true, or `break`, a true one made false.
-    `cue` is `place`, `time`, `weather`, `colour`, `size`, `column`, `row`, `false object` (taken
-    out to repair, put in to break) or `missing object` (the other way round).
-    """
-
-    action: str
-    cue: str
+    action: str  # `repair`, a cue false of the target made true, or `break`, a true one made false
+    cue: str  # an attribute, `missing object`, or `false object`, which a repair takes out
     scene: Scene
 
 
-def interventions(
-    view: Scene, target: Scene, *, seed: int | str = 0
-) -> tuple[list[Intervention], int]:
+def interventions(view: Scene, target: Scene, *, seed: str) -> tuple[list[Intervention], int]:
     """Every single repair of a view, and for every true cue of it one way to break it.
 
-    The view has one object of each category at most; see `one_of_each`. `seed` chooses the false
-    values and the object that is put in. An attribute of an object that the target lacks is
-    repaired with the object, not by itself. The second value is how many interventions could not be
-    made since the cell was taken.
+    The view is as `one_of_each` gives it. `seed` chooses the false values and the object that is
+    put in. An attribute of an object that the target lacks is repaired with the object, not by
+    itself. The second value is how many could not be made since the cell was taken.
     """
     rng = random.Random(f"interventions/{seed}")
     changes: list[tuple[str, str, Fact | SceneObject]] = []
@@ -190,10 +169,8 @@ def interventions(
     made, taken = [], {(item.column, item.row) for item in view.objects}
     for action, cue, change in changes:
         if isinstance(change, Fact):
-            try:
+            with suppress(ValueError):  # the cell is taken, or no cell is free
                 made.append(Intervention(action, cue, counterfactual(view, change)))
-            except ValueError:  # the cell is taken, or no cell is free
-                continue
         elif (change.column, change.row) not in taken:
             scene = replace(view, objects=(*view.objects, change))
             made.append(Intervention(action, cue, scene))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from daitir.common.versions import versions
-from daitir.metrics import PairedBootstrap
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -19,14 +18,14 @@ def made_with() -> dict[str, Any]:
     return {name: value for name, value in versions().items() if name != "commit"}
 
 
-def interval_text(estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0) -> str:
+def interval_text(estimate: Iterable[float], *, scale: float = 100.0) -> str:
     """A paired bootstrap, or a value with its bounds, as text in points.
 
     >>> interval_text((0.025, 0.01, 0.041))
     '+2.5 (+1.0 to +4.1)'
     """
-    numbers = (scale * number for number in _with_bounds(estimate))
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
+    value, low, high = (scale * number for number in estimate)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def say(text: str, **numbers: Any) -> Markdown:
@@ -40,23 +39,14 @@ def say(text: str, **numbers: Any) -> Markdown:
     return Markdown(text.format(**numbers))
 
 
-def bounds(
-    name: str, estimate: PairedBootstrap | Iterable[float], *, scale: float = 100.0
-) -> dict[str, float]:
+def bounds(name: str, estimate: Iterable[float], *, scale: float = 100.0) -> dict[str, float]:
     """A value and its bounds as numbers of prose: `name`, `name_low` and `name_high`.
 
-    >>> bounds("gain", (0.025, 0.01, 0.041))
-    {'gain': 2.5, 'gain_low': 1.0, 'gain_high': 4.1}
+    >>> bounds("gain", (0.25, 0.125, 0.5))
+    {'gain': 25.0, 'gain_low': 12.5, 'gain_high': 50.0}
     """
-    names = (name, f"{name}_low", f"{name}_high")
-    return {n: scale * float(v) for n, v in zip(names, _with_bounds(estimate), strict=True)}
-
-
-def _with_bounds(estimate: PairedBootstrap | Iterable[float]) -> tuple[float, float, float]:
-    if isinstance(estimate, PairedBootstrap):
-        return estimate.difference, estimate.low, estimate.high
-    value, low, high = estimate
-    return value, low, high
+    value, low, high = (scale * float(number) for number in estimate)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def read_leaderboard(path: str) -> pd.DataFrame:

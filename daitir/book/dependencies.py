@@ -43,14 +43,12 @@ def imported_modules(tree: ast.AST, *, package: str = "") -> set[str]:
 
     A name may be a function: `from daitir.metrics import recall_at_k` gives both `daitir.metrics`
     and its attribute. A string that could be the name of a module, for a late import, counts as
-    one; what only type checkers import does not count. `EXPORTS` is among them where code gets hold
-    of the package itself, `EVERY_MODULE` where it computes the name of a module that no string
-    tells. Relative imports start from `package`.
+    one; what only type checkers import does not. Relative imports start from `package`. `EXPORTS`
+    is among the names where code gets hold of the package itself, `EVERY_MODULE` where it computes
+    the name of a module that no string tells.
 
     >>> sorted(imported_modules(ast.parse("def f():\\n    from daitir import metrics")))
     ['daitir', 'daitir.metrics']
-    >>> sorted(imported_modules(ast.parse("from .files import claimed"), package="daitir.common"))
-    ['daitir.common.files', 'daitir.common.files.claimed']
     """
     names, told, computes_a_name = set(), set(), False
     for node in _running_nodes(tree):
@@ -105,9 +103,9 @@ def _lazy_exports(root: ast.Module) -> tuple[dict[str, str], ast.Module]:
     exports: dict[str, str] = {}
     rest = []
     for node in root.body:
-        if isinstance(node, ast.Assign) and _name_of(node.targets[0]) == "_MODULES":
-            modules = ast.literal_eval(node.value)
-            exports = {f"daitir.{name}": f"{module}.{name}" for name, module in modules.items()}
+        if isinstance(node, ast.Assign) and _name_of(node.targets[0]) == "_NAMES":
+            for module, names in ast.literal_eval(node.value).items():
+                exports |= {f"daitir.{name}": f"{module}.{name}" for name in names}
         elif not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
             rest.append(node)
     return exports, ast.Module(rest, [])
@@ -115,12 +113,13 @@ def _lazy_exports(root: ast.Module) -> tuple[dict[str, str], ast.Module]:
 
 def _files_beside(code: Collection[Path]) -> Iterator[Path]:
     """Files that are no code, below a folder whose code counts; the shipped models aside."""
+    homes = {file.parent for file in code}
     for path in PACKAGE.rglob("*"):
-        if path.suffix not in (".py", ".pyc") and path.is_file():
-            home = next(folder for folder in path.parents if any(folder.glob("*.py")))
-            beside = any(home == file.parent for file in code)
-            if beside and PACKAGE / "models" / "assets" not in path.parents:
-                yield path
+        if path.suffix in (".py", ".pyc") or not path.is_file():
+            continue
+        home = next(folder for folder in path.parents if any(folder.glob("*.py")))
+        if home in homes and PACKAGE / "models" / "assets" not in path.parents:
+            yield path
 
 
 def _named_models(trees: Iterable[ast.AST]) -> Iterator[Path]:
@@ -170,19 +169,19 @@ def _named_tables(
 @cache
 def _strings(tree: ast.AST, profile: str) -> list[str]:
     """All strings of code, with the contents of braces replaced."""
+    is_name = profile.isidentifier()  # and no path of a profile's file
+
+    def text_of(part: ast.AST) -> str:
+        if isinstance(part, ast.Constant):
+            return part.value
+        return profile if is_name and ast.unparse(part.value) == "profile.name" else "*"
+
     strings, pending = [], [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.JoinedStr):
-            holes = [part for part in node.values if isinstance(part, ast.FormattedValue)]
-            pending += [hole.value for hole in holes]
-            is_name = profile.isidentifier()  # and no path of a profile's file
-            strings.append("".join(
-                part.value if isinstance(part, ast.Constant)
-                else profile if is_name and ast.unparse(part.value) == "profile.name"
-                else "*"
-                for part in node.values
-            ))  # fmt: skip
+            pending += [hole.value for hole in node.values if isinstance(hole, ast.FormattedValue)]
+            strings.append("".join(map(text_of, node.values)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             strings.append(node.value)
         else:

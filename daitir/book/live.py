@@ -1,14 +1,10 @@
-"""Live search: one dialogue over a gallery, round after round, as a function and as a widget.
-
-`daitir search` holds the same dialogue in the terminal.
-"""
+"""Live search: one dialogue over a gallery, as a class and as a widget, as in `daitir search`."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,8 +24,7 @@ if TYPE_CHECKING:
 _WIDGET_PIXELS = 96
 
 
-@dataclass(frozen=True)
-class LiveRound:
+class LiveRound(NamedTuple):
     """What one round of a live search did."""
 
     said: str  # the words of the round
@@ -51,7 +46,7 @@ class LiveSearch:
         *,
         seed: int = 0,
     ):
-        """`image_features` (num_images, dim) are the gallery's; `seed` is that of the drawings.
+        """Search a gallery by its features, (num_images, dim), drawing with a seed.
 
         Without a reformulator the words are joined by `", "`, without a generator they search
         alone.
@@ -102,7 +97,7 @@ def live_widget(
     import ipywidgets  # late: only notebooks need it
 
     field = ipywidgets.Text(placeholder="describe the picture", continuous_update=False)
-    question, caption = ipywidgets.Label(""), ipywidgets.Label("")
+    question, caption = ipywidgets.Label(), ipywidgets.Label()
     view, best = ipywidgets.HBox([]), ipywidgets.HBox(layout={"flex_flow": "row wrap"})
 
     def picture(image: Image.Image) -> ipywidgets.Image:

@@ -1,11 +1,14 @@
 """Stamps that tell whether a notebook's outputs still belong to its code, and their renewal.
 
 `python -m daitir.book.provenance run` executes the notebooks whose stamp is stale and
-`python -m daitir.book.provenance check` names them.
+`python -m daitir.book.provenance check` names them. Of the pictures of an executed chapter only
+those change that look otherwise.
 """
 
 import argparse
+import base64
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,14 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import numpy as np
+from nbformat import NotebookNode
+from PIL import Image
 
 from daitir.book.chapters import made_with
 from daitir.book.dependencies import ROOT, decisive_files
-from daitir.book.figures import png_outputs, settle_pictures
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, check_output
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+PNG, WIDGET = "image/png", "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT = 1800  # seconds; the gpu profile trains inside cells
 
 log = logging.getLogger(__name__)
@@ -53,17 +58,16 @@ def notebook_digest(path: Path, *, profile: str | None = None) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def is_stale(path: Path, *, profile: str | None = None, executed: Path | None = None) -> bool:
-    """Whether the stamp of a notebook is missing or older than what decides it.
-
-    The stamp is read from `executed` where the outputs lie in another file.
-    """
-    holder = executed or path
-    stamp = _read(holder).metadata.get("daitir", {}) if holder.is_file() else {}
-    return stamp.get("digest") != notebook_digest(path, profile=profile)
+def is_stale(path: Path, *, profile: str | None = None) -> bool:
+    """Whether the stamp of a notebook is missing or older than what decides it."""
+    return _stamp(path) != notebook_digest(path, profile=profile)
 
 
-def execute(path: Path, *, profile: str) -> nbformat.NotebookNode:
+def _stamp(path: Path) -> str | None:
+    return _read(path).metadata.get("daitir", {}).get("digest") if path.is_file() else None
+
+
+def execute(path: Path, *, profile: str) -> NotebookNode:
     """The notebook `path`, executed by this Python; the file stays as it is.
 
     Raises DataError, naming the notebook and the cell, where one fails.
@@ -74,7 +78,7 @@ def execute(path: Path, *, profile: str) -> nbformat.NotebookNode:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = _read(path)
-    before = [[data["image/png"] for data in png_outputs(cell)] for cell in notebook.cells]
+    before = [[data[PNG] for data in png_outputs(cell)] for cell in notebook.cells]
     started: list[int] = []
     client = nbclient.NotebookClient(
         notebook,
@@ -123,17 +127,16 @@ def run(
     """
     count = 0
     for number, path in enumerate(paths, 1):
-        target = path
+        target = out / path.name if out else path
         if out:
-            target = out / path.name
             check_output(target, inputs=[path])
         progress = f"[{number}/{len(paths)}] {path.name}"
-        if not force and not is_stale(path, profile=profile, executed=target):
+        # The digest comes first: what changes while the cells run must leave the stamp stale.
+        digest, begin = notebook_digest(path, profile=profile), time.monotonic()
+        if not force and _stamp(target) == digest:
             log.info("%s is up to date", progress)
             continue
         log.info("%s runs under the %s profile ...", progress, profile)
-        # The digest comes first: what changes while the cells run must leave the stamp stale.
-        digest, begin = notebook_digest(path, profile=profile), time.monotonic()
         notebook = execute(path, profile=profile)
         seconds = round(time.monotonic() - begin, 1)
         notebook.metadata["daitir"] = {
@@ -144,6 +147,50 @@ def run(
         log.info("%s took %s s", progress, seconds)
         count += 1
     return count
+
+
+def png_outputs(cell: NotebookNode) -> list[dict]:
+    """The data of a cell's outputs that show a PNG."""
+    shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+    return [data for data in shown if PNG in data]
+
+
+def settle_pictures(cells: Sequence[NotebookNode], before: Sequence[Sequence[str]]) -> None:
+    """Give pictures of executed cells few colours, and their old bytes where they look the same.
+
+    `before` are the pictures that each cell showed before, in base64.
+    """
+    for cell, old_pictures in zip(cells, before, strict=True):
+        for place, data in enumerate(png_outputs(cell)):
+            new = _with_few_colours(data[PNG])
+            old = old_pictures[place] if place < len(old_pictures) else new
+            alike = _changed_share(_image(old), _image(new), by_more_than=10) <= 0.006
+            data[PNG] = old if alike else new
+
+
+def _with_few_colours(png: str) -> str:
+    """A picture with at most 256 colours, dithered where one would see it otherwise."""
+    image = _image(png)
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    if _changed_share(image, few.convert("RGB"), by_more_than=8) >= 0.005:
+        few = image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _changed_share(a: Image.Image, b: Image.Image, *, by_more_than: int) -> float:
+    """The share of pixels that differ in a channel by more than that; 1 for two sizes."""
+    if a.size != b.size:
+        return 1.0
+    differences = np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16))
+    return float((differences.max(axis=-1) > by_more_than).mean())
+
+
+def _image(png: str) -> Image.Image:
+    """A picture as it looks on a white page."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if stale else 0
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
+def _read(path: Path) -> NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
     except OSError as error:

@@ -9,8 +9,8 @@ what a person might sketch of what was said so far.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -46,8 +46,7 @@ _LINES = (  # caption, question with answer, talk that tells nothing
 )
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """One shape: kind, colour, and the place in three rows and columns, from 0."""
 
     kind: str
@@ -57,12 +56,7 @@ class Shape:
 
 
 def sample_picture(seed: int, index: int) -> tuple[str, list[Shape]]:
-    """The background's colour and the two to six shapes of a picture, the same for the same seed.
-
-    >>> background, shapes = sample_picture(0, 1)
-    >>> (background, shapes) == sample_picture(0, 1), 2 <= len(shapes) <= 6
-    (True, True)
-    """
+    """The background's colour and the two to six shapes of a picture."""
     rng = random.Random(f"sketch/{seed}/{index}")
     background = rng.choice(list(PAINTS))
     others = [colour for colour in PAINTS if colour != background]
@@ -84,16 +78,14 @@ def talk_about(seed: int, index: int) -> tuple[list[str], list[int]]:
 
     rounds, told = [caption.format(n=len(shapes), b=say(background))], [0]
     for _ in range(rng.randint(MIN_LENGTH, MAX_LENGTH) - 1):
-        if told[-1] < len(shapes) and rng.random() < 0.6:
-            shape = shapes[told[-1]]
-            rounds.append(question.format(
-                r=say(HEIGHTS[shape.row]), c=say(SIDES[shape.column]), k=say(shape.kind),
-                o=say(shape.colour),
-            ))  # fmt: skip
-            told.append(told[-1] + 1)
+        tells = told[-1] < len(shapes) and rng.random() < 0.6
+        if tells:
+            kind, colour, row, column = shapes[told[-1]]
+            words = {"r": HEIGHTS[row], "c": SIDES[column], "k": kind, "o": colour}
+            rounds.append(question.format(**{name: say(word) for name, word in words.items()}))
         else:
             rounds.append(idle)
-            told.append(told[-1])
+        told.append(told[-1] + tells)
     return [_mistyped(text, rng) for text in rounds], told
 
 
@@ -102,9 +94,7 @@ def draw_picture(seed: int, index: int) -> Image.Image:
     background, shapes = sample_picture(seed, index)
     rng = np.random.default_rng([seed, index])
     width, height = map(int, rng.integers(60, 401, 2))
-    shade = (
-        np.linspace(0.6, 1.2, width)[None, :, None] * np.linspace(0.9, 1.1, height)[:, None, None]
-    )
+    shade = np.outer(np.linspace(0.9, 1.1, height), np.linspace(0.6, 1.2, width))[..., None]
     image = Image.fromarray((shade * PAINTS[background]).clip(0, 255).astype(np.uint8))
     _draw(image, shapes, rng)
     grain = rng.normal(0, 8, (height, width, 1))
@@ -122,13 +112,8 @@ def draw_sketch(seed: int, index: int, num_told: int, *, round: int = 0) -> Imag
 def write_own_data(
     folder: str | Path, *, num_pictures: int = 400, num_dialogues: int = 120, seed: int = 0
 ) -> None:
-    """Write such a data set: `images/`, `dialogues.json` and `views/` with its manifest.
-
-    Raises ValueError where there are more dialogues than pictures.
-    """
-    if not 0 < num_dialogues <= num_pictures:
-        raise ValueError(f"{num_dialogues} dialogues need as many pictures, not {num_pictures}")
-    folder, dialogues = Path(folder), []
+    """Write such a data set: `images/`, `dialogues.json` and `views/` with its manifest."""
+    folder, dialogues, files = Path(folder), [], []
     for index in range(num_pictures):
         name = f"album-{index % 7}/{index:04}.{('jpg', 'png', 'webp')[index % 3]}"
         _save(draw_picture(seed, index), folder / "images" / name)
@@ -136,10 +121,9 @@ def write_own_data(
             rounds, told = talk_about(seed, index)
             dialogues.append(Dialogue(name, tuple(rounds)))
             for t, number in enumerate(told):
+                files.append({"file": f"{index}_{t}.jpg"})
                 sketch = draw_sketch(seed, index, number, round=t)
-                _save(sketch, folder / "views" / f"{index}_{t}.jpg")
-    lengths = enumerate(len(dialogue.rounds) for dialogue in dialogues)
-    files = ({"file": f"{i}_{t}.jpg"} for i, number in lengths for t in range(number))
+                _save(sketch, folder / "views" / files[-1]["file"])
     source = {"file": "dialogues.json", "text": "raw_dialogue"}
     settings = {"drawn_by": "daitir.book.sketches", "seed": seed, "size": [SKETCH_PIXELS] * 2}
     write_views(folder / "views", Views(settings, source, views_of(dialogues, files)))
@@ -171,7 +155,7 @@ def _draw(
 
 def _mistyped(text: str, rng: random.Random) -> str:
     """The text, in one of four two neighbouring letters swapped."""
-    if rng.random() < 0.25:
-        at = rng.randrange(len(text) - 1)
-        text = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-    return text
+    if rng.random() >= 0.25:
+        return text
+    at = rng.randrange(len(text) - 1)
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]

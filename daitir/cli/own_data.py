@@ -57,7 +57,6 @@ def lint(arguments: argparse.Namespace) -> None:
         say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
         say(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
-        say("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
         for finding in report.findings:
             level = "error" if finding.is_error else "warning"
             say(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")
@@ -147,8 +146,8 @@ def _fusion(text: str) -> str:
             "required": True, "type": _fusion,
         },
         **text_of("the query text"),
-        "--missing-views {error,exclude,text}": ("where a round lacks a view: refuse, leave its "
-        "dialogue out, or rank that round by text alone", "error"),
+        "--missing-views {error,text}": ("where a round lacks a view: refuse, or rank it by text "
+        "alone", "error"),
         "--skip-unreadable": "leave out images that cannot be decoded, and dialogues about them",
         "--allow-duplicate-targets": "accept several dialogues about one image",
         "--num-dialogues N": "evaluate the first N dialogues only",

@@ -13,7 +13,7 @@ from pathlib import Path
 from daitir.cli import inputs
 from daitir.cli.options import WHERE, add_command
 from daitir.common.errors import DataError, naming
-from daitir.common.files import atomic_write, begins_with, check_output, check_results
+from daitir.common.files import begins_with, check_output, check_results
 from daitir.common.terminal import say
 
 
@@ -99,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
         is_ours=lambda path: begins_with(path, "figure,round,published,ours,"),
     )
     inputs.check_device(arguments.device)
+    from daitir.evaluation import write_rows  # late: it loads torch
+
     alone = [sys.executable, "-m", "daitir.cli"]
     shared = _program(arguments.launch) if arguments.launch else alone
 
@@ -108,8 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     run_steps(steps, work, run_step)
     table = published_beside_ours(work, pd.read_csv(arguments.published, keep_default_na=False))
-    with atomic_write(work / "published.csv") as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_rows(work / "published.csv", table)
     say(*table.to_string(index=False).split("\n"))
     say(f"written to {work / 'published.csv'}")
 

@@ -117,11 +117,8 @@ def _learn_from_profile(arguments: argparse.Namespace, profile: Profile, recipe:
     claim(out, bench.base, None)
     if is_encoder:
         from daitir.recipes.finetune import finetune, recalls
-        from daitir.studies.training_sets import as_read, training_data
 
-        train, val = (bench.finetune_data(name) for name in ("train", "val"))
-        train = training_data(train, profile, recipe, num_workers=arguments.workers)
-        val = as_read(val, profile, "val", recipe)
+        train, val = (bench.finetune_data(name, recipe) for name in ("train", "val"))
         tuned = finetune(bench.base, train, val, recipe, out, seed=arguments.seed)
         return recalls(tuned, val)[recipe.query]
     from daitir.recipes.fusion import recall, train_fusion

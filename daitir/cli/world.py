@@ -61,22 +61,15 @@ def queries(arguments: argparse.Namespace) -> None:
     check_output(arguments.cache / "view.webp")
     inputs.check_device(arguments.device)
     check_models(profile, "lm", "diffusion", "clip")
-    from daitir.models.encoders import load_encoder
-    from daitir.models.recogniser import load_recogniser
-    from daitir.models.reformulation import load_reformulator
     from daitir.models.views import load_view_generator
-    from daitir.studies.queries import Models, make_query_sets
+    from daitir.studies.engine.bench import Bench
+    from daitir.studies.queries import make_query_sets
 
-    on = {"device": arguments.device}
-    models = Models(
-        load_reformulator(profile.reformulator, **on),
-        load_view_generator(
-            profile.generator, **inputs.given(arguments, "steps", "guidance"), **on
-        ),
-        load_encoder(profile.encoder, **on),
-        load_recogniser(**on),
-    )
-    make_query_sets(profile, arguments.out, models, cache=arguments.cache, progress=True)
+    out, cache, device = arguments.out, arguments.cache, arguments.device
+    bench = Bench(profile, None, out, cache, device, progress=True)
+    drawing = {"steps": arguments.steps, "guidance": arguments.guidance}
+    bench.generator = load_view_generator(profile.generator, **drawing, device=device)
+    make_query_sets(bench, out)
     say(f"written to {arguments.out}")
 
 
@@ -137,11 +130,9 @@ def quality(arguments: argparse.Namespace) -> None:
 
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
         encoder = load_encoder(spec, **on)
-        table = quality.clip_quality(encoder, image_size=profile.image_size, **options)
+        table = quality.clip_quality(encoder, size=profile.image_size, **options)
     elif model == "recogniser":
-        from daitir.recipes.recogniser import degraded
-
-        table = quality.recogniser_quality(load_recogniser(spec, **on), degrade=degraded, **options)
+        table = quality.recogniser_quality(load_recogniser(spec, **on), **options)
     elif model == "lm":
         from daitir.models.reformulation import load_reformulator
 

@@ -1,9 +1,8 @@
 """The caption in what a language model writes, and what makes an output of no use.
 
-An instruction-tuned model may think aloud, announce its caption, label it, quote it, fence it, and
-explain it afterwards. `read_caption` takes the caption out of all that by rules of words and signs;
-where the rules leave it open which words are the caption, the output counts as a fault, for a wrong
-caption does more harm than none.
+A model may think aloud, announce its caption, label, quote and fence it, and explain it.
+`read_caption` takes it out of all that by rules of words and signs; where they leave it open which
+words are the caption, the output counts as a fault: a wrong caption does more harm than none.
 """
 
 from __future__ import annotations
@@ -20,11 +19,9 @@ _SPACELESS = (
 )
 _UNIT = re.compile(rf"(?=\w)[{_SPACELESS}]|[^\W{_SPACELESS}]+")
 _LETTER = 0.5  # of a word
-# A loop says the same at least so often in a row, ...
-_LOOP_TIMES = 3
-# ... and what it says is a phrase of so many words, or fills so many, or this share of the text:
-# "very, very, very tall" and "ha ha ha" in a caption are no loops.
-_LOOP_PHRASE, _LOOP_WORDS, _LOOP_SHARE = 2, 8, 0.8
+# A loop says the same at least so often in a row, and what it says is a phrase of so many words, or
+# fills so many, or this share of the text: "very, very, very tall" and "ha ha ha" are no loops.
+_LOOP_TIMES, _LOOP_PHRASE, _LOOP_WORDS, _LOOP_SHARE = 3, 2, 8, 0.8
 
 
 def fault_of(text: str) -> str | None:
@@ -33,31 +30,26 @@ def fault_of(text: str) -> str | None:
     A fragment has fewer than two words of letters, such as the "45." among DAR's released
     captions; in scripts without spaces between words, fewer than two letters. A loop says a phrase
     three times in a row, or one word eight times or for more than four fifths of the text.
-
-    >>> [fault_of(text) for text in ("", "45.", "a dog, a dog, a dog", "a very, very, very tall dog")]
-    ['empty', 'fragment', 'loop', None]
-    """  # noqa: E501
+    """
     units = _UNIT.findall(text.lower())
     if not units:
         return "empty"
     if sum(any(map(str.isalpha, unit)) for unit in units) < 2:
         return "fragment"
     sizes = [_LETTER if re.match(f"[{_SPACELESS}]", unit) else 1 for unit in units]
+    letters = {unit: chr(i) for i, unit in enumerate(dict.fromkeys(units))}
+    word = "".join(map(letters.get, units))
     for size in range(1, len(units) // _LOOP_TIMES + 1):
-        begin = 0
-        for i in range(size, len(units) + 1):
-            if i < len(units) and units[i] == units[i - size]:
-                continue
-            # units[begin:i] has the period `size`; a copy that is cut short does not count.
-            end = begin + (i - begin) // size * size
-            is_phrase = len(set(units[begin : begin + size])) > 1  # no "ha ha"
-            if end - begin >= _LOOP_TIMES * size and (
+        # From every place on, whole copies of the same so many.
+        for run in re.finditer(rf"(?s)(?=((.{{{size}}})\2{{{_LOOP_TIMES - 1},}}))", word):
+            begin, end = run.span(1)
+            is_phrase = len(set(run[2])) > 1  # no "ha ha"
+            if (
                 (is_phrase and sum(sizes[begin : begin + size]) >= _LOOP_PHRASE)
                 or sum(sizes[begin:end]) >= _LOOP_WORDS
                 or end - begin > _LOOP_SHARE * len(units)
             ):
                 return "loop"
-            begin = i - size + 1
     return None
 
 
@@ -156,6 +148,7 @@ _AFTER_WORDS = (  # what explains the caption, or goes on as the prompt did
 )
 _AFTERWARDS = re.compile(rf"(?:(?<=[.!?…\"”])\s+|\s*[(\[]|\s+[-–—]+\s+)(?={_AFTER_WORDS})", re.I)
 _AFTER = re.compile(rf"[(\[]?{_AFTER_WORDS}", re.I)
+_TALK = re.compile(r".*[:：]$", re.S)
 _ITEM = re.compile(r"(?:[-*+•‣▪◦·–—]|\(?(\d{1,2})[.)])\s+")
 _EMPHASIS = re.compile(
     r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1|(?<![\w*])\*(?=[^\s*])([^*]+)(?<=\S)\*(?![\w*])"
@@ -189,21 +182,15 @@ def read_caption(text: str, *, ended: bool = True) -> tuple[str, str | None]:
 
     A label ("Caption:") tells where the caption stands; without one it is the first line that is
     not talk about the task. A line that ends in a comma, or in a word such as "and", goes on in the
-    next one; other lines after the caption are dropped.
+    next one; other lines after the caption are dropped. Unless the model `ended`, a caption is
+    whole only where something follows it.
 
-    Args:
-        ended: whether the model came to an end; if not, a caption is whole only where something
-            follows it.
+    Faults are those of `fault_of`; `"reasoning"` or `"preamble"`, which no caption follows;
+    `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
 
-    Returns:
-        The caption, and None or its fault: one of `fault_of`; `"reasoning"` or `"preamble"`, which
-        no caption follows; `"refusal"`; `"question"`; `"list"`; `"unfinished"`.
-
-    >>> read_caption("Sure! Here is a caption of the picture:\\n\\n\\"A red dog.\\"\\n\\nNote: it is red.")
+    >>> read_caption("Sure! Here is a caption:\\n\\n\\"A red dog.\\"\\n\\nNote: it is red.")
     ('A red dog.', None)
-    >>> read_caption("<think>The dog is red, so")
-    ('', 'reasoning')
-    """  # noqa: E501
+    """
     if thought := list(_THOUGHT.finditer(text)):
         text = text[thought[-1].end() :]
     if thinks := _THINKS.search(text):
@@ -249,10 +236,9 @@ def _begin(lines: list[_Line], kinds: list[str]) -> tuple[int, str | None]:
     for i, line in enumerate(lines):
         if line.kind == "after" and (labelled or first < i):
             break  # what the model goes on with is no longer about this caption
-        if line.kind == "label":
-            at = i if line.words else i + 1
-            if at == i or (at < len(kinds) and kinds[at] == "caption"):
-                labelled.append((not line.is_final, at))
+        at = i if line.words else i + 1
+        if line.kind == "label" and (at == i or kinds[at : at + 1] == ["caption"]):
+            labelled.append((not line.is_final, at))
     if labelled:
         return min(labelled)[1], None
     if "refusal" in kinds[:first]:
@@ -284,12 +270,9 @@ def _line(line: str) -> _Line:
         is_final = inner.is_final or "final" in label[0].lower()
         words = "" if inner.kind == "talk" else inner.words
         return _Line("label", words, item is not None, is_final)
-    for kind, pattern in (("refusal", _REFUSAL), ("reasoning", _REASONING), ("after", _AFTER)):
-        if pattern.match(words):
-            return _Line(kind, words)
-    if re.search(r"[:：]$", words):
-        return _Line("talk", words)
-    return _Line("caption", words, item is not None)
+    kinds = {"refusal": _REFUSAL, "reasoning": _REASONING, "after": _AFTER, "talk": _TALK}
+    kind = next((kind for kind, pattern in kinds.items() if pattern.match(words)), "caption")
+    return _Line(kind, words, kind == "caption" and item is not None)
 
 
 def _json_values(text: str) -> list[str] | None:

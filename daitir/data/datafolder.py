@@ -10,16 +10,15 @@ The format is the field's:
 | `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
 | `views/{split}/{dialogue}_{round}[_{k}].jpg`, or another picture | optional: views, from 0 |
 
-Views and rewrites may have a manifest beside them (`daitir.data.manifests`).
-A dialogue has any number of rounds. `dialogues.json` alone is the split `test`, and its views may
-lie in `views/` itself.
+Views and rewrites may have a manifest beside them (`daitir.data.manifests`). `dialogues.json`
+alone is the split `test`, and its views may lie in `views/` itself.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daitir.common.errors import DataError
@@ -65,27 +64,22 @@ class SearchFiles:
         """
         dialogues = read_source(self.dialogues, self.raw, **options)
         if num_dialogues and num_dialogues > len(dialogues):
-            raise DataError(
-                f"{self.dialogues}: has {len(dialogues):,} dialogues, fewer than --num-dialogues "
-                f"{num_dialogues:,}"
-            )
+            fewer = f"{len(dialogues):,} dialogues, fewer than --num-dialogues {num_dialogues:,}"
+            raise DataError(f"{self.dialogues}: has {fewer}")
         convention = recognise_convention(dialogues, path=self.dialogues, named=text)
         return dialogues[:num_dialogues], *convention
 
     def read(self, *, tell: Callable[[str], object] = logger.warning, **options) -> SearchData:
-        """Dialogues and gallery; `tell` is called with a line about what is left out beside it.
+        """Dialogues and gallery; `options` are those of `read_dialogues`, `tell` of `list_images`.
 
-        `options` are those of `read_dialogues`. Raises DataError as that and `list_gallery` do, and
-        where there is no such folder of views.
+        Raises DataError as these do, and where there is no such folder of views.
         """
         gallery = list_gallery(self.images_dir, self.gallery_file, tell=tell)
-        dialogues, text, known = self.read_dialogues(gallery=gallery, **options)
+        dialogues, *text = self.read_dialogues(gallery=gallery, **options)
         for folder in self.views_dirs:
             check_is_folder(folder, "views")
         name = self.name or self.dialogues.stem
-        return SearchData(
-            dialogues, self.images_dir, gallery, tuple(self.views_dirs), text, known, name
-        )
+        return SearchData(dialogues, self.images_dir, gallery, self.views_dirs, *text, name)
 
 
 @dataclass(frozen=True)
@@ -120,33 +114,23 @@ class DataFolder:
 
     def rewrites_file(self, split: str) -> Path:
         """Where a split's refined dialogues lie, or would lie."""
-        self.dialogue_file(split)
         of_split = self.root / "rewrites" / f"{split}.json"
         return self.root / "rewrites.json" if self.is_single and not of_split.exists() else of_split
 
     def views_dir(self, split: str) -> Path:
         """The folder where a split's views lie, or would lie."""
-        self.dialogue_file(split)
         folder, of_split = self.root / "views", self.root / "views" / split
         has_files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
         return folder if self.is_single and has_files and not of_split.is_dir() else of_split
 
     def files(self, split: str = "test", *, text: str | None = None) -> SearchFiles:
-        """The files of a split; texts come from its rewrites, unless `text` is `raw_dialogue`.
-
-        Raises DataError where the folder has no such split.
-        """
+        """The files of a split; texts come from its rewrites, unless `text` is `raw_dialogue`."""
         raw, rewrites = self.dialogue_file(split), self.rewrites_file(split)
-        views = self.views_dir(split)
-        is_refined = text != "raw_dialogue" and rewrites.exists()
-        return SearchFiles(
-            rewrites if is_refined else raw,
-            self.images_dir,
-            self.gallery_file,
-            (views,) if views.is_dir() else (),
-            raw if is_refined else None,
-            self.root.resolve().name,
-        )
+        views, name = self.views_dir(split), self.root.resolve().name
+        folders = (views,) if views.is_dir() else ()
+        files = SearchFiles(raw, self.images_dir, self.gallery_file, folders, name=name)
+        is_raw = text == "raw_dialogue" or not rewrites.exists()
+        return files if is_raw else replace(files, dialogues=rewrites, raw=raw)
 
 
 def find_data(folder: str | Path) -> DataFolder:
@@ -161,8 +145,7 @@ def find_data(folder: str | Path) -> DataFolder:
         Where everything lies, for `evaluate` or `DataFolder.files`.
 
     Raises:
-        DataError: there is no such folder, it has no dialogues, dialogues in both forms, a file of
-            an unknown split, or no `images/`.
+        DataError: the folder does not have the format.
     """
     root = Path(folder)
     check_is_folder(root, "data")

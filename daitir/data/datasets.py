@@ -15,8 +15,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from daitir.common.errors import DataError, naming
 from daitir.common.files import atomic_write, check_is_folder, parse_json, read_regular
@@ -46,13 +47,8 @@ class Dataset:
     unpacked: bool = False  # whether the files lie unpacked beside themselves at the end
 
 
-def _chatir(name: str, **known) -> RemoteFile:
-    return RemoteFile(f"{name}.json", f"{_CHATIR}/dialogues/{name}.json", **known)
-
-
-def _visdial(split: str, key: str) -> RemoteFile:
-    name = f"visdial_1.0_{split}.zip"  # neither sizes nor checksums are published
-    return RemoteFile(name, f"https://www.dropbox.com/s/{key}/{name}?dl=1")
+def _file(url: str, *known) -> RemoteFile:
+    return RemoteFile(PurePosixPath(urlsplit(url).path).name, url, *known)
 
 
 DATASETS = {
@@ -61,7 +57,10 @@ DATASETS = {
         "VisDial v1.0, dialogues of people about pictures of COCO (Das et al., CVPR 2017)",
         "https://visualdialog.org/data",
         "CC BY 4.0",
-        (_visdial("train", "ix8keeudqrd8hn8"), _visdial("val", "ibs3a0zhw74zisc")),
+        (  # neither sizes nor checksums are published
+            _file("https://www.dropbox.com/s/ix8keeudqrd8hn8/visdial_1.0_train.zip?dl=1"),
+            _file("https://www.dropbox.com/s/ibs3a0zhw74zisc/visdial_1.0_val.zip?dl=1"),
+        ),
     ),
     "chatir": Dataset(
         "chatir",
@@ -69,15 +68,17 @@ DATASETS = {
         "https://github.com/levymsn/ChatIR",
         "MIT; the human dialogues are VisDial's, CC BY 4.0",
         (
-            _chatir(
-                "VisDial_v1.0_queries_val",
-                size=1_131_983,
-                checksum="sha256:6db15734e21df441c932b84cf538ba660350e82dcb18e5d3ab8d0f99691cd210",
-                origin="measured on a copy",
+            _file(
+                f"{_CHATIR}/dialogues/VisDial_v1.0_queries_val.json",
+                1_131_983,
+                "sha256:6db15734e21df441c932b84cf538ba660350e82dcb18e5d3ab8d0f99691cd210",
+                "measured on a copy",
             ),
-            *map(_chatir, ("Human_BLIP2", "ChatGPT_BLIP2", "FLAN_ALPACA_XXL_BLIP2",
-                           "Unanswered_ChatGPT_BLIP2")),
-            RemoteFile(_GALLERY, f"{_CHATIR}/ChatIR_Protocol/{_GALLERY}"),
+            _file(f"{_CHATIR}/dialogues/Human_BLIP2.json"),
+            _file(f"{_CHATIR}/dialogues/ChatGPT_BLIP2.json"),
+            _file(f"{_CHATIR}/dialogues/FLAN_ALPACA_XXL_BLIP2.json"),
+            _file(f"{_CHATIR}/dialogues/Unanswered_ChatGPT_BLIP2.json"),
+            _file(f"{_CHATIR}/ChatIR_Protocol/{_GALLERY}"),
         ),
     ),
     "coco-unlabeled": Dataset(
@@ -86,17 +87,16 @@ DATASETS = {
         "https://cocodataset.org/#download",
         "the pictures belong to Flickr users (Flickr's terms of use), the rest is CC BY 4.0",
         (
-            RemoteFile(
-                f"{UNLABELED}.zip",
+            _file(
                 f"http://images.cocodataset.org/zips/{UNLABELED}.zip",
-                size=20_126_613_414,
-                checksum="md5:7ebc562819fdb32847aab79530457326",
-                origin="pytorch-coco-tools and other third parties; COCO publishes none",
+                20_126_613_414,
+                "md5:7ebc562819fdb32847aab79530457326",
+                "pytorch-coco-tools and other third parties; COCO publishes none",
             ),
         ),
         unpacked=True,
     ),
-}  # fmt: skip
+}
 
 
 def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dict[str, Path]:
@@ -107,8 +107,8 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
     check_is_folder(folder, "downloads")
     paths_by_name = {}
     for file in dataset.files:
-        stem = Path(file.name).stem
-        for name in dict.fromkeys((file.name, stem if dataset.unpacked else f"{stem}.json")):
+        unpacked = Path(file.name).with_suffix("" if dataset.unpacked else ".json").name
+        for name in dict.fromkeys((file.name, unpacked)):
             here = [folder] if folder.name == name else []
             paths = here or sorted(path for path in folder.rglob(name) if path.exists())
             if len(paths) > 1:
@@ -138,8 +138,7 @@ def prepare(
     """
     if dataset.name == "coco-unlabeled":
         return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
-    prepare_dialogues = _prepare_visdial if dataset.name == "visdial" else _prepare_chatir
-    return prepare_dialogues(files, out, images)
+    return (_prepare_visdial if dataset.name == "visdial" else _prepare_chatir)(files, out, images)
 
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
@@ -153,10 +152,8 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
             lines.append(f"visdial_1.0_{name} is not there: without its dialogues")
             continue
         if name == "train" and not numbers:
-            lines.append(
-                "without pictures nobody knows what COCO calls those of VisDial's training "
-                "dialogues: run it again with --images DIR for train and val"
-            )
+            again = "run it again with --images DIR for train and val"
+            lines.append(f"nobody knows what COCO calls the pictures of train: {again}")
             continue
         content = read_visdial(path)
         with naming(path):
@@ -170,11 +167,9 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
         total = len(content["data"]["dialogs"])
-        if len(pairs) < total:
-            lines.append(
-                f"{total - len(pairs):,} of {total:,} dialogues of visdial_1.0_{name} are left "
-                f"out: {folder} has not their pictures"
-            )
+        if lost := total - len(pairs):
+            share = f"{lost:,} of {total:,} dialogues of visdial_1.0_{name}"
+            lines.append(f"{share} are left out: {folder} has not their pictures")
     return lines
 
 
@@ -236,23 +231,14 @@ def visdial_dialogues(
     """The number of the picture and the dialogue of each entry of VisDial's JSON format.
 
     Dialogues about pictures that `names` does not have are left out; None is the names that ChatIR
-    gives to all of them. As ChatIR writes it, a round is `"question? answer"`.
-
-    >>> entry = {"image_id": 7, "caption": "a dog ", "dialog": [{"question": 0, "answer": 0}]}
-    >>> content = {"questions": ["is it big"], "answers": ["no"], "dialogs": [entry]}
-    >>> list(visdial_dialogues({"data": content}, {7: "7.jpg"}))
-    [(7, Dialogue(image='7.jpg', rounds=('a dog', 'is it big? no')))]
-
-    Raises DataError, naming the dialogue, where it has not the format.
+    gives to all of them. Raises DataError, naming the dialogue, where it has not the format.
     """
+    where = ""
     try:
         data = content["data"]
         questions, answers = list(data["questions"]), list(data["answers"])
-        entries = list(data["dialogs"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"not VisDial's format ({error!r})") from error
-    for number, entry in enumerate(entries):
-        try:
+        for number, entry in enumerate(data["dialogs"]):
+            where = f"dialogue {number}: "
             image_id = operator.index(entry["image_id"])
             image = f"{UNLABELED}/{image_id:012}.jpg" if names is None else names.get(image_id)
             if image is None:
@@ -263,16 +249,13 @@ def visdial_dialogues(
                     raise IndexError(f"a row is counted from 0, not {turn}")
                 question, answer = questions[turn["question"]], answers[turn["answer"]]
                 rounds.append(f"{question.rstrip(' ?')}? {answer.strip()}".strip())
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise DataError(f"dialogue {number}: not VisDial's format ({error!r})") from error
-        yield image_id, Dialogue(image, tuple(rounds))
+            yield image_id, Dialogue(image, tuple(rounds))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}not VisDial's format ({error!r})") from error
 
 
 def is_held_out(image_id: int) -> bool:
-    """Whether a training dialogue of VisDial is for validation: by its picture, one in `HELD_OUT`.
-
-    VisDial's own validation set is what the field tests on.
-    """
+    """Whether a training dialogue of VisDial is for validation, by its picture."""
     digest = hashlib.sha256(f"visdial/{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
 
@@ -287,13 +270,9 @@ def read_visdial(path: Path) -> Any:
     if path.suffix != ".zip":
         return parse_json(path, read_regular(path, MAX_VISDIAL), without_rivals)
     with opened_zip(path) as archive:
-        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".json")]
-        if len(entries) != 1:
-            raise DataError(f"{path}: holds {len(entries)} JSON files, not one")
-        size = entries[0].file_size  # no more than this is unpacked
-        if size > MAX_VISDIAL:
-            raise DataError(
-                f"{path}: {size:,} bytes of JSON, more than {MAX_VISDIAL:,}; no VisDial"
-            )
-        content = archive.read(entries[0])
+        names = [name for name in archive.namelist() if name.endswith(".json")]
+        if len(names) != 1:
+            raise DataError(f"{path}: holds {len(names)} JSON files, not one")
+        with archive.open(names[0]) as file:
+            content = file.read(MAX_VISDIAL)  # a larger one is cut, and so no JSON
     return parse_json(path, content, without_rivals)

@@ -41,8 +41,8 @@ class Dialogue:
     Attributes:
         image: the target's name in the gallery.
         rounds: the caption, then strings `"question? answer"`.
-        refined_from: the digests of the raw rounds that the rounds were refined from
-            (`daitir.data.manifests`), None where they were not, or nobody knows.
+        refined_from: the digests (`daitir.data.manifests`) of the raw rounds that these were
+            refined from, None where they were not, or nobody knows.
     """
 
     image: str
@@ -51,11 +51,12 @@ class Dialogue:
 
 
 class Problem(NamedTuple):
-    """One thing wrong in a dialogue file; `dialogue` is None where it concerns the whole file."""
+    """One thing wrong in a file; `dialogue` is None where it is not about one."""
 
     dialogue: int | None
     kind: str
     message: str
+    is_error: bool = True  # else `daitir lint` warns of it
 
     def __str__(self) -> str:
         where = "" if self.dialogue is None else f"dialogue {self.dialogue}: "
@@ -70,8 +71,7 @@ def read_dialogues(
 ) -> list[Dialogue]:
     """Read a ChatIR file: a JSON list of `{"img": path, "dialog": [caption, round, …]}`.
 
-    Dialogues may have any number of rounds from 1 on. Other keys are left out. Rewrites with a
-    manifest beside them tell what they were refined from.
+    Dialogues may have any number of rounds from 1 on. Other keys are left out.
 
     Args:
         gallery: the names that targets must be among.
@@ -79,37 +79,30 @@ def read_dialogues(
             protocol does not have; their number is logged.
 
     Returns:
-        The dialogues, in the file's order.
+        The dialogues, in the file's order; rewrites with a manifest tell what they are of.
 
     Raises:
-        DataError: the first problem and the number of problems, all of which `lint_dialogues`
-            returns; or the file has rewrites that were changed since they were refined.
+        DataError: the first problem and the number of problems; or the file has rewrites that were
+            changed since they were refined.
 
     Source: ChatIR's released files.
     """
-    dialogues, problems = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
-    if problems:
-        more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
-        raise DataError(f"{path}: {problems[0]}{more}")
+    parsed = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
+    dialogues = checked(path, parsed)
     repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
     if repeated:
-        share = f"{repeated} of {len(dialogues)}"
-        logger.warning("%s: %s dialogues share the target of an earlier one", path, share)
+        told = f"{repeated} of {len(dialogues)} dialogues share the target of an earlier one"
+        logger.warning("%s: %s", path, told)
     return with_sources(Path(path), dialogues)
 
 
-def lint_dialogues(
-    path: str | Path,
-    *,
-    gallery: Sequence[str] | None = None,
-    allow_duplicate_targets: bool = False,
-) -> tuple[list[Dialogue], list[Problem]]:
-    """All dialogues of a file that have rounds of text, and everything that is wrong in it."""
-    try:
-        content = read_json(path)
-    except DataError as error:
-        return [], [Problem(None, "unreadable", str(error))]
-    return parse_dialogues(content, gallery, allow_duplicate_targets)
+def checked(path: str | Path, parsed: tuple[list, list[Problem]]) -> list:
+    """What was parsed of a file. Raises DataError for the first of its problems."""
+    content, problems = parsed
+    if problems:
+        more = f" ({len(problems):,} problems in all)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}")
+    return content
 
 
 def with_sources(path: Path, dialogues: list[Dialogue]) -> list[Dialogue]:
@@ -117,8 +110,7 @@ def with_sources(path: Path, dialogues: list[Dialogue]) -> list[Dialogue]:
 
     Raises DataError where the file is not as the manifest says that it was written.
     """
-    manifest = read_rewrites(path)
-    if manifest is None:
+    if (manifest := read_rewrites(path)) is None:
         return dialogues
     lengths = [len(dialogue.rounds) for dialogue in dialogues]
     if manifest.captions != content_digest(dialogues) or lengths != list(map(len, manifest.rounds)):
@@ -135,15 +127,13 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
 
     Args:
         path: one that ends in .gz gets the file packed; the same dialogues give the same bytes.
-        dialogues: with the paths of their targets and their rounds.
 
     Raises:
         DataError: `read_dialogues` would refuse the result (duplicate targets aside); nothing is
             written.
     """
     entries = [{"img": d.image, "dialog": list(d.rounds)} for d in dialogues]
-    problems = parse_dialogues(entries, None, True)[1]
-    if problems:
+    if problems := parse_dialogues(entries, None, True)[1]:
         raise DataError(f"{path}: not written, {problems[0]}")
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     content = f"[\n{lines}\n]\n".encode()
@@ -154,11 +144,9 @@ def write_dialogues(path: str | Path, dialogues: Sequence[Dialogue]) -> None:
 
 
 def read_source(path: Path, raw: Path | None = None, **options) -> list[Dialogue]:
-    """Dialogues of a file, each with the digests of what it was refined from where that is known.
+    """Dialogues of a file which, where `raw` is named, has the rewrites of those of `raw`.
 
-    `raw` are the dialogues whose rewrites the file has; None where it has none, or only its
-    manifest knows. `options` are those of `read_dialogues`. Raises DataError where the rewrites are
-    not those of the raw dialogues.
+    `options` are those of `read_dialogues`. Raises DataError where they are not its rewrites.
     """
     dialogues = read_dialogues(path, **options)
     if raw is None or raw == path:
@@ -169,7 +157,7 @@ def read_source(path: Path, raw: Path | None = None, **options) -> list[Dialogue
 def refined_from(
     path: Path, refined: Sequence[Dialogue], raw_path: Path, raw: Sequence[Dialogue]
 ) -> list[Dialogue]:
-    """The rewrites of a file with the digests of the raw rounds. Raises as `read_source` does."""
+    """The rewrites of a file, each with the digests of its raw rounds; raises as `read_source`."""
     again = "remove it, or make it again by `daitir refine --overwrite`"
     about = [[(d.image, len(d.rounds)) for d in dialogues] for dialogues in (refined, raw)]
     if about[0] != about[1]:
@@ -177,11 +165,9 @@ def refined_from(
     digests = [tuple(round_digests(said)) for said in raw]
     known = [d.refined_from or said for d, said in zip(refined, digests, strict=True)]
     if place := _first_other_round(known, digests):
-        raise DataError(
-            f"{path}: {place} was refined from other words than {raw_path} has; {again}"
-        )
-    pairs = zip(refined, digests, strict=True)
-    return [replace(captions, refined_from=said) for captions, said in pairs]
+        other = f"{place} was refined from other words than {raw_path} has"
+        raise DataError(f"{path}: {other}; {again}")
+    return [replace(d, refined_from=said) for d, said in zip(refined, digests, strict=True)]
 
 
 def _first_other_round(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
@@ -194,10 +180,7 @@ def _first_other_round(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]
 
 
 def check_refined(path: Path, manifest: Rewrites) -> None:
-    """Raises DataError unless a file has the rewrites that a manifest is about to be written for.
-
-    It compares settings and raw rounds; the captions must be as they were written.
-    """
+    """Raises DataError unless a file has the rewrites, unchanged, that `manifest` describes."""
     old = read_rewrites(path)
     read_dialogues(path, allow_duplicate_targets=True)
     fault = "has no manifest" if old is None else first_change(old.settings, manifest.settings)
@@ -216,19 +199,10 @@ def first_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ""
 
 
+# How the text at round t is made of a dialogue's strings: by the first, string t alone; by the two
+# others, which are one rule on raw dialogues (ChatIR, DMCL) and on rewrites (DAR's released
+# evaluation), strings 0…t joined by ", ". That DAR joins with this separator is our assumption.
 TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites")
-"""How the text of the query at round t is made from a dialogue's strings.
-
-| name | text at round t | used by | expects |
-|---|---|---|---|
-| `current_rewrite` | string t alone | ADaFuSE | each round rewritten into one cumulative caption |
-| `raw_dialogue` | strings 0…t joined by `", "` | ChatIR, DMCL | the raw dialogue |
-| `all_rewrites` | strings 0…t joined by `", "` | DAR's released evaluation | rewritten captions |
-
-`raw_dialogue` and `all_rewrites` are one rule on two kinds of file. On rewritten captions it
-repeats what each caption already says, and the newest words are the ones that a context length
-cuts off. That DAR joins with ChatIR's separator is our assumption.
-"""
 
 
 def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[str]]:
@@ -273,13 +247,9 @@ def recognise_convention(
 ) -> tuple[str, str]:
     """The text convention that fits dialogues, and what it was recognised by.
 
-    Dialogues that are known to be rewrites are taken alone, `current_rewrite`. Where at least half
-    of the rounds after the first are a question with its answer, dialogues are raw, `raw_dialogue`.
-    Where none has a second round, every convention gives the same text. A convention that is
-    `named` is taken as it is; `path` is the file that a message names.
-
-    Raises DataError for anything else, since a wrong guess ranks another text
-    (`book/derived_files.md` tells what).
+    The rules are those of `book/derived_files.md`. A convention that is `named` is taken as it is;
+    `path` is the file that a message names. Raises DataError where dialogues do not show their
+    convention, since a wrong guess ranks another text.
 
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
     ('raw_dialogue', 'recognised: questions and answers')
@@ -289,16 +259,12 @@ def recognise_convention(
     if dialogues and all(dialogue.refined_from is not None for dialogue in dialogues):
         return "current_rewrite", "recognised: rewrites"
     talks = [dialogue.rounds for dialogue in dialogues if len(dialogue.rounds) > 1]
-    if not talks:
+    if not talks:  # every convention gives the same text
         return "raw_dialogue", "recognised: one round each"
-    answered = [[bool(_ANSWERED.search(text)) for text in talk[1:]] for talk in talks]
-    number, total = sum(map(sum, answered)), sum(map(len, answered))
-    repeats = sum(
-        len(text) > len(before) and text.startswith(before)
-        for talk in talks
-        for before, text in pairwise(talk)
-    )
-    silent = sum(not any(row) for row in answered)
+    answered = [sum(bool(_ANSWERED.search(text)) for text in talk[1:]) for talk in talks]
+    number, total, silent = sum(answered), sum(map(len, talks)) - len(talks), answered.count(0)
+    pairs = (pair for talk in talks for pair in pairwise(talk))
+    repeats = sum(text != before and text.startswith(before) for before, text in pairs)
     if 2 * number >= total and 2 * repeats < total and silent < MIXED_SHARE * len(talks):
         return "raw_dialogue", "recognised: questions and answers"
     where = f"{path}: " if path else ""
@@ -311,7 +277,7 @@ def recognise_convention(
 
 
 def parse_dialogues(
-    content: Any, gallery: Sequence[str] | None, allow_duplicate_targets: bool
+    content: Any, gallery: Sequence[str] | None = None, allow_duplicate_targets: bool = False
 ) -> tuple[list[Dialogue], list[Problem]]:
     """The dialogues with rounds of text, and the problems, of the content of a file."""
     if not isinstance(content, list) or not content:
@@ -331,44 +297,44 @@ def parse_dialogues(
             message = f'must be an object with "img" and "dialog", found {quoted(entry)}'
             problems.append(Problem(index, "not_a_dialogue", message))
             continue
-        problems += _round_problems(index, entry["dialog"])
+        texts = entry["dialog"]
+        faults = list(_round_faults(texts))
         try:
             name = image_name(entry["img"])
         except DataError as error:
             name = str(entry["img"])
-            problems.append(Problem(index, "image_path", str(error)))
+            faults.append(("image_path", str(error)))
         else:
             if gallery is not None and name not in known:
                 near_misses = near_misses or NearMisses(known)
                 message = f"the image {quoted(name)} is not in the gallery of {len(known):,} images"
-                problems.append(Problem(index, "not_in_gallery", message + near_misses.hint(name)))
+                faults.append(("not_in_gallery", message + near_misses.hint(name)))
             earlier = first_with.setdefault(name, index)
             if earlier != index and not allow_duplicate_targets:
                 message = (
                     f"same target as dialogue {earlier}, {quoted(name)}; targets must differ "
                     "(`daitir evaluate --allow-duplicate-targets` accepts it)"
                 )
-                problems.append(Problem(index, "duplicate_target", message))
-        texts = entry["dialog"]
+                faults.append(("duplicate_target", message, False))
+        problems += [Problem(index, *fault) for fault in faults]
         if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
             dialogues.append(Dialogue(name, tuple(texts)))
     return dialogues, problems
 
 
-def _round_problems(index: int, rounds: object) -> Iterator[Problem]:
+def _round_faults(rounds: object) -> Iterator[tuple[str, str]]:
+    """Kind and message of what is wrong with the rounds of a dialogue."""
     if not isinstance(rounds, list) or not rounds:
-        message = f'"dialog" must be a non-empty list of strings, found {quoted(rounds)}'
-        yield Problem(index, "no_rounds", message)
-    elif len(rounds) > MAX_ROUNDS_IN_DIALOGUE:
-        message = f"{len(rounds):,} rounds, more than {MAX_ROUNDS_IN_DIALOGUE}; split the dialogue"
-        yield Problem(index, "too_many_rounds", message)
+        yield "no_rounds", f'"dialog" must be a non-empty list of strings, found {quoted(rounds)}'
+    elif (number := len(rounds)) > MAX_ROUNDS_IN_DIALOGUE:
+        most = f"more than {MAX_ROUNDS_IN_DIALOGUE}; split the dialogue"
+        yield "too_many_rounds", f"{number:,} rounds, {most}"
     else:
         for t, text in enumerate(rounds):
             if not isinstance(text, str):
-                message = f"round {t} must be a string, found {quoted(text)}"
-                yield Problem(index, "round_not_text", message)
+                yield "round_not_text", f"round {t} must be a string, found {quoted(text)}"
             elif not text.strip():
-                yield Problem(index, "blank_round", f"round {t} is blank")
+                yield "blank_round", f"round {t} is blank"
             elif not is_utf8(text):
                 message = f"round {t} holds half of a surrogate pair, which is no character"
-                yield Problem(index, "round_not_utf8", message)
+                yield "round_not_utf8", message

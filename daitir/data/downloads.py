@@ -1,29 +1,24 @@
 """Fetching and unpacking large files: a broken run goes on, and what was fetched is checked.
 
-Beside the files, their folder holds `SHA256SUMS`, checksums of the fetched files that have no
-published one, as the program `sha256sum` writes and checks them; `NAME.part`, a file that is not
-whole yet; and `NAME.wrong`, one that is not what it should be.
+Beside the files lie `SHA256SUMS`, checksums of those that have no published one, as the program
+`sha256sum` writes and checks them; `NAME.part`, which is not whole yet; and `NAME.wrong`, which is
+not what it should be.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import lzma
 import os
 import re
 import shutil
-import ssl
-import struct
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -37,10 +32,6 @@ DOWNLOAD_TIMEOUT = 60.0  # seconds without a byte
 TRIES, PAUSE = 5, 1.0  # attempts that bring nothing; seconds before the second, then twice as long
 _CHUNK = 1 << 20
 _SUM = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)")  # as sha256sum writes it
-_BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
-# What a damaged or encrypted zip file raises, of any way of packing.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, struct.error,
-           ValueError)  # fmt: skip
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may do better soon
 
 
@@ -55,21 +46,12 @@ class RemoteFile:
     origin: str = ""  # who tells the checksum
 
     def at(self, mirror: str | None) -> str:
-        """Its URL, or that of the same name below another one.
-
-        Raises DataError for anything but http and https.
-        """
-        url = self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise DataError(f"{url}: no address that starts in http:// or https://")
-        return url
+        """Its URL, or that of the same name below another one."""
+        return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
 
 
 def remote_size(url: str) -> int | None:
-    """How many bytes lie at `url`, None where the server does not say.
-
-    Raises DataError where there is no such file, or no such server.
-    """
+    """The bytes at `url`, None where nobody says; no such file or server is a DataError."""
     try:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
             size = response.headers.get("Content-Length")
@@ -85,10 +67,8 @@ def check_space(folder: Path, needed: int) -> int:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise DataError(
-            f"{folder}: needs {gigabytes(needed)}, and {gigabytes(free)} are free; free some space "
-            "or name another folder"
-        )
+        room = f"needs {gigabytes(needed)}, and {gigabytes(free)} are free"
+        raise DataError(f"{folder}: {room}; free some space or name another folder")
     return free
 
 
@@ -106,14 +86,7 @@ def fetch(
     with locked(folder):  # one of two processes fetches, the other finds the file
         is_there = path.exists()
         if not is_there:
-            try:
-                _download(url, part, progress)
-            except OSError as error:
-                if disk_is_full(error):
-                    raise DataError(
-                        f"{part}: the disk is full; free some space, then the same command goes on"
-                    ) from error
-                raise
+            _download(url, part, progress)
         verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
         if not is_there:
             part.rename(path)
@@ -129,28 +102,25 @@ def verify(
     has it already to compare with. A wrong file is set aside as `NAME.wrong`.
     """
     size = path.stat().st_size
-    kind, _, wanted = (file.checksum or "sha256:").partition(":")
-    known = _read_sums(sums) if sums and not wanted else {}
-    wanted, origin = wanted or known.get(file.name), file.origin or sums
-    wrong = ""
+    kind, _, published = (file.checksum or "sha256:").partition(":")
+    known = _read_sums(sums) if sums and not published else {}
+    wanted = published or known.get(file.name)
     if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
         digest = hashlib.new(kind, usedforsecurity=False)
-        bar = _bar(f"checking {file.name}", size, progress)
-        with path.open("rb") as content, bar:
+        with path.open("rb") as content, _bar(f"checking {file.name}", size, progress) as bar:
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
                 bar.update(len(chunk))
         actual = digest.hexdigest()
-        if wanted and actual != wanted:
-            wrong = f"its {kind.upper()} is {actual}, not {wanted} ({origin})"
-        elif sums and not wanted:
+        if sums and not wanted:
             with atomic_write(sums) as temporary:
                 lines = (known | {file.name: actual}).items()
                 temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
-    if not wrong:
-        return
+        if actual == (wanted or actual):
+            return
+        wrong = f"its {kind.upper()} is {actual}, not {wanted} ({file.origin or sums})"
     if not sums:
         raise DataError(f"{path}: is not {file.name} as published: {wrong}")
     aside = sums.parent / f"{file.name}.wrong"
@@ -168,7 +138,10 @@ def _download(url: str, part: Path, progress: bool) -> None:
         before = part.stat().st_size if part.exists() else 0
         try:
             return _receive(url, part, before, progress)
-        except _BROKEN as error:
+        except (OSError, http.client.HTTPException) as error:
+            if disk_is_full(error):
+                again = "free some space, then the same command goes on"
+                raise DataError(f"{part}: the disk is full; {again}") from error
             code, reason = getattr(error, "code", None), _reason(error)
             if code == 416 and before:  # nothing is left, or ours is of another file
                 if error.headers.get("Content-Range") == f"bytes */{before}":
@@ -196,8 +169,8 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        bar = _bar(part.stem, total, progress, initial=start)
-        with part.open("ab" if start else "wb") as file, bar:
+        mode = "ab" if start else "wb"
+        with part.open(mode) as file, _bar(part.stem, total, progress, initial=start) as bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -231,23 +204,24 @@ def _read_sums(path: Path) -> dict[str, str]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     matches = [_SUM.fullmatch(line) for line in lines if line.strip()]
     if None in matches:
-        raise DataError(
-            f"{path}: holds a line that is no checksum of a file; remove SHA256SUMS, "
-            "and the files are taken for what they are now, or fetch them into another folder"
-        )
+        advice = "remove SHA256SUMS, and the files are taken for what they are now"
+        raise DataError(f"{path}: holds a line that is no checksum of a file; {advice}")
     return {os.fsdecode(match[2]): match[1].decode().lower() for match in matches}
 
 
 @contextmanager
 def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged."""
+    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged.
+
+    Any exception tells of that, by the way of packing, but those of the disk, which have a number.
+    """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except DataError:
         raise
-    except (OSError, *_DAMAGE) as error:
-        if getattr(error, "errno", None) is not None:  # of the disk; bz2 raises one without
+    except Exception as error:
+        if getattr(error, "errno", None) is not None:
             raise
         raise DataError(f"{path}: no sound zip file ({error}); remove it") from error
 
@@ -255,20 +229,12 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def unpack(path: Path, folder: Path, *, progress: bool = False) -> None:
     """Unpack the files of a zip file into a folder; those that are there stay."""
     with opened_zip(path) as archive:
-        safe = SafeFolder(folder)
-        places = {
-            entry: safe.join(entry.filename) for entry in archive.infolist() if not entry.is_dir()
-        }
-        todo = [
-            (entry, place)
-            for entry, place in places.items()
-            if not (place.is_file() and place.stat().st_size == entry.file_size)
-        ]
+        safe, todo = SafeFolder(folder), []
+        for entry in (entry for entry in archive.infolist() if not entry.is_dir()):
+            place = safe.join(entry.filename)
+            if not place.is_file() or place.stat().st_size != entry.file_size:
+                todo.append((entry, place))
         check_space(folder, sum(entry.file_size for entry, _ in todo))
         for entry, place in tqdm(todo, desc="unpacking", unit="picture", disable=not progress):
-            with (
-                atomic_write(place, sync=False) as temporary,
-                archive.open(entry) as packed,
-                temporary.open("wb") as file,
-            ):
-                shutil.copyfileobj(packed, file)
+            with atomic_write(place, sync=False) as temporary, temporary.open("wb") as file:
+                shutil.copyfileobj(archive.open(entry), file)

@@ -41,14 +41,12 @@ def evaluate(
     seed: int = 0,
     missing_views: str = "error",
     skip_unreadable: bool = False,
-    num_samples: int = 1000,
     progress: bool = False,
 ) -> Evaluation:
     """Rank the gallery after every round of every dialogue, and tabulate the metrics.
 
-    All files are checked before the encoder starts, and views with a manifest are checked against
-    the dialogues. Where a round has several views, in one folder or in several, their features are
-    averaged, or, with a trained fusion, the fused queries.
+    All files are checked before the encoder starts. Where a round has several views, in one folder
+    or in several, their features are averaged, or, with a trained fusion, the fused queries.
 
     Args:
         data: dialogues, gallery and views; a folder, as `find_data` gives it, stands for its split
@@ -57,45 +55,38 @@ def evaluate(
         fusion: how the query is made: `text`, `view` (the generated view alone), `dar`, or a
             trained fusion, as `load_fusion` gives it. All but the first need views, and the ranks
             of text alone are computed and tabulated beside them.
-        benchmark: the label of the data in the table, by default their name.
-        method: the label of the fusion, by default its name; a trained one needs it.
-        seed: a label, that of the views or of the encoder.
-        missing_views: where a round lacks a view: `error`; `exclude` its dialogue, counted in a
-            warning; or rank the round by `text` alone, counted in the result.
+        benchmark, method, seed: labels of data, fusion, and views or encoder; the first two are
+            their names by default, but a trained fusion has none.
+        missing_views: where a round lacks a view: `error`, or rank it by `text` alone, counted in
+            the result.
         skip_unreadable: leave out gallery images that cannot be decoded, and the dialogues that
             look for them, counted in warnings.
-        num_samples: of the bootstrap, for intervals.
 
     Returns:
         The table, and the ranks that it is of.
 
     Raises:
-        DataError: a file cannot be used, or the features are no finite unit vectors of the
-            encoder's dimension.
+        DataError: a file cannot be used, or the features are no finite unit vectors.
 
     >>> evaluate(find_data("my_pictures"), encoder=load_encoder("mini"))  # doctest: +SKIP
     """
     if isinstance(data, DataFolder):
         data = data.files().read()
-    is_trained = isinstance(fusion, nn.Module)
+    is_trained, name = isinstance(fusion, nn.Module), method or fusion
     if is_trained and method is None:
         raise ValueError("a trained fusion has no name of its own; give a method")
-    name = method or fusion
     if not is_trained and fusion not in UNTRAINED_FUSIONS:
         raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(UNTRAINED_FUSIONS)}")
-    needs_views = fusion != "text"
-    if needs_views and not data.views_dirs:
+    if fusion != "text" and not data.views_dirs:
         raise DataError(f"fusion {name!r} needs a folder of views; name it, or use 'text'")
-    if needs_views and name == "text":
+    if fusion != "text" and name == "text":
         raise ValueError("the method's name 'text' is taken by text alone; choose another")
     convention = data.text or recognise_convention(data.dialogues)[0]
     texts = query_texts(data.dialogues, convention=convention)
-    indices, gallery, views = _checked_files(
-        data, missing_views if needs_views else None, skip_unreadable
-    )
+    missing = None if fusion == "text" else missing_views
+    indices, gallery, views = _checked_files(data, missing, skip_unreadable)
 
-    # From here on queries are flat, (dialogue, round) after (dialogue, round): dialogues may differ
-    # in length, and no padding has to be encoded.
+    # From here on queries are flat, (dialogue, round) after (dialogue, round).
     lengths = np.array([len(texts[i]) for i in indices])
     rows, rounds = np.nonzero(np.arange(lengths.max()) < lengths[:, None])
     query_text = [text for i in indices for text in texts[i]]
@@ -110,30 +101,22 @@ def evaluate(
     queries = {"text" if views else name: encode("texts", query_text)}
     if views:
         drawn = encode("views", [path for files in views for path in files])
-        numbers = torch.tensor([len(files) for files in views])
-        queries[name] = query_features(
-            fusion, queries["text"], drawn, numbers, torch.from_numpy(rounds)
-        )
+        counts = torch.tensor([len(files) for files in views])
+        places = torch.from_numpy(rounds)
+        queries[name] = query_features(fusion, queries["text"], drawn, counts, places)
     gallery_features = encode("images", [Path(data.images_dir) / image for image in gallery])
 
     index_of = {image: index for index, image in enumerate(gallery)}
     targets = torch.tensor([index_of[data.dialogues[i].image] for i in indices])[rows]
-    ranks = {}
+    ranks, tables = {}, []
+    labels = {"benchmark": benchmark or data.name, "seed": seed}
     for query, features in queries.items():
         ranks[query] = np.full((len(indices), lengths.max()), -1)
         ranks[query][rows, rounds] = target_ranks(features, gallery_features, targets).numpy()
-    tables = [
-        result_rows(
-            ranks[query],
-            benchmark=benchmark or data.name,
-            method=query,
-            seed=seed,
-            lengths=lengths,
-            baseline_ranks=None if not views or query == "text" else ranks["text"],
-            num_samples=num_samples,
-        )
-        for query in ranks
-    ]
+        # Text alone comes first, and the others are compared with it.
+        rival = ranks["text"] if len(ranks) > 1 else None
+        options = {"lengths": lengths, "baseline_ranks": rival}
+        tables.append(result_rows(ranks[query], method=query, **labels, **options))
     return Evaluation(
         rows=pd.concat(tables, ignore_index=True),
         ranks=ranks,
@@ -149,33 +132,26 @@ def evaluate(
 def _checked_files(
     data: SearchData, missing_views: str | None, skip_unreadable: bool
 ) -> tuple[list[int], list[str], list[list[Path]]]:
-    """Indices of the dialogues to evaluate, the gallery, and the views of each query.
-
-    `missing_views` is None where no views are needed.
-    """
+    """Indices of the dialogues to evaluate, the gallery, and, with `missing_views`, the views."""
     dialogues, known = data.dialogues, set(data.gallery)
     if len(known) < len(data.gallery):
         raise DataError("the gallery names an image twice; name each once")
     if not dialogues:
         raise DataError("no dialogues to evaluate")
     if absent := [dialogue.image for dialogue in dialogues if dialogue.image not in known]:
-        raise DataError(
-            f"{len(absent):,} of {len(dialogues):,} dialogues have a target outside the gallery: "
-            f"{examples(absent)}"
-        )
+        share = f"{len(absent):,} of {len(dialogues):,} dialogues"
+        raise DataError(f"{share} have a target outside the gallery: {examples(absent)}")
     folders = data.views_dirs if missing_views else ()
     drawn = [find_views(folder, dialogues, missing=missing_views) for folder in folders]
-    with_views = [i for i in range(len(dialogues)) if all(views[i] is not None for views in drawn)]
     gallery = check_images(data.images_dir, data.gallery, skip_unreadable=skip_unreadable)
     readable = set(gallery)
-    indices = [i for i in with_views if dialogues[i].image in readable]
+    indices = [i for i, dialogue in enumerate(dialogues) if dialogue.image in readable]
     if not indices:
-        raise DataError("no dialogue is left that has a readable target and views in every folder")
-    if lost := [dialogues[i].image for i in with_views if dialogues[i].image not in readable]:
-        summary = f"{len(lost):,} of {len(with_views):,} dialogues have an unreadable target"
-        logger.warning("excluded, %s: %s", summary, examples(lost))
+        raise DataError("no dialogue is left that has a readable target")
+    if lost := [dialogue.image for dialogue in dialogues if dialogue.image not in readable]:
+        share = f"{len(lost):,} of {len(dialogues):,} dialogues"
+        logger.warning("excluded, %s have an unreadable target: %s", share, examples(lost))
     rounds = [(i, t) for i in indices for t in range(len(dialogues[i].rounds))] if drawn else []
-    paths = [[path for views in drawn for path in views[i][t]] for i, t in rounds]
     for folder, views in zip(folders, drawn, strict=True):
         check_images(folder, [path.name for i, t in rounds for path in views[i][t]])
-    return indices, gallery, paths
+    return indices, gallery, [[path for views in drawn for path in views[i][t]] for i, t in rounds]

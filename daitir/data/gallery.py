@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,22 @@ from PIL import Image, ImageOps, features
 
 from daitir.common.errors import DataError
 from daitir.common.files import SafeFolder, check_is_folder, open_regular, read_json
+from daitir.data.dialogues import Problem, checked
 from daitir.data.names import image_name
 
 logger = logging.getLogger(__name__)
 
-# What is read, with the suffixes of each: plain pictures of one layer. A file may hold another of
-# these than its suffix says, as is common. Formats that run other programs or fetch other files
-# (EPS, PDF, SVG, WMF), and those without a mark that tells them from any bytes, stay out.
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "AVIF": (".avif",),
-}
-if not features.check("avif"):  # before Pillow 11.3, or built without it
-    del FORMATS["AVIF"]
-IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# What is read, by content and not by suffix: plain pictures of one layer. Formats that run other
+# programs or fetch other files (EPS, PDF, SVG, WMF), and those without a mark that tells them from
+# any bytes, stay out.
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+if features.check("avif"):  # since Pillow 11.3, where it is built with it
+    FORMATS, IMAGE_SUFFIXES = [*FORMATS, "AVIF"], (*IMAGE_SUFFIXES, ".avif")
+NO_IMAGE = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
 NUM_EXAMPLES = 3  # that a message about many names
 MAX_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 _PHOTOMETRIC = 262  # TIFF's tag that tells what zero is
@@ -92,12 +88,17 @@ def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.wa
     Raises DataError as `scan_images` does, and where there is no picture.
     """
     names, left_out = scan_images(folder)
-    others = describe_left_out(left_out)
+    kinds = []
+    for kind, others in left_out.items():
+        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in others)
+        most = ", ".join(f"{suffix} {number:,}" for suffix, number in suffixes.most_common(5))
+        told = f" ({most}{', …' * (len(suffixes) > 5)})" if kind == "not read" else ""
+        kinds.append(f"{len(others):,} {kind}{told}")
+    lines = [f"left out: {', '.join(kinds)}"] if kinds else []
     if not names:
-        told = f"holds no image ({', '.join(IMAGE_SUFFIXES)})"
-        raise DataError(f"{folder}: {'; '.join(filter(None, (told, others)))}")
-    if others:
-        tell(f"{folder}: {others}")
+        raise DataError(f"{folder}: {'; '.join([NO_IMAGE, *lines])}")
+    for line in lines:
+        tell(f"{folder}: {line}")
     return names
 
 
@@ -106,52 +107,34 @@ def list_gallery(images_dir: Path, listed: Path | None = None, **options) -> lis
     return read_gallery(listed) if listed else list_images(images_dir, **options)
 
 
-def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> str:
-    """What a folder holds beside its pictures, in one line.
-
-    >>> describe_left_out({"not read": ["a/1.heic", "b.HEIC", "c"], "hidden": [".x"]})
-    'left out: 3 not read (.heic 2, no suffix 1), 1 hidden'
-    """
-    texts = []
-    for kind, names in left_out.items():
-        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
-        most = ", ".join(f"{suffix} {number:,}" for suffix, number in suffixes.most_common(5))
-        more = ", …" if len(suffixes) > 5 else ""
-        texts.append(f"{len(names):,} {kind}" + (f" ({most}{more})" if kind == "not read" else ""))
-    return "left out: " + ", ".join(texts) if texts else ""
-
-
 def read_gallery(path: str | Path) -> list[str]:
     """Read a gallery file, ChatIR's JSON list of image paths relative to the image folder."""
-    names, problems = parse_gallery(read_json(path))
-    if problems:
-        raise DataError(f"{path}: {problems[0][1]}")
-    return names
+    return checked(path, parse_gallery(read_json(path)))
 
 
-def parse_gallery(content: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """The sound names of a gallery, and kind and message of all that is wrong with it."""
+def parse_gallery(content: Any) -> tuple[list[str], list[Problem]]:
+    """The sound names, and the problems, of the content of a gallery file."""
     if not isinstance(content, list) or not content:
-        return [], [("not_a_list", "must be a non-empty JSON list of image paths")]
+        return [], [Problem(None, "not_a_list", "must be a non-empty JSON list of image paths")]
     names: dict[str, int] = {}
     problems = []
     for index, entry in enumerate(content):
         try:
             name = image_name(entry)
+            if names.setdefault(name, index) != index:
+                message = f"entries {names[name]} and {index} are the same image {name!r}"
+                problems.append(Problem(None, "named_twice", message))
         except DataError as error:
-            problems.append(("image_path", f"entry {index}: {error}"))
-            continue
-        if names.setdefault(name, index) != index:
-            message = f"entries {names[name]} and {index} are the same image {name!r}"
-            problems.append(("named_twice", message))
+            problems.append(Problem(None, "image_path", f"entry {index}: {error}"))
     return list(names), problems
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read one image file as 8-bit RGB; of several pictures or pages in it, the first.
+    """One image file as 8-bit RGB; of several pictures or pages in it, the first.
 
     The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
     conversion clips them), transparent pixels composited on white, colour profiles ignored.
+    Raises DataError as `open_image` does.
     """
     with open_image(path) as image:
         return _to_rgb(image)
@@ -160,28 +143,26 @@ def read_image(path: str | Path) -> Image.Image:
 def check_images(
     folder: str | Path, names: Sequence[str], *, skip_unreadable: bool | None = None
 ) -> list[str]:
-    """The names whose files below `folder` can be read, in order.
+    """The names whose files below `folder` can be read, in order; the others are a DataError.
 
-    With `skip_unreadable` every image is decoded, so that truncated ones are found too, and
-    unreadable ones are left out, counted in a warning; else only the headers are looked at, and
-    they are a DataError. It is None where the command has no such option.
+    With `skip_unreadable` they are left out, counted in a warning, and not only the headers are
+    looked at but every image is decoded. It is None where the command has no such option.
     """
-    check = read_image if skip_unreadable else _check_header
-    safe = SafeFolder(folder)
-    readable, errors = [], []
+    safe, readable, errors = SafeFolder(folder), [], []
     for name in names:
         try:
-            check(safe.join(name))
+            with open_image(safe.join(name)) as image:
+                if skip_unreadable:
+                    _to_rgb(image)
+            readable.append(name)
         except DataError as error:
             errors.append(str(error) if len(errors) <= NUM_EXAMPLES else "")
-        else:
-            readable.append(name)
     if errors:
         summary = f"{len(errors):,} of {len(names):,} images are unreadable: {examples(errors)}"
         if not skip_unreadable:
-            summary += "; mend them"
-            summary += ", or leave them out with --skip-unreadable" * (skip_unreadable is not None)
-        if not skip_unreadable or not readable:
+            option = ", or leave them out with --skip-unreadable"
+            raise DataError(f"{folder}: {summary}; mend them{option * (skip_unreadable is False)}")
+        if not readable:
             raise DataError(f"{folder}: {summary}")
         logger.warning("%s: excluded, %s", folder, summary)
     return readable
@@ -193,24 +174,18 @@ def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
     return "; ".join(map(str, items[:count])) + ("; …" if len(items) > count else "")
 
 
-def _check_header(path: Path) -> None:
-    with open_image(path):
-        pass
-
-
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """The image, not decoded yet, of an acceptable kind and size.
+    """The image, not decoded yet; any exception, also while it is in use, becomes a DataError.
 
-    Any exception of Pillow's becomes a DataError, also while the image is in use: on damaged files
-    it raises nearly anything, OSError, SyntaxError, ValueError, struct.error…
+    On damaged files Pillow raises nearly anything: OSError, SyntaxError, ValueError, struct.error…
     """
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise DataError(f"{path}: empty file (0 bytes), no image")
             head = file.read(512)
-            with Image.open(file, formats=tuple(FORMATS)) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if not image.width * image.height:
@@ -231,7 +206,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     # What the pixels mean is known before they are decoded, and lost where a copy is made.
-    stored, is_tiff = _stored_mode(image), image.format == "TIFF"
+    how = image.tile[0][3] if getattr(image, "tile", ()) else ""
+    stored, is_tiff = how[0] if how and isinstance(how, tuple) else how, image.format == "TIFF"
     clear = image.info.get("transparency")
     black_is_white = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # Pillow turns 8 bits itself
     image = ImageOps.exif_transpose(image)
@@ -250,17 +226,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     # PNG names the transparent colour as it is stored; Pillow has scaled the pixels to 8 bits.
     if stored == "RGB;16B" and clear is not None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif stored in ("L;2", "L;4") and clear is not None:
-        image.info["transparency"] = clear * (85 if stored == "L;2" else 17)
+    elif (step := {"L;2": 85, "L;4": 17}.get(stored)) and clear is not None:
+        image.info["transparency"] = clear * step
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _stored_mode(image: Image.Image) -> str:
-    """Pillow's name of how the pixels lie in the file, empty where it names none."""
-    tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

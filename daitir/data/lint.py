@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partialmethod
 from pathlib import Path
@@ -22,19 +22,13 @@ from daitir.data.datafolder import find_data
 from daitir.data.dialogues import (
     Dialogue,
     Problem,
-    lint_dialogues,
+    parse_dialogues,
     query_texts,
     recognise_convention,
     refined_from,
     with_sources,
 )
-from daitir.data.gallery import (
-    IMAGE_SUFFIXES,
-    NUM_EXAMPLES,
-    parse_gallery,
-    read_image,
-    scan_images,
-)
+from daitir.data.gallery import NO_IMAGE, NUM_EXAMPLES, parse_gallery, read_image, scan_images
 from daitir.data.manifests import MANIFEST
 from daitir.data.names import NearMisses
 from daitir.data.viewfiles import list_views, view_faults
@@ -42,7 +36,6 @@ from daitir.data.viewfiles import list_views, view_faults
 if TYPE_CHECKING:
     from daitir.models.encoders import Encoder
 
-LOST = "\N{REPLACEMENT CHARACTER}"  # what text read in the wrong encoding is left with
 QUESTIONS_SHARE = 0.9  # of the rounds after the first; with fewer they need not be questions ...
 HALF_SHARE = 0.4  # ... and with fewer than this their answers need not follow
 
@@ -55,7 +48,13 @@ _LEFTOVER = re.compile(
     r"|&(?:amp|quot|apos|lt|gt|nbsp|#\d+|#x[0-9a-f]+);|</?(?:br|p|div|span|i|b)\s*/?>",
     re.I,
 )
-_CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_ODD_WORDS = (
+    ("lost_character", re.compile("\N{REPLACEMENT CHARACTER}"), ", lost in an encoding"),
+    ("wrong_encoding", BADNESS_RE, ", UTF-8 read in another encoding"),
+    ("control_character", re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
+     ", which is no character to read"),
+    ("leftover", _LEFTOVER, ""),
+)  # fmt: skip
 _QUESTION = re.compile("[?\N{FULLWIDTH QUESTION MARK}\N{ARABIC QUESTION MARK}]")
 _ENDS = re.compile(r"[.!。！؟?？]\s*$")
 
@@ -80,11 +79,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `lint_data` found: sizes by name, pictures by suffix, and what is wrong."""
+    """What `lint_data` found: sizes by name, and what is wrong."""
 
     folder: str
     sizes: dict[str, float]
-    suffixes: dict[str, int]
     findings: list[Finding]
 
     @property
@@ -119,8 +117,7 @@ def lint_data(
         linter.look_at_split(split, encoder)
     linter.look_at_pictures(progress)
     findings = sorted(linter.findings.values(), key=lambda finding: not finding.is_error)
-    suffixes = Counter(os.path.splitext(name)[1].lower() for name in linter.names)
-    return Report(str(folder), linter.sizes, dict(suffixes.most_common()), findings)
+    return Report(str(folder), linter.sizes, findings)
 
 
 class _Linter:
@@ -131,6 +128,7 @@ class _Linter:
         self.findings: dict[tuple[str, str], Finding] = {}
         self.sizes: dict[str, float] = {}
         self.names: list[str] = []  # of all pictures below `images/`
+        self.beside: list[str] = []  # names of the gallery that are not among them
         self.gallery: list[str] = []  # of the pictures to search
         self.first_split_of: dict[str, str] = {}  # by the name of the target
 
@@ -141,54 +139,46 @@ class _Linter:
 
     error, warn = partialmethod(_add, True), partialmethod(_add, False)
 
+    @contextmanager
+    def trying(self, where: Path, kind: str, *, is_error: bool = True) -> Iterator[None]:
+        """Within it a DataError is a finding."""
+        try:
+            yield
+        except DataError as error:
+            self._add(is_error, where, kind, error)
+
     def look_at_names(self) -> None:
         images, listed = self.data.images_dir, self.data.gallery_file
-        try:
+        with self.trying(images, "no_pictures"):
             self.names, left_out = scan_images(images)
             for kind, names in left_out.items():
                 self.warn(images, kind.replace(" ", "_"), *(f"{name}: left out" for name in names))
             if not self.names:
-                self.error(images, "no_pictures", f"holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        except DataError as error:
-            self.error(images, "no_pictures", error)
-        self.gallery = self.names
-        if listed:
-            try:
-                gallery, problems = parse_gallery(read_json(listed))
-            except DataError as error:
-                gallery, problems = [], [("unreadable", error)]
-            for kind, message in problems:
-                self.error(listed, kind, message)
-            self.gallery = gallery or self.names
-        near_misses = NearMisses(self.names)
-        for name in self._beside():
-            # A link that leaves the folder is there, and found among the pictures.
+                self.error(images, "no_pictures", NO_IMAGE)
+        self.gallery = (listed and self._parsed(listed, parse_gallery)) or self.names
+        near_misses, known = NearMisses(self.names), set(self.names)
+        self.beside = [name for name in self.gallery if name not in known]
+        for name in self.beside:
+            # A link that leaves the folder is there, and told among the pictures.
             if not os.path.lexists(images / name):
                 hint = near_misses.hint(name)
                 self.error(listed, "missing_image", f"{name}: no such file in images/{hint}")
         self.sizes |= {"pictures": len(self.names), "gallery": len(self.gallery)}
 
-    def _beside(self) -> list[str]:
-        """The names of the gallery that are not among the pictures."""
-        known = set(self.names)
-        return [name for name in self.gallery if name not in known]
-
     def look_at_split(self, split: str, encoder: Encoder | None) -> None:
         path, rewrites = self.data.dialogue_file(split), self.data.rewrites_file(split)
-        dialogues, problems = lint_dialogues(path, gallery=self.gallery)
-        for problem in problems:
-            self._add(problem.kind != "duplicate_target", path, problem.kind, problem)
-        for oddity in odd_rounds(dialogues, are_captions=False):
-            self.warn(path, oddity.kind, oddity)
+        dialogues = self._parsed(path, parse_dialogues, gallery=self.gallery)
+        self._add_problems(path, odd_rounds(dialogues, are_captions=False))
         ranked, texts, sound, convention = path, dialogues, [], "raw_dialogue"
         if rewrites.exists():
             ranked, convention = rewrites, "current_rewrite"
-            texts, sound = self._look_at_rewrites(path, rewrites, dialogues)
+            texts = self._parsed(rewrites, parse_dialogues, allow_duplicate_targets=True)
+            self._add_problems(rewrites, odd_rounds(texts, are_captions=True))
+            with self.trying(rewrites, "refined_from_other_words"):
+                sound = refined_from(rewrites, with_sources(rewrites, texts), path, dialogues)
         else:
-            try:
+            with self.trying(path, "unknown_text_convention", is_error=False):
                 convention, _ = recognise_convention(dialogues)
-            except DataError as error:
-                self.warn(path, "unknown_text_convention", error)
         lengths = [len(dialogue.rounds) for dialogue in dialogues]
         self.sizes[f"{split} dialogues"] = len(dialogues)
         if dialogues:
@@ -196,8 +186,12 @@ class _Linter:
             self.sizes[f"{split} shortest dialogue"] = min(lengths)
             self.sizes[f"{split} longest dialogue"] = max(lengths)
         if dialogues and encoder:
-            cut = list(cut_rounds(texts, encoder, convention=convention))
-            self.warn(ranked, "cut_round", *cut)
+            limit = f"more than {encoder.context_length} tokens by {convention}"
+            rows = enumerate(query_texts(texts, convention=convention))
+            rounds = ((number, t, text) for number, row in rows for t, text in enumerate(row))
+            cut = [(number, t) for number, t, text in rounds if encoder.count_truncated([text])]
+            told = (f"dialogue {number}: round {t} is cut: {limit}" for number, t in cut)
+            self.warn(ranked, "cut_round", *told)
             self.sizes[f"{split} percent cut"] = round(100 * len(cut) / sum(lengths), 2)
         for number, dialogue in enumerate(dialogues):
             earlier = self.first_split_of.setdefault(dialogue.image, split)
@@ -211,20 +205,17 @@ class _Linter:
             if number and not (folder / MANIFEST).is_file():
                 self.sizes[f"{split} views without a manifest"] = number
 
-    def _look_at_rewrites(
-        self, raw: Path, path: Path, dialogues: Sequence[Dialogue]
-    ) -> tuple[list[Dialogue], list[Dialogue]]:
-        """All rewrites that have text, and those that are sound and of these dialogues."""
-        refined, problems = lint_dialogues(path, allow_duplicate_targets=True)
+    def _parsed(self, path: Path, parse: Callable, **options) -> list:
+        """What is sound in a JSON file."""
+        content: list = []
+        with self.trying(path, "unreadable"):
+            content, problems = parse(read_json(path), **options)
+            self._add_problems(path, problems)
+        return content
+
+    def _add_problems(self, path: Path, problems: Iterable[Problem]) -> None:
         for problem in problems:
-            self.error(path, problem.kind, problem)
-        for oddity in odd_rounds(refined, are_captions=True):
-            self.warn(path, oddity.kind, oddity)
-        try:
-            return refined, refined_from(path, with_sources(path, refined), raw, dialogues)
-        except DataError as error:
-            self.error(path, "refined_from_other_words", error)
-            return refined, []
+            self._add(problem.is_error, path, problem.kind, problem)
 
     def _look_at_views(
         self, folder: Path, dialogues: Sequence[Dialogue], refined: Sequence[Dialogue]
@@ -236,11 +227,9 @@ class _Linter:
         self.warn(folder, "stray_file", *strays)
         doubles = (f"{file.name} and {other.name} are one view" for file, other in listed.doubles)
         self.error(folder, "one_view_twice", *doubles)
-        try:
+        with self.trying(folder, "unreadable"):
             faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
             self.error(folder, "view_of_another_text", *faults)
-        except DataError as error:
-            self.error(folder, "unreadable", error)
         files = [path for rounds in listed.views for views in rounds for path in views]
         safe = SafeFolder(folder)
         for path in files:
@@ -248,45 +237,36 @@ class _Linter:
         return len(files)
 
     def look_at_pictures(self, progress: bool) -> None:
-        safe = SafeFolder(self.data.images_dir)
-        first_with: dict[bytes, str] = {}
-        names, is_quiet = [*self.names, *self._beside()], not progress or not self.decode
+        safe, first_with = SafeFolder(self.data.images_dir), {}
+        names, is_quiet = [*self.names, *self.beside], not progress or not self.decode
         for name in tqdm(names, desc="decoding", unit="picture", disable=is_quiet):
             digest = self._digest(safe, name)
             earlier = first_with.setdefault(digest, name) if digest else name
             if earlier != name:
-                self.warn(
-                    safe.folder, "equal_pictures", f"{earlier} and {name} are the same picture"
-                )
+                message = f"{earlier} and {name} are the same picture"
+                self.warn(safe.folder, "equal_pictures", message)
 
     def _digest(self, safe: SafeFolder, name: str) -> bytes | None:
         """A hash of a picture's pixels; None where it cannot be read, or is only looked for."""
-        try:
+        with self.trying(safe.folder, "link_outside"):
             path = safe.join(name)
-        except DataError as error:
-            self.error(safe.folder, "link_outside", error)
-            return None
-        if not path.is_file():
-            if os.path.lexists(path):  # else it is missing, and told where it was named
-                message = f"{name}: a folder, a pipe, a device or a link to nothing, and no picture"
-                self.error(safe.folder, "no_file", message)
-            return None
-        if not self.decode:
-            return None
-        try:
-            image = read_image(path)
-        except DataError as error:
-            self.error(safe.folder, "unreadable_image", error)
-            return None
-        digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-        digest.update(image.tobytes())
-        return digest.digest()
+            if not path.is_file():
+                if os.path.lexists(path):  # else it is missing, and told where it was named
+                    what = "a folder, a pipe, a device or a link to nothing, and no picture"
+                    self.error(safe.folder, "no_file", f"{name}: {what}")
+            elif self.decode:
+                with self.trying(safe.folder, "unreadable_image"):
+                    image = read_image(path)
+                    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+                    digest.update(image.tobytes())
+                    return digest.digest()
+        return None
 
 
 def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator[Problem]:
     """What is odd about the rounds of dialogues, or, with `are_captions`, of their rewrites.
 
-    Rewrites need no questions. Blank rounds are errors, and left to `lint_dialogues`.
+    Rewrites need no questions. Blank rounds are errors, and left to `parse_dialogues`.
     """
     later = [text for dialogue in dialogues for text in dialogue.rounds[1:]]
     share = sum(bool(_QUESTION.search(text)) for text in later) / max(1, len(later))
@@ -296,25 +276,19 @@ def odd_rounds(dialogues: Sequence[Dialogue], *, are_captions: bool) -> Iterator
             if not text.strip():
                 continue
             for kind, message in _odd_words(text, is_caption=are_captions or t == 0):
-                yield Problem(number, kind, f"round {t} {message}: {text!r}")
+                yield Problem(number, kind, f"round {t} {message}: {text!r}", False)
             earlier = first_with.setdefault(" ".join(text.casefold().split()), t)
             if earlier != t:
                 message = f"round {t} repeats round {earlier}: {text!r}"
-                yield Problem(number, "repeated_round", message)
-        if not are_captions:
-            for kind, t, message in _odd_questions(dialogue.rounds, share):
-                yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}")
+                yield Problem(number, "repeated_round", message, False)
+        for kind, t, message in () if are_captions else _odd_questions(dialogue.rounds, share):
+            yield Problem(number, kind, f"round {t} {message}: {dialogue.rounds[t]!r}", False)
 
 
 def _odd_words(text: str, *, is_caption: bool) -> Iterator[tuple[str, str]]:
-    if LOST in text:
-        yield "lost_character", f"holds {LOST!r}, lost in an encoding"
-    if match := BADNESS_RE.search(text):
-        yield "wrong_encoding", f"holds {match[0]!r}, UTF-8 read in another encoding"
-    if match := _CONTROL.search(text):
-        yield "control_character", f"holds {match[0]!r}, which is no character to read"
-    if match := _LEFTOVER.search(text):
-        yield "leftover", f"holds {match[0]!r}"
+    for kind, pattern, what in _ODD_WORDS:
+        if match := pattern.search(text):
+            yield kind, f"holds {match[0]!r}{what}"
     if is_caption and (fault := fault_of(text)):
         kind = "loop" if fault == "loop" else "fragment"
         yield kind, f"is a {kind}, no caption"
@@ -343,14 +317,3 @@ def _odd_questions(rounds: Sequence[str], share: float) -> Iterator[tuple[str, i
             else:
                 yield "no_question", t, "has no question"
         is_answer = False
-
-
-def cut_rounds(
-    dialogues: Sequence[Dialogue], encoder: Encoder, *, convention: str
-) -> Iterator[Problem]:
-    """The rounds whose query text, by a text convention, is longer than an encoder reads."""
-    for number, texts in enumerate(query_texts(dialogues, convention=convention)):
-        for t, text in enumerate(texts):
-            if encoder.count_truncated([text]):
-                limit = f"more than {encoder.context_length} tokens by {convention}"
-                yield Problem(number, "cut_round", f"round {t} is cut: {limit}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,29 +79,25 @@ def content_digest(dialogues: Sequence[Dialogue]) -> str:
 
 def read_views(folder: Path) -> Views | None:
     """The manifest of a folder of views, None without one, DataError where it is of no use."""
-    path = Path(folder) / MANIFEST
-    content = _read(path, VIEWS_FORMAT)
-    if content is None:
-        return None
-    try:
-        views = [View(**_known(View._fields, view)) for view in content["views"]]
-        for view in views:
-            if not all(isinstance(n, int) for n in (view.dialogue, view.round, view.index)):
-                raise TypeError(f"{view.file}: dialogue, round and index are numbers")
-        by_name = {view.file: view for view in views}
-        return Views(dict(content["settings"]), dict(content["source"]), by_name)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: a damaged manifest ({error!r}); remove it") from error
+    return _read(folder / MANIFEST, VIEWS_FORMAT, _views)
+
+
+def _views(content: Mapping) -> Views:
+    views = {}
+    for entry in content["views"]:
+        view = View(**_known(View._fields, entry))
+        if not all(isinstance(n, int) for n in (view.dialogue, view.round, view.index)):
+            raise TypeError(f"{view.file}: dialogue, round and index are numbers")
+        views[view.file] = view
+    return Views(dict(content["settings"]), dict(content["source"]), views)
 
 
 def write_views(folder: Path, manifest: Views) -> None:
     """Write the manifest of a folder of views, a line for each view."""
     views = sorted(manifest.views.values(), key=lambda v: (v.dialogue, v.round, v.index))
     head = {"format": VIEWS_FORMAT, "settings": manifest.settings, "source": manifest.source}
-    _write(folder / MANIFEST, head, "views", [
-        {name: value for name, value in view._asdict().items() if value is not None}
-        for view in views
-    ])  # fmt: skip
+    rows = ({name: v for name, v in view._asdict().items() if v is not None} for view in views)
+    _write(folder / MANIFEST, head, "views", rows)
 
 
 def rewrites_manifest(path: Path) -> Path:
@@ -111,17 +107,14 @@ def rewrites_manifest(path: Path) -> Path:
 
 def read_rewrites(path: Path) -> Rewrites | None:
     """The manifest of a file of rewrites, None where it has none; raises as `read_views` does."""
-    place = rewrites_manifest(path)
-    content = _read(place, REWRITES_FORMAT)
-    if content is None:
-        return None
-    try:
-        manifest = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
-        if not all(isinstance(row, list) and row for row in manifest.rounds):
-            raise TypeError("rounds without digests")
-        return manifest
-    except TypeError as error:
-        raise DataError(f"{place}: a damaged manifest ({error}); remove it") from error
+    return _read(rewrites_manifest(path), REWRITES_FORMAT, _rewrites)
+
+
+def _rewrites(content: Mapping) -> Rewrites:
+    manifest = Rewrites(**_known(Rewrites.__dataclass_fields__, content))
+    if not all(isinstance(row, list) and row for row in manifest.rounds):
+        raise TypeError("rounds without digests")
+    return manifest
 
 
 def write_rewrites(path: Path, manifest: Rewrites) -> None:
@@ -133,7 +126,7 @@ def write_rewrites(path: Path, manifest: Rewrites) -> None:
 def is_manifest(path: Path, format: str) -> bool:
     """Whether a file is a sound manifest of a format."""
     try:
-        return _read(path, format) is not None
+        return _read(path, format, dict) is not None
     except DataError:
         return False
 
@@ -142,20 +135,21 @@ def _known(names: Iterable[str], content: Mapping) -> dict:
     return {name: content[name] for name in names if name in content}
 
 
-def _read(path: Path, format: str) -> dict | None:
-    """The content of a manifest; None where there is none, or one that is not of daitir."""
-    if not path.is_file():
-        return None
-    content = read_json(path)
+def _read(path: Path, format: str, build: Callable[[dict], Any]) -> Any:
+    """What `build` makes of a manifest; None where there is none, or one that is not of daitir."""
+    content = read_json(path) if path.is_file() else None
     told = str(content.get("format")) if isinstance(content, dict) else ""
     if not told.startswith(format.partition("/")[0] + "/"):
         return None
     if told != format:
         raise DataError(f"{path}: of the format {told}, which this version does not know")
-    return content
+    try:
+        return build(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a damaged manifest ({error!r}); remove it") from error
 
 
-def _write(path: Path, head: Mapping, name: str, rows: Sequence) -> None:
+def _write(path: Path, head: Mapping, name: str, rows: Iterable) -> None:
     """A JSON object whose list `name` has a line for each row."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     fields = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]

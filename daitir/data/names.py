@@ -36,11 +36,7 @@ class NearMisses:
         self._names = {_likeness(name): name for name in names}
 
     def hint(self, name: str) -> str:
-        """The end of a message about `name`, empty where no name is like it.
-
-        >>> NearMisses(["a/Tom.JPG"]).hint("a/tom.jpg")
-        "; 'a/Tom.JPG' differs from it in capitals or Unicode form (NFC, NFD), write both alike"
-        """
+        """The end of a message about `name`, empty where no name is like it."""
         other = self._names.get(_likeness(name), name)
         alike = f"{ascii(other)} differs from it in capitals or Unicode form (NFC, NFD)"
         return "" if other == name else f"; {alike}, write both alike"
@@ -52,11 +48,7 @@ def _likeness(name: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode("utf-8", "ignore").decode("utf-8") == text
 
 
 def quoted(value: object, limit: int = 60) -> str:

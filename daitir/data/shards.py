@@ -12,8 +12,7 @@ A shard is a safetensors file, `pictures-*.safetensors` or `texts-*.safetensors`
 | metadata `checksum` | CRC-32 of `names` (UTF-8), stamps and features, one after the other |
 
 A stamp is a file's size in bytes, its mtime and ctime in nanoseconds, and a checksum of some of its
-bytes. Nothing but the shard says what it holds, so that a folder may lose shards or get those of
-another run, and no row is taken for another's.
+bytes. Nothing but a shard says what it holds: a folder may lose some, or get those of another run.
 """
 
 from __future__ import annotations
@@ -78,10 +77,8 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
             raise ValueError("another checksum")
         return Shard(path, about["spec"], about["digest"], names, stamps, dim, features)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = " ".join(str(error).split())
-        raise DataError(
-            f"{path}: damaged ({line}); remove it, and what it held is embedded again"
-        ) from error
+        again = f"({' '.join(str(error).split())}); remove it, and what it held is embedded again"
+        raise DataError(f"{path}: damaged {again}") from error
 
 
 class KeptFeatures:
@@ -89,18 +86,16 @@ class KeptFeatures:
 
     Rows are numbered in the order of the shards; `starts` holds the number of each shard's first
     row, and of all rows. Names are known by their hashes: those of a million files would take a
-    third of a gigabyte.
+    third of a gigabyte. `kind` is PICTURES or TEXTS; `model` is needed to keep more.
     """
 
     def __init__(self, folder: Path, kind: str, model: Encoder | None = None):
-        """`kind` is PICTURES or TEXTS; `model` is needed to keep more. Raises as `refresh`."""
         self.folder, self.kind, self.model = folder, kind, model
         self.refresh()
 
     def refresh(self) -> None:
         """Look what the folder holds now; a shard of no use or another model is a DataError."""
-        self.shards, sizes = [], [0]
-        hashes = [np.empty(0, np.int64)]
+        self.shards, sizes, hashes = [], [0], [np.empty(0, np.int64)]
         stamps = [np.empty((0, STAMP_SIZES[self.kind]), np.int64)]
         for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
             shard = read_shard(path, whole=False)
@@ -138,13 +133,13 @@ class KeptFeatures:
         rows[known] = self._order[first[known]]
         is_same = (self._stamps[rows[known], :3] == stamps[known]).all(axis=1)
         for i in known[~is_same].tolist():  # a file that was changed may have several rows
-            stamp, candidates = stamps[i].tolist(), self._order[first[i] : end[i]].tolist()
-            rows[i] = next((r for r in candidates if self._is_of(r, stamp, i, check)), -1)
+            stamp, rows[i] = stamps[i].tolist(), -1
+            for row in self._order[first[i] : end[i]].tolist():
+                *before, sample = self._stamps[row].tolist()
+                if before == stamp or (before[:2] == stamp[:2] and sample == check(i)):
+                    rows[i] = row
+                    break
         return rows
-
-    def _is_of(self, row: int, stamp: list[int], i: int, check: Callable[[int], int]) -> bool:
-        *before, sample = self._stamps[row].tolist()
-        return before == stamp or (before[:2] == stamp[:2] and sample == check(i))
 
     def load(self, rows: np.ndarray) -> Tensor:
         """(n, dim) the features of rows. Raises DataError where a shard is damaged or changed."""
@@ -176,18 +171,21 @@ class KeptFeatures:
 
         The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
         Pictures need the `stamps` of the rows that have come, texts none; `done` gets the length of
-        each batch.
-
-        Raises DataError for features that are not finite, and where the disk is full.
+        each batch. Raises DataError for features that are not finite, and where the disk is full.
         """
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []
-        path, began = self._new_path(), time.monotonic()
+        key, began = secrets.token_hex(8), time.monotonic()
 
         def write() -> None:
             nonlocal written, began
-            rows = [()] * (end - first) if stamps is None else stamps[first:end]
-            self._write(path, names[first:end], np.array(rows, np.int64), torch.cat(waiting))
+            text, features = json.dumps(names[first:end]), torch.cat(waiting)
+            rows = np.array([()] * (end - first) if stamps is None else stamps[first:end], np.int64)
+            about = {"spec": self.model.spec, "digest": self.model.digest, "names": text}
+            about |= {"format": SHARD_FORMAT, "checksum": _checksum(text, rows, features)}
+            tensors = {"features": features, "stamps": torch.from_numpy(rows)}
+            with atomic_write(self.folder / f"{self.kind}-{key}.safetensors") as temporary:
+                save_file(tensors, temporary, metadata=about)
             written, began = end, time.monotonic()
 
         try:
@@ -205,24 +203,11 @@ class KeptFeatures:
                 if end - first >= size or time.monotonic() - began >= KEEP_SECONDS:
                     write()
                 if end - first >= size:
-                    first, waiting, path = end, [], self._new_path()
+                    first, waiting, key = end, [], secrets.token_hex(8)
         finally:
             if end > written:
                 write()
         self.refresh()
-
-    def _write(
-        self, path: Path, names: Sequence[str], stamps: np.ndarray, features: Tensor
-    ) -> None:
-        text = json.dumps(names)
-        about = {"spec": self.model.spec, "digest": self.model.digest, "names": text}
-        about |= {"format": SHARD_FORMAT, "checksum": _checksum(text, stamps, features)}
-        with atomic_write(path) as temporary:
-            tensors = {"features": features, "stamps": torch.from_numpy(stamps)}
-            save_file(tensors, temporary, metadata=about)
-
-    def _new_path(self) -> Path:
-        return self.folder / f"{self.kind}-{secrets.token_hex(8)}.safetensors"
 
 
 def _hashes(names: Sequence[str]) -> np.ndarray:

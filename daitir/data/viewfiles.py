@@ -39,12 +39,8 @@ class ViewFiles(NamedTuple):
 
     def missing(self) -> list[tuple[int, int]]:
         """The rounds without a view, as (dialogue, round)."""
-        return [
-            (dialogue, t)
-            for dialogue, rounds in enumerate(self.views)
-            for t, files in enumerate(rounds)
-            if not files
-        ]
+        places = ((i, t) for i, rounds in enumerate(self.views) for t in range(len(rounds)))
+        return [(i, t) for i, t in places if not self.views[i][t]]
 
 
 def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
@@ -54,15 +50,12 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
-        if path.name in (MANIFEST, LOCK):
-            continue
         place = _place(path)
         if place is None or place[0] >= len(lengths) or place[1] >= lengths[place[0]]:
-            strays.append(path)
-        elif place in files:
+            if path.name not in (MANIFEST, LOCK):
+                strays.append(path)
+        elif files.setdefault(place, path) != path:
             doubles.append((files[place], path))
-        else:
-            files[place] = path
     views: list[list[list[Path]]] = [[[] for _ in range(length)] for length in lengths]
     for dialogue, t, k in sorted(files):
         views[dialogue][t].append(files[dialogue, t, k])
@@ -72,92 +65,76 @@ def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
 def _place(path: Path) -> tuple[int, int, int] | None:
     """Dialogue, round and number of a view by its name, None of other files."""
     match = _VIEW_NAME.fullmatch(path.stem)
-    if not match or path.suffix.lower() not in IMAGE_SUFFIXES:
-        return None
-    return int(match[1]), int(match[2]), int(match[3] or 0)
+    is_view = match and path.suffix.lower() in IMAGE_SUFFIXES
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if is_view else None
 
 
 def find_views(
     folder: str | Path, dialogues: Sequence[Dialogue], *, missing: str = "error"
-) -> list[list[list[Path]] | None]:
+) -> list[list[list[Path]]]:
     """The files of the views of every round, as `views[dialogue][round]`.
 
-    Where a round has no view, `missing="error"` refuses; with `"exclude"` the dialogue's entry is
-    None, with `"text"` the round's list is empty, and a warning counts them. Raises DataError when
-    two files are one view, when nothing is left, and as `check_views` does.
+    With `missing="text"` a round may have none, and a warning counts them. Raises DataError where
+    one is missing otherwise, or all are; when two files are one view; and as `check_views` does.
     """
-    if missing not in ("error", "exclude", "text"):
-        raise ValueError(f"missing must be 'error', 'exclude' or 'text', found {missing!r}")
-    lengths = [len(dialogue.rounds) for dialogue in dialogues]
-    listed = list_views(folder, lengths)
+    if missing not in ("error", "text"):
+        raise ValueError(f"missing must be 'error' or 'text', found {missing!r}")
+    listed = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
     for first, second in listed.doubles:
         raise DataError(f"{folder}: {first.name} and {second.name} are one view; keep one")
     if number := len(listed.strays):
         logger.info("%s: %d files are no view of these dialogues, left out", folder, number)
-    absent = listed.missing()
-    gaps = {dialogue for dialogue, _ in absent}
-    summary = (
-        f"{len(absent):,} of {sum(lengths):,} views are missing, in {len(gaps):,} of "
-        f"{len(lengths):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
-    )
-    all_lack = len(gaps) == len(lengths) if missing == "exclude" else len(absent) == sum(lengths)
-    if absent and (missing == "error" or all_lack):
-        raise DataError(f"{folder}: {summary}")
-    if absent:
-        rule = {"text": "text alone stands for them", "exclude": "those dialogues are excluded"}
-        logger.warning("%s: %s, %s", folder, rule[missing], summary)
-    left = [None if missing == "exclude" and d in gaps else r for d, r in enumerate(listed.views)]
-    check_views(folder, dialogues, left)
-    return left
+    if absent := listed.missing():
+        total = sum(map(len, listed.views))
+        summary = (
+            f"{len(absent):,} of {total:,} views are missing, in {len(dict(absent)):,} of "
+            f"{len(dialogues):,} dialogues: {examples(f'{d}_{t}' for d, t in absent)}"
+        )
+        if missing == "error" or len(absent) == total:
+            raise DataError(f"{folder}: {summary}")
+        logger.warning("%s: text alone stands for them, %s", folder, summary)
+    check_views(folder, dialogues, listed.views)
+    return listed.views
 
 
 def check_views(
     folder: str | Path,
     dialogues: Sequence[Dialogue],
-    views: Sequence[Sequence[Sequence[Path]] | None],
+    views: Sequence[Sequence[Sequence[Path]]],
     *,
     also: Sequence[Dialogue] = (),
 ) -> None:
-    """Raises DataError where `view_faults` tells of one, for all its arguments.
-
-    Views in a folder without a manifest are taken as they are numbered; a warning counts them.
-    """
+    """Raises DataError for the first of `view_faults`; views without a manifest are counted."""
     for fault in view_faults(folder, dialogues, views, also=also):
         raise DataError(
             f"{folder}: {fault}; draw them again (`daitir generate --overwrite`), or name the "
             "dialogues that they are of"
         )
-    number = sum(len(files) for rounds in views for files in rounds or ())
     if not (Path(folder) / MANIFEST).is_file():
-        logger.warning(
-            "%s: no manifest says what its %s views are of; they are taken as they are numbered",
-            folder, f"{number:,}",
-        )  # fmt: skip
+        number = sum(len(files) for rounds in views for files in rounds)
+        told = f"what its {number:,} views are of; they are taken as they are numbered"
+        logger.warning("%s: no manifest says %s", folder, told)
 
 
 def view_faults(
     folder: str | Path,
     dialogues: Sequence[Dialogue],
-    views: Sequence[Sequence[Sequence[Path]] | None],
+    views: Sequence[Sequence[Sequence[Path]]],
     *,
     also: Sequence[Dialogue] = (),
     decode: bool = False,
 ) -> Iterator[str]:
-    """What tells that a view is not of the dialogue and round that its name says.
+    """What tells that a view, of `views[dialogue][round]`, is not of what its name says.
 
-    A view may be of the round itself, of its rewrite while the raw dialogue is searched for, or of
-    the raw round while its rewrite is.
-
-    Args:
-        views: `views[dialogue][round]`, their files; None for a dialogue that is left out.
-        also: other texts of the same dialogues that the views may be of, such as rewrites.
-        decode: whether what a file says of itself is compared with the manifest as well.
+    It may be of the round itself, of its rewrite while the raw dialogue is searched for, or of the
+    raw round while its rewrite is; `also` are other texts that it may be of. With `decode` what a
+    file says of itself is compared with the manifest as well.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
-        texts = [[*zip_longest(round_digests(talk), talk.refined_from or ())]
-                 for talk in (dialogues[i], *also[i : i + 1])]  # fmt: skip
-        for t, path in ((t, path) for t, files in enumerate(rounds or ()) for path in files):
+        talks = (dialogues[i], *also[i : i + 1])
+        texts = [[*zip_longest(round_digests(d), d.refined_from or ())] for d in talks]
+        for t, path in ((t, path) for t, files in enumerate(rounds) for path in files):
             view = manifest.views.get(path.name)
             if view is None:
                 yield f"{path.name} is not in its {MANIFEST}"
@@ -185,11 +162,9 @@ def _is_as_told(path: Path, view: View, settings: Mapping) -> bool:
         facts = {}
     if not {"prompt", "digest"} <= facts.keys():
         return "model" not in settings or view.prompt is None
-    expected = {
-        "prompt": view.prompt, "seed": view.seed, "negative_prompt": view.negative_prompt,
-        "steps": settings.get("steps"), "guidance": settings.get("guidance"),
-        "digest": settings.get("model"),
-    }  # fmt: skip
+    names = ("prompt", "seed", "negative_prompt")
+    expected = {name: getattr(view, name) for name in names} | {"digest": settings.get("model")}
+    expected |= {name: settings.get(name) for name in ("steps", "guidance")}
     return all(facts.get(name) == value for name, value in expected.items())
 
 
@@ -205,17 +180,15 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 
 
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Raises DataError unless views may be drawn into a folder.
+    """Raises DataError unless the views in a folder were drawn as `manifest` tells.
 
-    The views there must have been drawn with the same settings from the same rounds, so that a run
-    goes on or is extended; with `overwrite` it is enough that daitir drew them.
+    So a run goes on or is extended; with `overwrite` it is enough that daitir drew them.
     """
     old = read_views(folder)
-    others = [path.name for path in _drawn(folder) if not old or path.name not in old.views]
-    if others:
-        raise DataError(
-            f"{folder}: holds views of another origin ({others[0]} is one); name another --out"
-        )
+    for path in _drawn(folder):
+        if not old or path.name not in old.views:
+            other = f"holds views of another origin ({path.name} is one)"
+            raise DataError(f"{folder}: {other}; name another --out")
     if old and not overwrite and (change := _first_difference(old, manifest)):
         raise DataError(
             f"{folder}: {change}; --overwrite removes the views there, or name another --out"
@@ -226,8 +199,7 @@ def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> No
     """Make a folder ready for views that `check_redraw` allowed: the manifest comes first."""
     if overwrite:
         remove_views(folder)
-    old = read_views(folder)
-    if old is not None:
+    if old := read_views(folder):
         manifest = replace(manifest, views={**old.views, **manifest.views})
     write_views(folder, manifest)
 

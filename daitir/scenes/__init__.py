@@ -14,7 +14,16 @@ from daitir.scenes.dialogues import (
     rewrites,
     talk,
 )
-from daitir.scenes.language import describe, implied, parse, short_caption
+from daitir.scenes.language import (
+    Question,
+    ask,
+    describe,
+    implied,
+    parse,
+    phrase,
+    reply,
+    short_caption,
+)
 from daitir.scenes.render import render, render_scenes
 from daitir.scenes.scene import (
     SCENE_SPLITS,
@@ -29,4 +38,3 @@ from daitir.scenes.scene import (
     sample_scenes,
     split_of,
 )
-from daitir.scenes.speech import Question, ask, phrase, reply

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from daitir.scenes import world
-from daitir.scenes.language import describe, mention
-from daitir.scenes.scene import Fact, Scene, wrong
-from daitir.scenes.speech import Question, phrase, wordy
+from daitir.scenes.language import Question, describe, mention, phrase, wordy
+from daitir.scenes.scene import Fact, Scene, sort_facts, wrong
 
 NUM_QUESTIONS = 10
 WRONG_SHARE, UNKNOWN_SHARE = 0.2, 0.15  # of the answers of the unreliable source
@@ -58,11 +57,9 @@ def merge_facts(turns: Iterable[Turn]) -> tuple[Fact, ...]:
     for fact in (fact for turn in turns for fact in turn.facts):
         relational = fact.attribute in world.RELATIONS
         known[(*fact[:2], fact.value) if relational else fact[:2]] = fact
-    absent = [f for f in known.values() if (f.attribute, f.value) == ("present", False)]
-    mentioned = {f.subject for f in known.values() if f not in absent}
-    mentioned |= {str(f.value) for f in known.values() if f.attribute in world.RELATIONS}
-    contradicted = [f for f in absent if mentioned & set(world.MEMBERS.get(f[0], (f[0],)))]
-    return tuple(fact for fact in known.values() if fact not in contradicted)
+    told = sort_facts(known.values())
+    denied = [n for n in told.absent if told.objects.keys() & world.MEMBERS.get(n, (n,))]
+    return tuple(f for f in known.values() if f.value is not False or f.subject not in denied)
 
 
 def rewrites(turns: Sequence[Turn], *, seed: int = 0) -> list[str]:
@@ -89,17 +86,14 @@ def answer(question: Question, scene: Scene, known: Sequence[Fact] = ()) -> tupl
         return (Fact("scene", "count", len(scene.objects)),)
     if subject == "scene":
         return (Fact("scene", attribute, scene.value_of(attribute)),)
-    if attribute == "present":
-        members = world.MEMBERS.get(subject, (subject,))
-        there = [item.category for item in scene.objects if item.category in members]
-        return tuple(Fact(name, "present", True) for name in there) or (
-            Fact(subject, "present", False),
-        )
-    item = scene.object(subject)
-    if item is None:
+    members = world.MEMBERS.get(subject, (subject,))
+    there = [item for item in scene.objects if item.category in members]
+    if not there:
         return (Fact(subject, "present", False),)
+    if attribute == "present":
+        return tuple(Fact(item.category, "present", True) for item in there)
     names = ("column", "row") if attribute == "position" else (attribute,)
-    return tuple(Fact(subject, name, getattr(item, name)) for name in names)
+    return tuple(Fact(subject, name, getattr(there[0], name)) for name in names)
 
 
 def best_question(
@@ -151,13 +145,11 @@ def _sensible_question(
     place = next((f.value for f in known if f[:2] == ("scene", "place")), None)
     guesses = world.OBJECT_WEIGHTS.get(place) or dict.fromkeys(world.CATEGORIES, 1.0)
     guess = rng.choices(list(guesses), list(guesses.values()))[0]
-    options += [Question(group, "present") for group in world.GROUPS[:4]]
-    weights += [1.5, 1.2, 1.0, 0.6]
-    options += [Question(guess, "present"), Question("scene", "small talk")]
-    weights += [2.0, 2.0]
-    for number, question in enumerate(options):
-        if question in settled or (question in asked and question.attribute != "other"):
-            weights[number] = 0.0
+    options += [Question(name, "present") for name in (*world.GROUPS[:4], guess)]
+    options.append(Question("scene", "small talk"))
+    weights += [1.5, 1.2, 1.0, 0.6, 2.0, 2.0]
+    done = settled.union(question for question in asked if question.attribute != "other")
+    weights = [0.0 if q in done else w for q, w in zip(options, weights, strict=True)]
     return rng.choices(options, weights)[0]
 
 
@@ -188,12 +180,8 @@ def _unreliable_answer(
     chance = rng.random()
     if chance < UNKNOWN_SHARE:
         return None
-    return _mistaken(question, scene, truth, rng) if chance < UNKNOWN_SHARE + WRONG_SHARE else truth
-
-
-def _mistaken(
-    question: Question, scene: Scene, truth: tuple[Fact, ...], rng: random.Random
-) -> tuple[Fact, ...]:
+    if chance >= UNKNOWN_SHARE + WRONG_SHARE:
+        return truth
     if question.attribute not in ("present", "other"):
         return tuple(wrong(fact, rng) for fact in truth)
     if question.attribute == "present" and truth[0].value is True:

@@ -62,7 +62,8 @@ def export_scenes(
     rewrites_manifest(folder / "rewrites.json").unlink(missing_ok=True)
     if _drew(folder / "views"):
         remove_views(folder / "views")
-    write_json(folder / SCENES_FILE, {"format": SCENES_FORMAT, "settings": settings}, indent=None)
+    about = {"format": SCENES_FORMAT, "settings": settings}
+    write_json(folder / SCENES_FILE, about, indent=None)
     scenes = sample_scenes(seed, split, num_gallery)
     names = [f"{index:06d}.png" for index in range(num_gallery)]
     for name, scene in zip(tqdm(names, desc="images", disable=not progress), scenes, strict=True):
@@ -86,26 +87,23 @@ def export_scenes(
     write_rewrites(folder / "rewrites.json", manifest)
     write_dialogues(folder / "rewrites.json", refined)
     write_dialogues(folder / "dialogues.json", raw)
-    files = {name: _digest_of(folder / name) for name in WRITTEN}
-    about = {"format": SCENES_FORMAT, "settings": settings, "files": files}
+    about["files"] = {name: _digest_of(folder / name) for name in WRITTEN}
     write_json(folder / SCENES_FILE, about, indent=None)
 
 
 def check_folder(folder: Path, *, with_views: bool) -> None:
     """Raises DataError where a folder holds data that `export_scenes` did not write."""
-    marker, files = folder / SCENES_FILE, {}
-    if marker.is_file():
-        content = read_json(marker)
-        if not isinstance(content, dict) or content.get("format") != SCENES_FORMAT:
-            raise DataError(f"{marker}: not of `daitir scenes`; name another folder")
-        files = content.get("files", {})
-    else:
-        for name in (*WRITTEN, "dialogues", "rewrites", "images", "views"):
-            if (folder / name).exists():
-                raise DataError(f"{folder}: holds {name} of another origin; name another folder")
+    marker = folder / SCENES_FILE
+    about = read_json(marker) if marker.is_file() else None
+    if marker.is_file() and not (isinstance(about, dict) and about.get("format") == SCENES_FORMAT):
+        raise DataError(f"{marker}: not of `daitir scenes`; name another folder")
+    names = () if about else (*WRITTEN, "dialogues", "rewrites", "images", "views")
+    others = [name for name in names if (folder / name).exists()]
     if with_views and not _drew(folder / "views") and any((folder / "views").glob("*.*")):
-        raise DataError(f"{folder / 'views'}: holds views of another origin; name another folder")
-    for name, digest in files.items():
+        others.append("views")
+    if others:
+        raise DataError(f"{folder}: holds {others[0]} of another origin; name another folder")
+    for name, digest in (about or {}).get("files", {}).items():
         if (folder / name).is_file() and _digest_of(folder / name) != digest:
             raise DataError(
                 f"{folder / name}: was changed since `daitir scenes` wrote it; name another folder"

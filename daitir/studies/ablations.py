@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from daitir.fusion import build_fusion
+from daitir.recipes.run import count_parameters
 from daitir.recipes.settings import FusionRecipe
 from daitir.scenes import NUM_QUESTIONS
-from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.engine.bench import Bench
+from daitir.studies.engine.conditions import VALIDATION, Condition, Key, Shown, Study, Trained, over
 from daitir.studies.engine.ranks import Ranks
 from daitir.studies.profiles import Profile
-
-if TYPE_CHECKING:
-    from daitir.studies.engine.bench import Bench
 
 ABLATION_SEEDS = 3
 WITHOUT_VIEW = "without_view"
@@ -48,10 +47,10 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     yield Condition("human", "dar", fusion="dar")
     for name in variants(profile):
         views = "text" if name == WITHOUT_VIEW else "kept"
-        fusion = Trained(name, views)
+        about = {"views": views, "fusion": Trained(name, views)}
         for seed in range(ABLATION_SEEDS):
-            yield Condition("human", name, seed, views=views, fusion=fusion)
-            yield Condition(VALIDATION, name, seed, queries="val", views=views, fusion=fusion)
+            yield Condition("human", name, seed, **about)
+            yield Condition(VALIDATION, name, seed, queries="val", **about)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown | None:
@@ -60,25 +59,17 @@ def shown(key: Key, ranks: Ranks) -> Shown | None:
         return None
     if key.benchmark == VALIDATION:
         return Shown({"recall_at_10_val": "mean_recall_at_10"}, round=NUM_QUESTIONS)
-    text, dar = Key("human", "text"), Key("human", "dar")
-    contrasts = {"gain": gain(key, text), "gain_over_dar": gain(key, dar)}
-    return Shown(("recall_at_10", "bri", "degradation_rate_ln2"), text, contrasts)
+    contrasts = over(key, gain="text", gain_over_dar="dar")
+    return Shown(("recall_at_10", "bri", "degradation_rate_ln2"), Key("human", "text"), contrasts)
 
 
 def notes(bench: Bench, ranks: Ranks) -> dict:
     """How many parameters each variant has."""
-    from daitir.fusion import build_fusion
-
     fusions = {n: build_fusion(bench.base.dim, r) for n, r in variants(bench.profile).items()}
-    return {"parameters": {n: sum(p.numel() for p in f.parameters()) for n, f in fusions.items()}}
+    return {"parameters": {name: count_parameters(fusion) for name, fusion in fusions.items()}}
 
 
 STUDY = Study(
-    "ablations",
-    "ADaFuSE with one part changed, trained and measured.",
-    minutes=10,
-    conditions=conditions,
-    shown=shown,
-    fusions=variants,
-    notes=notes,
-)
+    "ablations", "ADaFuSE with one part changed, trained and measured.", minutes=10,
+    conditions=conditions, shown=shown, fusions=variants, notes=notes,
+)  # fmt: skip

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
+from daitir.recipes.run import count_parameters
 from daitir.scenes import SOURCES
-from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, gain
+from daitir.studies.costs import method_seconds, part_seconds
+from daitir.studies.engine.bench import Bench
+from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, over
 from daitir.studies.engine.ranks import Ranks
 from daitir.studies.profiles import Profile
-
-if TYPE_CHECKING:
-    from daitir.studies.engine.bench import Bench
 
 BENCHMARKS = (*SOURCES, "heldout")
 ALONE = ("hits_at_10", "recall_at_10", "recall_at_1", "mrr", "bri")
@@ -24,89 +24,78 @@ NUM_TIMED = 20  # queries whose cost is timed
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Text in four ways; view and DAR; fusions; stand-ins and other noise; controlled views."""
-    seeds = range(profile.num_fusion_seeds)
     for name in BENCHMARKS:
-        yield Condition(name, "text", queries=name)
-        yield Condition(name, "text_controlled", queries=name, words="exact")
-        yield Condition(name, "text_raw_dialogue", queries=name, words="said", text="raw_dialogue")
-        yield Condition(name, "text_all_rewrites", queries=name, text="all_rewrites")
+        asked = partial(Condition, name, queries=name)
+        yield asked("text")
+        yield asked("text_controlled", words="exact")
+        yield asked("text_raw_dialogue", words="said", text="raw_dialogue")
+        yield asked("text_all_rewrites", text="all_rewrites")
         for fusion in ("view", "dar", "dar_tuned", "rank_fusion", "best_of_text_and_view"):
-            yield Condition(name, fusion, queries=name, fusion=fusion)
+            yield asked(fusion, fusion=fusion)
         for fusion in profile.fusions:
-            for seed in seeds:
-                yield Condition(name, fusion, seed, queries=name, fusion=Trained(fusion))
+            yield from asked(fusion, fusion=Trained(fusion)).seeds(profile.num_fusion_seeds)
         stand_ins = {"placebo": "placebo:kept", "noise": "noise:kept"}
         if name == "human":
             stand_ins |= {"again": "kept:again", "fixed_noise": "kept:fixed_noise"}
         for label, views in stand_ins.items():
             number = None if views.endswith(":kept") else profile.num_other_dialogues
-            about = {"queries": name, "views": views, "number": number}
-            yield Condition(name, f"dar_{label}", fusion="dar", **about)
-            for seed in seeds if label != "noise" else ():
-                fusion = Trained("adafuse")
-                yield Condition(name, f"adafuse_{label}", seed, fusion=fusion, **about)
+            about = {"views": views, "number": number}
+            yield asked(f"dar_{label}", fusion="dar", **about)
+            if label != "noise":
+                adafuse = asked(f"adafuse_{label}", fusion=Trained("adafuse"), **about)
+                yield from adafuse.seeds(profile.num_fusion_seeds)
         for share in profile.broken_shares:
             views = f"controlled_{round(100 * share):02d}"
-            about = {"queries": name, "words": "exact", "views": views}
-            yield Condition(name, f"view_{views}", fusion="view", **about)
-            yield Condition(name, f"dar_{views}", fusion="dar", **about)
+            for fusion in ("view", "dar"):
+                yield asked(f"{fusion}_{views}", fusion=fusion, words="exact", views=views)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
-    """All metrics; degradation and gains over the same text, and of fusions over DAR."""
+    """Metrics; degradation and gains over the same text, and of fusions over DAR.
+
+    The leaderboard has all metrics of every source; here the main one has them.
+    """
     benchmark, method = key
+    alone = ALONE if benchmark == "human" else GAINED
     if method.startswith("text"):
-        return Shown(ALONE)
-    text = Key(benchmark, "text_controlled" if "_controlled_" in method else "text")
-    contrasts = {"gain": gain(key, text, *GAINED)}
-    if not method.startswith("view") and not (method.startswith("dar") and method != "dar_tuned"):
+        return Shown(alone)
+    text = "text_controlled" if "_controlled_" in method else "text"
+    rivals = {"gain": text}
+    if method == "dar_tuned" or not method.startswith(("view", "dar")):
         stand_in = method.removeprefix("adafuse") if method.startswith("adafuse") else ""
-        contrasts["gain_over_dar"] = gain(key, Key(benchmark, f"dar{stand_in}"), *GAINED)
-    return Shown((*ALONE, *HARM), text, contrasts)
+        rivals["gain_over_dar"] = f"dar{stand_in}"
+    return Shown((*alone, *HARM), Key(benchmark, text), over(key, *GAINED, **rivals))
 
 
-def costs(bench: Bench) -> Mapping[tuple[str, str, int, str], np.ndarray]:
+def costs(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
     """Seconds of a query and parameters added, by method, of the first validation dialogues."""
-    from daitir.studies.costs import method_seconds, part_seconds
-
     condition = Condition("human", "costs", queries="val", number=NUM_TIMED + 1, words="said")
     models = {name: bench.fusion(Trained(name), condition) for name in bench.profile.fusions}
     seconds = part_seconds(bench, condition, models)
     bench.facts["cost_of_a_round"] = {n: round(float(s.mean()), 6) for n, s in seconds.items()}
-    added = dict.fromkeys(("text", "view", "dar"), 0)
-    added |= {n: sum(p.numel() for p in model.parameters()) for n, model in models.items()}
     values = {}
     for method, of_queries in method_seconds(seconds, tuple(models)).items():
+        added = count_parameters(models[method]) if method in models else 0
         values["human", method, 0, "seconds_per_query"] = of_queries[:, None]
-        count = np.full((len(of_queries), 1), float(added[method]))
-        values["human", method, 0, "parameters_added"] = count
+        values["human", method, 0, "parameters_added"] = np.full((len(of_queries), 1), float(added))
     return values
 
 
 def notes(bench: Bench, ranks: Ranks) -> dict:
     """How many query texts were cut off, and what validation chose for DAR."""
+    truncated: dict[str, dict[str, int]] = {name: {} for name in BENCHMARKS}
+    for asked in conditions(bench.profile, ranks):
+        if asked.method.startswith("text"):
+            number = bench.base.count_truncated(bench.texts(asked))
+            truncated[asked.benchmark][asked.method] = number
     return bench.facts | {
-        "truncated_query_texts": {
-            name: {
-                asked.method: bench.base.count_truncated(bench.texts(asked))
-                for asked in conditions(bench.profile, ranks)
-                if asked.benchmark == name and asked.method.startswith("text")
-            }
-            for name in BENCHMARKS
-        },
+        "truncated_query_texts": truncated,
         "tuned_weights_of_the_view": bench.tuned_weights(Condition("", "")),
     }
 
 
 STUDY = Study(
-    "benchmark",
-    "Every method on every source of dialogues.",
-    minutes=16,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    alone=lambda key: "recall_at_10" if key.benchmark == "human" else None,
-    digits=4,
-    values=costs,
-    notes=notes,
-)
+    "benchmark", "Every method on every source of dialogues.", minutes=16,
+    conditions=conditions, shown=shown, together=True, alone="human", digits=4,
+    values=costs, notes=notes,
+)  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from daitir.objectives import DMCL_TERMS
 from daitir.recipes.settings import EncoderRecipe
+from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import (
     VALIDATION,
     ZERO_SHOT,
@@ -15,20 +17,16 @@ from daitir.studies.engine.conditions import (
     Key,
     Shown,
     Study,
-    gain,
+    encoder_seeds,
+    over,
 )
 from daitir.studies.engine.ranks import Ranks
 from daitir.studies.profiles import Profile
 
-if TYPE_CHECKING:
-    from daitir.studies.engine.bench import Bench
-
 SHORT_SEEDS, WHOLE = 3, "whole"
-QUERIES = {"text": "drawn", "view": "drawn", "dar": "drawn", "placebo": "placebo:drawn"}
-# A tenth of the steps on half a batch: three seeds of every variant in the time of a few trainings.
-SHORT = {"steps_divisor": 10, "batch_divisor": 2}
-# More data show only where the fewest are seen many times.
-LONGER = {"steps_divisor": 5, "batch_divisor": 2}
+# A tenth of the steps: three seeds of every variant in the time of a few trainings. More data show
+# only where the fewest are seen many times, with a fifth.
+SHORT, LONGER = 10, 5
 DATA_DIVISORS = (16, 8, 4, 2, 1)
 
 
@@ -37,7 +35,7 @@ def variants(profile: Profile) -> dict[str, EncoderRecipe]:
 
     `shuffled_views` is whole, but every dialogue has the views of another one in training.
     """
-    short = shortened(profile.encoders["dmcl"], **SHORT)
+    short = shortened(profile.encoders["dmcl"], SHORT)
     changed = {
         "text_alone": {"terms": DMCL_TERMS[:1]},
         **{f"without_{name}": {"terms": tuple(t for t in DMCL_TERMS if t != name)}
@@ -60,30 +58,24 @@ def growth(profile: Profile) -> dict[str, EncoderRecipe]:
     """
     recipes = {}
     for name in ("finetune_text", "dmcl"):
-        recipe = shortened(profile.encoders[name], **LONGER)
+        recipe = shortened(profile.encoders[name], LONGER)
         for divisor in DATA_DIVISORS:
             number = profile.num_train_dialogues // divisor
             recipes[f"{name}_on_{number}"] = replace(recipe, num_dialogues=number)
     return recipes
 
 
-def shortened(recipe: EncoderRecipe, *, steps_divisor: int, batch_divisor: int) -> EncoderRecipe:
-    """The recipe with fewer steps on smaller batches, whose last weights are kept."""
-    steps = max(1, recipe.steps // steps_divisor)
+def shortened(recipe: EncoderRecipe, divisor: int) -> EncoderRecipe:
+    """The recipe with fewer steps on batches of half the size, whose last weights are kept."""
+    steps = max(1, recipe.steps // divisor)
     return replace(
         recipe,
         steps=steps,
-        batch_size=max(2, recipe.batch_size // batch_divisor),
-        warmup_steps=recipe.warmup_steps // steps_divisor,
+        batch_size=max(2, recipe.batch_size // 2),
+        warmup_steps=recipe.warmup_steps // divisor,
         eval_every=steps,  # nothing is selected
         rank=None,
     )
-
-
-def read_by(recipe: EncoderRecipe | None) -> dict[str, str]:
-    """The words and the text that an encoder of a recipe was trained to read."""
-    text = "current_rewrite" if recipe is None else recipe.text
-    return {"words": "said" if text == "raw_dialogue" else "refined", "text": text}
 
 
 def recipes(profile: Profile) -> Mapping[str, EncoderRecipe]:
@@ -93,35 +85,32 @@ def recipes(profile: Profile) -> Mapping[str, EncoderRecipe]:
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Four queries of every encoder, at the drawn rounds of the validation split."""
-    names = [(ZERO_SHOT, 0), *((n, seed) for n in recipes(profile) for seed in range(SHORT_SEEDS))]
-    for name, seed in names:
-        read = read_by(recipes(profile).get(name))
-        for query, views in QUERIES.items():
-            fusion = "dar" if query == "placebo" else query
-            yield Condition(
-                VALIDATION, f"{name}+{query}", seed, queries="val", views=views, encoder=name,
-                fusion=fusion, **read,
-            )  # fmt: skip
+    trained = recipes(profile)
+    for name, seed in encoder_seeds(trained, SHORT_SEEDS):
+        about = {"queries": "val", "views": "drawn", "encoder": name}
+        if name in trained and trained[name].text == "raw_dialogue":  # as it was trained to read
+            about |= {"words": "said", "text": "raw_dialogue"}
+        for fusion in ("text", "view", "dar"):
+            yield Condition(VALIDATION, f"{name}+{fusion}", seed, fusion=fusion, **about)
+        about["views"] = "placebo:drawn"
+        yield Condition(VALIDATION, f"{name}+placebo", seed, fusion="dar", **about)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
     """R@10 over the drawn rounds, its change from `whole` or of growth from the start."""
     name, _, query = key.method.partition("+")
     grown = "_on_" in name
-    reference = Key(VALIDATION, f"{ZERO_SHOT if grown else WHOLE}+{query}")
-    contrasts = {"change": gain(key, reference)}
+    rivals = {"change": f"{ZERO_SHOT if grown else WHOLE}+{query}"}
     if query == "dar":
-        contrasts["gain"] = gain(key, Key(VALIDATION, f"{name}+text"))
+        rivals["gain"] = f"{name}+text"
         if grown:
-            rival = name.replace("dmcl", "finetune_text")
-            contrasts["over_words"] = gain(key, Key(VALIDATION, f"{rival}+text"))
-    return Shown({"recall_at_10": "mean_recall_at_10"}, contrasts=contrasts, round=0)
+            rivals["over_words"] = f"{name.replace('dmcl', 'finetune_text')}+text"
+    metrics = {"recall_at_10": "mean_recall_at_10"}
+    return Shown(metrics, contrasts=over(key, **rivals), round=0)
 
 
 def notes(bench: Bench, ranks: Ranks) -> dict:
     """The recipes, and what became of the weights of the terms that learned."""
-    import pandas as pd
-
     folder = bench.work_dir / "encoders" / "learnable_weights"
     weights = {}
     for seed in range(SHORT_SEEDS):
@@ -132,12 +121,6 @@ def notes(bench: Bench, ranks: Ranks) -> dict:
 
 
 STUDY = Study(
-    "encoder_ablations",
-    "DMCL with one part changed, and on less data, in short trainings.",
-    minutes=82,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    encoders=recipes,
-    notes=notes,
-)
+    "encoder_ablations", "DMCL with one part changed, and on less data, in short trainings.",
+    minutes=82, conditions=conditions, shown=shown, together=True, encoders=recipes, notes=notes,
+)  # fmt: skip

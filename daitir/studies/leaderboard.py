@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from daitir import metrics
 from daitir.recipes.cast import cast_ranks
 from daitir.retrieval import target_ranks
 from daitir.studies.benchmark import BENCHMARKS, GAINED, NUM_TIMED
+from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import (
     ZERO_SHOT,
     Condition,
@@ -29,15 +31,11 @@ from daitir.studies.engine.conditions import (
     Study,
     Trained,
     encoder_seeds,
-    gain,
+    over,
 )
-from daitir.studies.engine.ranks import Ranks
-from daitir.studies.engine.tables import MEASURES
-from daitir.studies.memory import ENCODER_DECAYS, remembered
+from daitir.studies.engine.ranks import Ranks, averaged
+from daitir.studies.memory import DAR_DECAY, remembered
 from daitir.studies.profiles import Profile
-
-if TYPE_CHECKING:
-    from daitir.studies.engine.bench import Bench
 
 REWRITE = "current_rewrite"
 WORDS_OF = {REWRITE: "refined", "raw_dialogue": "said", "all_rewrites": "refined"}
@@ -47,7 +45,8 @@ VIEWS_OF = {"new": "drawn", "kept": "drawn:fixed_noise"}
 NONE, BOTH = "none", "both"  # of a query without text or views, and with the views of either noise
 RIVALS = ("zero_shot+text", "zero_shot+dar", "finetune_text+text", "finetune_text+dar")
 SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialogue
-ONE_SEED = ("text_view", "dmcl_resampled")  # whose further seeds are not measured
+WHOLE_BOARD = 2  # trainings of DMCL and of its rival that all sources are asked with
+ONCE = ("text_view", "dmcl_resampled")  # one training, as a third of those, asks the main source
 ROUNDS, GAIN_ROUNDS = (0, 2, 5, 10), (2, 10)  # that the table shows; the ranks have all
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
@@ -67,15 +66,6 @@ class Protocol(NamedTuple):
     def read(self) -> str:
         """The text that it is compared with; of views alone that which they were drawn from."""
         return REWRITE if self.text == NONE else self.text
-
-    @property
-    def encoder(self) -> str:
-        return self.query.partition("+")[0]
-
-
-def protocol_of(key: Key) -> Protocol:
-    """The switches of a method of the table."""
-    return Protocol(*key.method.split("|"))
 
 
 def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
@@ -100,24 +90,30 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every query of every encoder on every source; and the short captions, asked once."""
-    for encoder, seed in encoder_seeds(profile):
-        if encoder in ONE_SEED and seed:
+    """Every query of every encoder on every source; and the short captions, asked once.
+
+    What is not worth the drawing and encoding of 80,000 views more is asked on the main source
+    alone, without a fusion that is trained on the encoder.
+    """
+    for encoder, seed in encoder_seeds(profile.encoders, profile.num_encoder_seeds):
+        if encoder in ONCE and seed:
             continue
+        is_whole = encoder not in ONCE and seed < WHOLE_BOARD
         for query, fusion, texts, noises, number in queries(profile, encoder):
+            if isinstance(fusion, Trained) and not is_whole:
+                continue
             for protocol in (Protocol(f"{encoder}+{query}", t, n) for t in texts for n in noises):
                 views = {NONE: "text", BOTH: "both_noises", **VIEWS_OF}[protocol.noise]
                 if query == "dar_placebo":
                     views = f"placebo:{views}"
                 if query == "dar_memory":
-                    views = remembered(ENCODER_DECAYS["dar"], views)
-                about = {"text": protocol.read, "words": WORDS_OF[protocol.read], "views": views}
-                for name in BENCHMARKS:
-                    for one in range(number) if number > 1 else (seed,):
-                        yield Condition(
-                            name, protocol.label, one, f"sealed_{name}", encoder=encoder,
-                            fusion=fusion, **about,
-                        )  # fmt: skip
+                    views = remembered(DAR_DECAY, views)
+                for name in BENCHMARKS if is_whole else ("human",):
+                    asked = Condition(
+                        name, protocol.label, seed, f"sealed_{name}", WORDS_OF[protocol.read],
+                        protocol.read, views, encoder, fusion,
+                    )  # fmt: skip
+                    yield from asked.seeds(number) if number > 1 else [asked]
         yield Condition(
             SHORT_CAPTION, Protocol(f"{encoder}+text", REWRITE, NONE).label, seed, "sealed_human",
             words="short_caption", encoder=encoder, rounds=(0,),
@@ -126,19 +122,22 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
 
 def shown(key: Key, ranks: Ranks) -> Shown:
     """All metrics; harm against the same encoder's text; gains over the rivals of its protocol."""
-    protocol, contrasts = protocol_of(key), {}
-    several = protocol.noise in (NONE, BOTH)
+    protocol = Protocol(*key.method.split("|"))
+    several, keys = protocol.noise in (NONE, BOTH), set(ranks.keys)
+    rivals = {}
     for rival in RIVALS:
         drawn = rival.endswith("+dar")
         for noise in (VIEWS_OF if several else (protocol.noise,)) if drawn else (NONE,):
             # A query of either noise or of none is compared with what is drawn in both ways.
             which = f", {noise} noise" if drawn and several else ""
-            place = Key(key.benchmark, Protocol(rival, protocol.read, noise).label)
-            if place in ranks.keys and place != key:
-                contrasts[f"gain_over_{rival}{which}"] = gain(key, place, *GAINED)
-    text = Key(key.benchmark, Protocol(f"{protocol.encoder}+text", protocol.read, NONE).label)
+            label = Protocol(rival, protocol.read, noise).label
+            if key.method != label and Key(key.benchmark, label) in keys:
+                rivals[f"gain_over_{rival}{which}"] = label
+    encoder = protocol.query.partition("+")[0]
+    text = Key(key.benchmark, Protocol(f"{encoder}+text", protocol.read, NONE).label)
     harm = () if text == key else ("degradation_rate", "degradation_rate_ln2")
-    return Shown((*GAINED, "recall_at_1", "mrr", "bri", *harm), text, contrasts)
+    measures = (*GAINED, "recall_at_1", "mrr", "bri", *harm)
+    return Shown(measures, text, over(key, *GAINED, **rivals))
 
 
 def costs(bench: Bench, ranks: Ranks) -> dict:
@@ -168,6 +167,7 @@ def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
         "text": labels[1], "noise": labels[2], "rival": metric[1].fillna(""),
         "metric": metric[0] + is_gain.map({True: "_gain", False: ""}),
     }  # fmt: skip
+    columns["num_seeds"] = table.pop("seed").str.removeprefix("mean of ")
     detectable = (POWER * (table["ci_high"] - table["ci_low"])).round(4).where(is_gain)
     table = table.drop(columns="benchmark").assign(detectable=detectable)
     return pd.DataFrame(columns).join(table)
@@ -180,22 +180,21 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
     last round, query by query, holds 0.
     """
     rows = []
-    boards = [(name, text, noise) for name in BENCHMARKS for text in WORDS_OF for noise in VIEWS_OF]
-    for benchmark, text, noise in boards:
+    protocols = {key: Protocol(*key.method.split("|")) for key in ranks.keys}
+    for benchmark, text, noise in product(BENCHMARKS, WORDS_OF, VIEWS_OF):
         keys = [
-            key for key in ranks.keys
-            if key.benchmark == benchmark and protocol_of(key).text in (text, NONE)
-            and protocol_of(key).noise in (noise, NONE, BOTH)
+            key for key, protocol in protocols.items()
+            if key.benchmark == benchmark and protocol.text in (text, NONE)
+            and protocol.noise in (noise, NONE, BOTH)
         ]  # fmt: skip
-        for metric in GAINED if keys else ():
-            measure = MEASURES[metric]
-            values = {k: np.mean([measure(r)[:, -1] for r in ranks.of(k)], axis=0) for k in keys}
+        for metric in GAINED:
+            values = {key: averaged(metric, ranks.of(key))[:, -1] for key in keys}
             left, group = sorted(keys, key=lambda key: -values[key].mean()), 0
             while left:
                 group += 1
                 lead = np.stack([values[left[0]] - values[key] for key in left], axis=1)
                 low, _ = metrics.bootstrap_interval(lead, bounds=metrics.DIFFERENCES)
-                ties = [key for key, bound in zip(left, low, strict=True) if bound <= 0]
+                ties = [key for key, bound in zip(left, low.round(10), strict=True) if bound <= 0]
                 for key in ties:
                     rows.append({
                         **key._asdict(), "seed": f"mean of {len(ranks.seeds(key))}",
@@ -207,13 +206,6 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
 
 
 STUDY = Study(
-    "leaderboard",
-    "Every method under every protocol, on a sealed test.",
-    minutes=200,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-    digits=4,
-    notes=costs,
-    finish=finish,
-)
+    "leaderboard", "Every method under every protocol, on a sealed test.", minutes=200,
+    conditions=conditions, shown=shown, together=True, digits=4, notes=costs, finish=finish,
+)  # fmt: skip

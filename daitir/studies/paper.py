@@ -6,7 +6,6 @@ hub's, so no chapter of the embedded world runs in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -65,60 +64,50 @@ def paper_steps(
     are about. Without it nothing is trained.
     """
     pictures, visdial = work / "data" / "coco-unlabeled", work / "data" / "visdial"
-    chatir = work / "data" / "chatir"
-    on = ("--device", device)
-    steps = [
-        _step("pictures", "fetch", "coco-unlabeled", "--out", pictures),
-        _step("dialogues", "fetch", "chatir", "--out", chatir, "--images", pictures / "images"),
-    ]
+    chatir, on = work / "data" / "chatir", ("--device", device)
+    steps: list[Step] = []
+
+    def add(name: str, *arguments: object, is_shared: bool = False) -> None:
+        steps.append(Step(name, tuple(map(str, arguments)), is_shared))
+
+    add("pictures", "fetch", "coco-unlabeled", "--out", pictures)
+    add("dialogues", "fetch", "chatir", "--out", chatir, "--images", pictures / "images")
     splits = [(source, chatir / source, "test") for source in profile.sources]
     if coco is not None:
-        steps.append(_step("training", "fetch", "visdial", "--out", visdial, "--images", coco))
+        add("training", "fetch", "visdial", "--out", visdial, "--images", coco)
         splits += [("visdial", visdial, "train"), ("visdial", visdial, "val")]
     for name, folder, split in splits:
         data = ("--data", folder, "--split", split, *on)
-        steps += [
-            _step(f"refine {name} {split}", "refine", *data, "--model", profile.reformulator,
-                  is_shared=True),
-            _step(f"draw {name} {split}", "generate", *data, "--pipeline", profile.generator,
-                  *profile.draw_options, "--cache", work / "views", is_shared=True),
-        ]  # fmt: skip
-    steps += [
-        _step(f"embed {name} {encoder}", "embed", folder, "--encoder", encoder, *on, is_shared=True)
-        for name, folder in {name: folder for name, folder, _ in splits}.items()
-        for encoder in (profile.clip, profile.blip)
+        add(f"refine {name} {split}", "refine", *data, "--model", profile.reformulator,
+            is_shared=True)  # fmt: skip
+        add(f"draw {name} {split}", "generate", *data, "--pipeline", profile.generator,
+            *profile.draw_options, "--cache", work / "views", is_shared=True)  # fmt: skip
+    for name, folder in {name: folder for name, folder, _ in splits}.items():
+        for encoder in (profile.clip, profile.blip):
+            add(f"embed {name} {encoder}", "embed", folder, "--encoder", encoder, *on,
+                is_shared=True)  # fmt: skip
+    ways = [
+        ("clip", profile.clip, "text", "raw_dialogue"),
+        ("blip", profile.blip, "text", "raw_dialogue"),
+        ("dar", profile.blip, "dar", "current_rewrite"),
     ]
-    ways = {
-        "clip": (profile.clip, "text", "raw_dialogue"),
-        "blip": (profile.blip, "text", "raw_dialogue"),
-        "dar": (profile.blip, "dar", "current_rewrite"),
-    }
     if coco is not None:
         for method, encoder, settings, text in (
             ("adafuse", profile.blip, profile.adafuse, "current_rewrite"),
             ("dmcl", profile.tuned, profile.dmcl, "raw_dialogue"),
         ):
-            steps.append(_step(
-                f"train {method}", "train", method, "--data", visdial, "--encoder", encoder,
-                "--text", text, "--set", *settings, *on, "--out", work / method,
-            ))  # fmt: skip
-        ways |= {
-            "adafuse": (profile.blip, f"adafuse:{work / 'adafuse'}", "current_rewrite"),
-            "dmcl": (f"finetuned:{work / 'dmcl'}", "dar", "raw_dialogue"),
-        }
-    return steps + [
-        _step(
-            f"evaluate {source} {method}", "evaluate", "--data", chatir / source,
-            "--encoder", encoder, "--fusion", fusion, "--text", text, "--method", method,
-            "--benchmark", source, *on, "--out", results_file(work, source, method),
-        )
-        for source in profile.sources
-        for method, (encoder, fusion, text) in ways.items()
-    ]  # fmt: skip
-
-
-def _step(name: str, *arguments: object, is_shared: bool = False) -> Step:
-    return Step(name, tuple(map(str, arguments)), is_shared)
+            add(f"train {method}", "train", method, "--data", visdial, "--encoder", encoder,
+                "--text", text, "--set", *settings, *on, "--out", work / method)  # fmt: skip
+        ways += [
+            ("adafuse", profile.blip, f"adafuse:{work / 'adafuse'}", "current_rewrite"),
+            ("dmcl", f"finetuned:{work / 'dmcl'}", "dar", "raw_dialogue"),
+        ]
+    for source in profile.sources:
+        for method, encoder, fusion, text in ways:
+            add(f"evaluate {source} {method}", "evaluate", "--data", chatir / source, "--encoder",
+                encoder, "--fusion", fusion, "--text", text, "--method", method, "--benchmark",
+                source, *on, "--out", results_file(work, source, method))  # fmt: skip
+    return steps
 
 
 def results_file(work: Path, source: str, method: str) -> Path:
@@ -133,54 +122,38 @@ def run_steps(steps: Sequence[Step], work: Path, run: Callable[[Step], int]) -> 
     command goes on where it was interrupted. Raises DataError where `run` gives another exit code
     than 0; the steps after that are not run.
     """
-    notes, ran = work / "done", []
+    ran = []
     for step in steps:
-        note = notes / f"{step.name.replace('/', '_').replace(':', '_')}.json"
+        note = work / "done" / f"{step.name.replace('/', '_').replace(':', '_')}.json"
         if note.exists() and read_json(note) == list(step.arguments):
             continue
-        code = run(step)
-        if code:
+        if code := run(step):
             raise DataError(
                 f"daitir {' '.join(step.arguments)}: ended with code {code}; mend what it says and "
                 "run this again, it goes on from there"
             )
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(step.arguments), encoding="utf-8")
+        write_json(note, step.arguments)
         ran.append(step.name)
     return ran
 
 
-class Figure(NamedTuple):
-    """A published figure and the result of ours beside it."""
-
-    name: str
-    method: str
-    base: str  # what it is a gain over, if any
-    compare: str  # whether the two measure the same, and if not, why
-    rounds: tuple[int, ...] = ()  # that are shown; all without them
-
-
-NOT_RUN = "not run"
 FIGURES = {  # by the published method and what it is measured on
-    ("CLIP", "VisDial"): Figure(
-        "CLIP, Hits@10, VisDial", "clip", "",
-        "yes, if the encoder and the text convention are theirs: they name neither", (0, 5, 10)),
-    ("ChatIR", "VisDial"): Figure(
-        "ChatIR, Hits@10, VisDial", "blip", "",
-        "no: theirs is fine-tuned on dialogues, ours as it comes", (0, 5, 10)),
-    ("DAR", "four benchmarks"): Figure(
-        "DAR, largest gain over blip", "dar", "blip",
-        "no: over fine-tuned baselines there, over the same encoder here"),
-    ("ADaFuSE", "four benchmarks"): Figure(
-        "ADaFuSE, largest gain over dar", "adafuse", "dar",
-        "in part: the largest of the benchmarks there, of the sources here"),
-    ("ADaFuSE", "VisDial"): Figure(
-        "ADaFuSE over DAR, VisDial", "adafuse", "dar",
-        "in part: their views, rewrites and encoder are others"),
-    ("DMCL", "five benchmarks"): Figure(
-        "DMCL, largest gain over clip", "dmcl", "clip",
-        "no: five benchmarks and BEiT-3 there, another encoder here"),
+    # Our method, what it is a gain over, if any, and whether the two measure the same.
+    ("CLIP", "VisDial"): (
+        "clip", "",
+        "yes, if the encoder and the text convention are theirs: they name neither"),
+    ("ChatIR", "VisDial"): (
+        "blip", "", "no: theirs is fine-tuned on dialogues, ours as it comes"),
+    ("DAR", "four benchmarks"): (
+        "dar", "blip", "no: over fine-tuned baselines there, over the same encoder here"),
+    ("ADaFuSE", "four benchmarks"): (
+        "adafuse", "dar", "in part: the largest of the benchmarks there, of the sources here"),
+    ("ADaFuSE", "VisDial"): (
+        "adafuse", "dar", "in part: their views, rewrites and encoder are others"),
+    ("DMCL", "five benchmarks"): (
+        "dmcl", "clip", "no: five benchmarks and BEiT-3 there, another encoder here"),
 }  # fmt: skip
+SHOWN_ROUNDS = (0, 5, 10)  # of figures that are no gain
 
 
 def published_beside_ours(
@@ -192,41 +165,36 @@ def published_beside_ours(
     run. `round` is `any` for the largest of all rounds, and shares have a 95% interval.
     """
     rows = []
-    values = published[published["metric"].str.contains("hits_at_10")]
-    for row in values.to_dict("records"):
-        figure = FIGURES.get((row["method"], row["dataset"]))
+    for row in published[published["metric"].str.contains("hits_at_10")].to_dict("records"):
+        name, place = row["method"], row["dataset"]
         number = None if str(row["round"]).strip() in ("", "nan") else int(row["round"])
-        if figure is None or (figure.rounds and number not in figure.rounds):
+        method, base, compare = FIGURES.get((name, place), ("", "", ""))
+        if not method or (not base and number not in SHOWN_ROUNDS):
             continue
-        only_visdial = not figure.base or row["dataset"] == "VisDial"
-        ours = _figure_of_ours(work, figure, sources[:1] if only_visdial else sources, number)
+        figure = f"{name}, largest gain over {base}"
+        if place == "VisDial":
+            figure = f"{name} over {base.upper()}, VisDial" if base else f"{name}, Hits@10, VisDial"
+        of_sources = [
+            _ours(work, source, method, base)
+            for source in (sources[:1] if place == "VisDial" else sources)
+        ]
+        ours = 100 * pd.concat(of_sources).dropna()
+        ours = ours if number is None else ours[ours.index == number]
+        text = "not run"
+        if len(ours):
+            text = "{value:.2f} ({ci_low:.2f} to {ci_high:.2f})".format(**ours.iloc[0])
+        if len(ours) and base:
+            text = f"{ours['value'].max():+.2f}"
         shown = "any" if number is None else number
-        rows.append((figure.name, shown, f"{float(row['value']):.2f}", ours, figure.compare))
+        rows.append((figure, shown, f"{float(row['value']):.2f}", text, compare))
     return pd.DataFrame(rows, columns=["figure", "round", "published", "ours", "compare"])
 
 
-def _figure_of_ours(work: Path, figure: Figure, sources: Sequence[str], number: int | None) -> str:
-    """A share with its interval, or the largest gain in points at a round, or at any."""
-    tables = []
-    for source in sources:
-        rows, base = (_hits(work, source, method) for method in (figure.method, figure.base))
-        if figure.base:
-            rows = rows[["value"]] - base[["value"]]
-        tables.append(rows if number is None else rows[rows.index == number])
-    rows = 100 * pd.concat(tables).dropna()
-    if rows.empty:
-        return NOT_RUN
-    if figure.base:
-        return f"{rows['value'].max():+.2f}"
-    return "{value:.2f} ({ci_low:.2f} to {ci_high:.2f})".format(**rows.iloc[0])
-
-
-def _hits(work: Path, source: str, method: str) -> pd.DataFrame:
-    """Hits@10 of a method on a source by round; no rows where it was not run."""
-    columns = ["value", "ci_low", "ci_high"]
-    path = results_file(work, source, method)
+def _ours(work: Path, source: str, method: str, base: str) -> pd.DataFrame:
+    """Hits@10 of a method on a source by round, or its gain; no rows where it was not run."""
+    path, columns = results_file(work, source, method), ["value", "ci_low", "ci_high"]
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=float)
-    rows = pd.read_csv(path)
-    hits = rows[(rows["method"] == method) & (rows["metric"] == "hits_at_10")]
-    return hits.set_index("round")[columns]
+    rows = pd.read_csv(path).query("method == @method and metric == 'hits_at_10'")
+    rows = rows.set_index("round")[columns]
+    return rows - _ours(work, source, base, "") if base else rows

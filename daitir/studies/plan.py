@@ -66,10 +66,9 @@ MODELS = {  # as benchmarks/count_operations.py counts them
     "lm": ModelCost(8_030_261_248, 15_009_849_344, "token", "Llama 3.1 8B"),
 }  # fmt: skip
 LM_STATE = 2 * HALF_BYTES * 32 * 8 * 128  # keys and values of a token: layers, heads, their width
-PIPELINES = {
-    # evaluations of the U-Net and of the text tower a view: steps, and twice with guidance
-    "SD 2.1, 50 steps with guidance": ("sd21", 100, 2),
-    "SDXL-Turbo, 4 steps": ("sdxl", 4, 1),
+PIPELINES = {  # evaluations for a view: steps, and twice with guidance, as often as the text
+    "SD 2.1, 50 steps with guidance": {"sd21_text": 2, "sd21_step": 100, "vae_decode": 1},
+    "SDXL-Turbo, 4 steps": {"sdxl_text": 1, "sdxl_step": 4, "vae_decode": 1},
 }
 
 
@@ -128,11 +127,7 @@ class Setting:
 
 
 class Stage(NamedTuple):
-    """A part of the work.
-
-    Reading `serial_bytes` one after the other bounds the speed where little is computed for each,
-    as when a language model writes.
-    """
+    """A part of the work."""
 
     stage: str
     option: str = ""  # which of several ways, where there are some
@@ -140,7 +135,9 @@ class Stage(NamedTuple):
     operations: float = 0.0  # of one item
     memory: float = 0.0  # bytes that one card must hold
     disk: float = 0.0  # bytes that are kept
-    serial_bytes: float = 0.0  # bytes of memory that one item must read
+    # Bytes that one item reads one after the other: they bound the speed where little is computed
+    # for each, as when a language model writes.
+    serial_bytes: float = 0.0
 
 
 def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[Stage]:
@@ -153,60 +150,54 @@ def stages(setting: Setting, costs: Mapping[str, ModelCost] = MODELS) -> list[St
         "test": setting.num_dialogues * setting.num_rounds * setting.num_sources,
         "train": setting.num_train * setting.drawn_rounds,
     }
-    num_queries = sum(queries.values())
-    drawing = {
-        option: {f"{key}_text": num_texts, f"{key}_step": num_steps, "vae_decode": 1}
-        for option, (key, num_steps, num_texts) in PIPELINES.items()
-    }
-    models = weights("lm") + sum(weights(*uses) for uses in drawing.values())
-    work = [
+    views = {split: number * setting.views_per_round for split, number in queries.items()}
+    pictures, num_queries = setting.num_gallery + setting.num_train, sum(queries.values())
+    models = weights("lm") + sum(weights(*uses) for uses in PIPELINES.values())
+    tokens = setting.prompt_tokens + setting.refined_tokens
+    samples, fusion = setting.epochs * setting.num_train, setting.fusion_parameters
+    image, text = costs["vit_b16_image"], costs["blip_base_text"]
+    trained = image.parameters + text.parameters
+    ranks = queries["test"] * 2.0 * setting.num_gallery * setting.feature_dim
+    return [
         Stage("download pictures", disk=sum(setting.picture_bytes.values())),
         Stage("download models", disk=models),
-    ]
-    tokens = setting.prompt_tokens + setting.refined_tokens
-    for split, number in queries.items():
-        work.append(Stage(
-            f"refine {split}", "", number, tokens * costs["lm"].operations,
-            memory=weights("lm") + setting.batch_lm * tokens * LM_STATE,
-            # Each new token reads all weights once for a whole batch.
-            serial_bytes=setting.refined_tokens * weights("lm") / setting.batch_lm,
-        ))  # fmt: skip
-    for option, uses in drawing.items():
-        operations = sum(number * costs[name].operations for name, number in uses.items())
-        for split, number in queries.items():
-            views = number * setting.views_per_round
-            work.append(Stage(
-                f"draw {split}", option, views, operations, memory=weights(*uses),
-                disk=views * setting.view_bytes,
-            ))  # fmt: skip
-    for encoder in ("clip", "blip_base", "blip_large"):
-        for name, number, tower in (
-            ("pictures", setting.num_gallery + setting.num_train, "image"),
-            ("views", num_queries * setting.views_per_round, "image"),
-            ("texts", num_queries, "text"),
-        ):
-            work.append(Stage(
-                f"embed {name}", encoder, number, costs[f"{encoder}_{tower}"].operations,
-                memory=weights(f"{encoder}_image", f"{encoder}_text"),
-                disk=4.0 * setting.feature_dim * number,
-            ))  # fmt: skip
-    samples, fusion = setting.epochs * setting.num_train, setting.fusion_parameters
-    work.append(
-        Stage("train ADaFuSE", "", samples, PASSES * 2.0 * fusion, memory=STATE_BYTES * fusion)
-    )
-    image, text = costs["vit_b16_image"], costs["blip_base_text"]
-    parameters = image.parameters + text.parameters
-    for option, passes, batch_size in (
-        # In parts the features are computed once more, without what backward needs.
-        ("", PASSES + 1, setting.micro_batch_size),
-        (AT_ONCE, PASSES, setting.batch_size),
-    ):
-        work.append(Stage(
-            "train DMCL", option, samples, passes * (2 * image.operations + text.operations),
-            memory=STATE_BYTES * parameters + batch_size * ACTIVATION_BYTES, disk=4.0 * parameters,
-        ))  # fmt: skip
-    ranks = queries["test"] * 2.0 * setting.num_gallery * setting.feature_dim
-    return [*work, Stage("rank, a method", "", 1, ranks, memory=setting.num_gallery * 1024.0)]
+        *(
+            Stage(f"refine {split}", "", number, tokens * costs["lm"].operations,
+                  memory=weights("lm") + setting.batch_lm * tokens * LM_STATE,
+                  # Each new token reads all weights once for a whole batch.
+                  serial_bytes=setting.refined_tokens * weights("lm") / setting.batch_lm)
+            for split, number in queries.items()
+        ),
+        *(
+            Stage(f"draw {split}", option, number,
+                  sum(times * costs[name].operations for name, times in uses.items()),
+                  memory=weights(*uses), disk=number * setting.view_bytes)
+            for option, uses in PIPELINES.items()
+            for split, number in views.items()
+        ),
+        *(
+            Stage(f"embed {name}", encoder, number, costs[f"{encoder}_{tower}"].operations,
+                  memory=weights(f"{encoder}_image", f"{encoder}_text"),
+                  disk=4.0 * setting.feature_dim * number)
+            for encoder in ("clip", "blip_base", "blip_large")
+            for name, number, tower in (
+                ("pictures", pictures, "image"),
+                ("views", sum(views.values()), "image"),
+                ("texts", num_queries, "text"),
+            )
+        ),
+        Stage("train ADaFuSE", "", samples, PASSES * 2.0 * fusion, memory=STATE_BYTES * fusion),
+        *(
+            Stage("train DMCL", option, samples, passes * (2 * image.operations + text.operations),
+                  memory=STATE_BYTES * trained + batch_size * ACTIVATION_BYTES, disk=4.0 * trained)
+            for option, passes, batch_size in (
+                # In parts the features are computed once more, without what backward needs.
+                ("", PASSES + 1, setting.micro_batch_size),
+                (AT_ONCE, PASSES, setting.batch_size),
+            )
+        ),
+        Stage("rank, a method", "", 1, ranks, memory=setting.num_gallery * 1024.0),
+    ]  # fmt: skip
 
 
 def plan_table(
@@ -227,8 +218,9 @@ def plan_table(
             "must be three shares of the peak, few, expected, many, that do not fall and are at "
             f"most 1, not {few:g} {expected:g} {many:g}"
         )
-    cards_table = pd.DataFrame(map(asdict, cards))
-    table = pd.DataFrame(work).merge(cards_table, how="cross", suffixes=("", "_of_card"))
+    table = pd.DataFrame(work).merge(
+        pd.DataFrame(map(asdict, cards)), how="cross", suffixes=("", "_of_card")
+    )
     reading = table["serial_bytes"] / table["bandwidth"]
     for name, share in (("", expected), ("_low", many), ("_high", few)):
         computing = table["operations"] / (table["peak"] * share)
@@ -256,21 +248,20 @@ def totals(
             known = ", ".join(sorted(set(table["option"]) - {""}))
             raise ValueError(f"no option {option!r}; there are {known}")
     rows = table[table["option"].isin(("", pipeline, encoder)) & ~table["stage"].isin(without)]
-    sums = rows.groupby("card", sort=False)[
-        ["gpu_hours", "gpu_hours_low", "gpu_hours_high", "clock_hours", "usd", "disk_gb"]
-    ].sum()
-    return sums.assign(memory_gb=rows.groupby("card")["memory_gb"].max())
+    summed = ("gpu_hours", "gpu_hours_low", "gpu_hours_high", "clock_hours", "usd", "disk_gb")
+    how = dict.fromkeys(summed, "sum") | {"memory_gb": "max"}
+    return rows.groupby("card", sort=False).agg(how)
 
 
-def cards_at(prices: Sequence[str], cards: Sequence[Card] = CARDS) -> tuple[Card, ...]:
-    """The same cards at other prices of an hour of one card, each a text `NAME=DOLLARS`.
+def cards_at(prices: Sequence[str]) -> tuple[Card, ...]:
+    """`CARDS` at other prices of an hour of one card, each a text `NAME=DOLLARS`.
 
     Raises DataError for another form and for a card that is not among them.
 
     >>> cards_at(["RTX 4090=0.5"])[0].hourly
     0.5
     """
-    hourly = {card.name: card.hourly for card in cards}
+    hourly = {card.name: card.hourly for card in CARDS}
     for price in prices:
         name, _, dollars = price.partition("=")
         try:
@@ -282,7 +273,7 @@ def cards_at(prices: Sequence[str], cards: Sequence[Card] = CARDS) -> tuple[Card
         if name not in hourly:
             raise DataError(f"no card {name!r}; there are {', '.join(hourly)}")
         hourly[name] = value
-    return tuple(replace(card, hourly=hourly[card.name]) for card in cards)
+    return tuple(replace(card, hourly=hourly[card.name]) for card in CARDS)
 
 
 def break_even(first: Card, second: Card) -> float:

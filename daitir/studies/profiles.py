@@ -74,7 +74,7 @@ def read_profile(path: Path) -> Profile:
     except ValueError as error:  # of the encoding, too
         raise DataError(f"{path}: no sound TOML ({error})") from error
     with naming(str(path)):
-        return _typed("profile", content | {"name": path.stem}, Profile)
+        return _typed("", content | {"name": path.stem}, Profile)
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:
@@ -82,29 +82,25 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     inner = get_args(kind)
     if get_origin(kind) is UnionType:  # a value or None, which TOML lacks
         return _typed(key, value, inner[0])
-    if is_dataclass(kind) or get_origin(kind) is Mapping:
-        if not isinstance(value, dict):
-            raise DataError(f"{key} is a table, not {value!r}")
-        if is_dataclass(kind):
-            return _recipe("" if key == "profile" else f"{key}.", value, kind)
-        return {name: _typed(f"{key}.{name}", entry, inner[1]) for name, entry in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise DataError(f"{key} is a list, not {value!r}")
         return tuple(check_setting(key, entry, inner[0]) for entry in value)
-    return check_setting(key, value, kind)
-
-
-def _recipe(prefix: str, table: dict, kind: type) -> Any:
-    """A dataclass from a table whose keys are its fields."""
+    if get_origin(kind) is not Mapping and not is_dataclass(kind):
+        return check_setting(key, value, kind)
+    if not isinstance(value, dict):
+        raise DataError(f"{key} is a table, not {value!r}")
+    prefix = f"{key}." if key else ""
+    if get_origin(kind) is Mapping:
+        return {name: _typed(prefix + name, entry, inner[1]) for name, entry in value.items()}
     types = _types(kind)
-    for name in table:
+    for name in value:
         if name not in types:
             raise DataError(f"{prefix}{name} is unknown; there are {', '.join(types)}")
     for field in fields(kind):
-        if field.default is MISSING and field.name not in table:
+        if field.default is MISSING and field.name not in value:
             raise DataError(f"{prefix}{field.name} is missing")
-    return kind(**{name: _typed(prefix + name, table[name], types[name]) for name in table})
+    return kind(**{name: _typed(prefix + name, value[name], types[name]) for name in value})
 
 
 _types = cache(get_type_hints)

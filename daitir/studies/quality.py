@@ -6,7 +6,7 @@ Tables have the columns `QUALITY_COLUMNS`; values are shares with 95% bootstrap 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import atomic_write, begins_with
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import SCENE_ATTRIBUTES, Recogniser
 from daitir.models.reformulation import Reformulator
 from daitir.models.views import ViewGenerator
+from daitir.recipes.recogniser import degraded
 from daitir.retrieval import target_ranks
 from daitir.scenes import (
     SOURCES,
@@ -49,79 +50,64 @@ def update_table(path: Path, rows: pd.DataFrame) -> None:
     Raises DataError where the file is no such table.
     """
     if path.is_file():
-        try:
-            table = pd.read_csv(path)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: no table of quality ({error}); delete it") from error
-        if list(table.columns) != QUALITY_COLUMNS:
-            raise DataError(f"{path}: no table of quality; its columns are {list(table.columns)}")
+        if not begins_with(path, ",".join(QUALITY_COLUMNS)):
+            raise DataError(f"{path}: no table of quality; delete it, or name another file")
+        table = pd.read_csv(path)
         rows = pd.concat([table[~table["model"].isin(rows["model"])], rows])
     with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def clip_quality(
-    encoder: Encoder,
-    *,
-    image_size: int,
-    num_dialogues: int = 1000,
-    num_gallery: int = 5000,
-    num_workers: int = 1,
-    progress: bool = False,
+    encoder: Encoder, *, num_dialogues: int, num_gallery: int, progress: bool = False, **options
 ) -> pd.DataFrame:
     """How well a dual encoder finds validation scenes by text alone: `R@k` over queries.
 
-    Each of the first `num_dialogues` scenes is looked for among `num_gallery` scenes: by one
-    short caption, and after the first and the last round of a human-like dialogue refined into
-    one caption.
+    Each of the first `num_dialogues` scenes is looked for among `num_gallery` scenes, drawn with
+    the `options` of `render_scenes`: by one short caption, and after the first and the last round
+    of a human-like dialogue refined into one caption.
     """
     scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_gallery)
-    images = render_scenes(scenes, size=image_size, num_workers=num_workers, progress=progress)
-    gallery_features = encoder.encode_images(images, progress=progress)
-    captions, refined = [], []
-    for index, scene in enumerate(scenes[:num_dialogues]):
-        captions.append(short_caption(scene, random.Random(f"quality/{index}")))
-        refined.append(rewrites(dialogue("human", scene, seed=QUALITY_SEED), seed=index))
+    images = render_scenes(scenes, progress=progress, **options)
+    gallery = encoder.encode_images(images, progress=progress)
+    asked = list(enumerate(scenes[:num_dialogues]))
+    captions = [short_caption(scene, random.Random(f"quality/{index}")) for index, scene in asked]
+    refined = [
+        rewrites(dialogue("human", scene, seed=QUALITY_SEED), seed=index) for index, scene in asked
+    ]
     values = {}
     for name, texts, cutoffs in (
         ("short caption", captions, (1, 10)),
         ("dialogue, round 0", [rounds[0] for rounds in refined], (10,)),
         ("dialogue, round 10", [rounds[-1] for rounds in refined], (10,)),
     ):
-        text_features = encoder.encode_texts(texts, progress=progress)
-        ranks = target_ranks(text_features, gallery_features, torch.arange(len(texts)))
+        features = encoder.encode_texts(texts, progress=progress)
+        ranks = target_ranks(features, gallery, torch.arange(len(texts)))
         for k in cutoffs:
             values[f"R@{k}, {name}"] = metrics.recall_values(ranks[:, None], k)[:, 0]
-    return _rows(encoder.spec, QUALITY_SPLIT, values)
+    return _rows(encoder.spec, values)
 
 
 def recogniser_quality(
-    recogniser: Recogniser,
-    *,
-    num_scenes: int = 2000,
-    degrade: Callable[[np.ndarray], np.ndarray] | None = None,
-    num_workers: int = 1,
-    progress: bool = False,
+    recogniser: Recogniser, *, num_scenes: int = 2000, progress: bool = False, **options
 ) -> pd.DataFrame:
     """How well a recogniser reads scenes of the validation split and of held-out combinations.
 
     Each of the six cells counts for `category` (is it empty, what stands there), each object for
     `colour` and `size`, which are wrong too where the object is overlooked; shares are over
-    pictures. With `degrade`, which makes pictures worse, both splits are read once more.
+    pictures, drawn with the `options` of `render_scenes`, and read once more `degraded`.
     """
-    views = {"": lambda images: images} | ({", degraded": degrade} if degrade else {})
     tables = []
     for split in (QUALITY_SPLIT, "heldout"):
         scenes = sample_scenes(QUALITY_SEED, split, num_scenes)
-        images = render_scenes(scenes, num_workers=num_workers, progress=progress)
-        for suffix, changed in views.items():
-            readings = recogniser.read(changed(images), progress=progress)
-            pairs = list(zip(scenes, readings, strict=True))
+        images = render_scenes(scenes, progress=progress, **options)
+        for suffix, shown in (("", images), (", degraded", degraded(images))):
+            pairs = list(zip(scenes, recogniser.read(shown, progress=progress), strict=True))
             values = {
                 f"{name}{suffix}": [_share_read(name, *pair) for pair in pairs]
                 for name in (*SCENE_ATTRIBUTES, "category", "colour", "size")
             }
-            tables.append(_rows(_name("recogniser", recogniser.spec), split, values))
+            tables.append(_rows(_name("recogniser", recogniser.spec), values, split))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -160,10 +146,10 @@ def pipeline_quality(
     for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
         batch = prompts[start : start + batch_size]
         images += generator.draw(batch, range(start, start + len(batch)))
-    values = drawing_quality(images, scenes, recogniser)
     ending = f", {generator.steps} steps, guidance {generator.guidance:g}"
+    values = drawing_quality(images, scenes, recogniser)
     values = {f"{name}{ending}": shares for name, shares in values.items()}
-    return _rows(_name("diffusion", generator.spec), QUALITY_SPLIT, values)
+    return _rows(_name("diffusion", generator.spec), values)
 
 
 def drawing_quality(
@@ -242,10 +228,10 @@ def lm_quality(
         ]
     # A model of no use at all states nothing, so that nothing can be invented or true.
     measured = {name: column for name, column in values.items() if not np.isnan(column).all()}
-    return _rows(_name("lm", reformulator.spec), QUALITY_SPLIT, measured)
+    return _rows(_name("lm", reformulator.spec), measured)
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[bool]) -> float:
     """The mean, or NaN of nothing, which the intervals leave out."""
     values = list(values)
     return sum(values) / len(values) if values else float("nan")
@@ -255,12 +241,13 @@ def _name(kind: str, spec: str) -> str:
     return kind if spec == "mini" else f"{kind} {spec}"
 
 
-def _rows(model: str, split: str, values: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def _rows(
+    model: str, values: Mapping[str, Sequence[float]], split: str = QUALITY_SPLIT
+) -> pd.DataFrame:
     """One row a measure: the mean over queries and its 95% bootstrap interval."""
     rows = []
     for measure, column in values.items():
-        column = np.asarray(column, dtype=float)
-        low, high = metrics.bootstrap_interval(column)
-        counted = int((~np.isnan(column)).sum())
-        rows.append((model, split, measure, np.nanmean(column), low, high, counted))
+        interval = metrics.bootstrap_interval(column)
+        counted = np.count_nonzero(~np.isnan(column))
+        rows.append((model, split, measure, np.nanmean(column), *interval, counted))
     return pd.DataFrame(rows, columns=QUALITY_COLUMNS)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,33 +25,18 @@ from daitir.common.files import atomic_write, read_json, write_json
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
-from daitir.models.recogniser import (
-    CELL_ATTRIBUTES,
-    SCENE_ATTRIBUTES,
-    VALUES,
-    Recogniser,
-    to_scenes,
-    to_values,
-)
-from daitir.models.reformulation import Reformulator
+from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_scenes, to_values
 from daitir.models.views import ViewGenerator, view_seed
 from daitir.scenes import NUM_QUESTIONS, SOURCES, Scene, Turn, dialogue, sample_scenes, world
 from daitir.studies.profiles import Profile
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 T = TypeVar("T")
 QUERIES_FOLDER = ASSETS / "queries"
 MANIFEST_NAME = "manifest.json"
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Models:
-    """What refines dialogues, draws the captions, and encodes and reads the drawings."""
-
-    reformulator: Reformulator
-    generator: ViewGenerator
-    encoder: Encoder
-    recogniser: Recogniser
 
 
 @dataclass(frozen=True)
@@ -98,19 +83,11 @@ class QuerySet:
     view_features: Tensor | None  # (num_dialogues, num_views, dim), unit vectors, where kept
     readings: list[list[Scene]]  # `readings[dialogue][view]`, what the recogniser reads
 
-    def first(self, number: int) -> QuerySet:
-        """That of the first dialogues."""
-        features = None if self.view_features is None else self.view_features[:number]
-        rows = self.captions[:number], self.rounds[:number], features, self.readings[:number]
-        return QuerySet(*rows)
-
     @property
     def drawn_captions(self) -> list[list[str]]:
         """`drawn_captions[dialogue][view]`: the prompt of each view."""
-        return [
-            [row[t] for t in rounds.tolist()]
-            for row, rounds in zip(self.captions, self.rounds, strict=True)
-        ]
+        pairs = zip(self.captions, self.rounds.tolist(), strict=True)
+        return [[row[t] for t in rounds] for row, rounds in pairs]
 
 
 def queries_folder(profile: Profile) -> Path:
@@ -126,32 +103,24 @@ def set_dialogues(profile: Profile, name: str) -> tuple[list[Scene], list[list[T
     return scenes, [dialogue(recipe.source, scene, seed=SEED) for scene in scenes]
 
 
-def make_query_set(
-    recipe: SetRecipe,
-    talks: Sequence[Sequence[Turn]],
-    models: Models,
-    cache: Path,
-    *,
-    views_per_dialogue: int,
-    progress: bool = False,
-) -> QuerySet:
+def make_query_set(recipe: SetRecipe, talks: Sequence[Sequence[Turn]], bench: Bench) -> QuerySet:
     """Refine dialogues of `NUM_QUESTIONS` + 1 rounds, draw their captions, encode and read views.
 
     `views_per_dialogue` rounds of each dialogue are drawn where not all.
     """
-    said = [[turn.text for turn in turns] for turns in talks]
-    captions = models.reformulator.refine(said, progress=progress).captions
-    number = views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
+    said, on = [[turn.text for turn in turns] for turns in talks], {"progress": bench.progress}
+    captions = bench.reformulator.refine(said, **on).captions
+    number = bench.profile.views_per_dialogue if recipe.partly_drawn else NUM_QUESTIONS + 1
     rounds = [
         sorted(random.Random(f"drawn/{SEED}/{index}").sample(range(len(row)), number))
         for index, row in enumerate(captions)
     ]
-    paths = draw_views(recipe, captions, rounds, models.generator, cache, progress)
+    paths = draw_views(bench, bench.generator, recipe, captions, rounds)
     features = None
     if recipe.features:
-        features = models.encoder.encode_images(paths, progress=progress)
-        features = features.view(len(captions), number, models.encoder.dim)
-    scenes = models.recogniser.read(paths, progress=progress)
+        features = bench.base.encode_images(paths, **on)
+        features = features.view(len(captions), number, bench.base.dim)
+    scenes = bench.recogniser.read(paths, **on)
     return QuerySet(captions, torch.tensor(rounds), features, _in_rows(scenes, number))
 
 
@@ -162,56 +131,58 @@ def _in_rows(items: Sequence[T], number: int) -> list[list[T]]:
 def check_drawn_by(generator: ViewGenerator, folder: Path) -> None:
     """Raises DataError where another generator drew the views of a folder of query sets."""
     manifest = manifest_of(folder)
-    settings = [generator.digest, generator.steps, generator.guidance]
-    if [manifest.get(key) for key in ("generator", "steps", "guidance")] != settings:
+    if manifest != manifest | _drawn_by(generator):
         raise DataError(
             f"{folder}: its views were drawn by another pipeline or with other settings than "
             f"{generator.spec}; make the query sets again with `daitir queries`"
         )
 
 
+def _drawn_by(generator: ViewGenerator) -> dict:
+    facts = {"steps": generator.steps, "guidance": generator.guidance}
+    return {"generator": generator.digest, **facts}
+
+
 def draw_views(
-    recipe: SetRecipe,
-    captions: Sequence[Sequence[str]],
-    rounds: Sequence[Sequence[int]],
-    generator: ViewGenerator,
-    cache: Path,
-    progress: bool,
-) -> list[Path]:
+    bench: Bench, generator: ViewGenerator, recipe: SetRecipe,
+    captions: Sequence[Sequence[str]], rounds: Sequence[Sequence[int]],
+) -> list[Path]:  # fmt: skip
     """The files of the views of some rounds of each dialogue, one after the other."""
     drawn = [(index, t) for index, chosen in enumerate(rounds) for t in chosen]
     prompts = [captions[index][t] for index, t in drawn]
     seeds = [view_seed(recipe.seed, i, None if recipe.fixed_noise else t) for i, t in drawn]
-    return generator.generate(prompts, seeds, cache, progress=progress)
+    return generator.generate(prompts, seeds, bench.cache, progress=bench.progress)
 
 
 def manifest_of(folder: Path) -> dict:
     """What the query sets of a folder were made of. Raises DataError for a damaged manifest."""
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    path = _existing(folder / MANIFEST_NAME)
     try:
         return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: no manifest ({error}); make the query sets again") from error
 
 
-def make_query_sets(
-    profile: Profile, folder: Path, models: Models, *, cache: Path, progress: bool = False
-) -> None:
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; `daitir queries --out {path.parent}` writes it")
+    return path
+
+
+def make_query_sets(bench: Bench, folder: Path) -> None:
     """Make every set of `SETS` that is shipped in a folder; those that it has already stay.
 
     Raises DataError where one of these is of other models or another size.
     """
-    path = folder / MANIFEST_NAME
+    profile, path = bench.profile, folder / MANIFEST_NAME
     before = manifest_of(folder) if path.is_file() else {}
     shipped = {name: recipe for name, recipe in SETS.items() if recipe.shipped}
     sizes = {name: getattr(profile, recipe.size) for name, recipe in shipped.items()}
     manifest = {
-        **{n: getattr(models, n).digest for n in ("encoder", "recogniser", "reformulator")},
-        "generator": models.generator.digest,
-        "steps": models.generator.steps,
-        "guidance": models.generator.guidance,
+        "encoder": bench.base.digest,
+        "recogniser": bench.recogniser.digest,
+        "reformulator": bench.reformulator.digest,
+        **_drawn_by(bench.generator),
         "seed": SEED,
         "num_dialogues": before.get("num_dialogues", {}) | sizes,  # sets of other sources stay
         "views_per_dialogue": profile.views_per_dialogue,
@@ -221,12 +192,9 @@ def make_query_sets(
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     write_json(path, manifest)
     for name, recipe in shipped.items():
-        if (folder / f"{name}.safetensors").is_file():
-            continue
-        _, talks = set_dialogues(profile, name)
-        options = {"views_per_dialogue": profile.views_per_dialogue, "progress": progress}
-        queries = make_query_set(recipe, talks, models, cache, **options)
-        save_query_set(queries, folder, name)
+        if not (folder / f"{name}.safetensors").is_file():
+            _, talks = set_dialogues(profile, name)
+            save_query_set(make_query_set(recipe, talks, bench), folder, name)
 
 
 def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
@@ -247,11 +215,8 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
 
 def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     """A set of a folder. Raises DataError for damage, or features of another encoder."""
-    tensors, captions = folder / f"{name}.safetensors", folder / f"{name}.json.gz"
     manifest = manifest_of(folder)
-    for path in (tensors, captions):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; `daitir queries --out {folder}` writes it")
+    tensors, captions = (_existing(folder / f"{name}{end}") for end in (".safetensors", ".json.gz"))
     try:
         stored = load_file(tensors)
         rounds, features = stored["rounds"].long(), stored.get("view_features")
@@ -277,7 +242,7 @@ def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
 
 def _unpack(readings: Tensor) -> list[list[Scene]]:
     """The scenes of (num_dialogues, num_views, values) as `save_query_set` writes them."""
-    widths = [1] * len(SCENE_ATTRIBUTES) + [len(world.CELLS)] * len(CELL_ATTRIBUTES)
+    widths = [1 if name in SCENE_ATTRIBUTES else len(world.CELLS) for name in VALUES]
     columns = dict(zip(VALUES, readings.flatten(0, 1).split(widths, dim=1), strict=True))
     scenes = to_scenes(columns | {name: columns[name].squeeze(1) for name in SCENE_ATTRIBUTES})
     return _in_rows(scenes, readings.shape[1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from daitir.common.errors import DataError
-from daitir.studies.engine.conditions import Instrument, Study
+from daitir.studies.engine.conditions import Instrument, Study, named
 
 STUDIES = {
     "leaderboard": "daitir.studies.leaderboard:STUDY",
@@ -29,7 +28,5 @@ def get_study(name: str) -> Study | Instrument:
     >>> get_study("memory").table("classroom")
     'classroom_memory'
     """
-    if name not in STUDIES:
-        raise DataError(f"unknown study {name!r}; there are {', '.join(STUDIES)}")
-    module, _, attribute = STUDIES[name].partition(":")
+    module, _, attribute = named(STUDIES, name, "study").partition(":")
     return getattr(import_module(module), attribute)

@@ -16,41 +16,35 @@ from daitir.studies.profiles import Profile
 
 ASKED_ROUNDS, LONG_ROUNDS = (2, 6, 10), (10, 15, 20)
 SPACE_SEEDS = 3  # of a fusion that is trained here
-AGAIN = {  # what is read and drawn instead of the refined captions
-    "typos_10": "typos_10",
-    "typos_30": "typos_30",
-    "dropped_rounds": "dropped_rounds_30",
-    "shuffled_rounds": "shuffled_rounds",
+CHANGES = {  # what stands in the place of the view, or what is read and drawn
+    "as_trained": {"views": "kept"},
+    "guidance_1": {"views": "guidance_1"},
+    "steps_2": {"views": "steps_2"},
+    "redrawn": {"views": "redrawn"},
+    "missing_text_alone": {"views": "half_nothing"},
+    "missing_text_as_view": {"views": "half_text"},
+    "missing_previous_view": {"views": "half_previous"},
+    "typos_10": {"words": "typos_10", "views": "drawn"},
+    "typos_30": {"words": "typos_30", "views": "drawn"},
+    "dropped_rounds": {"words": "dropped_rounds_30", "views": "drawn"},
+    "shuffled_rounds": {"words": "shuffled_rounds", "views": "drawn"},
+    "longer": {"words": "longer", "views": "drawn", "rounds": LONG_ROUNDS},
 }
-OTHER_VIEWS = {  # what stands in the place of the view
-    "as_trained": "kept",
-    "guidance_1": "guidance_1",
-    "steps_2": "steps_2",
-    "redrawn": "redrawn",
-    "missing_text_alone": "half_nothing",
-    "missing_text_as_view": "half_text",
-    "missing_previous_view": "half_previous",
-}
-SPACES = {"rotated": "kept", "other_encoder": "drawn"}  # with the views that each encodes
+# Encoders, and the views that each encodes.
+SPACES = {"rotated": ("rotated", "kept"), "other_encoder": ("other_clip", "drawn")}
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Text, view, DAR and ADaFuSE of every seed under each condition."""
     usual = {"number": profile.num_other_dialogues, "rounds": ASKED_ROUNDS}
-    changed = {label: {"views": views} for label, views in OTHER_VIEWS.items()}
-    changed |= {label: {"words": words, "views": "drawn"} for label, words in AGAIN.items()}
-    changed["longer"] = {"words": "longer", "views": "drawn", "rounds": LONG_ROUNDS}
-    for share in profile.broken_shares:
-        label = f"controlled_{round(100 * share):02d}"
-        changed[label] = {"words": "exact", "views": label}
-    for label, change in changed.items():
+    controlled = [f"controlled_{round(100 * share):02d}" for share in profile.broken_shares]
+    changes = CHANGES | {views: {"words": "exact", "views": views} for views in controlled}
+    for label, change in changes.items():
         yield from _methods(label, Trained("adafuse"), profile.num_fusion_seeds, **usual | change)
-    for label, views in SPACES.items():
-        encoder = "rotated" if label == "rotated" else "other_clip"
+    carried = Trained("adafuse", encoder=ZERO_SHOT)
+    for label, (encoder, views) in SPACES.items():
         about = usual | {"encoder": encoder, "views": views}
-        carried = Trained("adafuse", encoder=ZERO_SHOT)
-        seeds = profile.num_fusion_seeds
-        yield from _methods(f"{label}_carried_over", carried, seeds, **about)
+        yield from _methods(f"{label}_carried_over", carried, profile.num_fusion_seeds, **about)
         trained = Trained("adafuse", views)
         yield from _methods(f"{label}_trained_for_it", trained, SPACE_SEEDS, **about)
 
@@ -59,8 +53,7 @@ def _methods(label: str, adafuse: Trained, num_seeds: int, **about) -> Iterator[
     for fusion in ("text", "view", "dar"):
         if fusion != "view" or not label.startswith("missing"):
             yield Condition(label, fusion, fusion=fusion, **about)
-    for seed in range(num_seeds):
-        yield Condition(label, "adafuse", seed, fusion=adafuse, **about)
+    yield from Condition(label, "adafuse", fusion=adafuse, **about).seeds(num_seeds)
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
@@ -70,10 +63,6 @@ def shown(key: Key, ranks: Ranks) -> Shown:
 
 
 STUDY = Study(
-    "robustness",
-    "What ADaFuSE was not trained for, from typing errors to another encoder.",
-    minutes=165,
-    conditions=conditions,
-    shown=shown,
-    together=True,
-)
+    "robustness", "What ADaFuSE was not trained for, from typing errors to another encoder.",
+    minutes=165, conditions=conditions, shown=shown, together=True,
+)  # fmt: skip

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
-from daitir.data.gallery import read_image
 from daitir.models import ASSETS
 from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
@@ -34,8 +33,15 @@ def _trained(folder: str, kind: str) -> Path:
     return ASSETS / kind if folder == "mini" else Path(folder)
 
 
-def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe) -> FinetuneData:
-    """The data of a query set with the texts that the recipe reads. Raises DataError for others."""
+def as_read(
+    data: FinetuneData, profile: Profile, name: str, recipe: EncoderRecipe, *, num_workers: int = 1
+) -> FinetuneData:
+    """The data of a query set as the recipe asks for it: its texts, and in training its views.
+
+    Raises DataError for texts that no encoder is trained on.
+    """
+    if name == "train" and recipe.resampled_views:
+        data = with_resampled_views(data, num_workers=num_workers)
     if recipe.text == "current_rewrite":
         return data
     if recipe.text != "raw_dialogue":
@@ -47,22 +53,13 @@ def as_read(data: FinetuneData, profile: Profile, name: str, recipe: EncoderReci
     return replace(data, texts=[[row[t] for t in rounds] for row, rounds in drawn])
 
 
-def training_data(
-    data: FinetuneData, profile: Profile, recipe: EncoderRecipe, *, num_workers: int = 1
-) -> FinetuneData:
-    """The training set of the profile as the recipe asks for it: its texts and its views."""
-    if recipe.resampled_views:
-        data = with_resampled_views(data, num_workers=num_workers)
-    return as_read(data, profile, "train", recipe)
-
-
 def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> FinetuneData:
     """Twice the views: for each drawn one a rendered one of the same text, a counterfactual.
 
     It shows what the text states and draws everything else from the world's prior, so that what is
     hallucinated varies at random while what is supported stays.
     """
-    captions = [caption for row in data.texts for caption in row]
+    captions = chain.from_iterable(data.texts)
     scenes = [
         controlled_view(parse(caption).facts, broken_share=0, seed=f"resampled/{number}").scene
         for number, caption in enumerate(captions)
@@ -75,11 +72,3 @@ def with_resampled_views(data: FinetuneData, *, num_workers: int = 1) -> Finetun
         rounds=torch.cat([data.rounds, data.rounds], dim=1),
         views=np.concatenate([data.views, rendered.reshape(data.views.shape)], axis=1),
     )
-
-
-def pixels_of(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8."""
-    image = read_image(path)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)

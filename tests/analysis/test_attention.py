@@ -34,8 +34,8 @@ from daitir.analysis.attention import (
     show_maps,
     token_strip,
 )
+from daitir.analysis.attention.maps import patch_maps
 from daitir.analysis.attention.record import attention_layers, text_tower
-from daitir.analysis.attention.relevance import patch_maps
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
 from daitir.models.views import load_view_generator
@@ -244,8 +244,6 @@ def test_patch_maps_read_what_the_tower_reads(mini):
     pooled = small_model(**POOLED).visual
     few = torch.rand(1, 17, 17)
     assert torch.allclose(patch_maps(pooled, few)[0].flatten(), few[0, 1:, 1:].mean(dim=0))
-    with pytest.raises(DataError, match="64 tokens.*8 × 8"):
-        patch_maps(tower, tokens[:, :64, :64])
     other = small_model(**(POOLED | {"attentional_pool": True, "attn_pooler_heads": 2}))
     with pytest.raises(DataError, match="pooling of another kind"):
         patch_maps(other.visual, few)
@@ -259,14 +257,9 @@ def test_maps_of_heads_and_rollout(mini, pixels):
     assert torch.allclose(again[0], maps[1], atol=1e-5)
 
 
-def test_pixels_of_another_size_and_texts_of_another_number_are_refused(mini, pixels):
-    for function in (attention_maps, rollout_maps):
-        with pytest.raises(DataError, match=r"\(batch, 3, 64, 64\)"):
-            function(mini, pixels[..., :32])
+def test_texts_of_another_number_are_refused(mini, pixels):
     with pytest.raises(ValueError, match="as many texts"):
         relevance_maps(mini, pixels, TEXTS[:2])
-    with pytest.raises(DataError, match="no picture"):
-        image_pixels(mini, [])
 
 
 def test_a_text_tower_that_reads_another_token_than_the_end_is_refused(mini, pixels):
@@ -362,8 +355,6 @@ def test_empty_masks_other_sizes_and_maps_without_mass_are_refused():
             function(maps, torch.stack([masks[0], ~masks[1]]))
         with pytest.raises(DataError, match="do not divide"):
             function(maps, masks[:, :, :15])
-        with pytest.raises(DataError, match="of bool"):
-            function(maps, masks.float())
     with pytest.raises(DataError, match="negative somewhere or zero"):
         mask_share(torch.zeros(2, 4, 4), masks)
 
@@ -383,8 +374,6 @@ def test_deletion_and_insertion_by_hand():
     assert bad.deletion[0].tolist() == [1, 1, 1, 1, 0.25]
     assert bad.areas()[0] > good.areas()[0] and bad.areas()[1] < good.areas()[1]
     assert good.areas()[0].item() == pytest.approx((0.625 + 3 * 0.25) / 4)
-    with pytest.raises(ValueError, match="between 1 and 4"):
-        deletion_insertion(score, pixels, right, num_steps=5)
 
 
 @pytest.mark.slow

@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from daitir import metrics
 from daitir.analysis.attention import image_pixels
+from daitir.analysis.geometry import spaces
 from daitir.analysis.geometry.nullspace import (
-    attenuation,
     cue_jacobian,
     effect_of_removal,
     equal_noise,
-    jacobian_along,
     null_basis,
     principal_angles,
     project_out,
@@ -104,10 +103,12 @@ def test_cka_is_one_up_to_rotation_and_small_for_strangers():
     assert linear_cka(a, b) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean_and_covers():
+def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean_and_covers(monkeypatch):
     torch.manual_seed(0)
     values = torch.randn(2000, 1)
-    means = leave_out(lambda x: float(x.mean()), values, num_groups=100)
+    with monkeypatch.context() as context:
+        context.setattr(spaces, "NUM_GROUPS", 100)
+        means = leave_out(lambda x: float(x.mean()), values)
     value, low, high = jackknife_interval(means)
     half = 1.96 * float(values.std()) / math.sqrt(2000)
     assert value == pytest.approx(float(values.mean()))
@@ -131,20 +132,12 @@ def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean_and_covers():
         (lambda: linear_cka(features(30), torch.ones(30, DIM)), "nothing to compare"),
         (lambda: modality_gap(features(), features(dim=5)), "do not match"),
         (lambda: uniformity(features(1)), "at least 2 items"),
-        (lambda: alignment_values(features(3), features(4)), "do not match"),
         (lambda: modality_gap(features() * float("nan"), features()), "NaN"),
         (lambda: leave_out(uniformity, features(9)), "too few for 20 groups"),
         (lambda: unit(torch.zeros(1, 3)), "no direction"),
         (lambda: target_span(features(8)), "at most 7 directions"),
-        (lambda: target_span(torch.cat([torch.eye(3), -torch.eye(3)]), share=0.5), "degenerate"),
-        (lambda: target_span(features(), share=0.0), r"lies in \(0, 1\]"),
-        (lambda: random_span(5, 4, seed=0), "1 to 4"),
-        (lambda: attenuation(features(3), torch.zeros(3, DIM)), "3 displacements are 0"),
-        (lambda: attenuation(features(3), features(2)), "the same pairs"),
-        (lambda: null_basis(torch.zeros(3, 3)), "not all 0"),
+        (lambda: target_span(torch.cat([torch.eye(20), -torch.eye(20)])), "degenerate"),
         (lambda: beaten_shares(torch.ones(0), torch.ones(2)), "absent from the sample"),
-        (lambda: fit_probe(features(30), ["a"] * 30), "must differ"),
-        (lambda: fit_probe(features(30), ["a", "b"] * 10), "labels for 20"),
         (lambda: fit_probe(features(20), ["a", "b"] * 10), "too few for a probe"),
     ],
 )
@@ -154,15 +147,6 @@ def test_what_cannot_be_estimated_is_said(function, message):
 
 
 # --- null space -------------------------------------------------------------------------------
-
-
-def test_attenuation_is_the_factor_that_was_put_in():
-    before = features(50)
-    factors = torch.linspace(0.1, 2, 50)
-    found = attenuation(before, factors[:, None] * before @ rotation(DIM))
-    assert torch.allclose(found.exp(), factors, atol=1e-5)
-    low, high = np.exp(metrics.bootstrap_interval(found))
-    assert low < math.exp(float(factors.log().mean())) < high
 
 
 def test_noise_is_as_far_away_as_the_change():
@@ -175,9 +159,10 @@ def test_noise_is_as_far_away_as_the_change():
         assert np.sqrt(((noisy - image) ** 2).sum()) == pytest.approx(size, rel=0.02)
     untouched = (image == changed).all(axis=-1)
     assert (noisy[untouched] == image[untouched]).all()
-    assert (equal_noise(image, changed, seed=0) != equal_noise(image, changed, seed=1)).any()
+    others = [equal_noise(image, changed, seed=seed, inside=False) for seed in (0, 1)]
+    assert (others[0] != others[1]).any()
     with pytest.raises(DataError, match="the same"):
-        equal_noise(image, image, seed=0)
+        equal_noise(image, image, seed=0, inside=False)
 
 
 def test_shares_angles_and_random_spans():
@@ -199,11 +184,11 @@ def test_shares_angles_and_random_spans():
 def test_the_target_span_is_that_of_differences():
     torch.manual_seed(0)
     wide = torch.randn(400, DIM) * torch.linspace(2, 0.1, DIM)
-    span = target_span(wide, share=0.8)
+    span = target_span(wide)
     differences = (wide[:, None] - wide).flatten(0, 1)
     values, vectors = torch.linalg.eigh(differences.T.double() @ differences.double())
     shares = values.flip(0).cumsum(0) / values.sum()
-    assert len(span) == int((shares < 0.8).sum()) + 1
+    assert len(span) == int((shares < 0.9).sum()) + 1
     assert principal_angles(span, vectors.flip(1)[:, : len(span)].T).max() < 0.5
 
 
@@ -212,13 +197,13 @@ def test_removal_agrees_with_ranks_taken_one_by_one():
     targets = torch.arange(20)
     changed = project_out(query, delta)
     assert (changed * delta).sum(dim=1).abs().max() < 1e-6
-    found = effect_of_removal(query, changed, gallery, targets, logit_scale=10.0)
+    logits, log_ranks = effect_of_removal(query, changed, gallery, targets, logit_scale=10.0)
     for i in range(20):
         ranks = [target_ranks(q[i : i + 1], gallery, targets[i : i + 1]) for q in (query, changed)]
         expected = math.log((ranks[1] + 1) / (ranks[0] + 1))
-        assert float(found.log_ranks[i]) == pytest.approx(expected, abs=1e-6)
+        assert float(log_ranks[i]) == pytest.approx(expected, abs=1e-6)
         expected = 10 * float((changed[i] - query[i]) @ gallery[i])
-        assert found.logits[i] == pytest.approx(expected, abs=1e-4)
+        assert logits[i] == pytest.approx(expected, abs=1e-4)
 
 
 def linear_encoder(weight):
@@ -264,9 +249,9 @@ def test_a_known_null_space_is_recognised_and_an_orthogonal_map_is_not(cue, kind
         assert principal_angles(basis, turned[:NULL]).max() < 0.1
         assert torch.allclose(share_in_span(raw - plain, basis), torch.ones(()), atol=1e-5)
 
-    found = attenuation(raw - plain, with_cue - without + 1e-6)
-    assert (found.mean() < math.log(1e-4)) == is_null
-    assert is_null or abs(float(found.mean())) < 1e-3
+    shorter = (with_cue - without + 1e-6).norm(dim=-1) / (raw - plain).norm(dim=-1)
+    assert (shorter.log().mean() < math.log(1e-4)) == is_null
+    assert is_null or abs(float(shorter.log().mean())) < 1e-3
 
     point = pictures[0].view(3, 2, 2)
     tangents = turned[:2].view(2, 3, 2, 2)
@@ -284,29 +269,24 @@ def test_a_known_null_space_is_recognised_and_an_orthogonal_map_is_not(cue, kind
     assert low < 0.5 < high if is_null else low > 0.75
 
 
+def accuracy(rows, labels):
+    """Share of the last third whose best-scored label is theirs, by a probe of the others."""
+    probe = fit_probe(rows[:400], labels[:400])
+    best = probe.scores(rows[400:]).argmax(dim=1).tolist()
+    return np.mean([probe.classes[i] in own for i, own in zip(best, labels[400:], strict=True)])
+
+
 def test_information_that_only_moved_is_found_by_a_probe():
     """Small but there: an attenuated cue is no lost cue."""
     torch.manual_seed(0)
     noise, labels = torch.randn(600, DIM), (torch.rand(600) < 0.5)
     shrunk = torch.cat([0.01 * labels[:, None].float(), 0.001 * noise[:, 1:]], dim=1)
     labels = [{value} for value in labels.tolist()]
-    assert fit_probe(shrunk, labels).accuracy > 0.95
-    assert 0.4 < fit_probe(noise, labels).accuracy < 0.6
+    assert accuracy(shrunk, labels) > 0.95
+    assert 0.4 < accuracy(noise, labels) < 0.6
 
 
 # --- derivatives and probes ------------------------------------------------------------------
-
-
-def test_derivatives_along_tangents_are_those_of_the_full_jacobian():
-    torch.manual_seed(0)
-    weight = torch.randn(5, 7)
-
-    def function(x):
-        return torch.tanh(weight @ x)
-
-    point, tangents = torch.randn(7), torch.randn(3, 7)
-    full = torch.autograd.functional.jacobian(function, point)
-    assert torch.allclose(jacobian_along(function, point, tangents), tangents @ full.T, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -342,7 +322,7 @@ def test_the_jacobian_of_an_encoder_is_a_difference_quotient(mini, pixels):
 
 
 def test_layers_are_those_that_the_blocks_give(mini, pixels):
-    found = layer_features(mini, pixels, batch_size=3)
+    found = layer_features(mini, pixels)
     outputs = []
     blocks = mini.model.visual.transformer.resblocks
     handles = [b.register_forward_hook(lambda m, i, out: outputs.append(out)) for b in blocks]
@@ -366,7 +346,7 @@ def test_ridge_of_the_probe_solves_the_normal_equations():
         {"ab"[int(row[0] + 0.3 * row[1] > 0)]} | ({"c"} if row[2] > 1 else set()) for row in x
     ]
     probe = fit_probe(x, labels)
-    assert probe.classes == ("a", "b", "c") and probe.accuracy > 0.9
+    assert probe.classes == ("a", "b", "c")
     wide = x.double() - x.double().mean(dim=0)
     gram = wide.T @ wide
     target = torch.tensor([[name in some for name in "abc"] for some in labels]).double()

@@ -133,7 +133,7 @@ def test_the_table_counts_what_cues_finds():
 
 def test_one_repair_and_its_breaks_by_hand():
     target = replace(SCENE, place="city", objects=(replace(DOG, size="large"), CAR))
-    found, taken = interventions(SCENE, target)
+    found, taken = interventions(SCENE, target, seed="0")
     repairs = [(i.cue, i.scene) for i in found if i.action == "repair"]
     bigger = replace(SCENE, objects=(replace(DOG, size="large"), CAR))
     assert sorted(repairs, key=str) == sorted(
@@ -159,7 +159,7 @@ def _false(scene, target):
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_an_intervention_changes_one_cue(first, second):
     view, target = sample_scene(0, "val", first), sample_scene(0, "val", second)
-    found, taken = interventions(view, target, seed=first)
+    found, taken = interventions(view, target, seed=str(first))
     assert taken >= 0
     for action, cue, scene in found:
         background = ("place", "time", "weather")
@@ -177,15 +177,15 @@ def test_an_intervention_changes_one_cue(first, second):
 def test_interventions_on_the_target_itself_only_break_and_are_reproducible():
     scenes = [sample_scene(0, "val", index) for index in range(30)]
     for scene in scenes:
-        found, _ = interventions(scene, scene, seed=3)
+        found, _ = interventions(scene, scene, seed="3")
         assert {i.action for i in found} == {"break"}
-        assert interventions(scene, scene, seed=3)[0] == found
+        assert interventions(scene, scene, seed="3")[0] == found
 
 
 def test_interventions_that_have_no_cell_are_counted():
     there = replace(CAR, column=DOG.column, row=DOG.row)
     view, target = replace(SCENE, objects=(DOG,)), replace(SCENE, objects=(there,))
-    found, taken = interventions(view, target)
+    found, taken = interventions(view, target, seed="0")
     assert taken == 1 and ("repair", "missing object") not in [i[:2] for i in found]
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from daitir.other import thing
-_MODULES = {"thing": "daitir.other", "load": "daitir.models"}
+_NAMES = {"daitir.other": ["thing"], "daitir.models": ["load"]}
 
 
 def __getattr__(name):
-    return getattr(import_module(_MODULES[name]), name)
+    (module,) = (module for module, names in _NAMES.items() if name in names)
+    return getattr(import_module(module), name)
 """
 FILES = {
     "daitir/__init__.py": LAZY,

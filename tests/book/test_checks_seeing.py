@@ -11,8 +11,7 @@ from daitir.analysis.geometry import (
     share_in_span,
     uniformity,
 )
-from daitir.book.exercises import seeing
-from daitir.book.exercises.compare import PASSED
+from daitir.book.exercises import PASSED, seeing
 
 
 def _highest(values, number):

@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
-from daitir.book.figures import png_outputs, settle_pictures
+from daitir.book.provenance import png_outputs, settle_pictures
 
 
 def png(pixels):

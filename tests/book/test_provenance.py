@@ -7,7 +7,7 @@ import pytest
 from chapter_files import write_notebook
 
 from daitir.book import provenance
-from daitir.book.figures import png_outputs
+from daitir.book.provenance import png_outputs
 from daitir.common.errors import DataError
 
 

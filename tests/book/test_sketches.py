@@ -42,8 +42,6 @@ def test_the_same_seed_is_the_same_data(tmp_path):
         for name in "abc"
     ]
     assert files[0] == files[1] != files[2]
-    with pytest.raises(ValueError, match="need as many pictures"):
-        write_own_data(tmp_path / "d", num_pictures=1, num_dialogues=2)
 
 
 def test_dialogues_tell_of_the_shapes_and_sketches_show_them():

@@ -97,7 +97,7 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
     options = {
         "gallery": folder / "gallery.json",
         "text": "raw_dialogue",
-        "missing_views": "exclude",
+        "missing_views": "text",
         "num_dialogues": 2,
         "benchmark": "terse",
         "method": "dar_x",
@@ -107,7 +107,7 @@ def test_options_reach_the_evaluation(folder, tiny, capsys):
         "out": folder / "new" / "table.csv",
     }
     assert cli.main(_arguments(folder, tiny, **options)) == 0
-    assert "terse: 1 dialogues, 5 images" in capsys.readouterr().out
+    assert "terse: 2 dialogues, 5 images" in capsys.readouterr().out
     rows = pd.read_csv(folder / "new" / "table.csv")
     assert set(rows.method) == {"text", "dar_x"} and set(rows.seed) == {4}
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daitir.common.errors import DataError
-from daitir.common.files import MAX_BYTES, SafeFolder
+from daitir.common.files import MAX_BYTES, SafeFolder, read_json
 from daitir.data.dialogues import (
     TEXT_CONVENTIONS,
     Dialogue,
-    lint_dialogues,
+    parse_dialogues,
     query_texts,
     read_dialogues,
     recognise_convention,
@@ -97,7 +97,6 @@ def test_refuses_with_one_line_that_names_the_file(tmp_path, content, message):
         read_dialogues(path, gallery=["a.png", "b.png"])
     text = str(caught.value)
     assert message in text and text.startswith(str(path)) and "\n" not in text
-    assert lint_dialogues(path, gallery=["a.png", "b.png"])[1]
 
 
 def test_refuses_what_is_no_file(tmp_path):
@@ -109,7 +108,7 @@ def test_refuses_what_is_no_file(tmp_path):
 def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
     content = [_entry(), _entry("../b.png", ["x", "", 1]), 5, _entry(), _entry("c.png")]
     path = _file(tmp_path, content)
-    _, problems = lint_dialogues(path, gallery=["a.png"])
+    _, problems = parse_dialogues(content, gallery=["a.png"])
     assert Counter(p.kind for p in problems) == {
         "blank_round": 1,
         "round_not_text": 1,
@@ -121,14 +120,14 @@ def test_lint_finds_every_problem_and_read_counts_them(tmp_path):
     assert [p.dialogue for p in problems] == [1, 1, 1, 2, 3, 4]
     with pytest.raises(DataError, match=r"dialogue 1: round 1 is blank \(6 problems in all\)"):
         read_dialogues(path, gallery=["a.png"])
-    assert lint_dialogues(_file(tmp_path, [_entry()]))[1] == []
+    assert parse_dialogues([_entry()])[1] == []
 
 
 def test_duplicate_targets_are_counted_when_they_are_allowed(tmp_path, caplog):
     path = _file(tmp_path, [_entry(), _entry(), _entry()])
     assert len(read_dialogues(path, allow_duplicate_targets=True)) == 3
     assert "2 of 3 dialogues share the target" in caplog.text
-    assert lint_dialogues(path, allow_duplicate_targets=True)[1] == []
+    assert parse_dialogues(read_json(path), allow_duplicate_targets=True)[1] == []
 
 
 def _memory_of(path):
@@ -170,7 +169,7 @@ def test_rounds_of_a_file_are_limited(tmp_path, monkeypatch):
     path = _file(tmp_path, [_entry(), _entry("b.png"), 5])
     with pytest.raises(DataError, match=r"dialogues\.json: 4 rounds, more than 3; split the file"):
         read_dialogues(path)
-    assert [p.kind for p in lint_dialogues(path)[1]] == ["too_many_rounds"]
+    assert [p.kind for p in parse_dialogues(read_json(path))[1]] == ["too_many_rounds"]
 
 
 def test_joined_texts_are_limited_before_they_are_joined(monkeypatch):
@@ -225,13 +224,12 @@ def test_any_bytes_give_dialogues_or_a_data_error(tmp_path, content):
 
 
 def _dialogues_or_data_error(path):
-    _, problems = lint_dialogues(path)
     try:
         dialogues = read_dialogues(path)
     except DataError as error:
-        assert problems and "\n" not in str(error)
+        assert "\n" not in str(error)
     else:
-        assert not problems and dialogues
+        assert not parse_dialogues(read_json(path))[1] and dialogues
         assert all(d.rounds and all(r.strip() for r in d.rounds) for d in dialogues)
 
 

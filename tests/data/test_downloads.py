@@ -208,12 +208,10 @@ def test_a_file_of_another_size_or_that_changed_on_the_disk_is_set_aside(server,
     assert names(tmp_path) == [SUMS, "a.bin.wrong"]
 
 
-def test_room_is_looked_for_ahead_and_addresses_are_http(tmp_path):
+def test_room_is_looked_for_ahead(tmp_path):
     assert check_space(tmp_path / "new" / "folder", 1) > 1
     with pytest.raises(DataError, match="needs 1.00EB, and "):
         check_space(tmp_path, 10**18)
-    with pytest.raises(DataError, match="no address that starts in http"):
-        RemoteFile("a.bin", "file:///etc/passwd").at(None)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -33,13 +33,10 @@ def test_a_round_may_have_several_views_in_the_order_of_their_numbers(tmp_path):
     assert [path.name for path in second] == ["0_1_5.webp"]
 
 
-def test_missing_views_are_an_error_or_a_counted_exclusion(tmp_path, caplog):
+def test_missing_views_are_an_error(tmp_path):
     _touch(tmp_path, "0_0.jpg", "0_1.jpg", "1_1.jpg")
     with pytest.raises(DataError, match="3 of 6 views are missing, in 2 of 3 .*: 1_0; 2_0; 2_1"):
         find_views(tmp_path, [2, 2, 2])
-    views = find_views(tmp_path, [2, 2, 2], missing="exclude")
-    assert [rounds is not None for rounds in views] == [True, False, False]
-    assert "3 of 6 views are missing" in caplog.text
 
 
 def test_rounds_without_a_view_may_be_left_to_their_text(tmp_path, caplog):
@@ -49,11 +46,6 @@ def test_rounds_without_a_view_may_be_left_to_their_text(tmp_path, caplog):
     assert "text alone stands for them, 3 of 5 views are missing" in caplog.text
     with pytest.raises(DataError, match="1 of 1 views are missing"):
         find_views(tmp_path, [0, 0, 1], missing="text")
-
-
-def test_excluding_every_dialogue_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="2 of 2 views are missing"):
-        find_views(tmp_path, [1, 1], missing="exclude")
 
 
 @pytest.mark.parametrize(

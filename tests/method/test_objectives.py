@@ -101,13 +101,13 @@ def softplus(x):
     return math.log1p(math.exp(-abs(x))) + max(x, 0.0)
 
 
-def naive_hard_negatives(similarity, k, margin, temperature, labels):
+def naive_hard_negatives(similarity, labels):
     total = 0.0
     for scores in (similarity, similarity.T):
         losses = []
         for i, row in enumerate(scores):
             negatives = sorted(row[j] for j in range(len(row)) if labels[j] != labels[i])[::-1]
-            losses += [softplus((s - row[i] + margin) / temperature) for s in negatives[:k]]
+            losses += [softplus((s - row[i] + 0.1) / 0.1) for s in negatives[:4]]
         total += sum(losses) / len(losses) / 2
     return total
 
@@ -124,17 +124,12 @@ def naive_jensen_shannon(p_logits, q_logits):
 @settings(deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=2, max_size=9).filter(lambda x: len(set(x)) > 1),
-    st.integers(1, 12),
-    st.floats(0.0, 0.5),
-    st.floats(0.05, 2.0),
     st.integers(0, 99),
 )
-def test_hard_negatives_match_the_naive_twin(labels, k, margin, temperature, seed):
+def test_hard_negatives_match_the_naive_twin(labels, seed):
     similarity = unit(len(labels), 5, seed) @ unit(len(labels), 5, seed + 1).T
-    loss = hard_negative_loss(
-        similarity, k=k, margin=margin, temperature=temperature, labels=torch.tensor(labels)
-    )
-    expected = naive_hard_negatives(similarity.numpy(), k, margin, temperature, labels)
+    loss = hard_negative_loss(similarity, labels=torch.tensor(labels))
+    expected = naive_hard_negatives(similarity.numpy(), labels)
     assert loss.item() == pytest.approx(expected, abs=1e-8)  # softplus is linear from 20 on
 
 
@@ -161,7 +156,7 @@ def test_dmcl_matches_the_naive_twin(hard_negatives):
         value = naive_info_nce(query, target, scale, labels)
         if hard_negatives:
             similarity = (query @ target.T).numpy()
-            value += 0.1 * naive_hard_negatives(similarity, 4, 0.1, 0.1, labels)
+            value += 0.1 * naive_hard_negatives(similarity, labels)
         expected[f"{name}_target"] = value
     expected["text_view"] = naive_info_nce(text, view, scale, labels)
     logits = [(scale * query @ target.T).numpy() for query in (text, view)]
@@ -200,8 +195,6 @@ def test_bad_weights_are_refused(weights, message):
 def test_bad_shapes_of_the_new_losses_are_refused():
     with pytest.raises(ValueError, match=r"\(batch, batch\)"):
         hard_negative_loss(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="k must be"):
-        hard_negative_loss(torch.eye(2), k=0)
     with pytest.raises(ValueError, match="no negative"):
         hard_negative_loss(torch.eye(2), labels=torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="num_classes"):

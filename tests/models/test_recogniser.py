@@ -213,9 +213,7 @@ def test_folders_that_are_no_recogniser_are_refused(tmp_path):
 def test_quality_counts_as_a_plain_loop_does(scenes):
     torch.manual_seed(0)
     recogniser = Recogniser("untrained", RecogniserNet(4), "untrained")
-    table = recogniser_quality(recogniser, num_scenes=20, degrade=degraded).set_index(
-        ["split", "measure"]
-    )["value"]
+    table = recogniser_quality(recogniser, num_scenes=20).set_index(["split", "measure"])["value"]
     assert len(table) == 2 * 2 * 6
     val = sample_scenes(0, "val", 20)
     read = recogniser.read(render_scenes(val))

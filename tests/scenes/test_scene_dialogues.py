@@ -25,34 +25,23 @@ from daitir.scenes import (
     sample_scenes,
     world,
 )
-from daitir.scenes.language import (
-    COLUMN_PHRASES,
-    NOUNS,
-    PLACE_PHRASES,
-    RELATION_PHRASES,
-    ROW_PHRASES,
-    SIZE_WORDS,
-    TIME_PHRASES,
-    WEATHER_PHRASES,
-)
+from daitir.scenes.language import NOUNS, TABLES
 
 truthful = st.sampled_from([s for s in SOURCES if s != "unreliable"])
 indices = st.integers(0, 10**5)
 
 
 def test_every_value_has_words():
-    assert set(NOUNS) == set(world.CATEGORIES)
-    assert set(PLACE_PHRASES) == set(world.PLACES)
-    assert set(TIME_PHRASES) == set(world.TIMES)
-    assert set(WEATHER_PHRASES) == set(world.WEATHERS)
-    assert set(SIZE_WORDS) == set(world.SIZES)
-    assert set(RELATION_PHRASES) == set(world.RELATIONS)
-    assert set(COLUMN_PHRASES) == set(world.COLUMNS) and set(ROW_PHRASES) == set(world.ROWS)
+    values = {"noun": world.CATEGORIES, "relation": world.RELATIONS, "group": world.GROUPS}
+    values |= {name: options for name, options in world.OPTIONS.items() if name != "colour"}
+    assert {name: set(table) for name, table in TABLES.items()} == {
+        name: set(options) for name, options in values.items()
+    }
 
 
 def test_no_two_values_share_a_phrase():
-    tables = (NOUNS, PLACE_PHRASES, TIME_PHRASES, WEATHER_PHRASES, SIZE_WORDS, COLUMN_PHRASES)
-    values = [forms for table in (*tables, ROW_PHRASES) for forms in table.values()]
+    tables = [table for name, table in TABLES.items() if name not in ("relation", "group")]
+    values = [forms for table in tables for forms in table.values()]
     phrases = [phrase for forms in values for phrase in set(forms)]
     assert len(phrases) == len(set(phrases))
 
@@ -126,7 +115,7 @@ def test_rewrites_say_each_known_fact_once(source, index):
             if fact.attribute == "colour":
                 assert fact.value in text
             elif fact.attribute == "place":
-                assert any(phrase in text for phrase in PLACE_PHRASES[fact.value])
+                assert any(phrase in text for phrase in TABLES["place"][fact.value])
             elif fact.subject in NOUNS:
                 assert any(noun in text for noun in NOUNS[fact.subject])
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from small_profiles import FUSION_RECIPE
+from small_profiles import FUSION_RECIPE, first_of
 
 from daitir.common.files import atomic_write
 from daitir.models.encoders import load_encoder
@@ -27,7 +27,8 @@ def small(tmp_path):
     with atomic_write(folder / MANIFEST_NAME) as temporary:
         temporary.write_text(json.dumps(manifest_of(QUERIES_FOLDER)))
     for name in (*BENCHMARKS, "train", "val"):
-        save_query_set(load_query_set(name, encoder, QUERIES_FOLDER).first(4), folder, name)
+        whole = load_query_set(name, encoder, QUERIES_FOLDER)
+        save_query_set(first_of(whole, 4), folder, name)
     profile = dataclasses.replace(
         PROFILES["classroom"], name="small", num_other_dialogues=3, num_test_dialogues=4,
         num_train_dialogues=4, num_val_dialogues=4, num_gallery=12, queries=str(folder),

@@ -13,8 +13,7 @@ from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
 from daitir.studies import ablations, encoder_ablations, queries
 from daitir.studies.choices import false_cue_shares
-from daitir.studies.engine.encoders import SHUFFLED
-from daitir.studies.engine.fusions import by_scores
+from daitir.studies.engine.models import SHUFFLED, by_scores
 from daitir.studies.profiles import PROFILES
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_profiles import ENCODER_RECIPE, FUSION_RECIPE
+from small_profiles import ENCODER_RECIPE, FUSION_RECIPE, first_of
 from torch.nn import functional as F
 
 from daitir.analysis.controls import placebo_views
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
     for name in (name for name, recipe in SETS.items() if recipe.shipped):
         whole = load_query_set(name, encoder, QUERIES_FOLDER)
         number = OTHERS if SETS[name].size == "num_other_dialogues" else NUMBER
-        save_query_set(whole.first(number), folder / "queries", name)
+        save_query_set(first_of(whole, number), folder / "queries", name)
     return folder
 
 

@@ -5,8 +5,13 @@ import torch
 
 from daitir.models.reformulation import load_reformulator
 from daitir.scenes import SOURCES, dialogue, sample_scenes
-from daitir.studies.engine.views import last_views
-from daitir.studies.engine.words import dropped_rounds, refine_arrived, shuffled_rounds, typos
+from daitir.studies.engine.inputs import (
+    dropped_rounds,
+    last_views,
+    refine_arrived,
+    shuffled_rounds,
+    typos,
+)
 
 SAID = ["a red sailboat by the pier", "is it day? yes", "where is it? at the beach", "any dog? no"]
 

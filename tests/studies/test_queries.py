@@ -12,11 +12,10 @@ from hub_models import tiny_pipeline
 from daitir.cli import main
 from daitir.common.errors import DataError
 from daitir.models.encoders import load_encoder
-from daitir.models.recogniser import load_recogniser
-from daitir.models.reformulation import load_reformulator
 from daitir.models.views import load_view_generator
 from daitir.scenes import sample_scenes
 from daitir.studies import queries
+from daitir.studies.engine.bench import Bench
 from daitir.studies.profiles import PROFILES
 from daitir.studies.queries import load_query_set, manifest_of, set_dialogues
 
@@ -150,18 +149,16 @@ def test_what_is_saved_is_what_was_read(encoder, tmp_path, folder):
 
 
 @pytest.mark.parametrize(("name", "num_noises"), [("human", 11), ("human_fixed_noise", 1)])
-def test_noise_is_drawn_anew_or_once_a_dialogue(patched, encoder, tmp_path, name, num_noises):
-    models = queries.Models(
-        load_reformulator(), load_view_generator(PROFILES["small"].generator, steps=1), encoder,
-        load_recogniser(),
-    )  # fmt: skip
+def test_noise_is_drawn_anew_or_once_a_dialogue(patched, tmp_path, name, num_noises):
+    bench = Bench(PROFILES["small"], None, tmp_path, tmp_path)
+    bench.generator = load_view_generator(PROFILES["small"].generator, steps=1)
     drawn = []
-    generate = models.generator.generate
-    patched.setattr(models.generator, "generate",
+    generate = bench.generator.generate
+    patched.setattr(bench.generator, "generate",
                     lambda *a, **k: drawn.append(a[1]) or generate(*a, **k))  # fmt: skip
     _, talks = set_dialogues(SMALL, name)
     for recipe in (queries.SETS[name], dataclasses.replace(queries.SETS[name], seed=1)):
-        queries.make_query_set(recipe, talks[:2], models, tmp_path, views_per_dialogue=2)
+        queries.make_query_set(recipe, talks[:2], bench)
     first, again = ([set(seeds[:11]), set(seeds[11:])] for seeds in drawn)
     assert [len(seeds) for seeds in first] == [num_noises] * 2
     assert not set.union(*first) & set.union(*again) and not first[0] & first[1]

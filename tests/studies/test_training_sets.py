@@ -6,7 +6,7 @@ import torch
 from daitir.recipes.triples import FinetuneData
 from daitir.scenes import parse, render_scenes, sample_scenes
 from daitir.studies.profiles import PROFILES
-from daitir.studies.training_sets import training_data, with_resampled_views
+from daitir.studies.training_sets import as_read, with_resampled_views
 
 CAPTIONS = [["a red dog at the beach", "a cat"], ["a city at night", "a tree"], ["a cow", "a bus"]]
 
@@ -37,5 +37,5 @@ def test_resampled_views_keep_what_is_stated(data):
 def test_the_recipe_says_whether_views_are_resampled(data):
     profile = PROFILES["classroom"]
     plain, ours = (profile.encoders[name] for name in ("dmcl", "dmcl_resampled"))
-    assert training_data(data, profile, plain) is data
-    assert (training_data(data, profile, ours).views == with_resampled_views(data).views).all()
+    assert as_read(data, profile, "train", plain) is data
+    assert (as_read(data, profile, "train", ours).views == with_resampled_views(data).views).all()

@@ -30,19 +30,18 @@ def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
 
     Raises DataError for a tower without such blocks, or whose attention has a fused kernel only.
     """
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    if blocks is None or not len(blocks):
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    layers = [getattr(block, "attn", None) for block in blocks]
+    if not layers:
         raise DataError(
             f"{type(tower).__name__}: has no transformer blocks of open_clip, so there is no "
             "attention to record; choose a ViT"
         )
-    layers = [getattr(block, "attn", None) for block in blocks]
-    for layer in layers:
-        if not (isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None):
-            raise DataError(
-                f"{type(tower).__name__}: its attention ({type(layer).__name__}) has a fused "
-                "kernel only; build the model with open_clip's standard blocks"
-            )
+    if not all(isinstance(layer, nn.MultiheadAttention) for layer in layers):
+        raise DataError(
+            f"{type(tower).__name__}: its attention ({type(layers[0]).__name__}) has a fused "
+            "kernel only; build the model with open_clip's standard blocks"
+        )
     return layers
 
 
@@ -50,21 +49,18 @@ def attention_layers(tower: nn.Module) -> list[nn.MultiheadAttention]:
 def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention of an open_clip tower: `model.visual`, or `text_tower(model)`.
 
-    Yields a list that holds, after a forward pass, the attention of each layer,
-    (batch, heads, tokens, tokens), whose rows sum to one; another pass replaces it. The output was
-    computed from these tensors, so that a gradient with respect to them can be taken. Raises
-    DataError as `attention_layers` does.
+    Yields a list that holds, after a forward pass, the attention of each layer, (batch, heads,
+    tokens, tokens), whose rows sum to one; another pass replaces it. The output is computed from
+    these tensors, so that it has gradients for them. Raises DataError as `attention_layers` does.
     """
     layers = attention_layers(tower)
     recorded: list[Tensor] = []
 
     def recording(number: int, layer: nn.MultiheadAttention):
         def forward(query, key, value, need_weights=False, attn_mask=None):
-            if key is not query or value is not query:
-                raise DataError(f"{type(tower).__name__}: layer {number} is no self-attention")
             if number == 0:
                 recorded.clear()
-            output, weights = explicit_attention(layer, query, mask=attn_mask)
+            output, weights = _explicit_attention(layer, query, attn_mask)
             recorded.append(weights)
             return output, None
 
@@ -82,34 +78,24 @@ def record_attention(tower: nn.Module) -> Iterator[list[Tensor]]:
                 layer.forward = forward
 
 
-def explicit_attention(
-    layer: nn.MultiheadAttention, inputs: Tensor, *, mask: Tensor | None = None
+def _explicit_attention(
+    layer: nn.MultiheadAttention, x: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Self-attention by plain products: the output, and the weights that it is made of.
-
-    The output has the shape of `inputs`: (batch, tokens, width), or (tokens, batch, width) where
-    the layer is not `batch_first`. The weights (batch, heads, tokens, tokens) are of a softmax in
-    single precision. `mask` (tokens, tokens) or (batch · heads, tokens, tokens) is added to the
-    scores, or is bool, true where a token must not look. Dropout is not used.
-    """
-    x = inputs if layer.batch_first else inputs.transpose(0, 1)
+    """Self-attention of (batch, tokens, width) by plain products: the output, and the weights."""
     batch, tokens, width = x.shape
     heads = layer.num_heads
     joint = F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
     joint = joint.view(batch, tokens, 3, heads, width // heads)
     query, key, value = joint.permute(2, 0, 3, 1, 4)
     scores = query * (width // heads) ** -0.5 @ key.transpose(-2, -1)
-    if mask is not None:
-        mask = mask.view(batch, heads, tokens, tokens) if mask.ndim == 3 else mask
-        is_hidden = mask.dtype == torch.bool
-        scores = scores.masked_fill(mask, float("-inf")) if is_hidden else scores + mask
+    if mask is not None:  # (tokens, tokens) or (batch · heads, tokens, tokens)
+        scores = scores + (mask.view(scores.shape) if mask.ndim == 3 else mask)
     precise = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(dim=-1, dtype=precise).to(x.dtype)
     if torch.is_grad_enabled() and not weights.requires_grad:
         weights.requires_grad_()  # all parameters are frozen
     output = (weights @ value).transpose(1, 2).reshape(batch, tokens, width)
-    output = layer.out_proj(output)
-    return output if layer.batch_first else output.transpose(0, 1), weights
+    return layer.out_proj(output), weights
 
 
 class CrossAttention:
@@ -149,10 +135,10 @@ def record_cross_attention(pipeline: DiffusionPipeline) -> Iterator[CrossAttenti
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-    unet = getattr(pipeline, "unet", None)
+    unet = getattr(pipeline, "unet", nn.Module())
     layers = {
         name: module
-        for name, module in (unet.named_modules() if unet is not None else ())
+        for name, module in unet.named_modules()
         if name.endswith("attn2") and hasattr(module, "get_attention_scores")
     }
     if not layers:

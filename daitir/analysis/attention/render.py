@@ -75,16 +75,14 @@ def head_grid(maps: Tensor | np.ndarray, *, label: str = "attention") -> np.ndar
     return axes
 
 
-def token_strip(
-    tokens: Sequence[tuple[str, float]], *, label: str = "relevance", ax: Axes | None = None
-) -> Axes:
+def token_strip(tokens: Sequence[tuple[str, float]]) -> Axes:
     """The tokens of a text in a row of bars, so that lengths can be compared and words read."""
-    ax = ax or plt.subplots(figsize=(0.34 * len(tokens) + 1.2, 1.9), layout="constrained")[1]
+    ax = plt.subplots(figsize=(0.34 * len(tokens) + 1.2, 1.9), layout="constrained")[1]
     words, values = zip(*tokens, strict=True)
     colours = plt.get_cmap(MAP)(Normalize(0, max(*values, 1e-12))(np.array(values)))
     ax.bar(range(len(words)), values, color=colours, edgecolor="black", linewidth=0.4)
     ax.set_xticks(range(len(words)), words, rotation=60, ha="right", fontsize=8)
-    ax.set_ylabel(label, fontsize=8)
+    ax.set_ylabel("relevance", fontsize=8)
     ax.tick_params(axis="y", labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -97,7 +95,6 @@ def before_after(
     *,
     names: tuple[str, str] = ("before", "after"),
     titles: Sequence[str] | None = None,
-    label: str = "share of the map",
 ) -> np.ndarray:
     """Pictures, their maps before and after, in three rows; both rows of maps share one scale.
 
@@ -118,5 +115,5 @@ def before_after(
         show_maps(maps, images=images, axes=list(row), bounds=bounds, scale=False)
         row[0].set_ylabel(name, fontsize=9)
     bar = figure.colorbar(ScalarMappable(Normalize(*bounds), MAP), ax=list(axes[1:].flat))
-    bar.set_label(label, fontsize=8)
+    bar.set_label("share of the map", fontsize=8)
     return axes

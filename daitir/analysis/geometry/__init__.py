@@ -1,4 +1,5 @@
 """The geometry of features: what a space looks like, and what becomes of one cue in it."""
+# ruff: noqa: F401, what is imported here is what the package gives
 
 from daitir.analysis.geometry.nullspace import (
     cue_jacobian,
@@ -15,8 +16,3 @@ from daitir.analysis.geometry.spaces import (
     spectrum,
     uniformity,
 )
-
-__all__ = [
-    "cue_jacobian", "effective_rank", "equal_noise", "linear_cka", "modality_gap", "null_basis",
-    "project_out", "share_in_span", "spectrum", "target_span", "uniformity",
-]  # fmt: skip

@@ -12,9 +12,7 @@ projection (`null_basis`). `probes` tells whether the cue can still be read.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,46 +21,22 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from daitir.analysis.attention import image_pixels, record_attention
-from daitir.analysis.geometry.spaces import TOLERANCE, unit
+from daitir.analysis.geometry.spaces import TOLERANCE, check_enough, unit
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder
 from daitir.retrieval import target_ranks
 
 NUM_TANGENTS = 32  # derivatives at once
+SHARE = 0.9  # of the variance that a span holds
+PER_BATCH = 256  # images
 
 
-def attenuation(before: Tensor, after: Tensor) -> Tensor:
-    """Logarithm of ‖δ‖ after over ‖δ‖ before, of each pair: (num_pairs,); negative is smaller.
-
-    Both are displacements (num_pairs, dim) of the same pairs, under two encoders. The exponential
-    of the mean is the geometric mean of the ratios. Raises DataError where they are not as many,
-    and for displacements of 0, whose change cannot be seen in the picture.
-
-    >>> attenuation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])).exp()
-    tensor([0.5000])
-    """
-    if len(before) != len(after) or not len(before):
-        raise DataError(f"{len(before)} and {len(after)} displacements: the same pairs are wanted")
-    lengths = torch.stack([before.norm(dim=-1), after.norm(dim=-1)])
-    if (lengths == 0).any():
-        raise DataError(
-            f"{int((lengths == 0).sum())} displacements are 0: their cue is not seen in the "
-            "picture; leave them out"
-        )
-    return lengths[1].log() - lengths[0].log()
-
-
-def equal_noise(
-    image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool = False
-) -> np.ndarray:
+def equal_noise(image: np.ndarray, changed: np.ndarray, *, seed: int, inside: bool) -> np.ndarray:
     """A picture plus noise as far away, in pixels, as a changed one: uint8 (height, width, 3).
 
-    The noise is white, with the root sum of squares of `changed` - `image`. It lies everywhere, or,
-    with `inside`, in the changed pixels only. More noise makes up for what black and white cut off.
-    Raises DataError for two shapes and for pictures that do not differ.
+    The noise is white and lies everywhere or, with `inside`, in the changed pixels only. More noise
+    makes up for what black and white cut off. Raises DataError for pictures that do not differ.
     """
-    if image.shape != changed.shape or image.dtype != np.uint8 or changed.dtype != np.uint8:
-        raise DataError(f"pictures {image.shape} and {changed.shape}: two uint8 alike are wanted")
     difference = changed.astype(float) - image
     size = np.sqrt((difference**2).sum())
     if not size:
@@ -82,42 +56,40 @@ def equal_noise(
     return noisy(high).astype(np.uint8)
 
 
-def target_span(gallery_features: Tensor, *, share: float = 0.9) -> Tensor:
+def target_span(gallery_features: Tensor) -> Tensor:
     """Directions that tell gallery images apart: an orthonormal basis (num_directions, dim).
 
-    The fewest principal directions of differences between images that hold `share` of their
+    The fewest principal directions of differences between images that hold `SHARE` of their
     variance; the covariance of differences is twice that of the images. Raises DataError for no
-    more images than dimensions, a share outside (0, 1], and a spectrum that singles out no span,
-    its last value inside equal to the first outside.
+    more images than dimensions, and where the last direction inside has the variance of the next.
 
-    >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 0.1]])
-    >>> target_span(images, share=0.75).abs().round(decimals=3)
+    >>> images = torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 0.1, 0], [0, -0.1, 0], [0, 0, 0.1]])
+    >>> target_span(images).abs().round(decimals=3)
     tensor([[1., 0., 0.]])
     """
-    if not 0 < share <= 1:
-        raise DataError(f"share of the variance lies in (0, 1], not {share}")
     number, dim = gallery_features.shape
-    if number <= dim:
-        raise DataError(
-            f"{number} images in {dim} dimensions: at most {number - 1} directions can be told; "
-            f"take more than {dim} images"
-        )
-    centred = gallery_features.double() - gallery_features.double().mean(dim=0)
-    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
-    shares = values.square() / values.square().sum().clamp(min=1e-300)
-    size = int((shares.cumsum(dim=0) < share - 1e-9).sum()) + 1
+    check_enough(number, dim, f"at most {number - 1} directions can be told")
+    directions, values = main_directions(gallery_features - gallery_features.double().mean(dim=0))
+    size = len(directions)
     if size < dim and values[size - 1] - values[size] <= TOLERANCE * values[0]:
-        raise DataError(
-            f"the spectrum is degenerate: directions {size} and {size + 1} have one variance, so "
-            f"no {size} directions are singled out; choose another share"
-        )
-    return directions[:size].to(gallery_features)
+        both = f"directions {size} and {size + 1} have one variance"
+        raise DataError(f"the spectrum is degenerate: {both}; take other images")
+    return directions.to(gallery_features)
+
+
+def main_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The fewest directions, (num_directions, dim), that hold `SHARE` of all rows' squared length.
+
+    The rows are (num, dim). The second value is every singular value, the largest first.
+    """
+    _, values, directions = torch.linalg.svd(rows.double(), full_matrices=False)
+    shares = values.square() / values.square().sum().clamp(min=1e-300)
+    size = int((shares.cumsum(dim=0) < SHARE - 1e-9).sum()) + 1
+    return directions[:size], values
 
 
 def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:
     """An orthonormal basis (num_directions, dim) of a subspace drawn evenly: the null of spans."""
-    if not 1 <= num_directions <= dim:
-        raise DataError(f"a subspace of {dim} dimensions has 1 to {dim}, not {num_directions}")
     generator = torch.Generator().manual_seed(seed)
     return torch.linalg.qr(torch.randn(dim, num_directions, generator=generator))[0].T
 
@@ -125,8 +97,7 @@ def random_span(num_directions: int, dim: int, *, seed: int) -> Tensor:
 def share_in_span(displacements: Tensor, basis: Tensor) -> Tensor:
     """Share of each displacement's squared length inside a span, (num_pairs,); the rest is outside.
 
-    `basis` (num_directions, dim) is orthonormal. A subspace drawn at random holds
-    num_directions / dim of it on average. Raises DataError as `unit` does.
+    `basis` (num_directions, dim) is orthonormal. Raises DataError as `unit` does.
 
     >>> share_in_span(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
     tensor([0.3600])
@@ -138,9 +109,6 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     """Angles between two subspaces in degrees, the smallest first: (fewer directions,).
 
     Both (num_directions, dim) are orthonormal. Source: Björck and Golub (1973).
-
-    >>> principal_angles(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
-    tensor([53.1301], dtype=torch.float64)
     """
     cosines = torch.linalg.svdvals(a.double() @ b.double().T).clamp(0, 1)
     return torch.rad2deg(torch.arccos(cosines))
@@ -157,56 +125,19 @@ def project_out(features: Tensor, directions: Tensor) -> Tensor:
     return unit(features - along * directions)
 
 
-class Removal(NamedTuple):
-    """What removing directions from queries does, per query, (num_queries,) each.
-
-    `logits`: change of the cosine with the target, times the logit scale; `log_ranks`: change of
-    ln(rank + 1), negative is better.
-    """
-
-    logits: Tensor
-    log_ranks: Tensor
-
-
 def effect_of_removal(
-    query_features: Tensor,
-    changed_features: Tensor,
-    gallery_features: Tensor,
-    target_indices: Tensor,
-    *,
-    logit_scale: float = 1.0,
-) -> Removal:
-    """Change of the target's logit and log-rank from queries to changed queries.
+    queries: Tensor, changed: Tensor, gallery: Tensor, targets: Tensor, *, logit_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Change of the target's logit, and of ln(rank + 1), from queries to changed queries.
 
     The queries are (num_queries, dim), such as a view and `project_out(view, δ)`; the gallery is
-    (num_images, dim), and the targets are (num_queries,) indices of it.
+    (num_images, dim), and the targets are (num_queries,) indices of it. A logit is the cosine with
+    the target times the scale. Both changes are (num_queries,); lower log-ranks are better.
     """
-    pair = (query_features, changed_features)
-    ranks = [target_ranks(q, gallery_features, target_indices).double().log1p() for q in pair]
-    targets = gallery_features[target_indices]
-    logits = [logit_scale * (q * targets).sum(dim=-1) for q in pair]
-    return Removal(logits[1] - logits[0], ranks[1] - ranks[0])
-
-
-def jacobian_along(function: Callable[[Tensor], Tensor], point: Tensor, tangents: Tensor) -> Tensor:
-    """Derivatives of a function at one point along tangents, (num_tangents, num_outputs).
-
-    By forward-mode derivatives, `NUM_TANGENTS` at once, which share the value at the point. The
-    tangents (num_tangents, ...) are of the point's shape.
-
-    >>> square = lambda x: x * x
-    >>> jacobian_along(square, torch.tensor([1.0, 3.0]), torch.eye(2))
-    tensor([[2., 0.],
-            [0., 6.]])
-    """
-
-    def along(tangent: Tensor) -> Tensor:
-        return torch.func.jvp(function, (point,), (tangent,))[1]
-
-    with warnings.catch_warnings():
-        # Torch's first jvp uses what torch deprecates.
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch.func.vmap(along, chunk_size=NUM_TANGENTS)(tangents)
+    pair = (queries, changed)
+    ranks = [target_ranks(q, gallery, targets).double().log1p() for q in pair]
+    logits = [logit_scale * (q * gallery[targets]).sum(dim=-1) for q in pair]
+    return logits[1] - logits[0], ranks[1] - ranks[0]
 
 
 def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
@@ -214,7 +145,8 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
 
     `pixels` (3, size, size) are as `image_pixels` gives them. `tangents` (num_tangents, 3, size,
     size), such as a picture with one cue undone less the picture, are each scaled to length 1, so
-    that lengths of rows compare. Raises DataError for a tangent of 0.
+    that lengths of rows compare. They are forward-mode derivatives, `NUM_TANGENTS` at once, which
+    share the value at the picture. Raises DataError for a tangent of 0.
     """
     scaled = unit(tangents.flatten(1)).view_as(tangents)
     tower = encoder.model.visual
@@ -222,48 +154,46 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
     def feature(x: Tensor) -> Tensor:
         return F.normalize(encoder.model.encode_image(x[None]), dim=-1)[0]
 
+    def along(tangent: Tensor) -> Tensor:
+        return torch.func.jvp(feature, (pixels,), (tangent,))[1]
+
     # Fused kernels have no forward-mode derivatives; a recorder computes by plain products.
     plain = record_attention(tower) if hasattr(tower, "transformer") else nullcontext()
-    with torch.no_grad(), plain:
-        return jacobian_along(feature, pixels, scaled)
+    with torch.no_grad(), plain, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's first jvp uses what it deprecates
+        return torch.func.vmap(along, chunk_size=NUM_TANGENTS)(scaled)
 
 
 def null_basis(weight: Tensor) -> Tensor:
     """Directions that a linear map sends to 0, an orthonormal basis (num_directions, num_inputs).
 
     `weight` (num_inputs, num_outputs) is applied as x @ weight, such as `model.visual.proj`. There
-    are no such directions where the map is one to one. Raises DataError for a map that is 0.
+    are no such directions where the map is one to one.
 
     >>> null_basis(torch.tensor([[1.0], [0.0]])).abs()
     tensor([[0., 1.]])
     """
-    if weight.ndim != 2 or not (weight != 0).any():
-        raise DataError(f"a weight of shape {tuple(weight.shape)} that is not all 0 is wanted")
     directions, values, _ = torch.linalg.svd(weight.double(), full_matrices=True)
     rank = int((values > TOLERANCE * values[0]).sum())
     return directions[:, rank:].T.to(weight)
 
 
 @torch.no_grad()
-def before_projection(
-    encoder: Encoder, images: np.ndarray, *, batch_size: int = 256, progress: bool = False
-) -> Tensor:
+def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = False) -> Tensor:
     """What an open_clip ViT's last projection is applied to, (num_images, width).
 
     Raises DataError for a tower without such a projection.
     """
-    if getattr(encoder.model.visual, "proj", None) is None:
-        raise DataError(
-            f"{type(encoder.model.visual).__name__}: ends in no linear projection, so it has no "
-            "null space in the strict sense; choose an open_clip ViT"
-        )
     tower = encoder.model.visual
+    if getattr(tower, "proj", None) is None:
+        raise DataError(
+            f"{type(tower).__name__}: ends in no linear projection, so it has no null space in the "
+            "strict sense; choose an open_clip ViT"
+        )
     projection, tower.proj = tower.proj, None
     try:
-        starts = trange(0, len(images), batch_size, desc="encoding images", disable=not progress)
-        return torch.cat([
-            tower(image_pixels(encoder, list(images[start : start + batch_size]))).float().cpu()
-            for start in starts
-        ])  # fmt: skip
+        starts = trange(0, len(images), PER_BATCH, desc="encoding images", disable=not progress)
+        batches = (list(images[start : start + PER_BATCH]) for start in starts)
+        return torch.cat([tower(image_pixels(encoder, batch)).float().cpu() for batch in batches])
     finally:
         tower.proj = projection

@@ -18,52 +18,37 @@ CUES = ("place", "time", "weather", "object", "colour", "size", "column", "row")
 
 
 class CuePair(NamedTuple):
-    """One cue of one view, undone.
+    """One cue of one view, undone: a hallucinated one made true, another made false.
 
-    Attributes:
-        view: the number of the view.
-        cue: one of `CUES`; an `object` is undone by taking it out.
-        kind: of `PAIR_KINDS`: *hallucinated* is false of the target and not stated, *supported* is
-            stated, *lucky* is true of the target and not stated.
-        fact: what the view shows and the changed scene does not.
-        scene: the view with the cue undone: a hallucinated one made true, another made false.
+    *Hallucinated* is what is false of the target and not stated, *supported* what is stated, and
+    *lucky* what is true of the target and not stated. An `object` is undone by taking it out.
     """
 
-    view: int
-    cue: str
-    kind: str
-    fact: Fact
-    scene: Scene
+    view: int  # its number
+    cue: str  # one of `CUES`
+    kind: str  # one of `PAIR_KINDS`
+    fact: Fact  # what the view shows and the changed scene does not
+    scene: Scene  # the view with the cue undone
 
 
 def cue_pairs(
-    captions: Sequence[str],
-    readings: Sequence[Scene],
-    targets: Sequence[Scene],
-    *,
-    seed: int = 0,
+    captions: Sequence[str], readings: Sequence[Scene], targets: Sequence[Scene]
 ) -> tuple[list[Scene], list[CuePair]]:
     """The views, one object of each category, and every pair of theirs.
 
     Each view comes with the caption that it was drawn from, the recogniser's reading and the true
     scene. A change that puts something in undoes no cue of the view and is left out; so are stated
-    facts that are false of the target. `seed` chooses the false values that undo true cues. Raises
-    DataError where the three are not as many or there is no pair.
+    facts that are false of the target. Raises DataError where there is no pair.
     """
-    if not len(captions) == len(readings) == len(targets):
-        raise DataError(
-            f"{len(captions)} captions, {len(readings)} readings and {len(targets)} targets: each "
-            "view needs all three"
-        )
     views, pairs = [], []
     for number, (caption, seen, target) in enumerate(zip(captions, readings, targets, strict=True)):
         stated = parse(caption).facts
         view, _ = one_of_each(seen, {f[:2]: f.value for f in (*implied(stated), *stated)})
         views.append(view)
         kinds = cues(stated, seen, target).kinds
-        for action, name, scene in interventions(view, target, seed=f"{seed}/{number}")[0]:
-            gone = [f for f in view.own_facts if f.attribute != "count"
-                    and f not in scene.own_facts]  # fmt: skip
+        for action, name, scene in interventions(view, target, seed=f"0/{number}")[0]:
+            now = scene.own_facts
+            gone = [f for f in view.own_facts if f.attribute != "count" and f not in now]
             if not gone:
                 continue  # something was put in
             fact = next((f for f in gone if f.attribute == "present"), gone[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from daitir.analysis.geometry.nullspace import PER_BATCH
 from daitir.common.errors import DataError
 from daitir.models.encoders import Encoder
 
@@ -17,7 +18,7 @@ FOLDS = 5
 
 
 @torch.no_grad()
-def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -> list[Tensor]:
+def layer_features(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     """What an open_clip ViT knows of images at each layer, and its feature as the last.
 
     Each layer gives the class token and the mean of the patches side by side, (num_images,
@@ -28,7 +29,7 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
     if not hasattr(tower, "transformer") or not hasattr(tower, "forward_intermediates"):
         raise DataError(f"{type(tower).__name__}: no open_clip ViT, so it has no layers to probe")
     batches = []
-    for batch in pixels.split(batch_size):
+    for batch in pixels.split(PER_BATCH):
         out = tower.forward_intermediates(
             batch.to(encoder.device), output_fmt="NLC", output_extra_tokens=True
         )
@@ -40,18 +41,10 @@ def layer_features(encoder: Encoder, pixels: Tensor, *, batch_size: int = 256) -
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear read-out of labels from features.
-
-    Attributes:
-        classes: the labels, in the order of the scores.
-        strength: of the ridge, chosen by cross-validation.
-        accuracy: share of the training items whose best-scored label is theirs, each scored while
-            its fold was left out.
-    """
+    """A linear read-out of labels from features: the labels in the order of the scores, and how."""
 
     classes: tuple
     strength: float
-    accuracy: float
     _mean: Tensor
     _weights: Tensor
     _bias: Tensor
@@ -61,50 +54,37 @@ class Probe:
         return (features.double() - self._mean) @ self._weights + self._bias
 
 
-def fit_probe(features: Tensor, labels: Sequence[Collection], *, seed: int = 0) -> Probe:
+def fit_probe(features: Tensor, labels: Sequence[Collection]) -> Probe:
     """Ridge regression of labels, its strength chosen by the error of five-fold cross-validation.
 
     The features (num_items, dim) come from other pictures than the probe will read. Each item
-    has any number of labels, such as the facts of a scene. `seed` draws the folds.
-
-    Raises DataError for labels that are not as many, for labels that all items share, and for
-    fewer items than twice the dimensions, where a probe reads what is not there.
+    has any number of labels, such as the facts of a scene. Raises DataError for fewer items than
+    twice the dimensions, where a probe reads what is not there.
     """
     number, dim = features.shape
     classes = tuple(sorted({label for own in labels for label in own}, key=str))
     target = torch.tensor([[label in own for label in classes] for own in labels]).double()
-    if len(labels) != number or not classes or (target == target[0]).all():
-        raise DataError(
-            f"{number} items with labels for {len(labels)}, of {len(classes)} kinds: each item "
-            "needs its labels, and they must differ"
-        )
     if number < 2 * dim:
         raise DataError(
             f"{number} items in {dim} dimensions are too few for a probe; take at least {2 * dim}"
         )
     wide = features.double()
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
     errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
-    right = torch.zeros(len(STRENGTHS))
     for fold in order.tensor_split(FOLDS):
         others = torch.ones(number, dtype=torch.bool)
         others[fold] = False
         for index, (mean, weights, bias) in enumerate(_ridges(wide[others], target[others])):
             scores = (wide[fold] - mean) @ weights + bias
             errors[index] += (scores - target[fold]).square().sum()
-            right[index] += target[fold].gather(1, scores.argmax(dim=1, keepdim=True)).sum()
     best = int(errors.argmin())
-    mean, weights, bias = _ridges(wide, target)[best]
-    return Probe(classes, STRENGTHS[best], float(right[best]) / number, mean, weights, bias)
+    return Probe(classes, STRENGTHS[best], *_ridges(wide, target)[best])
 
 
 def beaten_shares(scores: Tensor, others: Tensor) -> Tensor:
     """Share of `others` (num_others,) that each score (num_items,) exceeds, ties one half.
 
     The mean over items is the area under the ROC curve of telling the items from the others.
-
-    >>> beaten_shares(torch.tensor([2.0, 0.5]), torch.tensor([0.5, 1.0]))
-    tensor([1.0000, 0.2500])
     """
     if not len(scores) or not len(others):
         raise DataError("both kinds of items are needed; the cue is absent from the sample")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from daitir.common.errors import DataError
 
 TOLERANCE = 1e-6  # of a singular value beside the largest, in single precision
+NUM_GROUPS = 20  # of rows that are left out
 
 
 def modality_gap(image_features: Tensor, text_features: Tensor) -> float:
@@ -30,12 +31,8 @@ def modality_gap(image_features: Tensor, text_features: Tensor) -> float:
 def alignment_values(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of each pair, (num_pairs,), 0 to 4; the mean is the alignment, low is good.
 
-    Wang and Isola (2020). Raises DataError for two shapes.
-
-    >>> alignment_values(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    tensor([2.])
+    Wang and Isola (2020).
     """
-    _check(a, b, pairs=True)
     return (a - b).square().sum(dim=1)
 
 
@@ -62,11 +59,8 @@ def spectrum(features: Tensor) -> Tensor:
     """
     _check(features)
     num_items, dim = features.shape
-    if num_items <= dim:
-        raise DataError(
-            f"{num_items} items in {dim} dimensions: at most {num_items - 1} eigenvalues can be "
-            f"estimated, the others are 0 for want of items; take more than {dim} items"
-        )
+    check_enough(num_items, dim, f"at most {num_items - 1} eigenvalues can be estimated, the "
+                 "others are 0 for want of items")  # fmt: skip
     values = torch.linalg.svdvals(_centred(features)).square() / (num_items - 1)
     if not values[0] > 0:
         raise DataError(f"the {num_items} features are all the same: they have no spectrum")
@@ -91,21 +85,19 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     """Linear centred kernel alignment of two sets of features of the same items, 0 to 1.
 
     1 where one is a rotation and rescaling of the other. Kornblith et al. (2019). Raises DataError
-    where the items are not as many, where there are no more items than dimensions (it then comes
-    out high for any two encoders), and where a set does not vary.
+    for items that are not as many or no more than dimensions, which make it high for any two
+    encoders, and for a set that does not vary.
 
     >>> a = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> round(linear_cka(a, 3 * a.flip(1)), 6)
     1.0
     """
-    _check(a, b, same_width=False)
+    _check(a)
+    _check(b)
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} items: both encoders must see the same ones")
-    if len(a) <= max(a.shape[1], b.shape[1]):
-        raise DataError(
-            f"{len(a)} items in {max(a.shape[1], b.shape[1])} dimensions: similarity cannot be "
-            "estimated, since so few items can be matched at will; take more items"
-        )
+    why = "similarity cannot be estimated, since so few items can be matched at will"
+    check_enough(len(a), max(a.shape[1], b.shape[1]), why)
     a, b = _centred(a), _centred(b)
     norms = (a.T @ a).norm() * (b.T @ b).norm()
     if not norms > 0:
@@ -113,24 +105,20 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     return float((b.T @ a).square().sum() / norms)
 
 
-def leave_out(
-    statistic: Callable[..., float], *features: Tensor, num_groups: int = 20, seed: int = 0
-) -> Tensor:
-    """A statistic of all rows, and with each group of rows left out, (1 + num_groups,) double.
+def leave_out(statistic: Callable[..., float], *features: Tensor) -> Tensor:
+    """A statistic of all rows, and with each group of rows left out, (1 + NUM_GROUPS,) double.
 
     For statistics of a whole set that are no means: resampling with replacement would put copies
     of a row at distance 0 and lower the rank, leaving rows out does neither. The rows of all
-    `features` (num_items, ...) belong together; `seed` divides them into groups. Raises
-    DataError for rows that are not as many and for fewer rows than groups.
+    `features` (num_items, ...) belong together; chance divides them into groups. Raises DataError
+    for fewer rows than groups.
     """
     number = len(features[0])
-    if any(len(rows) != number for rows in features):
-        raise DataError(f"rows must belong together, not {[len(rows) for rows in features]}")
-    if number < num_groups:
-        raise DataError(f"{number} rows are too few for {num_groups} groups to leave out")
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    if number < NUM_GROUPS:
+        raise DataError(f"{number} rows are too few for {NUM_GROUPS} groups to leave out")
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
     values = [statistic(*features)]
-    for group in order.tensor_split(num_groups):
+    for group in order.tensor_split(NUM_GROUPS):
         others = torch.ones(number, dtype=torch.bool)
         others[group] = False
         values.append(statistic(*(rows[others] for rows in features)))
@@ -141,9 +129,6 @@ def jackknife_interval(values: Tensor) -> tuple[float, float, float]:
     """The value and the 95% interval that `leave_out` gives, or a mean or difference of several.
 
     Delete-a-group jackknife, a normal interval. Source: Efron and Tibshirani (1993), chapter 11.
-
-    >>> jackknife_interval(torch.tensor([2.0, 2.0, 2.0]))
-    (2.0, 2.0, 2.0)
     """
     value, without = float(values[0]), values[1:]
     variance = (len(without) - 1) / len(without) * (without - without.mean()).square().sum()
@@ -156,18 +141,21 @@ def _centred(features: Tensor) -> Tensor:
     return wide - wide.mean(dim=0)
 
 
-def _check(*features: Tensor, pairs: bool = False, same_width: bool = True) -> None:
+def _check(*features: Tensor) -> None:
     for rows in features:
-        if rows.ndim != 2 or len(rows) < 2 - pairs or not rows.is_floating_point():
-            raise DataError(
-                f"features of shape {tuple(rows.shape)}: (num_items, dim) with at least "
-                f"{2 - pairs} items are wanted"
-            )
+        if rows.ndim != 2 or len(rows) < 2:
+            wanted = "(num_items, dim) with at least 2 items are wanted"
+            raise DataError(f"features of shape {tuple(rows.shape)}: {wanted}")
         if not rows.isfinite().all():
             raise DataError("features hold NaN or infinite values; look for damaged images")
-    shapes = {tuple(rows.shape) if pairs else rows.shape[1] for rows in features}
-    if len(shapes) > 1 and same_width:
+    if len({rows.shape[1] for rows in features}) > 1:
         raise DataError(f"features of shapes {[tuple(r.shape) for r in features]} do not match")
+
+
+def check_enough(number: int, dim: int, why: str) -> None:
+    """DataError, which says why that is too little, unless there are more items than dimensions."""
+    if number <= dim:
+        raise DataError(f"{number} items in {dim} dimensions: {why}; take more than {dim} items")
 
 
 def unit(features: Tensor) -> Tensor:

@@ -8,17 +8,16 @@ training seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from daitir.analysis.attention import (
     deletion_insertion,
@@ -29,13 +28,12 @@ from daitir.analysis.attention import (
     relevance_maps,
     rollout_maps,
 )
-from daitir.common.terminal import printable
 from daitir.data.gallery import read_image
 from daitir.models.encoders import Encoder
 from daitir.models.views import ViewGenerator, load_view_generator, view_seed
 from daitir.scenes import Scene, parse, render
 from daitir.studies.cues.samples import NUM_CUE_VIEWS, views_in_turn
-from daitir.studies.cues.tables import Rows, changes, digests_of, kept_tensors, load_compared
+from daitir.studies.cues.tables import Rows, changes, load_compared, measured
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS
@@ -45,13 +43,8 @@ STEPS = 4  # of deleting and inserting pixels: areas are of five points
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class SeenViews:
-    """Drawn views and where their objects stand.
-
-    Masks of `KINDS` show objects that the caption names, objects that neither the target has nor
-    the caption names, and no object. They are empty where a view has none.
-    """
+class SeenViews(NamedTuple):
+    """Drawn views and where their objects stand, as `object_masks` tells."""
 
     captions: list[str]  # what each was drawn from
     images: np.ndarray  # (num_views, size, size, 3) uint8
@@ -72,16 +65,17 @@ def seen_views(
     seeds = [view_seed(SETS["human"].seed, index, t) for index, t in enumerate(rounds)]
     paths = generator.generate(captions, seeds, cache, progress=progress)
     images = np.stack([np.asarray(read_image(path)) for path in paths])
-    masks = [
-        object_masks(caption, seen, target, size=images.shape[1])
-        for caption, seen, target in zip(captions, readings, targets, strict=True)
-    ]
+    masks = list(map(partial(object_masks, size=images.shape[1]), captions, readings, targets))
     stacked = {kind: torch.stack([by_kind[kind] for by_kind in masks]) for kind in KINDS}
     return SeenViews(captions, images, stacked)
 
 
 def object_masks(caption: str, seen: Scene, target: Scene, *, size: int) -> dict[str, Tensor]:
-    """The masks of one view; objects of the target that the caption does not name have no kind."""
+    """Masks of one view, (size, size) bool, of `KINDS`; empty where a view has none of a kind.
+
+    They show objects that the caption names, objects that neither the target has nor the caption
+    names, and no object. Objects of the target that the caption does not name have no kind.
+    """
     said = {fact.subject for fact in parse(caption).facts if fact.value is not False}
     drawn = torch.from_numpy(render(seen, size).masks)
     masks = {kind: torch.zeros(size, size, dtype=torch.bool) for kind in KINDS}
@@ -96,8 +90,7 @@ def object_masks(caption: str, seen: Scene, target: Scene, *, size: int) -> dict
 
 def in_batches(function: Callable[..., Tensor], *columns: Sequence) -> Tensor:
     """A function of rows, such as maps of pixels and texts, taken `BATCH` rows at a time."""
-    number = len(columns[0])
-    starts = range(0, number, BATCH)
+    starts = range(0, len(columns[0]), BATCH)
     return torch.cat([function(*(column[i : i + BATCH] for column in columns)) for i in starts])
 
 
@@ -114,10 +107,10 @@ def occluded(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-Found = dict[str, Tensor]  # (num_views,) by "measure|where|kind"
+ByKey = dict[str, Tensor]  # (num_views,) by "measure|where|kind"
 
 
-def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
+def share_values(views: SeenViews, maps: Tensor, where: str) -> ByKey:
     """Share of maps, and of highest points, on each kind of mask and on that of another view.
 
     NaN stands for views without such a mask.
@@ -134,66 +127,61 @@ def share_values(views: SeenViews, maps: Tensor, where: str) -> Found:
     return by_key
 
 
-def curve_values(views: SeenViews, encoder: Encoder, maps: Tensor) -> Found:
+def curve_values(encoder: Encoder, pixels: Tensor, texts: Tensor, maps: Tensor) -> ByKey:
     """Areas under the caption's cosine as `STEPS` parts are deleted or inserted by the map.
 
     Also by a random order, and `_beyond`, the map's area less the random one.
     """
-    pixels = image_pixels(encoder, list(views.images))
-    text = encoder.encode_texts(views.captions).to(pixels)
 
     def score(shown: Tensor) -> Tensor:
         features = in_batches(encoder.model.encode_image, shown)
-        return (F.normalize(features, dim=-1) * text).sum(dim=-1)
+        return (F.normalize(features, dim=-1) * texts.to(pixels)).sum(dim=-1)
 
     random = torch.rand(maps.shape, generator=torch.Generator().manual_seed(SEED))
+    areas = [
+        deletion_insertion(score, pixels, order.to(pixels.device), num_steps=STEPS).areas()
+        for order in (maps, random)
+    ]
     by_key = {}
-    for where, order in (("relevance", maps), ("random", random)):
-        order = order.to(pixels.device)
-        areas = deletion_insertion(score, pixels, order, num_steps=STEPS).areas()
-        for measure, values in zip(("deletion", "insertion"), areas, strict=True):
-            by_key[f"{measure}|{where}|"] = values.cpu()
-    for measure in ("deletion", "insertion"):
-        beyond = by_key[f"{measure}|relevance|"] - by_key[f"{measure}|random|"]
-        by_key[f"{measure}_beyond|random|"] = beyond
+    for measure, of_map, at_random in zip(("deletion", "insertion"), *areas, strict=True):
+        by_key[f"{measure}|relevance|"] = of_map.cpu()
+        by_key[f"{measure}|random|"] = at_random.cpu()
+        by_key[f"{measure}_beyond|random|"] = (of_map - at_random).cpu()
     return by_key
 
 
-def occlusion_values(views: SeenViews, encoder: Encoder) -> Found:
+def occlusion_values(views: SeenViews, encoder: Encoder, texts: Tensor) -> ByKey:
     """How features change when the named or the false objects of drawn views are filled in."""
-    whole = encoder.encode_images(views.images)
-    texts = encoder.encode_texts(views.captions)
-    by_key = {}
+    whole, by_key = encoder.encode_images(views.images), {}
     for kind in KINDS[:2]:
-        index = views.masks[kind].flatten(1).any(dim=1).nonzero()[:, 0].tolist()
-        filled = np.stack([
-            occluded(views.images[i], views.masks[kind][i].numpy()) for i in index
-        ])  # fmt: skip
-        changed = encoder.encode_images(filled)
+        masks = views.masks[kind].numpy()
+        index = np.flatnonzero(masks.any(axis=(1, 2)))
+        filled = np.stack([occluded(views.images[i], masks[i]) for i in index])
+        change = encoder.encode_images(filled) - whole[index]
         length, gain = torch.full((2, len(whole)), torch.nan)
-        length[index] = (whole[index] - changed).norm(dim=-1)
-        gain[index] = ((changed - whole[index]) * texts[index]).sum(dim=-1)
+        length[index], gain[index] = change.norm(dim=-1), (change * texts[index]).sum(dim=-1)
         by_key[f"occlusion_length||{kind}"] = length
         by_key[f"occlusion_caption_cosine||{kind}"] = gain
     return by_key
 
 
-def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> Found:
+def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> ByKey:
     """All measures of one encoder: its maps and, with `acts`, the effects of changed views."""
     pixels = image_pixels(encoder, list(views.images))
     relevant = in_batches(
         lambda batch, texts: relevance_maps(encoder, batch, texts).images, pixels, views.captions
     )
     rolled = in_batches(lambda batch: rollout_maps(encoder, batch), pixels)
-    shares = share_values(views, relevant, "relevance") | share_values(views, rolled, "rollout")
-    if not acts:
-        return shares
-    return shares | curve_values(views, encoder, relevant) | occlusion_values(views, encoder)
+    by_key = share_values(views, relevant, "relevance") | share_values(views, rolled, "rollout")
+    if acts:
+        texts = encoder.encode_texts(views.captions)
+        by_key |= curve_values(encoder, pixels, texts, relevant)
+        by_key |= occlusion_values(views, encoder, texts)
+    return by_key
 
 
 def measure_attention(
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     work_dir: Path,
     cache: Path,
@@ -201,39 +189,33 @@ def measure_attention(
     num_workers: int = 1,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
-    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
+    """Measure the encoders of `compared_encoders`: the table's rows and what its notes tell.
 
-    `others` are as in `compared_encoders`. `work_dir` keeps the measures of each encoder, `cache`
-    the views.
+    `work_dir` keeps the measures of each encoder, `cache` the views.
     """
     generator = load_view_generator(profile.generator, device=device)
-    encoders = load_compared(profile, others, device)
+    encoders, digests = load_compared(profile, device)
     before = encoders["before"][0]
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
-    views = seen_views(profile, before, generator, cache=cache, progress=progress)
-    rows, measured = Rows(), {}
+    views, rows = seen_views(profile, before, generator, cache=cache, progress=progress), Rows()
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
-        rows.add("area", "none", torch.where(area > 0, area, torch.nan).numpy(), kind=kind)
-    for name, seeds in encoders.items():
-        of_seeds = []
-        for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
-            path = work_dir / f"{encoder.digest[:16]}_{len(views.captions)}_{STEPS}.safetensors"
-            of_seeds.append(kept_tensors(path, partial(seen_by, views, encoder)))
-        measured[name] = {key: np.stack([seed[key] for seed in of_seeds]) for key in of_seeds[0]}
+        rows.add("area", "none", torch.where(area > 0, area, torch.nan), kind=kind)
+    ending = f"{len(views.captions)}_{STEPS}"
+    by_name = measured(encoders, partial(seen_by, views), work_dir, ending, progress=progress)
     for key, values in seen_by(views, blank, acts=False).items():
         measure, where, kind = key.split("|")
-        rows.add(measure, "randomised", values.numpy(), where=where, kind=kind)
-    for key in measured["before"]:
+        rows.add(measure, "randomised", values, where=where, kind=kind)
+    for key in by_name["before"]:
         measure, where, kind = key.split("|")
-        values = {name: of_keys[key] for name, of_keys in measured.items()}
+        values = {name: by_key[key] for name, by_key in by_name.items()}
         rows.compare(measure, values, where=where, kind=kind)
         if measure == "occlusion_length":
-            logs = {name: np.log(lengths) for name, lengths in values.items()}
+            logs = {name: lengths.log() for name, lengths in values.items()}
             for base, name, ratio in changes(logs):
-                rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind, link=np.exp)
-    return rows.frame(), {"encoders": digests_of(encoders), "views": len(views.captions)}
+                rows.add("occlusion_attenuation", name, ratio, where=base, kind=kind)
+    return rows.frame(), {"encoders": digests, "views": len(views.captions)}
 
 
 INSTRUMENT = Instrument(

@@ -1,13 +1,12 @@
 """The null space in our world: what becomes of one cue under an encoder, before and after training.
 
 Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
-have a jackknife interval. Encoders are lists by name, one for each training seed. `daitir study
-geometry` writes them into one table.
+have a jackknife interval. What is measured of encoders, by name, is tensors with an axis of seeds
+before the others. `daitir study geometry` writes them into one table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,16 +23,14 @@ from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.recipes.fusion import load_fusion
 from daitir.scenes import render_scenes, sample_scenes
-from daitir.studies.cues.samples import CueFeatures, CueSample, cue_slopes, encode_cues, sample_cues
+from daitir.studies.cues.samples import NOISES, CueSample, cue_slopes, encode_cues, sample_cues
 from daitir.studies.cues.tables import (
     CueTable,
+    Rows,
     changes,
     difference_of_means,
-    digests_of,
-    earlier_pairs,
-    kept_tensors,
     load_compared,
-    seeds_together,
+    measured,
     with_changes,
 )
 from daitir.studies.engine.conditions import Instrument
@@ -44,9 +41,8 @@ from daitir.studies.training_sets import fusion_folder
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
 NUM_GALLERY = 2000
 SPANS = 50  # random subspaces of the null
-NOISES = (("noise", False), ("noise inside", True))  # kinds of noise, and whether inside the cue
 
-Features = Mapping[str, Sequence[CueFeatures]]
+Features = Mapping[str, Mapping[str, Tensor]]  # by encoder, what is measured of it
 
 
 def add_attenuation(table: CueTable, features: Features) -> None:
@@ -55,287 +51,223 @@ def add_attenuation(table: CueTable, features: Features) -> None:
     `attenuation_beyond` divides the ratio by that of something else (`kind`): noise as far away in
     pixels as the cue, or cues of the same type that are supported or lucky.
     """
-    sample = table.sample
-    for name, seeds in features.items():
-        lengths = torch.stack([encoded.displacements(sample).norm(dim=-1) for encoded in seeds])
-        table.add_pairs("length", name, lengths)
-    for base, name in earlier_pairs(features):
-        both = seeds_together(features[base], features[name])
-        ratios = torch.stack([
-            nullspace.attenuation(*(f.displacements(sample) for f in pair)) for pair in both
-        ])  # fmt: skip
-        table.add_pairs("attenuation", name, ratios, where=base, link=math.exp)
-        for kind, inside in NOISES:
-            of_noise = table.spread(torch.stack([
-                nullspace.attenuation(*(f.noise_displacements(sample, inside=inside) for f in pair))
-                for pair in both
-            ]))  # fmt: skip
-            for measure, values in (
-                ("attenuation", of_noise),
-                ("attenuation_beyond", ratios - of_noise),
-            ):
-                table.add_pairs(measure, name, values, where=base, kind=kind, link=math.exp)
+    logs, false = {}, table.sample.chosen("hallucinated")
+    numbers = [len(false), *[int(false.sum())] * len(NOISES)]
+    for name, of in features.items():
+        lengths = [of[key].norm(dim=-1) for key in ("delta", *NOISES)]
+        table.add("length", name, lengths[0])
+        logs[name] = torch.cat(lengths, dim=1).log()
+    for base, name, change in changes(logs):
+        ratios, *of_noises = change.split(numbers, dim=1)
+        table.add("attenuation", name, ratios, where=base)
+        for kind, of_noise in zip(NOISES, of_noises, strict=True):
+            beyond = ratios[:, false] - of_noise
+            table.add("attenuation", name, of_noise, where=base, kind=kind)
+            table.add("attenuation_beyond", name, beyond, where=base, kind=kind)
+        columns = table.columns(ratios, "")
         for cue in CUES:
             for other in KINDS[1:]:
-                columns = [
-                    table.per_view(ratios, sample.chosen(kind, cue)) for kind in (KINDS[0], other)
-                ]
-                number = min(int((~np.isnan(column[0])).sum()) for column in columns)
+                both = [columns[cue, kind] for kind in (KINDS[0], other)]
+                number = min(int((~np.isnan(column[0])).sum()) for column in both)
                 if number > 1:
-                    bounds = difference_of_means(*(column.mean(axis=0) for column in columns))
-                    singles = np.subtract(*(np.nanmean(column, axis=1) for column in columns))
-                    table.put("attenuation_beyond", name, tuple(map(math.exp, bounds)), number,
-                              np.exp(singles), where=base, cue=cue, kind=other)  # fmt: skip
+                    bounds = difference_of_means(*(column.mean(axis=0) for column in both))
+                    singles = np.subtract(*(np.nanmean(column, axis=1) for column in both))
+                    table.put("attenuation_beyond", name, np.exp(bounds), number, np.exp(singles),
+                              where=base, cue=cue, kind=other)  # fmt: skip
+
+
+def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of one encoder: `share in span` of displacements and of noise, and means of nulls.
+
+    `span` is the number of directions that separate gallery images, `null shares` (SPANS,) are of
+    random subspaces, and `angles` (1 + SPANS,) of a kind's main directions with the span and those.
+    """
+    span = nullspace.target_span(of["gallery"])
+    nulls = [nullspace.random_span(*span.shape, seed=number) for number in range(SPANS)]
+    delta = {kind: of["delta"][sample.chosen(kind)] for kind in KINDS[:2]}
+    shares = [nullspace.share_in_span(delta["hallucinated"], null).mean() for null in nulls]
+    values = {"span": torch.tensor([float(len(span))]), "null shares": torch.stack(shares)}
+    for key in ("delta", *NOISES):
+        values[f"{key} in span"] = nullspace.share_in_span(of[key], span)
+    for kind, displaced in delta.items():
+        main = nullspace.main_directions(spaces.unit(displaced))[0].float()
+        angles = [nullspace.principal_angles(main, other).mean() for other in (span, *nulls)]
+        values[f"angles {kind}"] = torch.stack(angles)
+    return values
 
 
 def add_directions(table: CueTable, features: Features) -> None:
     """(b) Share of δ in the span that separates gallery images, angles, and random subspaces."""
-    sample, shares = table.sample, {}
-    false = torch.from_numpy(sample.chosen("hallucinated"))
-    for name, seeds in features.items():
-        delta = torch.stack([encoded.displacements(sample) for encoded in seeds])
-        spans = [nullspace.target_span(encoded.gallery) for encoded in seeds]
-        sizes = [float(len(span)) for span in spans]
-        size = float(np.mean(sizes))
-        table.put("span_directions", name, (size,) * 3, len(seeds[0].gallery), sizes)
-        shares[name] = torch.stack(list(map(nullspace.share_in_span, delta, spans)))
-        for kind, inside in NOISES:
-            of_noise = torch.stack([
-                nullspace.share_in_span(f.noise_displacements(sample, inside=inside), span)
-                for f, span in zip(seeds, spans, strict=True)
-            ])  # fmt: skip
-            everywhere = table.per_view(table.spread(of_noise), false.numpy())
-            table.add("share_in_span", name, everywhere, kind=kind)
-        randoms = [
-            [nullspace.random_span(len(span), span.shape[1], seed=n) for n in range(SPANS)]
-            for span in spans
-        ]
-        put_null(table, "share_in_span", name, [
-            [float(nullspace.share_in_span(displaced[false], r).mean()) for r in draws]
-            for displaced, draws in zip(delta, randoms, strict=True)
-        ], kind="random span")  # fmt: skip
+    for name, of in features.items():
+        table.put_draws("span_directions", name, of["span"], of["gallery"].shape[1])
+        for kind in NOISES:
+            inside = of[f"{kind} in span"]
+            table.add("share_in_span", name, inside, kind=kind, cues=("all",))
+        table.put_draws("share_in_span", name, of["null shares"], kind="random span")
         for kind in KINDS[:2]:
-            chosen = delta[:, torch.from_numpy(sample.chosen(kind))]
-            main = list(map(main_directions, chosen))
-            angles = [
-                float(nullspace.principal_angles(directions, span).mean())
-                for directions, span in zip(main, spans, strict=True)
-            ]
-            table.put("mean_angle", name, (float(np.mean(angles)),) * 3, chosen.shape[1], angles,
-                      kind=kind)  # fmt: skip
-            put_null(table, "mean_angle", name, [
-                [float(nullspace.principal_angles(directions, r).mean()) for r in draws]
-                for directions, draws in zip(main, randoms, strict=True)
-            ], where="random span", kind=kind)  # fmt: skip
-    table.compare_pairs("share_in_span", shares)
+            angles, number = of[f"angles {kind}"], int(table.sample.chosen(kind).sum())
+            table.put_draws("mean_angle", name, angles[:, :1], number, kind=kind)
+            table.put_draws("mean_angle", name, angles[:, 1:], where="random span", kind=kind)
+    table.compare("share_in_span", {name: of["delta in span"] for name, of in features.items()})
 
 
-def put_null(
-    table: CueTable, measure: str, encoder: str, values: Sequence[Sequence[float]], **place: str
-) -> None:
-    """A row of `values[seed][draw]`: their mean, and the range that holds 95% of the draws."""
-    of_draws = np.mean(values, axis=0)
-    bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
-    table.put(measure, encoder, bounds, len(of_draws), np.mean(values, axis=1), **place)
+def removals_of(sample: CueSample, of: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Of one encoder: what projecting δ out of a query, or undoing the cue, does to its target.
+
+    By "measure|query". All encoders share one random direction.
+    """
+    index = torch.from_numpy(sample.views)
+    random = torch.randn(of["delta"].shape, generator=torch.Generator().manual_seed(SEED))
+    fused = dar_fusion(of["texts"], of["views"], round=sample.rounds)
+    values: dict[str, Tensor] = {}
+    for where, query in (("view", of["views"][index]), ("dar", fused[index])):
+        ends = {"undo": of["changed"]} if where == "view" else {}
+        ends["removal"] = nullspace.project_out(query, of["delta"])
+        ends["random_removal"] = nullspace.project_out(query, random)
+        for name, end in ends.items():
+            effect = nullspace.effect_of_removal(
+                query, end, of["gallery"], index, logit_scale=scale
+            )
+            values[f"{name}_logit|{where}"], values[f"{name}_log_rank|{where}"] = effect
+    return values
 
 
-def main_directions(displacements: Tensor, *, share: float = 0.9) -> Tensor:
-    """The fewest directions that hold a share of some δ (num_pairs, dim), each of length 1."""
-    _, values, directions = torch.linalg.svd(
-        spaces.unit(displacements).double(), full_matrices=False
-    )
-    shares = (values.square() / values.square().sum()).cumsum(dim=0)
-    return directions[: int((shares < share).sum()) + 1].float()
-
-
-def add_removal(table: CueTable, features: Features, scales: Mapping[str, Sequence[float]]) -> None:
+def add_removal(table: CueTable, features: Features) -> None:
     """(c) The effect of projecting δ out of the view, and of DAR's query, on logit and rank.
 
-    And the effect of undoing the cue in the picture. All encoders share one random direction.
+    And the effect of undoing the cue in the picture.
     """
-    sample = table.sample
-    index = torch.tensor([pair.view for pair in sample.pairs])
-    shape = features["before"][0].changed.shape
-    random = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-
-    def effects(encoded: CueFeatures, scale: float) -> dict[tuple[str, str], Tensor]:
-        fused = dar_fusion(encoded.texts, encoded.views, round=sample.rounds)
-        queries = {"view": encoded.views[index], "dar": fused[index]}
-        changed = {("undo", "view"): (queries["view"], encoded.changed)}
-        for where, query in queries.items():
-            for name, directions in (("removal", encoded.displacements(sample)),
-                               ("random_removal", random)):  # fmt: skip
-                changed[name, where] = (query, nullspace.project_out(query, directions))
-        effect = {}
-        for (name, where), pair in changed.items():
-            made = nullspace.effect_of_removal(*pair, encoded.gallery, index, logit_scale=scale)
-            effect[f"{name}_logit", where] = made.logits
-            effect[f"{name}_log_rank", where] = made.log_ranks
-        return effect
-
-    of_names = {
-        name: [effects(encoded, scale) for encoded, scale in zip(seeds, scales[name], strict=True)]
-        for name, seeds in features.items()
-    }
-    for measure, where in of_names["before"][0]:
-        values = {
-            name: torch.stack([effect[measure, where] for effect in seeds])
-            for name, seeds in of_names.items()
-        }
-        if not measure.startswith("random"):
-            table.compare_pairs(measure, values, where=where)
-            continue
-        for name, of_seeds in values.items():
-            for kind in KINDS:
-                of_kind = table.per_view(of_seeds, sample.chosen(kind))
-                table.add(measure, name, of_kind, where=where, kind=kind)
+    for name, where in (
+        ("undo", "view"), ("removal", "view"), ("random_removal", "view"), ("removal", "dar"),
+        ("random_removal", "dar"),
+    ):  # fmt: skip
+        for measure in (f"{name}_logit", f"{name}_log_rank"):
+            values = {encoder: of[f"{measure}|{where}"] for encoder, of in features.items()}
+            if name != "random_removal":
+                table.compare(measure, values, where=where)
+                continue
+            for encoder, of_seeds in values.items():
+                table.add(measure, encoder, of_seeds, where=where, cues=("all",))
 
 
-def add_linear(
-    table: CueTable,
-    encoders: Mapping[str, Sequence[Encoder]],
-    features: Features,
-    slopes: Mapping[str, Sequence[Mapping[str, Tensor]]],
-) -> None:
+def add_linear(table: CueTable, features: Features) -> None:
     """(d) Derivatives along the cues (`cue_slopes`), and what the last projection loses.
 
     `slope_ratio` divides by an earlier encoder's slope (`where`); `slope_ratio_beyond` divides that
     by the ratio of noise in the same pixels.
     """
-    sample, lost, logs = table.sample, {}, {}
-    for name, seeds in encoders.items():
-        along = torch.stack([lengths["cues"] for lengths in slopes[name]])
-        of_noise = table.spread(torch.stack([lengths["noise_inside"] for lengths in slopes[name]]))
-        table.add_pairs("slope", name, along)
-        noise = table.per_view(of_noise, sample.chosen("hallucinated"))
-        table.add("slope", name, noise, kind="noise inside")
-        logs[name] = torch.stack([along, of_noise]).log()
-        nulls = [nullspace.null_basis(e.model.visual.proj.detach().cpu()) for e in seeds]
-        index = [pair.view for pair in sample.pairs]
-        lost[name] = torch.stack([
-            nullspace.share_in_span(encoded.raw_views[index] - encoded.raw_changed, null)
-            for encoded, null in zip(features[name], nulls, strict=True)
-        ])  # fmt: skip
-        expected = [len(null) / null.shape[1] for null in nulls]
-        bounds = (float(np.mean(expected)),) * 3
-        table.put("share_in_null_space", name, bounds, len(nulls[0]), expected, kind="random")
-    table.compare_pairs("share_in_null_space", lost)
-    for base, name, (along, of_noise) in changes(logs):
-        table.add_pairs("slope_ratio", name, along, where=base, link=math.exp)
-        for measure, values in (("ratio", of_noise), ("ratio_beyond", along - of_noise)):
-            table.add_pairs(f"slope_{measure}", name, values, where=base, kind="noise inside",
-                            link=math.exp)  # fmt: skip
+    logs, false = {}, table.sample.chosen("hallucinated")
+    for name, of in features.items():
+        table.add("slope", name, of["slopes"])
+        table.add("slope", name, of["noise_slopes"], kind=NOISES[1], cues=("all",))
+        logs[name] = torch.cat([of["slopes"], of["noise_slopes"]], dim=1).log()
+        directions, share = of["null"][0, 0], of["null"][:, 1:]
+        table.put_draws("share_in_null_space", name, share, int(directions), kind="random")
+    table.compare("share_in_null_space", {name: of["lost"] for name, of in features.items()})
+    for base, name, change in changes(logs):
+        along, of_noise = change.split([len(false), int(false.sum())], dim=1)
+        beyond = along[:, false] - of_noise
+        table.add("slope_ratio", name, along, where=base)
+        table.add("slope_ratio", name, of_noise, where=base, kind=NOISES[1])
+        table.add("slope_ratio_beyond", name, beyond, where=base, kind=NOISES[1])
 
 
-def add_probes(table: CueTable, areas: Mapping[str, Tensor]) -> None:
-    """(e) How well each cue can be read off each layer: area under the ROC curve, over views.
-
-    `areas` are those of `readable`, (num_seeds, num_layers, num_pairs) by encoder.
-    """
+def add_probes(table: CueTable, features: Features) -> None:
+    """(e) How well each cue can be read off each layer: area under the ROC curve, over views."""
+    areas = {name: of["areas"] for name, of in features.items()}
     last = areas["before"].shape[1] - 1
     for layer in range(last):
         for name, of_seeds in areas.items():
-            table.add_pairs("readable", name, of_seeds[:, layer], where=f"layer {layer}")
-    features = {name: of_seeds[:, last] for name, of_seeds in areas.items()}
-    table.compare_pairs("readable", features, where="feature")
+            table.add("readable", name, of_seeds[:, layer], where=f"layer {layer}")
+    feature = {name: of_seeds[:, last] for name, of_seeds in areas.items()}
+    table.compare("readable", feature, where="feature")
 
 
-def readable(sample: CueSample, encoder: Encoder, *, size: int) -> dict[str, Tensor]:
-    """`areas` (num_layers, num_pairs): share of the views without a cue that its probe ranks lower.
+def readable(sample: CueSample, encoder: Encoder, *, size: int) -> Tensor:
+    """(num_layers, num_pairs): share of the views without a cue that its probe ranks lower.
 
     Probes are trained on pictures of other scenes; NaN where these never show the fact.
     """
     scenes = sample_scenes(SEED, "train", NUM_PROBE_SCENES)
-    images = render_scenes(scenes, size=size)
-    labels = [set(scene.own_facts) for scene in scenes]
-    shown = [set(scene.own_facts) for scene in sample.scenes]
+    labels, shown = ([set(s.own_facts) for s in of] for of in (scenes, sample.scenes))
     train, test = (
-        probes.layer_features(encoder, image_pixels(encoder, list(pictures)))
-        for pictures in (images, sample.images)
+        probes.layer_features(encoder, image_pixels(encoder, list(images)))
+        for images in (render_scenes(scenes, size=size), sample.images)
     )
-    areas = torch.full((len(train), len(sample.pairs)), float("nan"))
+    areas = torch.full((len(train), len(sample.pairs)), torch.nan)
     for area, rows, others in zip(areas, train, test, strict=True):
         probe = probes.fit_probe(rows, labels)
-        scores = probe.scores(others)
-        for fact in {pair.fact for pair in sample.pairs} & set(probe.classes):
-            column = scores[:, probe.classes.index(fact)]
+        scores = dict(zip(probe.classes, probe.scores(others).T, strict=True))
+        for fact in {pair.fact for pair in sample.pairs} & set(scores):
             absent = torch.tensor([fact not in facts for facts in shown])
-            mine = [k for k, pair in enumerate(sample.pairs) if pair.fact == fact]
-            views = [sample.pairs[k].view for k in mine]
-            area[mine] = probes.beaten_shares(column[views], column[absent]).float()
-    return {"areas": areas}
+            mine = np.array([pair.fact == fact for pair in sample.pairs])
+            column = scores[fact]
+            area[mine] = probes.beaten_shares(column[sample.views[mine]], column[absent]).float()
+    return areas
 
 
-def add_spaces(table: CueTable, features: Features) -> None:
+def add_spaces(rows: Rows, features: Features, number: int) -> None:
     """Gap, alignment, uniformity, rank of texts, views and targets, and CKA before with after."""
-    number = len(table.sample.scenes)
     sets = {
-        name: [{"text": f.texts, "view": f.views, "target": f.gallery[:number]} for f in seeds]
-        for name, seeds in features.items()
+        name: {"text": of["texts"], "view": of["views"], "target": of["gallery"][:, :number]}
+        for name, of in features.items()
     }
 
     def put(measure: str, encoder: str, where: str, of_seeds: Tensor) -> None:
         bounds = spaces.jackknife_interval(of_seeds.mean(dim=0))
-        table.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
+        rows.put(measure, encoder, bounds, number, of_seeds[:, 0].tolist(), where=where)
+
+    def by_name(statistic: Callable, *roles: str) -> dict[str, Tensor]:
+        return {
+            name: torch.stack(list(map(statistic, *(of[role] for role in roles))))
+            for name, of in sets.items()
+        }
 
     def compare(measure: str, statistic: Callable, *roles: str) -> None:
-        values = {
-            name: torch.stack([spaces.leave_out(statistic, *map(s.get, roles)) for s in seeds])
-            for name, seeds in sets.items()
-        }
+        values = by_name(lambda *of_seed: spaces.leave_out(statistic, *of_seed), *roles)
         for name, of_seeds, over in with_changes(values):
             put(f"{measure}{over}", name, "–".join(roles), of_seeds)
 
     for roles in (("text", "target"), ("text", "view"), ("view", "target")):
         compare("modality_gap", spaces.modality_gap, *roles)
-        table.compare("alignment", {
-            name: np.stack([spaces.alignment_values(*map(s.get, roles)) for s in seeds])
-            for name, seeds in sets.items()
-        }, where="–".join(roles))  # fmt: skip
+        aligned = by_name(spaces.alignment_values, *roles)
+        rows.compare("alignment", aligned, where="–".join(roles))
     first, *others = sets
     for role in ("text", "view", "target"):
         compare("uniformity", spaces.uniformity, role)
         compare("effective_rank", spaces.effective_rank, role)
         for name in others:
-            similar = [
-                spaces.leave_out(spaces.linear_cka, a[role], b[role])
-                for a, b in seeds_together(sets[first], sets[name])
-            ]
+            pairs = zip(*torch.broadcast_tensors(sets[first][role], sets[name][role]), strict=True)
+            similar = [spaces.leave_out(spaces.linear_cka, *pair) for pair in pairs]
             put("cka", name, role, torch.stack(similar))
 
 
 def add_fusions(
-    table: CueTable, encoded: CueFeatures, fusions: Mapping[str, Sequence[nn.Module]]
+    table: CueTable, features: Mapping[str, Tensor], models: Sequence[nn.Module]
 ) -> None:
-    """What DAR and trained fusions do with δ: its gain, and how much the residual cancels."""
-    sample = table.sample
-    index = [pair.view for pair in sample.pairs]
-    text, delta = encoded.texts[index], encoded.displacements(sample)
-    pair = (encoded.views[index], encoded.changed)
+    """What DAR and ADaFuSE do with δ: its gain, and how much the residual cancels."""
+    index, rounds = table.sample.views, table.sample.rounds
+    keys = ("texts", "views", "changed", "delta")
+    texts, views, changed, delta = (features[key][0] for key in keys)
 
-    def gain(fused: Sequence[Tensor]) -> Tensor:
-        return (fused[0] - fused[1]).norm(dim=-1) / delta.norm(dim=-1)
+    def gain(fuse: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.no_grad():
+            return (fuse(views[index]) - fuse(changed)).norm(dim=-1) / delta.norm(dim=-1)
 
-    fused = [dar_fusion(text, view, round=sample.rounds[index]) for view in pair]
-    table.add_pairs("fusion_gain", "before", gain(fused), where="dar")
-    for name, models in fusions.items():
-        gains, cosines = [], []
-        for model in models:
-            residuals: list[Tensor] = []
-            hook = model.output.register_forward_hook(
-                lambda module, inputs, output, into=residuals: into.append(output)
-            )
-            with torch.no_grad():
-                gains.append(gain([model(text, view)[0] for view in pair]))
-            hook.remove()
-            cosines.append(torch.cosine_similarity(residuals[0] - residuals[1], delta, dim=-1))
-        table.add_pairs("fusion_gain", "before", torch.stack(gains).mean(dim=0), where=name)
-        table.add_pairs("residual_cosine", "before", torch.stack(cosines).mean(dim=0), where=name)
+    by_dar = gain(lambda view: dar_fusion(texts[index], view, round=rounds[index]))
+    table.add("fusion_gain", "before", by_dar, where="dar")
+    gains, residuals = [], []
+    for model in models:
+        with model.output.register_forward_hook(lambda *passed: residuals.append(passed[-1])):
+            gains.append(gain(lambda view, model=model: model(texts[index], view)[0]))
+    moved = [a - b for a, b in zip(residuals[::2], residuals[1::2], strict=True)]
+    cosines = [torch.cosine_similarity(change, delta, dim=-1) for change in moved]
+    for measure, values in (("fusion_gain", gains), ("residual_cosine", cosines)):
+        table.add(measure, "before", torch.stack(values).mean(dim=0), where="adafuse")
 
 
 def measure_geometry(
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     work_dir: Path,
     cache: Path | None = None,
@@ -343,45 +275,34 @@ def measure_geometry(
     num_workers: int = 1,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
-    """Measure the profile's encoder and others: the rows of the table and what its notes tell.
-
-    `others` are as in `compared_encoders`. `work_dir` keeps the measures; `cache` is not needed.
-    """
-    encoders = load_compared(profile, others, device)
+    """As `measure_attention`; `cache` is not needed."""
+    encoders, digests = load_compared(profile, device)
     before = encoders["before"][0]
     options = {"num_workers": num_workers, "progress": progress}
     sample = sample_cues(profile, before, **options)
     scenes = sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery))
     gallery = render_scenes(scenes, size=profile.image_size, **options)
 
-    def made(make: Callable, ending: str, *extra, **options) -> dict[str, list[dict[str, Tensor]]]:
-        """What `make` gives for the sample, `extra` and each encoder, by name."""
-        by_name: dict[str, list[dict[str, Tensor]]] = {}
-        for name, seeds in encoders.items():
-            for encoder in seeds:
-                stem = f"{encoder.digest[:16]}_{len(sample.pairs)}_{ending}"
-                path = work_dir / f"{stem}.safetensors"
-                tensors = kept_tensors(path, lambda e=encoder: make(sample, *extra, e, **options))
-                by_name.setdefault(name, []).append(tensors)
-        return by_name
+    def measure(encoder: Encoder) -> dict[str, Tensor]:
+        of = encode_cues(sample, gallery, encoder)
+        return {
+            **of,
+            **directions_of(sample, of),
+            **removals_of(sample, of, encoder.logit_scale),
+            **cue_slopes(sample, encoder, num_views=NUM_DERIVED),
+            "areas": readable(sample, encoder, size=profile.image_size),
+        }
 
-    encoded = made(encode_cues, f"{len(gallery)}", gallery, progress=progress)
-    features = {name: [CueFeatures(**rows) for rows in seeds] for name, seeds in encoded.items()}
-    slopes = made(cue_slopes, f"slopes_{NUM_DERIVED}", num_views=NUM_DERIVED, progress=progress)
-    areas = made(readable, f"areas_{NUM_PROBE_SCENES}", size=profile.image_size)
-    table = CueTable(sample)
-    add_spaces(table, features)
-    add_attenuation(table, features)
-    add_directions(table, features)
-    scales = {n: [e.logit_scale for e in seeds] for n, seeds in encoders.items()}
-    add_removal(table, features, scales)
-    add_linear(table, encoders, features, slopes)
-    add_probes(table, {n: torch.stack([s["areas"] for s in seeds]) for n, seeds in areas.items()})
+    ending = f"{len(sample.pairs)}_{len(gallery)}_{NUM_DERIVED}_{NUM_PROBE_SCENES}"
+    features = measured(encoders, measure, work_dir, ending, progress=progress)
+    of_spaces, table = Rows(), CueTable(sample)
+    add_spaces(of_spaces, features, len(sample.scenes))
+    for add in (add_attenuation, add_directions, add_removal, add_linear, add_probes):
+        add(table, features)
     folders = [fusion_folder(profile, "adafuse", s) for s in range(profile.num_fusion_seeds)]
-    models = [load_fusion(folder, dim=before.dim) for folder in folders]
-    add_fusions(table, features["before"][0], {"adafuse": models})
-    return table.frame(), {
-        "encoders": digests_of(encoders),
+    add_fusions(table, features["before"], [load_fusion(f, dim=before.dim) for f in folders])
+    return pd.concat([of_spaces.frame(), table.frame()], ignore_index=True), {
+        "encoders": digests,
         "views": len(sample.scenes),
         "gallery": len(gallery),
         "pairs": len(sample.pairs),

@@ -8,7 +8,6 @@ beside. An encoder is compared with another by its change within each view.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +16,14 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from daitir import metrics
 from daitir.analysis.geometry.pairs import CUES
 from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
+from daitir.common.terminal import printable
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.finetuned import CONFIG_NAME
 from daitir.studies.cues.samples import CueSample
@@ -34,12 +35,18 @@ CUE_COLUMNS = (
     "num_seeds", "seed_low", "seed_high",
 )  # fmt: skip
 TRAINED = ("finetune_text", "dmcl")
-SHARE_MEASURES = (
+SHARE_MEASURES = (  # the measures that lie between 0 and 1; nothing bounds the others
     "area", "pointing", "pointing_shuffled", "readable", "share", "share_in_null_space",
     "share_in_span", "share_shuffled",
 )  # fmt: skip
-"""The measures that lie between 0 and 1; nothing bounds the others."""
-T = TypeVar("T")
+RATIOS = (
+    "attenuation", "attenuation_beyond", "occlusion_attenuation", "slope_ratio",
+    "slope_ratio_beyond",
+)  # fmt: skip
+ALL_CUES = ("all", *CUES)
+T = TypeVar("T", np.ndarray, Tensor)
+Array = np.ndarray | Tensor
+Columns = dict[tuple[str, str], np.ndarray]  # (num_seeds, num_views) by cue and kind
 
 
 class Rows:
@@ -48,62 +55,54 @@ class Rows:
     def __init__(self):
         self.rows: list[tuple] = []
 
+    def columns(self, values: Array, kind: str) -> Columns:
+        """The values by cue and kind; here they are of all cues."""
+        return {("all", kind): np.atleast_2d(np.asarray(values))}
+
     def add(
-        self, measure: str, encoder: str, values: np.ndarray, *, kind: str = "", **options
+        self, measure: str, encoder: str, values: Array, where: str = "", kind: str = "", **options
     ) -> None:
-        """One row: the mean over views and seeds, `link` applied to it and its bounds.
+        """Rows of means over views and seeds; those of `RATIOS`, given as logarithms, as ratios.
 
-        `values` are (num_views,) or (num_seeds, num_views). NaN stands for a view without a value;
-        fewer than two views that have one under every seed give no row.
+        `values` are (num_views,) or (num_seeds, num_views), and `columns` divides them into rows,
+        which share the samples of the bootstrap. NaN stands for a view without a value; fewer than
+        two views that have one under every seed give no row.
         """
-        self.add_all(measure, encoder, {("all", kind): values}, **options)
-
-    def add_all(
-        self,
-        measure: str,
-        encoder: str,
-        values: Mapping[tuple[str, str], np.ndarray],
-        *,
-        where: str = "",
-        link: Callable = float,
-    ) -> None:
-        """Rows as of `add`, of values by cue and kind; they share the samples of the bootstrap."""
-        means = {place: np.atleast_2d(of_seeds).mean(axis=0) for place, of_seeds in values.items()}
+        columns = self.columns(values, kind, **options)
+        means = {place: of_seeds.mean(axis=0) for place, of_seeds in columns.items()}
         means = {place: mean for place, mean in means.items() if (~np.isnan(mean)).sum() > 1}
         if not means:
             return
-        columns = np.stack(list(means.values()), axis=1)
-        intervals = metrics.bootstrap_interval(columns, bounds=_bounds(measure))
-        for (place, mean), low, high in zip(means.items(), *intervals, strict=True):
+        name, is_change, _ = measure.partition("_change_over_")
+        bounds = metrics.DIFFERENCES if is_change else metrics.SHARES
+        intervals = metrics.bootstrap_interval(
+            np.stack(list(means.values()), axis=1),
+            bounds=bounds if name in SHARE_MEASURES else None,
+        )
+        told: Callable = np.exp if measure in RATIOS else np.asarray
+        for (place, mean), *interval in zip(means.items(), *intervals, strict=True):
             has = ~np.isnan(mean)
-            singles = [link(single) for single in np.atleast_2d(values[place])[:, has].mean(axis=1)]
-            self.put(measure, encoder, (link(mean[has].mean()), link(low), link(high)),
-                     int(has.sum()), singles, where=where, cue=place[0], kind=place[1])  # fmt: skip
+            singles = told(columns[place][:, has].mean(axis=1))
+            self.put(measure, encoder, told([mean[has].mean(), *interval]), int(has.sum()), singles,
+                     where=where, cue=place[0], kind=place[1])  # fmt: skip
 
-    def compare(
-        self, measure: str, values: Mapping[str, np.ndarray], *, where: str = "", kind: str = ""
-    ) -> None:
-        """A row of each encoder, and rows of its change over each that stands before it.
+    def compare(self, measure: str, values: Mapping[str, T], **options) -> None:
+        """Rows of each encoder, and of its change over each that stands before it.
 
         `values` by encoder as in `add`; the change, within each view and from seed to seed, is the
         measure `<measure>_change_over_<earlier encoder>`.
         """
         for name, column, over in with_changes(values):
-            self.add(f"{measure}{over}", name, column, where=where, kind=kind)
+            self.add(f"{measure}{over}", name, column, **options)
 
     def put(
-        self,
-        measure: str,
-        encoder: str,
-        bounds: tuple[float, float, float],
-        number: int,
-        singles: Sequence[float],
-        *,
-        where: str = "",
-        cue: str = "all",
-        kind: str = "",
+        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence, **place
     ) -> None:
-        """One row as it is: a value with its bounds, of `number` views, and that of each seed."""
+        """One row as it is: a value with its bounds, of `number` views, and that of each seed.
+
+        `place` is its `where`, `cue` and `kind`, where it has one.
+        """
+        where, cue, kind = ({"where": "", "cue": "all", "kind": ""} | place).values()
         self.rows.append((measure, encoder, where, cue, kind, *bounds, number, len(singles),
                           min(singles), max(singles)))  # fmt: skip
 
@@ -116,60 +115,41 @@ class Rows:
 
 
 class CueTable(Rows):
-    """Rows from a value for each pair of a sample."""
+    """Rows from a value for each pair of a sample, averaged by view."""
 
     def __init__(self, sample: CueSample):
         super().__init__()
         self.sample = sample
-        self._views = np.array([pair.view for pair in sample.pairs])
 
-    def per_view(self, values: Tensor | np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Means of the chosen pairs' values by view, NaN without one.
+    def columns(self, values: Array, kind: str, *, cues: Sequence[str] = ALL_CUES) -> Columns:
+        """Of (num_seeds, num_pairs), each cue and kind of pairs, and all cues of a kind.
 
-        (num_pairs,) gives (num_views,), and (num_seeds, num_pairs) gives (num_seeds, num_views).
+        With `kind`, such as noise, values are of the hallucinated pairs alone, under that name.
         """
-        values = np.asarray(values, dtype=float)
-        if values.ndim == 2:
-            return np.stack([self.per_view(of_seed, chosen) for of_seed in values])
-        number = len(self.sample.scenes)
-        sums = np.bincount(self._views[chosen], values[chosen], minlength=number)
-        counts = np.bincount(self._views[chosen], minlength=number)
-        return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
-
-    def add_pairs(
-        self, measure: str, encoder: str, values: Tensor, *, kind: str | None = None, **options
-    ) -> None:
-        """A row for each cue and kind of pairs' values, and one for all cues of a kind.
-
-        With `kind`, such as noise: rows of hallucinated pairs alone, under that name. `values` are
-        (num_pairs,) or (num_seeds, num_pairs).
-        """
-        places = {
-            (cue, kind or of): self.sample.chosen(of, None if cue == "all" else cue)
-            for of in (KINDS if kind is None else KINDS[:1])
-            for cue in ("all", *CUES)
+        values = np.atleast_2d(np.asarray(values, dtype=float))
+        given = self.sample.chosen(KINDS[0]) | (not kind)
+        views = self.sample.views[given]
+        return {
+            (cue, kind or of): self._per_view(values, views, self.sample.chosen(of, cue)[given])
+            for of in (KINDS[:1] if kind else KINDS)
+            for cue in cues
         }
-        columns = {place: self.per_view(values, chosen) for place, chosen in places.items()}
-        self.add_all(measure, encoder, columns, **options)
 
-    def compare_pairs(self, measure: str, values: Mapping[str, Tensor], *, where: str = "") -> None:
-        """As `compare`, for each cue and kind, of pairs' values by encoder."""
-        for name, column, over in with_changes(values):
-            self.add_pairs(f"{measure}{over}", name, column, where=where)
+    def _per_view(self, values: np.ndarray, views: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Means of the chosen pairs' values by view, (num_seeds, num_views), NaN without one."""
+        views, number = views[chosen], len(self.sample.scenes)
+        sums = np.stack([np.bincount(views, of[chosen], minlength=number) for of in values])
+        counts = np.bincount(views, minlength=number)
+        return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """(num_seeds, num_pairs) from (num_seeds, num_hallucinated), NaN for the other pairs."""
-        whole = torch.full((len(values), len(self.sample.pairs)), float("nan"))
-        whole[:, torch.from_numpy(self.sample.chosen("hallucinated"))] = values.float().cpu()
-        return whole
-
-
-def _bounds(measure: str) -> metrics.Bounds:
-    """The values between which a measure lies, None where nothing bounds it."""
-    name, is_change, _ = measure.partition("_change_over_")
-    if name not in SHARE_MEASURES:
-        return None
-    return metrics.DIFFERENCES if is_change else metrics.SHARES
+    def put_draws(
+        self, measure: str, encoder: str, values: Array, number: int = 0, **place: str
+    ) -> None:
+        """A row of values (num_seeds, num_draws): their mean, and what holds 95% of the draws."""
+        values = np.asarray(values, dtype=float)
+        of_draws, singles = values.mean(axis=0), values.mean(axis=1)
+        bounds = (of_draws.mean(), *np.quantile(of_draws, [0.025, 0.975]))
+        self.put(measure, encoder, bounds, number or len(of_draws), singles, **place)
 
 
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
@@ -188,86 +168,75 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
     return float(np.nanmean(a) - np.nanmean(b)), float(low), float(high)
 
 
-def compared_encoders(
-    profile: Profile, others: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, list[str]]:
+def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     """Specs of the encoders of a study: the profile's as `before`, and those trained from it.
 
-    Each name has a spec for each seed of its training. Without `others` they are the fine-tuning
-    on text alone, which is the control, and DMCL, of all seeds that lie where the profile has its
-    encoders; the package has three. Raises DataError for names with more than one seed each, but
-    not as many.
+    These are the fine-tuning on text alone, which is the control, and DMCL, of all seeds that lie
+    where the profile has its encoders; the package has three. Raises DataError where they have more
+    than one seed each, but not as many.
     """
-    if others is None:
-        others = {}
-        for name in TRAINED:
-            folders = [encoder_folder(profile, name, s) for s in range(profile.num_encoder_seeds)]
-            there = [folder for folder in folders if (folder / CONFIG_NAME).is_file()]
-            others[name] = [f"finetuned:{folder}" for folder in there or folders[:1]]
-    numbers = {name: len(specs) for name, specs in others.items()}
+    specs = {}
+    for name in TRAINED:
+        folders = [encoder_folder(profile, name, seed) for seed in range(profile.num_encoder_seeds)]
+        there = [folder for folder in folders if (folder / CONFIG_NAME).is_file()]
+        specs[name] = [f"finetuned:{folder}" for folder in there or folders[:1]]
+    numbers = {name: len(of_seeds) for name, of_seeds in specs.items()}
     if len(set(numbers.values()) - {1}) > 1:
         raise DataError(
-            f"encoders with seeds {numbers}: seeds are compared with seeds, so give each name as "
-            "many, or one"
+            f"encoders with seeds {numbers}: seeds are compared with seeds, so train each name as "
+            "often, or once"
         )
-    return {"before": [profile.encoder], **{name: list(specs) for name, specs in others.items()}}
+    return {"before": [profile.encoder], **specs}
 
 
-def load_compared(
-    profile: Profile, others: Mapping[str, Sequence[str]] | None, device: str
-) -> dict[str, list[Encoder]]:
-    """The encoders of `compared_encoders`."""
-    specs = compared_encoders(profile, others)
-    return {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
+def load_compared(profile: Profile, device: str) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
+    """The encoders of `compared_encoders`, and what tells each from others, by `name/number`."""
+    specs = compared_encoders(profile)
+    encoders = {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
+    digests = {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
+    return encoders, digests
 
 
-def digests_of(encoders: Mapping[str, Sequence[Encoder]]) -> dict[str, str]:
-    """What tells an encoder from others, by `name/number`."""
-    return {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
+def measured(
+    encoders: Mapping[str, Sequence[Encoder]],
+    measure: Callable[[Encoder], Mapping[str, Tensor]],
+    work_dir: Path,
+    ending: str,
+    *,
+    progress: bool = False,
+) -> dict[str, dict[str, Tensor]]:
+    """What is measured of encoders, by name, with an axis of seeds before the others.
 
-
-def earlier_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Every name with each that stands before it: what a ratio or difference is taken to.
-
-    >>> earlier_pairs(["before", "finetune_text", "dmcl"])
-    [('before', 'finetune_text'), ('before', 'dmcl'), ('finetune_text', 'dmcl')]
+    `work_dir` keeps the measures of each encoder in a file whose name ends with `ending`.
     """
-    names = list(names)
-    return [(base, name) for index, name in enumerate(names) for base in names[:index]]
+    by_name = {}
+    for name, seeds in encoders.items():
+        of_seeds = []
+        for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
+            path = work_dir / f"{encoder.digest[:16]}_{ending}.safetensors"
+            if not path.is_file():
+                made = {key: tensor.contiguous() for key, tensor in measure(encoder).items()}
+                with atomic_write(path) as temporary:
+                    save_file(made, temporary)
+            of_seeds.append(read_tensors(path)[0])
+        by_name[name] = {key: torch.stack([seed[key] for seed in of_seeds]) for key in of_seeds[0]}
+    return by_name
 
 
 def changes(values: Mapping[str, T]) -> Iterable[tuple[str, str, T]]:
-    """For `earlier_pairs`: the earlier name, the later one, and the difference of their values.
+    """Each name after each that stands before it: both, the earlier first, and their difference.
 
     >>> list(changes({"before": np.array([[1.0]]), "after": np.array([[2.0], [4.0]])}))
     [('before', 'after', array([[1.],
            [3.]]))]
     """
-    for base, name in earlier_pairs(values):
-        yield base, name, values[name] - values[base]
+    names = list(values)
+    for index, name in enumerate(names):
+        for base in names[:index]:
+            yield base, name, values[name] - values[base]
 
 
 def with_changes(values: Mapping[str, T]) -> Iterable[tuple[str, T, str]]:
     """Every name with its value, then with its `changes` and the suffix of their measure."""
     yield from ((name, value, "") for name, value in values.items())
     yield from ((name, value, f"_change_over_{base}") for base, name, value in changes(values))
-
-
-def seeds_together(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
-    """The values of two names, paired by seed; a single one is paired with every seed of the other.
-
-    >>> seeds_together(["before"], ["dmcl 0", "dmcl 1"])
-    [('before', 'dmcl 0'), ('before', 'dmcl 1')]
-    """
-    if len(a) == len(b):
-        return list(zip(a, b, strict=True))
-    return list(zip(repeat(a[0]), b)) if len(a) == 1 else list(zip(a, repeat(b[0])))
-
-
-def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file; where there is none yet they are made and kept there."""
-    if not path.is_file():
-        made = {name: tensor.contiguous() for name, tensor in make().items()}
-        with atomic_write(path) as temporary:
-            save_file(made, temporary)
-    return read_tensors(path)[0]

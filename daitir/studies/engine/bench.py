@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
 from daitir.data.dialogues import Dialogue, query_texts
+from daitir.data.gallery import read_image
 from daitir.fusion import fuse_views
 from daitir.models.encoders import Encoder, load_encoder
 from daitir.models.recogniser import Recogniser, load_recogniser
@@ -33,28 +35,41 @@ from daitir.recipes.fusion import (
     train_fusion,
     tuned_weights,
 )
+from daitir.recipes.settings import EncoderRecipe
 from daitir.recipes.triples import FinetuneData
 from daitir.retrieval import target_ranks
 from daitir.scenes import NUM_QUESTIONS, Scene, Turn, render_scenes, sample_scenes
+from daitir.studies import queries as sets
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Study, Trained, named, split_name
-from daitir.studies.engine.encoders import ENCODERS, KEPT_UNDER, finetuned
-from daitir.studies.engine.fusions import FUSIONS, RANKINGS
-from daitir.studies.engine.views import VIEWS
-from daitir.studies.engine.words import WORDS
+from daitir.studies.engine.inputs import VIEWS, WORDS
+from daitir.studies.engine.models import ENCODERS, FUSIONS, KEPT_UNDER, RANKINGS, finetuned
 from daitir.studies.profiles import Profile
-from daitir.studies.queries import (
-    SEED,
-    SETS,
-    QuerySet,
-    check_drawn_by,
-    draw_views,
-    load_query_set,
-    queries_folder,
-    set_dialogues,
-)
-from daitir.studies.training_sets import fusion_folder, pixels_of
+from daitir.studies.training_sets import as_read, fusion_folder
 
 T = TypeVar("T")
+
+
+def _once(*fields: str, of_encoder: bool = False) -> Callable:
+    """What a method makes for its argument, or for these fields of a condition, is kept.
+
+    What is `of_encoder` is forgotten when another encoder is asked for.
+    """
+
+    def keeping(method: Callable) -> Callable:
+        @wraps(method)
+        def kept(bench: Bench, asked: Any, **options: Any) -> Any:
+            if of_encoder:
+                bench.encoder_of(asked)
+            store = bench._features if of_encoder else bench._made
+            facts = tuple(getattr(asked, name) for name in fields) if fields else asked
+            key = (method.__name__, facts, *options.items())
+            if key not in store:
+                store[key] = method(bench, asked, **options)
+            return store[key]
+
+        return kept
+
+    return keeping
 
 
 @dataclass
@@ -70,8 +85,7 @@ class Bench:
     progress: bool = False
     facts: dict[str, Any] = field(default_factory=dict)  # for the notes, found on the way
     _made: dict[tuple, Any] = field(default_factory=dict)  # once, for every encoder
-    _features: dict[tuple, Any] = field(default_factory=dict)  # of the encoder
-    _encoder: tuple[tuple[str, int], Encoder] | None = None
+    _features: dict[tuple, Any] = field(default_factory=dict)  # of the encoder, and itself
 
     @cached_property
     def base(self) -> Encoder:
@@ -100,35 +114,33 @@ class Bench:
 
     # Query sets, dialogues, pictures.
 
-    def query_set(self, name: str) -> QuerySet:
+    @_once()
+    def query_set(self, name: str) -> sets.QuerySet:
         """A query set of the profile. Raises DataError where it has another size."""
+        folder = sets.queries_folder(self.profile)
+        number = getattr(self.profile, sets.SETS[name].size)
+        queries = sets.load_query_set(name, self.base, folder)
+        if len(queries.captions) != number:
+            raise DataError(
+                f"{folder}: the query set {name} has {len(queries.captions):,} dialogues, the "
+                f"profile {number:,}; make it again with `daitir queries`"
+            )
+        return queries
 
-        def load() -> QuerySet:
-            folder = queries_folder(self.profile)
-            queries = load_query_set(name, self.base, folder)
-            number = getattr(self.profile, SETS[name].size)
-            if len(queries.captions) != number:
-                raise DataError(
-                    f"{folder}: the query set {name} has {len(queries.captions):,} dialogues, the "
-                    f"profile {number:,}; make it again with `daitir queries`"
-                )
-            return queries
-
-        return _once(self._made, ("queries", name), load)
-
+    @_once()
     def kept_features(self, name: str) -> Tensor:
         """(num_dialogues, num_views, dim), of a query set's views; drawn where none are shipped."""
         queries = self.query_set(name)
         if queries.view_features is not None:
             return queries.view_features
+        paths = self.draw(Condition("", "", queries=name))
+        features = self.base.encode_images(paths, progress=self.progress)
+        features = features.view(*queries.rounds.shape, self.base.dim)
+        return F.normalize(features.half().float(), dim=-1)  # as precise as those that are
 
-        def encode() -> Tensor:
-            paths = self.draw(Condition("", "", queries=name))
-            features = self.base.encode_images(paths, progress=self.progress)
-            features = features.view(*queries.rounds.shape, self.base.dim)
-            return F.normalize(features.half().float(), dim=-1)  # as precise as those that are
-
-        return _once(self._made, ("kept features", name), encode)
+    @_once()
+    def _dialogues(self, queries: str) -> tuple[list[Scene], list[list[Turn]]]:
+        return sets.set_dialogues(self.profile, queries)
 
     def targets(self, condition: Condition) -> list[Scene]:
         """The scenes that the dialogues of a condition are about."""
@@ -138,34 +150,25 @@ class Bench:
         """The dialogues of a condition, turn by turn."""
         return self._dialogues(condition.queries)[1][: condition.number]
 
-    def _dialogues(self, queries: str) -> tuple[list[Scene], list[list[Turn]]]:
-        make = partial(set_dialogues, self.profile, queries)
-        return _once(self._made, ("dialogues", queries), make)
-
     def rounds(self, condition: Condition) -> list[list[int]]:
         """`rounds[dialogue]`: which rounds are asked."""
-        if condition.rounds is not None or not SETS[condition.queries].shipped:
+        if condition.rounds is not None or not sets.SETS[condition.queries].shipped:
             rounds = condition.rounds or range(NUM_QUESTIONS + 1)
             return [list(rounds)] * len(self.targets(condition))
         return self.query_set(condition.queries).rounds[: condition.number].tolist()
 
+    @_once("queries", "words", "number")
     def words(self, condition: Condition) -> list[list[str]]:
         """`words[dialogue][round]`: what is read."""
         name, argument = split_name(condition.words)
-        say = partial(named(WORDS, name, "words"), self, condition, argument)
-        key = ("words", condition.queries, condition.words, condition.number)
-        return _once(self._made, key, say)
+        return named(WORDS, name, "words")(self, condition, argument)
 
     def prompts(self, condition: Condition) -> list[str]:
         """What is drawn, flat: the captions of the rounds that are asked."""
         return self.asked(self._captions(condition), condition)
 
     def _captions(self, condition: Condition) -> list[list[str]]:
-        return self.words(replace(condition, words=self._drawn_from(condition)))
-
-    def _drawn_from(self, condition: Condition) -> str:
-        """The words that are drawn where others are read."""
-        return "refined" if condition.words in ("said", "exact") else condition.words
+        return self.words(replace(condition, words=condition.drawn_from))
 
     def draw_scenes(self, scenes: Sequence[Scene], *, size: int | None = None) -> np.ndarray:
         """(num_scenes, size, size, 3) uint8 pictures of scenes."""
@@ -182,36 +185,35 @@ class Bench:
         Targets come first. The training set searches those alone; all sealed sets search the same
         others, which are encoded once.
         """
-        recipe = SETS[name]
+        recipe = sets.SETS[name]
         own, number = (getattr(self.profile, size) for size in (recipe.size, recipe.gallery))
-        if name == "train" or recipe.shipped:
+        if recipe.shipped:
             return [(recipe.split, own if name == "train" else number, recipe.start)]
         return [(recipe.split, own, recipe.start), ("test", number - own, recipe.start + own)]
+
+    @_once()
+    def _scenes_drawn(self, place: tuple[str, int, int]) -> np.ndarray:
+        split, number, start = place
+        return self.draw_scenes(sample_scenes(sets.SEED, split, number, start=start))
 
     def pictures(self, condition: Condition) -> Tensor | np.ndarray | list[Path]:
         """What stands in the place of the views: files or pictures in a row, or features."""
         name, argument = split_name(condition.views)
         return named(VIEWS, name, "views")(self, condition, argument)
 
-    def draw(
-        self,
-        condition: Condition,
-        *,
-        generator: ViewGenerator | None = None,
-        **noise: Any,
-    ) -> list[Path]:
+    @_once("queries", "drawn_from", "rounds", "number")
+    def draw(self, condition: Condition, **noise: Any) -> list[Path]:
         """The views of a condition's captions, dialogue by dialogue.
 
         `noise` is what differs from the recipe of the set: its `seed` or `fixed_noise`.
         """
-        recipe = replace(SETS[condition.queries], **noise)
+        return self.draw_with(self.generator, condition, **noise)
+
+    def draw_with(self, generator: ViewGenerator, condition: Condition, **noise: Any) -> list[Path]:
+        """The same by another generator."""
+        recipe = replace(sets.SETS[condition.queries], **noise)
         captions, rounds = self._captions(condition), self.rounds(condition)
-        draw = partial(draw_views, recipe, captions, rounds)
-        if generator is not None:
-            return draw(generator, self.cache, self.progress)
-        key = ("drawn", condition.queries, recipe, self._drawn_from(condition))
-        key += (condition.rounds, condition.number)
-        return _once(self._made, key, draw, self.generator, self.cache, self.progress)
+        return sets.draw_views(self, generator, recipe, captions, rounds)
 
     def texts(self, condition: Condition) -> list[str]:
         """The texts that are asked, dialogue after dialogue."""
@@ -227,28 +229,31 @@ class Bench:
 
     def encoder(self, name: str, seed: int) -> Encoder:
         """An encoder by its name; one that lies nowhere yet is trained."""
-        seed = 0 if name == ZERO_SHOT or name in ENCODERS else seed
-        if self._encoder is None or self._encoder[0] != (name, seed):
+        key = (name, 0 if name in ENCODERS else seed)
+        if key not in self._features:
             self._features.clear()
             make = ENCODERS.get(name, partial(finetuned, name=name, seed=seed))
-            self._encoder = (name, seed), make(self)
-        return self._encoder[1]
+            self._features[key] = make(self)
+        return self._features[key]
 
-    def finetune_data(self, name: str) -> FinetuneData:
-        """A query set with the pictures of its views and of its gallery, and the drawn captions."""
+    def encoder_of(self, condition: Condition) -> Encoder:
+        return self.encoder(condition.encoder, condition.seed)
 
-        def make() -> FinetuneData:
-            queries, size = self.query_set(name), self.base.image_size
-            check_drawn_by(self.generator, queries_folder(self.profile))
-            paths = self.draw(Condition("", "", queries=name))
-            views = np.stack([pixels_of(path, size) for path in paths])
-            views = views.reshape(*queries.rounds.shape, size, size, 3)
-            [(split, number, start)] = self._gallery(name)
-            scenes = sample_scenes(SEED, split, number, start=start)
-            gallery = self.draw_scenes(scenes, size=size)
-            return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
+    def finetune_data(self, name: str, recipe: EncoderRecipe) -> FinetuneData:
+        """A query set as a recipe reads it, with the pictures of its views and of its gallery."""
+        data = self._drawn_set(name)
+        return as_read(data, self.profile, name, recipe, num_workers=self.num_workers)
 
-        return _once(self._made, ("finetuning", name), make)
+    @_once()
+    def _drawn_set(self, name: str) -> FinetuneData:
+        queries, size = self.query_set(name), self.base.image_size
+        sets.check_drawn_by(self.generator, sets.queries_folder(self.profile))
+        paths = self.draw(Condition("", "", queries=name))
+        views = [read_image(path).resize((size, size), Resampling.BICUBIC) for path in paths]
+        views = np.stack(views).reshape(*queries.rounds.shape, size, size, 3)
+        [(split, number, start)] = self._gallery(name)
+        gallery = self.draw_scenes(sample_scenes(sets.SEED, split, number, start=start), size=size)
+        return FinetuneData(queries.drawn_captions, queries.rounds, views, gallery)
 
     def fusion(self, trained: Trained, condition: Condition) -> nn.Module:
         """A trained fusion with the seed of a condition; one that lies nowhere yet is trained."""
@@ -257,97 +262,75 @@ class Bench:
         unusual = [trained.views.replace(":", "_of_")] if trained.views != "kept" else []
         unusual += [condition.text] if condition.text != "current_rewrite" else []
         folder = self.work_dir.joinpath("fusions", encoder, trained.recipe, *unusual, str(seed))
-        if encoder == ZERO_SHOT and not unusual:
-            shipped = fusion_folder(self.profile, trained.recipe, seed)
-            folder = shipped if (shipped / FUSION_CONFIG).is_file() else folder
-        if not (folder / FUSION_CONFIG).is_file():
-            if encoder != condition.encoder:
-                raise DataError(
-                    f"{folder}: no fusion trained on {encoder}; measure that encoder first"
-                )
-            words = "said" if condition.text == "raw_dialogue" else "refined"
-            asked = replace(condition, words=words, views=trained.views, rounds=None, number=None)
-            data = [self.fusion_data(replace(asked, queries=name)) for name in ("train", "val")]
-            options = {"seed": seed, "device": self.device, "progress": self.progress}
-            return train_fusion(*data, recipe, folder, **options).cpu()
-        return load_fusion(folder, dim=self.base.dim, seed=seed, recipe=recipe)
+        shipped = fusion_folder(self.profile, trained.recipe, seed)
+        if encoder == ZERO_SHOT and not unusual and (shipped / FUSION_CONFIG).is_file():
+            folder = shipped
+        if (folder / FUSION_CONFIG).is_file():
+            return load_fusion(folder, dim=self.base.dim, seed=seed, recipe=recipe)
+        if encoder != condition.encoder:
+            raise DataError(f"{folder}: no fusion trained on {encoder}; measure that encoder first")
+        words = "said" if condition.text == "raw_dialogue" else "refined"
+        asked = replace(condition, words=words, views=trained.views, rounds=None, number=None)
+        data = [self.fusion_data(replace(asked, queries=name)) for name in ("train", "val")]
+        options = {"seed": seed, "device": self.device, "progress": self.progress}
+        return train_fusion(*data, recipe, folder, **options).cpu()
 
     def cast(self, condition: Condition) -> Cast:
         """CAST on the encoder and the text of a condition, trained where it is not yet."""
         asked = replace(condition, rounds=tuple(range(NUM_QUESTIONS + 1)), number=None)
-        train, val = (replace(asked, queries=name) for name in ("train", "val"))
-        parts = (self.text_features(train), self.gallery_features(train))
-        parts += (self.text_features(val), self.gallery_features(val))
+        pair = [replace(asked, queries=name) for name in ("train", "val")]
+        parts = [of(one) for one in pair for of in (self.text_features, self.gallery_features)]
         names = ("fusions", condition.encoder, "cast", condition.text, str(condition.seed))
         folder = self.work_dir.joinpath(*names)
         return train_cast(*parts, folder, seed=condition.seed, progress=self.progress)
 
+    @_once("words", "text", of_encoder=True)
     def tuned_weights(self, condition: Condition) -> tuple[float, float]:
         """The view's, at rounds 0 and 1 and later, that validation chose for encoder and text."""
         views = "kept" if condition.encoder in KEPT_UNDER else "drawn"
         val = replace(condition, queries="val", views=views, rounds=None, number=None)
-        self.encoder_of(condition)  # forgets what was chosen for another
-        key, rounds = ("tuned", condition.words, condition.text), self.query_set("val").rounds
-        return _once(self._features, key, lambda: tuned_weights(self.fusion_data(val), rounds))
+        return tuned_weights(self.fusion_data(val), self.query_set("val").rounds)
 
     # Features, kept until another encoder is asked for.
 
+    @_once("queries", "rounds", "number", "words", "text", of_encoder=True)
     def text_features(self, condition: Condition) -> Tensor:
         """(num_queries, num_rounds, dim) of the texts that are asked."""
+        texts, number = self.texts(condition), len(self.rounds(condition))
+        features = self.encoder_of(condition).encode_texts(texts, progress=self.progress)
+        return features.view(number, -1, features.shape[-1])
 
-        def encode() -> Tensor:
-            texts, number = self.texts(condition), len(self.rounds(condition))
-            features = self.encoder_of(condition).encode_texts(texts, progress=self.progress)
-            return features.view(number, -1, features.shape[-1])
-
-        return self._kept("text", condition, encode, condition.words, condition.text)
-
+    @_once("queries", "rounds", "number", "views", "drawn_from", of_encoder=True)
     def view_features(self, condition: Condition) -> Tensor:
         """(num_queries, num_rounds, dim), or with an axis of views before the last."""
-
-        def encode() -> Tensor:
-            views = self.pictures(condition)
-            if isinstance(views, Tensor):
-                return views
-            features = self.encoder_of(condition).encode_images(views, progress=self.progress)
-            return features.view(len(self.rounds(condition)), -1, features.shape[-1])
-
-        drawn_from = self._drawn_from(condition)
-        return self._kept("view", condition, encode, condition.views, drawn_from)
+        views = self.pictures(condition)
+        if isinstance(views, Tensor):
+            return views
+        features = self.encoder_of(condition).encode_images(views, progress=self.progress)
+        return features.view(len(self.rounds(condition)), -1, features.shape[-1])
 
     def gallery_features(self, condition: Condition) -> Tensor:
         """(num_images, dim) of the pictures that a condition searches."""
-        encoder = self.encoder_of(condition)
-
-        def encode(split: str, number: int, start: int) -> Tensor:
-            scenes = sample_scenes(SEED, split, number, start=start)
-            pictures = _once(self._made, ("gallery", split, start), self.draw_scenes, scenes)
-            return encoder.encode_images(pictures, progress=self.progress)
-
-        parts = self._gallery(condition.queries)
-        return torch.cat([_once(self._features, ("gallery", *p), encode, *p) for p in parts])
-
-    def encoder_of(self, condition: Condition) -> Encoder:
-        return self.encoder(condition.encoder, condition.seed)
+        encoder, places = self.encoder_of(condition), self._gallery(condition.queries)
+        for place in places:
+            if place not in self._features:
+                pictures = self._scenes_drawn(place)
+                self._features[place] = encoder.encode_images(pictures, progress=self.progress)
+        return torch.cat([self._features[place] for place in places])
 
     def fusion_data(self, condition: Condition) -> FusionData:
         """All features of a condition."""
         parts = (self.text_features, self.view_features, self.gallery_features)
         return FusionData(*(part(condition) for part in parts))
 
-    def _kept(self, kind: str, condition: Condition, encode: Callable, *names: str) -> Tensor:
-        self.encoder_of(condition)  # forgets the features of another
-        key = (kind, condition.queries, condition.rounds, condition.number, *names)
-        return _once(self._features, key, encode)
-
     # Ranks.
 
     def ranks(self, condition: Condition) -> np.ndarray:
         """(num_queries, num_rounds) 0-based ranks of the targets under a condition."""
-        text, gallery = self.text_features(condition), self.gallery_features(condition)
-        targets = torch.arange(len(text))
+        text = self.text_features(condition)
+        sought = self.gallery_features(condition), torch.arange(len(text))
         if condition.fusion == "text":
-            return target_ranks(text, gallery, targets).numpy()
+            return target_ranks(text, *sought).numpy()
         view = self.view_features(condition)
         missing = view.isnan().any(dim=-1, keepdim=True)
         if missing.any():  # a round without a view is asked by its text alone
@@ -358,16 +341,9 @@ class Bench:
             with torch.no_grad():
                 query = fuse(text, view)[0]
         elif condition.fusion in RANKINGS:
-            return RANKINGS[condition.fusion](self, condition, text, view).numpy()
+            return RANKINGS[condition.fusion](self, condition, text, view, *sought).numpy()
         else:
             query = named(FUSIONS, condition.fusion, "fusion")(self, condition, text, view)
         if missing.any():
             query = torch.where(missing, text, query)
-        return target_ranks(query, gallery, targets).numpy()
-
-
-def _once(kept: dict, key: tuple, make: Callable[..., T], *arguments: Any) -> T:
-    """What is kept under a key; where nothing is yet, it is made."""
-    if key not in kept:
-        kept[key] = make(*arguments)
-    return kept[key]
+        return target_ranks(query, *sought).numpy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from daitir.common.errors import DataError
@@ -56,11 +56,11 @@ class Condition:
     method: str
     seed: int = 0  # of the training of fusion and encoder, where they are trained
     queries: str = "human"  # one of `daitir.studies.queries.SETS`
-    words: str = "refined"  # what is read, one of `words.WORDS`
+    words: str = "refined"  # what is read, one of `inputs.WORDS`
     text: str = "current_rewrite"  # one of `daitir.data.dialogues.TEXT_CONVENTIONS`
-    views: str = "kept"  # what stands in the place of the view, one of `views.VIEWS`
-    encoder: str = ZERO_SHOT  # one of `encoders.ENCODERS`, or a trained one
-    fusion: str | Trained = "text"  # one of `fusions.FUSIONS` or `RANKINGS`, or a trained one
+    views: str = "kept"  # what stands in the place of the view, one of `inputs.VIEWS`
+    encoder: str = ZERO_SHOT  # one of `models.ENCODERS`, or a trained one
+    fusion: str | Trained = "text"  # one of `models.FUSIONS` or `RANKINGS`, or a trained one
     rounds: tuple[int, ...] | None = None  # which are asked; None for those that are drawn
     number: int | None = None  # the first dialogues that are asked; None for all
 
@@ -68,6 +68,15 @@ class Condition:
     def key(self) -> Key:
         """The rows of the table that it belongs to."""
         return Key(self.benchmark, self.method)
+
+    @property
+    def drawn_from(self) -> str:
+        """The words that are drawn where others are read."""
+        return "refined" if self.words in ("said", "exact") else self.words
+
+    def seeds(self, number: int) -> list[Condition]:
+        """The condition with each of a number of seeds."""
+        return [replace(self, seed=seed) for seed in range(number)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Contrast:
 class Shown:
     """What a table shows of a method."""
 
-    metrics: tuple[str, ...] | Mapping[str, str]  # by the name in the table, of `tables.MEASURES`
+    metrics: tuple[str, ...] | Mapping[str, str]  # by the name in the table, of `ranks.MEASURES`
     baseline: Key | None = None  # whose ranks a degraded one is worse than
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)  # by the metric's suffix
     round: int | None = None  # the label of metrics over all rounds; None for the last round
@@ -116,7 +125,7 @@ class Study(Measured):
     conditions: Callable[[Profile, Ranks], Iterable[Condition]]
     shown: Callable[[Key, Ranks], Shown | None]  # None for nothing
     together: bool = False  # averages over seeds, query by query, not rows for each seed
-    alone: Callable[[Key], str | None] = lambda key: None  # a metric of each seed besides
+    alone: str | None = None  # a benchmark on which R@10 of each seed stands besides
     digits: int | None = None  # to which the table is rounded
     # Recipes that are trained beside those of the profile, by name.
     fusions: Callable[[Profile], Mapping[str, FusionRecipe]] = lambda profile: {}
@@ -134,10 +143,9 @@ class Instrument(Measured):
     measure: Callable[..., tuple[pd.DataFrame, Mapping]]
 
 
-def encoder_seeds(profile: Profile, names: Iterable[str] = ()) -> list[tuple[str, int]]:
-    """Names and seeds of encoders: the start, then the fine-tuned ones, by default all."""
-    seeds = range(profile.num_encoder_seeds)
-    return [(ZERO_SHOT, 0), *((n, seed) for n in names or profile.encoders for seed in seeds)]
+def encoder_seeds(names: Iterable[str], num_seeds: int) -> list[tuple[str, int]]:
+    """Names and seeds of encoders: the start, then those of the names, each with its seeds."""
+    return [(ZERO_SHOT, 0), *((name, seed) for name in names for seed in range(num_seeds))]
 
 
 def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
@@ -150,6 +158,12 @@ def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
     weights[key] += 1
     weights[rival] -= 1
     return Contrast(weights, metrics or ("recall_at_10",))
+
+
+def over(key: Key, *metrics: str, **rivals: str | Key) -> dict[str, Contrast]:
+    """The gains of a method over others, on its benchmark where only the method is named."""
+    keys = {n: r if isinstance(r, Key) else Key(key.benchmark, r) for n, r in rivals.items()}
+    return {suffix: gain(key, rival, *metrics) for suffix, rival in keys.items()}
 
 
 def split_name(name: str) -> tuple[str, str]:

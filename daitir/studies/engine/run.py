@@ -8,13 +8,13 @@ table again without a model.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from daitir.common.versions import versions
 from daitir.evaluation import write_results
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Instrument, Study, Trained
-from daitir.studies.engine.ranks import Ranks, in_small, read_ranks, write_ranks
-from daitir.studies.engine.tables import study_table
+from daitir.studies.engine.ranks import Ranks, in_small, read_ranks, study_table, write_ranks
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import manifest_of, queries_folder
 from daitir.studies.registry import STUDIES, get_study
@@ -37,22 +36,19 @@ def run_study(
     study: Study,
     profile: Profile,
     *,
-    work_dir: Path,
-    cache: Path,
     results_dir: Path = Path("results"),
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
+    **options: Any,
 ) -> Path:
     """Measure a study, write its ranks, its table and its notes, and give the path of the table.
 
-    `work_dir` keeps ranks and what is trained, and studies may share it; `cache` keeps the views
-    that are drawn. Raises DataError where the query sets do not fit the models, a name is unknown,
-    or `work_dir` holds what other models or another profile made; ValueError where two conditions
-    have one place in the table, or the rounds of a benchmark differ between its conditions.
+    `options` are the other fields of `Bench`. Studies may share `work_dir`, which keeps ranks and
+    what is trained, and `cache`, which keeps the views that are drawn. Raises DataError where the
+    query sets do not fit the models, a name is unknown, or `work_dir` holds what other models or
+    another profile made; ValueError where two conditions have one place in the table, or the rounds
+    of a benchmark differ between its conditions.
     """
     began = time.perf_counter()
-    bench = Bench(profile, study, work_dir, cache, device, num_workers, progress)
+    bench = Bench(profile, study, **options)
     check_work_dir(bench)
     ranks = Ranks()
     while missing := [
@@ -72,7 +68,7 @@ def run_study(
                 raise ValueError(f"{name}: other rounds than before on this benchmark")
     if study.values is not None:
         ranks.values = dict(study.values(bench))
-    encoders = list(dict.fromkeys(map(encoder_of, study.conditions(profile, ranks))))
+    encoders = dict.fromkeys(map(encoder_of, study.conditions(profile, ranks)))
     ranks.notes = {
         **notes_of(profile),
         "encoders": {f"{name}/{seed}": bench.encoder(name, seed).digest for name, seed in encoders},
@@ -87,17 +83,16 @@ def run_study(
 def run_instrument(
     instrument: Instrument,
     profile: Profile,
-    others: Mapping[str, Sequence[str]] | None = None,
     *,
     results_dir: Path = Path("results"),
-    **options,
+    **options: Any,
 ) -> Path:
     """Measure features of encoders and write the table and its notes; gives the table's path.
 
-    `others` are specs of the encoders to compare, by name, `options` those of `run_study`.
+    `options` are those of `run_study`.
     """
     began = time.perf_counter()
-    rows, notes = instrument.measure(profile, others, **options)
+    rows, notes = instrument.measure(profile, **options)
     notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
     path = results_dir / f"{instrument.table(profile.name)}.csv"
     write_results(path, rows, notes)
@@ -107,7 +102,7 @@ def run_instrument(
 def notes_of(profile: Profile) -> dict:
     """What every result was made from: the profile, the query sets and the versions."""
     return {
-        "profile": dataclasses.asdict(profile),
+        "profile": asdict(profile),
         "queries": manifest_of(queries_folder(profile)),
         "versions": versions(),
     }
@@ -123,16 +118,13 @@ def write_table(study: Study, path: Path, results_dir: Path) -> Path:
 
 def study_tables(profile_name: str, results_dir: Path = Path("results")) -> list[Path]:
     """Make every table of a profile from the ranks that are kept; gives the paths of the tables."""
-    tables = []
-    for name in STUDIES:
-        study = get_study(name)
-        if isinstance(study, Instrument):
-            continue
-        path = results_dir / "ranks" / f"{study.table(profile_name)}.npz"
-        if path.is_file():
+    folder, tables = results_dir / "ranks", []
+    for study in map(get_study, STUDIES):
+        path = folder / f"{study.table(profile_name)}.npz"
+        if isinstance(study, Study) and path.is_file():
             tables.append(write_table(study, path, results_dir))
     if not tables:
-        raise DataError(f"{results_dir / 'ranks'}: no ranks of the profile {profile_name}")
+        raise DataError(f"{folder}: no ranks of the profile {profile_name}")
     return tables
 
 
@@ -142,9 +134,6 @@ def check_work_dir(bench: Bench) -> None:
     Recipes of fusions and encoders are compared one by one, so that another one may be added.
     """
     profile, path = bench.profile, bench.work_dir / "made_from.json"
-    sizes = ("image_size", "num_gallery", "num_train_dialogues", "num_val_dialogues",
-             "num_test_dialogues", "num_other_dialogues", "num_sealed_dialogues",
-             "num_sealed_gallery", "views_per_dialogue")  # fmt: skip
     manifest = manifest_of(queries_folder(profile))
     facts = {
         "encoder": bench.base.digest,
@@ -152,18 +141,21 @@ def check_work_dir(bench: Bench) -> None:
         "reformulator": bench.reformulator.digest,
         "recogniser": bench.recogniser.digest,
         "queries": {name: fact for name, fact in manifest.items() if name != "num_dialogues"},
-        "sizes": {name: getattr(profile, name) for name in sizes},
-        "recipes": [dataclasses.asdict(recipe) for recipe in (profile.clip, profile.diffusion)],
+        "sizes": {
+            name: value
+            for name, value in vars(profile).items()
+            if isinstance(value, int) and not name.endswith("_seeds")
+        },
+        "recipes": [asdict(recipe) for recipe in (profile.clip, profile.diffusion)],
     }
     facts = json.loads(json.dumps(facts))  # as it is read again
-    if path.is_file():
-        before = read_json(path)
-        differing = [name for name, fact in facts.items() if before.get(name) != fact]
-        if differing:
-            raise DataError(
-                f"{bench.work_dir}: keeps what was made with another {' and '.join(differing)}; "
-                "name another folder, or delete it"
-            )
+    before = read_json(path) if path.is_file() else facts
+    differing = [name for name, fact in facts.items() if before.get(name) != fact]
+    if differing:
+        raise DataError(
+            f"{bench.work_dir}: keeps what was made with another {' and '.join(differing)}; "
+            "name another folder, or delete it"
+        )
     write_json(path, facts)
 
 
@@ -177,12 +169,12 @@ def _kept_ranks(bench: Bench, condition: Condition) -> np.ndarray:
 
     The condition without its labels, and its recipes, decide them; the rest was checked before.
     """
-    asked = dataclasses.asdict(condition)
+    asked = asdict(condition)
     del asked["benchmark"], asked["method"]
     names = {condition.encoder}
     if isinstance(condition.fusion, Trained):
         names |= {condition.fusion.recipe, condition.fusion.encoder}
-    recipes = {n: dataclasses.asdict(bench.recipes[n]) for n in names if n in bench.recipes}
+    recipes = {name: asdict(recipe) for name, recipe in bench.recipes.items() if name in names}
     facts = json.dumps({"condition": asked, "recipes": recipes}, sort_keys=True)
     path = bench.work_dir / "ranks" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
