@@ -57,6 +57,7 @@ def lint(arguments: argparse.Namespace) -> None:
         say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
         say(", ".join(f"{name} {size:,}" for name, size in report.sizes.items()))
+        say("suffixes: " + ", ".join(f"{name} {n:,}" for name, n in report.suffixes.items()))
         for finding in report.findings:
             level = "error" if finding.is_error else "warning"
             say(f"{level}: {finding.where}: {finding.count:,} × {finding.kind}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -79,10 +80,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `lint_data` found: sizes by name, and what is wrong."""
+    """What `lint_data` found: sizes by name, pictures by suffix, and what is wrong."""
 
     folder: str
     sizes: dict[str, float]
+    suffixes: dict[str, int]
     findings: list[Finding]
 
     @property
@@ -117,7 +119,8 @@ def lint_data(
         linter.look_at_split(split, encoder)
     linter.look_at_pictures(progress)
     findings = sorted(linter.findings.values(), key=lambda finding: not finding.is_error)
-    return Report(str(folder), linter.sizes, findings)
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in linter.names)
+    return Report(str(folder), linter.sizes, dict(suffixes.most_common()), findings)
 
 
 class _Linter:
