@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, begins_with
+from daitir.common.files import atomic_write
 from daitir.models.encoders import Encoder
 from daitir.models.recogniser import SCENE_ATTRIBUTES, Recogniser
 from daitir.models.reformulation import Reformulator
@@ -50,9 +50,13 @@ def update_table(path: Path, rows: pd.DataFrame) -> None:
     Raises DataError where the file is no such table.
     """
     if path.is_file():
-        if not begins_with(path, ",".join(QUALITY_COLUMNS)):
-            raise DataError(f"{path}: no table of quality; delete it, or name another file")
-        table = pd.read_csv(path)
+        wrong = f"{path}: no table of quality; delete it, or name another file"
+        try:
+            table = pd.read_csv(path)
+        except ValueError as error:
+            raise DataError(wrong) from error
+        if list(table.columns) != QUALITY_COLUMNS:
+            raise DataError(wrong)
         rows = pd.concat([table[~table["model"].isin(rows["model"])], rows])
     with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
