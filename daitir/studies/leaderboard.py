@@ -194,7 +194,7 @@ def tie_groups(ranks: Ranks) -> pd.DataFrame:
                 group += 1
                 lead = np.stack([values[left[0]] - values[key] for key in left], axis=1)
                 low, _ = metrics.bootstrap_interval(lead, bounds=metrics.DIFFERENCES)
-                ties = [key for key, bound in zip(left, low.round(10), strict=True) if bound <= 0]
+                ties = [key for key, bound in zip(left, low.round(12), strict=True) if bound <= 0]
                 for key in ties:
                     rows.append({
                         **key._asdict(), "seed": f"mean of {len(ranks.seeds(key))}",

@@ -21,6 +21,7 @@ from daitir.models.views import load_view_generator
 from daitir.scenes import Fact, Scene, SceneObject, render, render_scenes, sample_scenes
 from daitir.studies.cues import attention as cue_attention
 from daitir.studies.cues import geometry as cue_geometry
+from daitir.studies.cues import tables as cue_tables
 from daitir.studies.cues.attention import object_masks, occluded
 from daitir.studies.cues.samples import CueSample, cue_slopes, sample_cues
 from daitir.studies.cues.tables import (
@@ -210,6 +211,12 @@ def test_lengths_of_derivatives_are_those_of_single_pairs():
             assert float(length) == pytest.approx(float(single), rel=1e-3)
 
 
+def compare(monkeypatch, name, specs):
+    """Let the studies compare the encoder of the package with others."""
+    specs = {"before": ["mini"], name: specs}
+    monkeypatch.setattr(cue_tables, "compared_encoders", lambda profile: specs)
+
+
 @pytest.mark.slow
 def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, monkeypatch):
     plain = cue_geometry.sample_cues
@@ -225,8 +232,9 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         )
 
     monkeypatch.setattr(cue_geometry, "sample_cues", few_pairs)
+    compare(monkeypatch, "same", ["mini"])
     options = {"work_dir": tmp_path / "work", "cache": tmp_path / "v", "results_dir": tmp_path}
-    path = run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options)
+    path = run_instrument(cue_geometry.INSTRUMENT, small, **options)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == CUE_COLUMNS
     assert not rows.duplicated(list(CUE_COLUMNS[:5])).any()
@@ -255,14 +263,15 @@ def test_an_encoder_compared_with_itself_has_changed_nothing(small, tmp_path, mo
         monkeypatch.setattr(cue_geometry, name, None)
     for name in ("spaces", "attenuation", "directions", "removal", "linear", "probes", "fusions"):
         monkeypatch.setattr(cue_geometry, f"add_{name}", lambda *arguments: None)
-    assert run_instrument(cue_geometry.INSTRUMENT, small, {"same": ["mini"]}, **options) == path
+    assert run_instrument(cue_geometry.INSTRUMENT, small, **options) == path
 
 
 @pytest.mark.slow
 def test_attention_of_an_encoder_and_itself(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cue_attention, "seen_views", shorter(cue_attention.seen_views, 24))
+    compare(monkeypatch, "same", ["mini"])
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_instrument(cue_attention.INSTRUMENT, small, {"same": ["mini"]}, **folders)
+    path = run_instrument(cue_attention.INSTRUMENT, small, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
     assert tuple(rows.columns) == CUE_COLUMNS
     assert (rows[rows["measure"] == "share_change_over_before"]["value"] == 0).all()
@@ -288,8 +297,9 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
     )
     monkeypatch.setattr(cue_attention, "seen_views", lambda *arguments, **options: views)
     specs = [f"finetuned:{ASSETS / 'encoders' / name / '0'}" for name in ("text_view", "dmcl")]
+    compare(monkeypatch, "some", specs)
     folders = {"cache": tmp_path / "v", "work_dir": tmp_path / "work", "results_dir": tmp_path}
-    path = run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders)
+    path = run_instrument(cue_attention.INSTRUMENT, small, **folders)
     rows = pd.read_csv(path, keep_default_na=False)
     assert set(rows["num_seeds"]) == {1, 2}
     found = rows[rows["encoder"] == "some"].set_index(["measure", "where", "kind"])
@@ -302,7 +312,7 @@ def test_two_seeds_give_the_mean_of_what_each_is_measured_to_be(small, tmp_path,
     assert list(json.loads(notes)["encoders"]) == ["before/0", "some/0", "some/1"]
     assert str(ASSETS) not in notes  # no folder of this machine
     monkeypatch.setattr(cue_attention, "curve_values", None)  # what was measured is kept
-    assert run_instrument(cue_attention.INSTRUMENT, small, {"some": specs}, **folders) == path
+    assert run_instrument(cue_attention.INSTRUMENT, small, **folders) == path
 
 
 def test_the_table_of_cues_averages_within_views_first():

@@ -126,7 +126,7 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
         rows = partial(_rows, ranks, Key(benchmark, method), label)
         tables.append(rows(metric, values, known=metric == "parameters_added"))
     # The last bits of a sum depend on the machine, and would decide what a half is rounded to.
-    table = pd.concat(tables, ignore_index=True).round(10)
+    table = pd.concat(tables, ignore_index=True).round(12)
     table = table if study.digits is None else table.round(study.digits)
     return study.finish(table, ranks)
 
