@@ -39,10 +39,10 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
         found.append(f"the set-up cell has {lines[0]} lines, more than {MAX_SETUP_LINES}")
     if lines and statistics.median(lines) > MAX_MEDIAN_LINES:
         found.append(f"the median code cell has more than {MAX_MEDIAN_LINES} lines")
-    for (number, _), length in zip(code, lines, strict=True):
+    for number, cell in [*code, *said]:
+        length = len(cell.source.strip().splitlines())
         if length > MAX_CELL_LINES:
             found.append(f"cell {number} has {length} lines, more than {MAX_CELL_LINES}")
-    for number, cell in [*code, *said]:
         found += [f"cell {number} {problem}" for problem in _output_problems(cell)]
     return found
 
@@ -169,6 +169,7 @@ FAULTS = {
     "an error": (_set(5, outputs=[ERROR]), "cell 6 holds an error"),
     "no alt text": (_set(4, metadata=nbformat.from_dict({})), "cell 5 shows a picture"),
     "prose in code in sight": (_set(6, metadata=nbformat.from_dict({})), "prose in code is hidden"),
+    "long prose": (_set(6, source="chapters.say(" + "\n" * 31 + ")"), "cell 7 has 32 lines"),
     "prose not executed": (_set(6, execution_count=None), "cell 7 was not executed"),
     "no exercises": (_set(8, source="Exercises"), "no heading 'Exercises'"),
     "a role": (_set(3, source="It is {glue:text}`value:.1f`."), "shown as text"),
