@@ -33,6 +33,7 @@ from daitir.scenes.scene import (
     complete,
     controlled_view,
     counterfactual,
+    foreseen,
     holds,
     sample_scene,
     sample_scenes,

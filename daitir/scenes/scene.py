@@ -323,14 +323,37 @@ class ControlledView(NamedTuple):
     broken: tuple[Fact, ...]
 
 
+def foreseen(
+    target: Scene, stated: Collection[Fact], *, share: float, seed: int | str = 0
+) -> list[Fact]:
+    """Facts of a scene that nobody stated, each with probability `share`.
+
+    What a generator would know beyond the words. Of an object that is neither stated nor foreseen
+    nothing is. With one seed, whatever is foreseen at a smaller share is at a larger one too.
+    """
+    said, known = {fact[:2] for fact in stated}, []
+    there = {"scene", *sort_facts(stated).objects}
+    for fact in target.own_facts:
+        is_new = fact[:2] not in said and (fact.subject in there or fact.attribute == "present")
+        if is_new and random.Random(f"foreseen/{seed}/{tuple(fact)}").random() < share:
+            known.append(fact)
+            there.add(fact.subject)
+    return known
+
+
 def controlled_view(
-    facts: Iterable[Fact], *, broken_share: float, seed: int | str = 0
+    facts: Iterable[Fact],
+    *,
+    broken_share: float,
+    seed: int | str = 0,
+    foreseen: Iterable[Fact] = (),
 ) -> ControlledView:
     """A view of the stated facts in which each is broken with probability `broken_share`.
 
     This is what an ideal generator would draw of a query, with a knob for mistakes: it reads facts,
-    not words, and invents the rest. With one seed, whatever is broken at a smaller share is broken
-    at a larger one too, so that dose–response curves compare like with like.
+    not words, and invents the rest, but for what is `foreseen`. With one seed, whatever is broken
+    at a smaller share is broken at a larger one too, so that dose–response curves compare like with
+    like.
     """
     if not 0 <= broken_share <= 1:
         raise ValueError(f"broken_share is a probability, not {broken_share}")
@@ -341,6 +364,7 @@ def controlled_view(
             broken.append(fact)
             fact = wrong(fact, rng)
         drawn.append(fact)
+    drawn += foreseen
     left_out = {f.subject for f in drawn if (f.attribute, f.value) == ("present", False)}
     drawn = [f for f in drawn if f.subject not in left_out or f.attribute == "present"]
     drawn = [f for f in drawn if f.value not in left_out]

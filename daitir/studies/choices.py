@@ -15,13 +15,12 @@ from daitir.scenes import Scene, parse
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import (
     VALIDATION,
-    ZERO_SHOT,
     Condition,
-    Contrast,
     Key,
     Shown,
     Study,
     Trained,
+    drop,
     encoder_seeds,
     over,
 )
@@ -33,7 +32,7 @@ NUM_VIEWS = (2, 4, 8)
 SETTINGS = ("guidance_1", "guidance_4", "guidance_8", "steps_2", "steps_4", "steps_20")
 COMPARED = ("finetune_text", "dmcl")  # encoders that less trained U-Nets draw for
 DIVISORS = (20, 5)  # of the steps in which the U-Net of the profile was trained
-_DOSE, _STEPS = "_controlled_", "_trained_"
+_STEPS = "_trained_"
 
 
 def _asked(profile: Profile) -> dict:
@@ -109,10 +108,8 @@ def _asked_of(
 
 
 def encoder_choices(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every encoder with every choice, and with false facts in rising shares."""
-    percents = [f"{round(100 * share):02d}" for share in (0, *profile.broken_shares)]
-    controlled = {f"{_DOSE}{percent}": f"controlled_captions_{percent}" for percent in percents}
-    return _asked_of(profile, _choices() | controlled, tuple(profile.encoders))
+    """Every encoder with every choice."""
+    return _asked_of(profile, _choices(), tuple(profile.encoders))
 
 
 def encoder_checkpoints(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
@@ -126,7 +123,7 @@ def _checkpoints(profile: Profile) -> list[str]:
 
 
 def encoder_shown(key: Key, ranks: Ranks) -> Shown:
-    """As of the encoder before training, with what false facts, or less training, cost."""
+    """As of the encoder before training, with what less training of the U-Net costs."""
     encoder, _, query = key.method.partition("+")
     methods = [k.method for k in ranks.keys]
     words = "finetune_text+text"
@@ -134,24 +131,11 @@ def encoder_shown(key: Key, ranks: Ranks) -> Shown:
     if query == "text":
         return Shown(("recall_at_10",), contrasts=contrasts)
     contrasts |= over(key, gain=f"{encoder}+text")
-    doses = sorted({m.split("_")[-1] for m in methods if _DOSE in m})
-    steps = sorted({m.split("_")[-1] for m in methods if _STEPS in m}, key=int, reverse=True)
-    for kind, levels in ((_DOSE, doses), (_STEPS, steps)):
-        if levels and query.endswith(f"{kind}{levels[-1]}"):
-            contrasts |= _drop(key, f"{kind}{levels[-1]}", f"{kind}{levels[0]}")
+    steps = sorted({m.split("_")[-1] for m in methods if _STEPS in m}, key=int)
+    if steps and query.endswith(f"{_STEPS}{steps[0]}"):
+        contrasts |= drop(key, f"{_STEPS}{steps[0]}", f"{_STEPS}{steps[-1]}")
     metrics = ("recall_at_10", "degradation_rate", "degradation_rate_ln2")
     return Shown(metrics, Key(VALIDATION, f"{encoder}+text"), contrasts)
-
-
-def _drop(key: Key, most: str, none: str) -> dict[str, Contrast]:
-    """What R@10 loses from `none` to `most`, and how much more than it loses before training."""
-    encoder = key.method.partition("+")[0]
-    drop = {key._replace(method=key.method.replace(most, none)): 1.0, key: -1.0}
-    beyond = dict(drop)
-    for rival, weight in drop.items():
-        start = rival._replace(method=rival.method.replace(encoder, ZERO_SHOT, 1))
-        beyond[start] = beyond.get(start, 0.0) - weight
-    return {"drop": Contrast(drop), "drop_over_zero_shot": Contrast(beyond)}
 
 
 STUDY = Study(

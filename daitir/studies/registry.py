@@ -14,6 +14,7 @@ STUDIES = {
     "encoder_checkpoints": "daitir.studies.choices:ENCODER_CHECKPOINTS",
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
+    "drawings": "daitir.studies.drawings:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",
     "memory": "daitir.studies.memory:MEMORY",
     "geometry": "daitir.studies.cues.geometry:INSTRUMENT",

@@ -18,6 +18,7 @@ from daitir.scenes import (
     SceneObject,
     controlled_view,
     counterfactual,
+    foreseen,
     holds,
     render,
     render_scenes,
@@ -260,6 +261,30 @@ def test_broken_facts_are_broken_and_grow_with_the_share():
     assert abs(np.mean(shares) - 0.3) < 0.03
     with pytest.raises(ValueError, match="probability"):
         controlled_view(told, broken_share=1.5)
+
+
+@given(indices, splits)
+def test_a_generator_that_foresees_all_shows_the_target(index, split):
+    scene = sample_scene(0, split, index)
+    said = scene.own_facts[::5]
+    known = {share: foreseen(scene, said, share=share, seed=index) for share in (0, 0.4, 1)}
+    assert known[0] == [] and set(known[0.4]) <= set(known[1])
+    assert {*said, *known[1]} == set(scene.own_facts)
+    assert all(holds(fact, scene) for fact in known[0.4])
+    there = {"scene", *(fact.subject for fact in said)}
+    there |= {fact.subject for fact in known[0.4] if fact.attribute == "present"}
+    assert {fact.subject for fact in known[0.4]} <= there
+    drawn = controlled_view(said, broken_share=0, seed=index, foreseen=known[1]).scene
+    assert set(drawn.own_facts) == set(scene.own_facts)
+
+
+def test_what_is_said_wrongly_is_not_put_right_by_foresight():
+    scene = sample_scene(0, "test", 3)
+    said = [fact for fact in scene.own_facts if fact.attribute == "place"]
+    known = foreseen(scene, said, share=1)
+    drawn, broken = controlled_view(said, broken_share=1, foreseen=known)
+    assert broken == tuple(said) and not holds(said[0], drawn)
+    assert all(holds(fact, drawn) for fact in known)
 
 
 def test_the_generator_copes_with_contradictions():

@@ -13,6 +13,7 @@ from daitir.retrieval import target_ranks
 from daitir.scenes import sample_scenes, short_caption
 from daitir.studies import ablations, encoder_ablations, queries
 from daitir.studies.choices import false_cue_shares
+from daitir.studies.drawings import content
 from daitir.studies.engine.models import SHUFFLED, by_scores
 from daitir.studies.profiles import PROFILES
 
@@ -79,6 +80,17 @@ def test_a_perfect_drawing_has_no_false_cue_and_another_place_has():
     captions = [short_caption(s, random.Random(0)) for s in scenes]
     assert false_cue_shares(captions, scenes, scenes) == [0, 0, 0, 0]
     assert all(0 < share < 1 for share in false_cue_shares(captions, moved, scenes))
+
+
+def test_a_drawing_is_placed_by_what_it_breaks_and_what_it_has_right():
+    scene = sample_scenes(0, "val", 1)[0]
+    said = [fact for fact in scene.own_facts if fact.attribute in ("place", "present")]
+    assert content(said, scene, scene) == (0, 1)
+    moved = dataclasses.replace(scene, place="beach" if scene.place != "beach" else "city")
+    assert content(said, moved, scene) == (1 / len(said), 1)
+    nothing = dataclasses.replace(scene, objects=())
+    broken, right = content(said, nothing, scene)
+    assert broken == (len(said) - 1) / len(said) and 0 < right < 1
 
 
 def test_every_variant_of_adafuse_differs_from_the_whole_in_one_thing():

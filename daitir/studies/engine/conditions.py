@@ -166,6 +166,17 @@ def over(key: Key, *metrics: str, **rivals: str | Key) -> dict[str, Contrast]:
     return {suffix: gain(key, rival, *metrics) for suffix, rival in keys.items()}
 
 
+def drop(key: Key, most: str, none: str) -> dict[str, Contrast]:
+    """What R@10 loses from `none` to `most` in the name of a method, and that over `zero_shot`."""
+    encoder = key.method.partition("+")[0]
+    lost = {key._replace(method=key.method.replace(most, none)): 1.0, key: -1.0}
+    beyond = dict(lost)
+    for rival, weight in lost.items():
+        start = rival._replace(method=rival.method.replace(encoder, ZERO_SHOT, 1))
+        beyond[start] = beyond.get(start, 0.0) - weight
+    return {"drop": Contrast(lost), "drop_over_zero_shot": Contrast(beyond)}
+
+
 def split_name(name: str) -> tuple[str, str]:
     """A name and its argument: `guidance_4` is `guidance` with `4`, `placebo:kept` with `kept`.
 

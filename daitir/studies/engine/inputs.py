@@ -187,22 +187,33 @@ def _redrawn(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
     return bench.draw_scenes(bench.asked(readings, condition))
 
 
-def _controlled(
-    bench: Bench, condition: Condition, argument: str, *, of_captions: bool = False
-) -> np.ndarray:
-    """Rendered views of what was said, or what captions state, a share of it false (in percent)."""
-    if of_captions:
-        facts = {str(i): scenes.parse(p).facts for i, p in enumerate(bench.prompts(condition))}
-    else:
-        pairs = enumerate(zip(bench.talks(condition), bench.rounds(condition), strict=True))
-        facts = {
-            f"{i}/{t}": scenes.merge_facts(turns[: t + 1])
-            for i, (turns, asked) in pairs
-            for t in asked
-        }
-    share = int(argument) / 100
-    views = [scenes.controlled_view(f, broken_share=share, seed=seed) for seed, f in facts.items()]
-    return bench.draw_scenes([view.scene for view in views])
+def _controlled(bench: Bench, condition: Condition, argument: str) -> np.ndarray:
+    """Rendered views of what was said, a share of it false (in percent).
+
+    A second percentage is the share of what was not said that is right all the same.
+    """
+    return bench.draw_scenes(controlled_scenes(bench, condition, argument))
+
+
+def said_facts(bench: Bench, condition: Condition) -> list[tuple[scenes.Fact, ...]]:
+    """What was said by each round that is asked, dialogue by dialogue."""
+    talks = bench.talks(condition)
+    known = [[scenes.merge_facts(turns[: t + 1]) for t in range(len(turns))] for turns in talks]
+    return bench.asked(known, condition)
+
+
+def controlled_scenes(bench: Bench, condition: Condition, argument: str) -> list[scenes.Scene]:
+    """What the controlled views of a condition show, dialogue by dialogue."""
+    broken, right = (int(percent or 0) / 100 for percent in argument.partition("_")[::2])
+    rounds = bench.rounds(condition)
+    places = [(i, t) for i, asked in enumerate(rounds) for t in asked]
+    targets, shown = bench.targets(condition), []
+    for (i, t), said in zip(places, said_facts(bench, condition), strict=True):
+        seed = f"{i}/{t}"
+        known = scenes.foreseen(targets[i], said, share=right, seed=seed)
+        view = scenes.controlled_view(said, broken_share=broken, seed=seed, foreseen=known)
+        shown.append(view.scene)
+    return shown
 
 
 def _noise(bench: Bench, condition: Condition, views: str) -> Tensor:
@@ -253,7 +264,6 @@ VIEWS: dict[str, Callable[[Bench, Condition, str], Tensor | np.ndarray | list[Pa
     "trained": _less_trained,
     "redrawn": _redrawn,
     "controlled": _controlled,
-    "controlled_captions": partial(_controlled, of_captions=True),
     "text": lambda bench, condition, _: bench.text_features(condition),
     "placebo": lambda bench, condition, views: placebo_views(_other(bench, condition, views)),
     "noise": _noise,
