@@ -1,7 +1,7 @@
 """The choices of drawing: how many views, how they are combined, guidance, steps, training.
 
 Measured on the validation split, since whoever reads the table may choose by it. One study asks the
-encoder before training, one the fine-tuned encoders, and one draws with less trained U-Nets.
+encoder before training; one asks the fine-tuned encoders too, and draws with less trained U-Nets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from daitir.studies.profiles import Profile
 DRAWN_ROUNDS = (2, 6, 10)
 NUM_VIEWS = (2, 4, 8)
 SETTINGS = ("guidance_1", "guidance_4", "guidance_8", "steps_2", "steps_4", "steps_20")
-COMPARED = ("finetune_text", "dmcl")  # encoders that less trained U-Nets draw for
+COMPARED = ("finetune_text", "dmcl")  # the fine-tuned encoders
 DIVISORS = (20, 5)  # of the steps in which the U-Net of the profile was trained
 _STEPS = "_trained_"
 
@@ -93,12 +93,12 @@ def false_cue_shares(
     return shares
 
 
-def _asked_of(
-    profile: Profile, suffixes: Mapping[str, str], names: tuple[str, ...]
-) -> Iterator[Condition]:
-    """Text, DAR and ADaFuSE of encoders with every choice of views, by suffix."""
+def encoder_conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
+    """Text, DAR and ADaFuSE of every encoder with every choice of views."""
+    steps = [profile.diffusion.steps // divisor for divisor in DIVISORS]
+    suffixes = _choices() | {f"{_STEPS}{number}": f"trained_{number}" for number in steps}
     ways = {"dar": "dar", "adafuse": Trained("adafuse", "drawn")}
-    for encoder, seed in encoder_seeds(names, profile.num_encoder_seeds):
+    for encoder, seed in encoder_seeds(COMPARED, profile.num_encoder_seeds):
         at = {"seed": seed, "encoder": encoder, **_asked(profile)}
         yield Condition(VALIDATION, f"{encoder}+text", **at)
         for suffix, views in suffixes.items():
@@ -107,33 +107,15 @@ def _asked_of(
                 yield Condition(VALIDATION, method, views=views, fusion=way, **at)
 
 
-def encoder_choices(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every encoder with every choice."""
-    return _asked_of(profile, _choices(), tuple(profile.encoders))
-
-
-def encoder_checkpoints(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Some encoders with views of every U-Net."""
-    suffixes = {f"_{name}": name for name in _checkpoints(profile)}
-    return _asked_of(profile, suffixes, COMPARED)
-
-
-def _checkpoints(profile: Profile) -> list[str]:
-    return [f"trained_{profile.diffusion.steps // divisor}" for divisor in (*DIVISORS, 1)]
-
-
 def encoder_shown(key: Key, ranks: Ranks) -> Shown:
     """As of the encoder before training, with what less training of the U-Net costs."""
     encoder, _, query = key.method.partition("+")
-    methods = [k.method for k in ranks.keys]
-    words = "finetune_text+text"
-    contrasts = over(key, gain_over_finetune_text=words) if words in methods else {}
+    contrasts = over(key, gain_over_finetune_text="finetune_text+text")
     if query == "text":
         return Shown(("recall_at_10",), contrasts=contrasts)
     contrasts |= over(key, gain=f"{encoder}+text")
-    steps = sorted({m.split("_")[-1] for m in methods if _STEPS in m}, key=int)
-    if steps and query.endswith(f"{_STEPS}{steps[0]}"):
-        contrasts |= drop(key, f"{_STEPS}{steps[0]}", f"{_STEPS}{steps[-1]}")
+    if _STEPS in query:
+        contrasts |= drop(key, f"{_STEPS}{query.partition(_STEPS)[2]}", "")
     metrics = ("recall_at_10", "degradation_rate", "degradation_rate_ln2")
     return Shown(metrics, Key(VALIDATION, f"{encoder}+text"), contrasts)
 
@@ -146,11 +128,6 @@ STUDY = Study(
     ),
 )  # fmt: skip
 ENCODER_CHOICES = Study(
-    "encoder_choices", "The choices of drawing with fine-tuned encoders.", minutes=33,
-    conditions=encoder_choices, shown=encoder_shown, together=True, digits=4,
-)  # fmt: skip
-ENCODER_CHECKPOINTS = Study(
-    "encoder_checkpoints", "Less trained diffusion models with fine-tuned encoders.", minutes=60,
-    conditions=encoder_checkpoints, shown=encoder_shown, together=True, digits=4,
-    values=lambda bench: false_cues(bench, {name: name for name in _checkpoints(bench.profile)}),
+    "encoder_choices", "The choices of drawing, and less trained U-Nets, with fine-tuned encoders.",
+    minutes=70, conditions=encoder_conditions, shown=encoder_shown, together=True, digits=4,
 )  # fmt: skip

@@ -11,7 +11,6 @@ STUDIES = {
     "benchmark": "daitir.studies.benchmark:STUDY",
     "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",
     "encoder_choices": "daitir.studies.choices:ENCODER_CHOICES",
-    "encoder_checkpoints": "daitir.studies.choices:ENCODER_CHECKPOINTS",
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
     "drawings": "daitir.studies.drawings:STUDY",
