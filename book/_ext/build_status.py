@@ -29,13 +29,15 @@ def stamps() -> list[tuple[str, dict]]:
 def notes() -> list[tuple[str, dict]]:
     """What stands beside each table, under the table's name."""
     found = [(path, json.loads(path.read_text("utf-8"))) for path in NOTES]
-    return [(f"`{path.relative_to(ROOT).with_suffix('.csv')}`", note) for path, note in found]
+    return [(f"{path.relative_to(ROOT / 'results').with_suffix('')}", note) for path, note in found]
 
 
 def seconds_of(note: dict) -> str:
     """Its seconds, the sum where parts were timed, or a dash where nothing was."""
     seconds = note.get("seconds")
-    return "–" if seconds is None else f"{sum(seconds.values()) if isinstance(seconds, dict) else seconds:,.0f}"
+    if isinstance(seconds, dict):
+        seconds = sum(seconds.values())
+    return "–" if seconds is None else f"{seconds:,.0f}"
 
 
 def machine(versions: dict) -> str:
@@ -52,15 +54,15 @@ def as_markdown() -> str:
     )
     return "\n\n".join([
         "## Chapters",
-        table(("chapter", "profile", "seconds", "machine"),
-              [(name, s["profile"], f"{s['seconds']:,.0f}", machine(s["versions"]))
+        table(("chapter", "seconds", "machine", "profile"),
+              [(name, f"{s['seconds']:,.0f}", machine(s["versions"]), s["profile"])
                for name, s in chapters]),
         "## Tables",
         table(("table", "seconds", "machine", "commit"),
               [(name, seconds_of(n), machine(n["versions"]), f"`{n['versions']['commit']}`")
                for name, n in tables]),
         "## Versions",
-        table(("package", "version", "chapters and tables made with it"),
+        table(("package", "version", "made with it"),
               [(name, version, count) for (name, version), count in sorted(counts.items())]),
     ]) + "\n"  # fmt: skip
 

@@ -6,7 +6,6 @@ Pictures are those that MyST-NB writes for the chapters, so that the page carrie
 import base64
 import hashlib
 import re
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ def as_markdown() -> str:
             link = f"../notebooks/{path.name}#{figure.slug}"
             parts += [
                 f'<img id="{anchor}" class="figure-of-list" loading="lazy" '
-                f'src="../_images/{figure.image}" alt="{escape(f"Figure {figure.number}, described below")}">',
+                f'src="../_images/{figure.image}" alt="Figure {figure.number}, described below">',
                 f"**Figure {figure.number}**, in [{figure.section}]({link}). {figure.alt}",
             ]
     return "\n\n".join(parts) + "\n"

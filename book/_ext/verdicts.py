@@ -1,8 +1,8 @@
-"""The directive `verdicts`: published claims, what `results/` says of each, and a verdict by rule.
+"""The directive `verdicts`: published claims, what `results/` says of each, a verdict by rule.
 
-`book/published_claims.csv` holds the claims, `book/claims.csv` and `book/evidence.csv` name the rows
-of results that each rests on, and the published figures come from `book/published*.csv`. Nothing of
-what is shown as measured, and no verdict, is typed.
+`book/published_claims.csv` holds the claims, `book/claims.csv` and `book/evidence.csv` name the
+rows of results that each rests on, and the published figures come from `book/published*.csv`.
+Nothing of what is shown as measured, and no verdict, is typed.
 """
 
 from functools import cache
@@ -53,9 +53,10 @@ def bounds(row: pd.Series) -> tuple[float, float]:
 def evidence() -> pd.DataFrame:
     """All rows that a claim rests on: gains of `claims.csv`, and what `evidence.csv` names."""
     gains = read(CLAIMS)
-    where = ["; ".join(f"{n}={claim[n]}" for n in PROTOCOL) for claim in gains.to_dict("records")]
-    gains = pd.DataFrame({"claim": gains["claim"], "where": where, "shows": "", "form": "points",
-                          "table": "leaderboard", "side": "above", "reference": "0", "least": "0"})  # fmt: skip
+    where = ["; ".join(f"{n}={row[n]}" for n in PROTOCOL) for row in gains.to_dict("records")]
+    same = {"table": "leaderboard", "side": "above", "reference": "0", "least": "0",
+            "shows": "", "form": "points"}  # fmt: skip
+    gains = gains[["claim"]].assign(where=where, **same)
     return pd.concat([gains, read(FILES["evidence"])]).drop_duplicates(["claim", "where"])
 
 
@@ -75,7 +76,7 @@ def speaks(low: float, high: float, reference: tuple[float, float], side: str, l
 def verdict(said: list[str]) -> str:
     """All rows for it: holds; some: in part; none, and one against: does not; else unknown."""
     if not said:
-        return "measured in the chapter alone"
+        return "in the chapter alone"
     if "for" in said:
         return "holds" if set(said) == {"for"} else "in part"
     return "does not" if "against" in said else "cannot be told"
@@ -99,7 +100,9 @@ def published_rows(keys: str) -> list[pd.Series]:
     return [the_row(table, one, "the published figures") for one in wanted]
 
 
-def place(row: pd.Series, where: dict[str, str], table: str, published: pd.Series | None) -> str:
+def place(
+    interval: tuple[float, float], where: dict[str, str], table: str, published: pd.Series | None
+) -> str:
     """Where the published figure lies. Only figures of one metric, round and size of gallery."""
     if published is None:
         return "no figure"
@@ -107,7 +110,7 @@ def place(row: pd.Series, where: dict[str, str], table: str, published: pd.Serie
     rounds = published["round"] in ("", where.get("round"))
     if table != "leaderboard" or not rounds or not published["metric"].startswith(metric):
         return "not comparable"
-    value, low, high = float(published["value"]), 100 * row["low"], 100 * row["high"]
+    value, (low, high) = float(published["value"]), (100 * end for end in interval)
     return "inside" if low <= value <= high else "below" if value < low else "above"
 
 
@@ -125,12 +128,14 @@ def judge(claim: dict, rows: pd.DataFrame) -> pd.DataFrame:
         else:
             reference = (float(one["reference"]),) * 2
         scale, form, unit = FORMS[one["form"]]
-        value = f"{scale * float(row['value']):{form}} [{scale * low:{form}}, {scale * high:{form}}]"
-        there = place(pd.Series({"low": low, "high": high}), wanted, one["table"],
-                      published[0] if published else None)  # fmt: skip
-        found.append({"shows": one["shows"] or protocol(wanted, one["reference"]),
-                      "value": (value + unit).replace("-", "−"), "place": there,
-                      "says": speaks(low, high, reference, one["side"], float(one["least"]))})  # fmt: skip
+        value, least, most = (f"{scale * x:{form}}" for x in (float(row["value"]), low, high))
+        figure = published[0] if published else None
+        found.append({
+            "shows": one["shows"] or protocol(wanted, one["reference"]),
+            "value": f"{value} [{least}, {most}]{unit}".replace("-", "−"),
+            "says": speaks(low, high, reference, one["side"], float(one["least"])),
+            "place": place((low, high), wanted, one["table"], figure),
+        })  # fmt: skip
     return pd.DataFrame(found, columns=["shows", "value", "says", "place"])
 
 
@@ -139,9 +144,12 @@ def figure_of(claim: dict) -> str:
     rows = published_rows(claim["published"])
     if not rows:
         return f"no figure ({claim['source']})"
-    return "; ".join(f"{r['value']} {r['unit']}, {r['method']}, {r['metric']}"
-                     f"{', round ' + r['round'] if r['round'] else ''} ({r['source']})"
-                     for r in rows).replace("hits_at_10", "Hits@10").replace("recall_at_1", "R@1")  # fmt: skip
+    told = "; ".join(
+        f"{row['value']} {row['unit']}, {row['method']}, {row['metric']}"
+        f"{', round ' + row['round'] if row['round'] else ''} ({row['source']})"
+        for row in rows
+    )
+    return told.replace("hits_at_10", "Hits@10").replace("recall_at_1", "R@1")
 
 
 def as_markdown() -> str:
@@ -161,7 +169,8 @@ def as_markdown() -> str:
         if len(shown):
             lines += ["", "| measured | value, 95% interval | speaks | published lies |",
                       "|---|---|---|---|"]  # fmt: skip
-            lines += [f"| {r.shows} | {r.value} | {r.says} | {r.place} |" for r in shown.itertuples()]
+            for row in shown.itertuples():
+                lines.append(f"| {row.shows} | {row.value} | {row.says} | {row.place} |")
         sections.append("\n".join(lines))
     return "\n".join(overview) + "\n\n## One by one\n\n" + "\n\n".join(sections) + "\n"
 

@@ -1,4 +1,4 @@
-"""The instructor guide has all chapters, answers to all their predictions, and minutes that add up."""
+"""The instructor guide has all chapters, answers to all predictions, and minutes that add up."""
 
 import json
 import re
