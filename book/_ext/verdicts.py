@@ -85,10 +85,10 @@ def verdict(said: list[str]) -> str:
 def protocol(where: dict[str, str], reference: str) -> str:
     """A row of the leaderboard in words."""
     metric = METRICS[where["metric"].removesuffix("_gain")]
-    rival = f", over `{where['rival']}`" if where["rival"] else ""
-    rival += f", against `{reference.split('=')[1]}`" if "=" in reference else ""
+    rival = f" over `{where['rival']}`" if where["rival"] else ""
+    rival += f" against `{where['encoder']}+{reference.split('=')[1]}`" if "=" in reference else ""
     text, noise = where["text"].replace("_", " "), where["noise"]
-    return (f"{metric} of `{where['encoder']}+{where['query']}`{rival}; {where['benchmark']}; "
+    return (f"{metric}: `{where['encoder']}+{where['query']}`{rival}; {where['benchmark']}; "
             f"text: {text}; noise: {noise}; round {where['round']}")  # fmt: skip
 
 
@@ -162,15 +162,19 @@ def as_markdown() -> str:
         result = verdict(shown["says"].tolist())
         overview.append(f"| [{number}. {claim['claim']}](#claim-{number}) | {claim['paper']} "
                         f"| {result} |")  # fmt: skip
-        link = f"[{claim['page'].split('/')[1].split('.')[0]}](../{claim['page']})"
+        page = claim["page"].split("/")[1]
+        name = f"chapter {int(page[:2])}" if page[:2].isdigit() else page.partition(".")[0]
+        link = f"[{name}](../{claim['page']})"
         lines = [f"(claim-{number})=", f"### {number}. {claim['claim']}", "",
                  f"**Verdict**: {result}. **Published**: {figure_of(claim)}. "
                  f"**Where**: {link}. {claim['caveat']}".rstrip()]  # fmt: skip
         if len(shown):
-            lines += ["", "| measured | value, 95% interval | speaks | published lies |",
-                      "|---|---|---|---|"]  # fmt: skip
-            for row in shown.itertuples():
-                lines.append(f"| {row.shows} | {row.value} | {row.says} | {row.place} |")
+            names = {"shows": "measured", "value": "value, 95% interval", "says": "speaks",
+                     "place": "published figure"}  # fmt: skip
+            if not claim["published"]:
+                del names["place"]
+            rows_shown = [names.values(), ["---"] * len(names), *shown[[*names]].to_numpy()]
+            lines += ["", *("| " + " | ".join(row) + " |" for row in rows_shown)]
         sections.append("\n".join(lines))
     return "\n".join(overview) + "\n\n## One by one\n\n" + "\n\n".join(sections) + "\n"
 
