@@ -51,14 +51,13 @@ def places() -> list[str]:
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Text, view and DAR of every encoder, and ADaFuSE as it was trained, at every place."""
+    """Text and DAR of every encoder, and ADaFuSE as it was trained, at every place."""
     for encoder, seed in encoder_seeds(ENCODERS, profile.num_encoder_seeds):
         at = {"seed": seed, "encoder": encoder}
         yield Condition(VALIDATION, f"{encoder}+text", **at, **_asked(profile, "text"))
         for views in places():
-            for fusion in ("view", "dar"):
-                method = f"{encoder}+{fusion}|{views}"
-                yield Condition(VALIDATION, method, fusion=fusion, **at, **_asked(profile, views))
+            method = f"{encoder}+dar|{views}"
+            yield Condition(VALIDATION, method, fusion="dar", **at, **_asked(profile, views))
     for views in places():
         adafuse = Condition(
             VALIDATION, f"{ZERO_SHOT}+adafuse|{views}", fusion=Trained("adafuse"),
