@@ -28,7 +28,7 @@ def interval_text(estimate: Iterable[float], *, scale: float = 100.0) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def say(text: str, **numbers: Any) -> Markdown:
+def say(text: str, /, **numbers: Any) -> Markdown:
     """Prose with numbers in it: Markdown that JupyterLab and the page of the book show alike.
 
     >>> say("It gains {gain:+.1f} points.", gain=2.51).data
@@ -37,6 +37,19 @@ def say(text: str, **numbers: Any) -> Markdown:
     from IPython.display import Markdown  # late: only notebooks need it
 
     return Markdown(text.format(**numbers))
+
+
+def plain_name(name: str) -> str:
+    """What readers see of an encoder, or of a rival: an encoder and what it ranks by.
+
+    >>> plain_name("zero_shot+dar")
+    "zero-shot, by DAR's sum"
+    """
+    encoder, _, query = name.partition("+")
+    shown = dict.fromkeys(("before", "start", "zero_shot"), "zero-shot") | {"dmcl": "DMCL"}
+    shown |= dict.fromkeys(("finetune_text", "text_alone"), "text-only fine-tuning")
+    ranked_by = {"text": ", by text", "dar": ", by DAR's sum"}
+    return shown.get(encoder, encoder) + ranked_by.get(query, "")
 
 
 def bounds(name: str, estimate: Iterable[float], *, scale: float = 100.0) -> dict[str, float]:

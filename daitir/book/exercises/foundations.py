@@ -1,4 +1,4 @@
-"""Exercises of chapters 00 to 05: ranking, metrics, encoders, diffusion, DAR."""
+"""Exercises of chapters 0 to 5: ranking, metrics, encoders, diffusion, DAR."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ MISSING = (Fact("scene", "time", "night"), Fact("dog", "colour", "brown"))
 ROUND_HITS = np.array([0.2, 0.5, 0.4])
 MEAN_OF_MANY = "the deviation of a mean shrinks with the root of the number; 95% lie within 1.96"
 
-# --- chapter 00 ---
-
+# --- chapter 0 ---
 unit_vectors = exercise(
     lambda features: F.normalize(features, dim=-1),
     (torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.6, 0.8]]), "divide each row by its own length"),
@@ -44,7 +43,7 @@ top_images = exercise(
 
 
 def nightfall(function: Callable[[Scene], Scene]) -> str:
-    """Chapter 00: `function(scene)` gives the same scene at night, and leaves a night as it is."""
+    """Chapter 0: `function(scene)` gives the same scene at night, and leaves a night as it is."""
     for index in range(8):
         scene = sample_scene(0, "val", index)
         is_night = scene.time == "night"
@@ -56,8 +55,7 @@ def nightfall(function: Callable[[Scene], Scene]) -> str:
     return PASSED
 
 
-# --- chapter 01 ---
-
+# --- chapter 1 ---
 lost_hits = exercise(
     lambda ranks, k: metrics.hits_at_k(ranks, k) - metrics.recall_at_k(ranks, k),
     *((RANKED, k, f"for k = {k}, count who was below k at some round so far but is not now")
@@ -80,7 +78,7 @@ degradation_with_margin = exercise(
 
 
 def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
-    """Chapter 01: `function(view_features)` gives every dialogue the views of another one."""
+    """Chapter 1: `function(view_features)` gives every dialogue the views of another one."""
     views = torch.arange(5 * 4 * 2, dtype=torch.float32).reshape(5, 4, 2)
     answer = answer_to(function, views)
     check_shape(answer, views.shape)
@@ -90,8 +88,7 @@ def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
     return PASSED
 
 
-# --- chapter 02 ---
-
+# --- chapter 2 ---
 chance_loss = exercise(
     lambda batch_size: info_nce(torch.ones(batch_size, 1), torch.ones(batch_size, 1), 1.0),
     *((size, f"each of {size} candidates has the same probability; mind the logarithm")
@@ -123,8 +120,7 @@ similarity_gradient = exercise(
     (RAW[0], 5.0, "at a scale of 1 it is right; the scale also multiplies the gradient"),
 )
 
-# --- chapter 03 ---
-
+# --- chapter 3 ---
 signal_and_noise = exercise(
     lambda ratio: (np.sqrt(ratio / (1 + ratio)), np.sqrt(1 / (1 + ratio))),
     (1.0, "for a ratio of 1 the squares must sum to 1, so that the variance stays"),
@@ -146,8 +142,7 @@ step_up = exercise(
      "recover the picture and the noise from the velocity, then mix them anew"),
 )  # fmt: skip
 
-# --- chapter 04 ---
-
+# --- chapter 4 ---
 weighted_sum = exercise(
     lambda text, view, weight: F.normalize((1 - weight) * text + weight * view, dim=-1),
     *((IMAGES, CAPTIONS_OF_IMAGES, weight,
@@ -173,7 +168,7 @@ rank_fusion = exercise(
      "the best picture of a row has place 1, not 0 or last"),
 )  # fmt: skip
 
-# --- chapter 05 ---
+# --- chapter 5 ---
 
 
 def _middle_ranks(scores: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exercises of chapters 06 to 10: hallucination, ADaFuSE, DMCL."""
+"""Exercises of chapters 6 to 10: hallucination, ADaFuSE, DMCL."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ HALVES, NULL = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.2, 0.3])
 COSINES = torch.tensor([[0.6, 0.5, -0.2], [0.1, 0.2, 0.3], [0.9, -0.4, 0.7]])
 P, Q = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.1, 0.9], [0.2, 0.8]]])
 
-# --- chapter 06 ---
-
+# --- chapter 6 ---
 chair = exercise(
     lambda shown, true: len(shown - true) / max(len(shown), 1),
     ({"dog", "kite", "boat"}, {"dog"},
@@ -52,8 +51,7 @@ interaction = exercise(
     (3.0, 2.0, 2.5, 1.0, "effect of both, less the effects of each"),
 )
 
-# --- chapter 07 ---
-
+# --- chapter 7 ---
 gated_query = exercise(
     lambda gate, text, view, residual: F.normalize(gate * text + (1 - gate) * view + residual),
     (torch.tensor([[0.2], [0.55], [0.9]]), QUERY_TEXTS, QUERY_VIEWS, 0.1 * QUERY_TEXTS.flip(-1),
@@ -78,8 +76,7 @@ experts_in_use = exercise(
     (torch.eye(4), EXPERTS),
 )
 
-# --- chapter 08 ---
-
+# --- chapter 8 ---
 linear_flops = exercise(
     lambda num_inputs, num_outputs: 2 * num_inputs * num_outputs,
     (3, 2, "each output is a sum of one product for each input"),
@@ -99,8 +96,7 @@ mutual_information = exercise(
     (HALVES, np.array([0, 0, 0, 1]), "sum p(a, b) ln(p(a, b) / (p(a) p(b))), 0 where p is 0"),
 )
 
-# --- chapter 09 ---
-
+# --- chapter 9 ---
 divergence_in_bits = exercise(
     lambda p, q: jensen_shannon(p.log(), q.log()) / np.log(2),
     (P, P, "the same distributions do not diverge"),
@@ -125,7 +121,6 @@ hardest_of_rows = exercise(
 )
 
 # --- chapter 10 ---
-
 layer_rate = exercise(
     lambda rate, decay, block, num_blocks: rate * decay ** (num_blocks + 1 - block),
     (1.0, 0.5, 6, 6, "the last block lies one layer below the top"),

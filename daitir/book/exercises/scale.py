@@ -15,7 +15,6 @@ GALLERY_RANKS = np.array([0, 3, 12, 40])
 SAMPLED = "the better pictures that are sampled are hypergeometric; fewer than k of them may be"
 
 # --- chapter 14 ---
-
 chance_recall = exercise(
     lambda k, num_images: min(k / num_images, 1.0),
     (10, 400, "k of the places are good ones, all equally likely"),
@@ -37,7 +36,6 @@ ragged_means = exercise(
 )  # fmt: skip
 
 # --- chapter 15 ---
-
 card_hours = exercise(
     lambda items, operations, peak, utilisation: items * operations / (peak * utilisation) / 3600,
     (7200, 2.5e11, 1e12, 0.25, "seconds are operations over peak times share"),

@@ -19,7 +19,6 @@ UNIT_POINTS = F.normalize(POINTS, dim=-1)
 MASK = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
 
 # --- chapter 11 ---
-
 residual_mix = exercise(
     lambda weights: (weights + torch.eye(len(weights))) / 2, (WEIGHTS, "half each, row by row")
 )
@@ -37,7 +36,6 @@ highest_cells = exercise(
 )  # fmt: skip
 
 # --- chapter 12 ---
-
 gap = exercise(
     geometry.modality_gap,
     (UNIT_POINTS, F.normalize(WEIGHTS, dim=-1),
@@ -57,7 +55,6 @@ rank_in_effect = exercise(
 )  # fmt: skip
 
 # --- chapter 13 ---
-
 without_direction = exercise(
     lambda features, direction: geometry.project_out(features, direction.expand_as(features)),
     (UNIT_POINTS, torch.tensor([0.0, 3.0, 4.0]),
