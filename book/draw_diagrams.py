@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "figures"
-WIDTH, SHOWN, LINE, INK = 360, 420, 17, "#1a1a1a"
+WIDTH, SHOWN, LINE, INK = 360, 420, 18, "#1a1a1a"
 KINDS = {  # fill and stroke; text, view and target have the colours of the chapters
     "text": ("#e1f0fa", "#0072b2"), "view": ("#fdeadf", "#d55e00"),
     "target": ("#e6e6e6", "#000000"), "query": ("#def3ea", "#00785a"),
@@ -28,6 +28,7 @@ STYLE = (
     "text{font:13.5px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
     f"fill:{INK}}}.b{{font-weight:600}}.i{{font-style:italic}}.s{{font-size:11.5px}}"
     ".c{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5px}"
+    "rect,polyline{stroke-width:1.5}polyline{fill:none}"
 )
 
 
@@ -55,17 +56,15 @@ def _mathematics(text: str) -> str:
 
 
 class Diagram:
-    """SVG that grows from top to bottom, in units of which a phone shows one as a pixel or so."""
+    """SVG that grows from top to bottom, in units of about a pixel on a phone."""
 
     def __init__(self, height: int, title: str):
         self.height, self.parts = height, [f"<title>{title}</title>", f"<style>{STYLE}</style>"]
         self.rect(0, 0, WIDTH, height, WHITE)
 
-    def rect(self, x, y, width, height, fill, stroke="none", *, rx=0, line=1.0):
-        self.parts.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{width}" height="{height}" rx="{rx:g}" '
-            f'fill="{fill}" stroke="{stroke}" stroke-width="{line:g}"/>'
-        )
+    def rect(self, x, y, width, height, fill, stroke="none", *, rx=0):
+        place = f'x="{x:g}" y="{y:g}" width="{width}" height="{height}" rx="{rx:g}"'
+        self.parts.append(f'<rect {place} fill="{fill}" stroke="{stroke}"/>')
 
     def polygon(self, points, fill, x=0.0, y=0.0):
         corners = " ".join(f"{round(x + a, 1):g},{round(y + b, 1):g}" for a, b in points)
@@ -74,15 +73,13 @@ class Diagram:
     def label(self, x, y, text, anchor="start", *, step=LINE):
         """Lines of text, with `|` between them."""
         for number, line in enumerate(text.split("|")):
-            self.parts.append(
-                f'<text x="{x:g}" y="{y + step * number:g}" text-anchor="{anchor}">'
-                f"{marked(line)}</text>"
-            )
+            place = f'x="{x:g}" y="{y + step * number:g}" text-anchor="{anchor}"'
+            self.parts.append(f"<text {place}>{marked(line)}</text>")
 
     def box(self, x, y, width, height, kind, text, *, after=None):
         """Lines in a box, round for data, with an arrow to it from the height `after`."""
         rx = min(height / 2, 15) if kind in DATA else 4
-        self.rect(x, y, width, height, *KINDS[kind], rx=rx, line=1.5)
+        self.rect(x, y, width, height, *KINDS[kind], rx=rx)
         self.label(x + width / 2, y + height / 2 + 4.5 - LINE * text.count("|") / 2, text, "middle")
         if after is not None:
             self.down(x + width / 2, after, y, kind if kind in DATA else "plain")
@@ -91,9 +88,7 @@ class Diagram:
         """A line through the points, with a head at its end or, of two points, at both."""
         stroke, dash = KINDS[kind][1], ' stroke-dasharray="4 3"' if dashed else ""
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
-        self.parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="1.6"{dash}/>'
-        )
+        self.parts.append(f'<polyline points="{path}" stroke="{stroke}"{dash}/>')
         for (x0, y0), (x, y) in [points[-2:], points[1::-1]][: 1 + both]:
             angle = math.atan2(y0 - y, x0 - x)
             wings = [(9 * math.cos(angle + a), 9 * math.sin(angle + a)) for a in (0.4, -0.4)]
@@ -125,8 +120,7 @@ class Diagram:
 
 def dar() -> Diagram:
     d = Diagram(656, "The loop of Diffusion Augmented Retrieval")
-    said = "*the dialogue, rounds 0 to* $t$|a caption, then questions and answers"
-    d.box(34, 8, 318, 48, "plain", said)
+    d.box(34, 8, 318, 48, "plain", "*the dialogue, rounds 0 to* $t$|caption, questions, answers")
     refined = "*a language model refines*|one caption of all that was said"
     d.box(34, 78, 318, 48, "frozen", refined, after=56)
     d.box(34, 148, 150, 48, "text", "*caption*|of round $t$", after=126)
@@ -135,12 +129,11 @@ def dar() -> Diagram:
     d.box(202, 218, 150, 30, "view", "*view*", after=196)
     d.down(109, 196, 272, "text")
     d.down(277, 248, 272, "view")
-    encoded = "*a dual encoder encodes*|texts and pictures, as unit vectors"
-    d.box(34, 272, 318, 48, "frozen", encoded)
+    d.box(34, 272, 318, 48, "frozen", "*a dual encoder encodes*|both, as unit vectors")
     for x, kind, name, weight in ((109, "text", "$z^T$", "$w_T$"), (277, "view", "$z^D$", "$w_I$")):
         d.box(x - 75, 342, 150, 30, kind, f"{kind} {name}", after=320)
         d.down(x, 372, 408, kind, f"times {weight}")
-    weights = "rounds 0 and 1: $w_T = 0.8$, $w_I = 0.2$|from round 2 on: $w_T = 0.5$, $w_I = 0.5$"
+    weights = "rounds 0 and 1: $w_T = 0.8$, $w_I = 0.2$|from round 2 on: $w_T = w_I = 0.5$"
     d.box(34, 408, 318, 82, "query", f"*query* $z = normalize(w_T z^T + w_I z^D)$|{weights}")
     ranked = "*the gallery, ranked*|by $⟨z, v_j⟩$, with $v_j$ the feature of picture $j$"
     d.box(34, 512, 318, 48, "target", ranked, after=490)
@@ -180,35 +173,33 @@ def nrgr() -> Diagram:
     d = Diagram(604, "NRGR: a gate for each dimension of what the view adds to the text")
     d.box(8, 8, 160, 30, "text", "text $z^T$, the anchor")
     d.box(192, 8, 160, 30, "view", "view $z^D$")
-    residual = "*residual*, orthogonal to the text|$δ = z^D − ⟨z^T, z^D⟩ z^T$"
-    d.box(84, 62, 268, 48, "view", residual)
+    d.box(84, 62, 268, 48, "view", "*residual*, orthogonal to text|$δ = z^D − ⟨z^T, z^D⟩ z^T$")
     d.box(36, 138, 288, 30, "plain", "$u = [z^T; δ]$")
     router = "*router*|$2d → max(d, 256)$|$→ K$, softmax"
     experts = "*experts*, $K = 8$|$2d → 4d → d$|last bias from −2"
     for x, name, lines in ((36, "$π_k$", router), (186, "$E_k$", experts)):
         d.box(x, 192, 138, 66, "trained", lines, after=168)
         d.down(x + 69, 258, 290, label=name)
-    gate = "*gate*, one number a dimension|$a = σ(Σ_k π_k(u) E_k(u))$"
-    d.box(36, 290, 288, 48, "plain", gate)
+    d.box(36, 290, 288, 48, "plain", "*gate* of each dimension|$a = σ(Σ_k π_k(u) E_k(u))$")
     d.box(140, 362, 212, 30, "view", "what enters: $a ⊙ δ$")
     d.down(230, 338, 362)
     d.arrow((20, 153), (36, 153), kind="text")
     for x, start, end in ((272, 38, 62), (180, 110, 138), (340, 110, 362), (246, 392, 416)):
         d.down(x, start, end, "view")
-    for x, end in ((130, 62), (20, 416)):
-        d.down(x, 38, end, "text")
+    d.down(130, 38, 62, "text")
+    d.down(20, 38, 416, "text")
     d.box(8, 416, 344, 48, "plain", "*text and gated residual*|$z^T + a ⊙ δ$")
     d.box(8, 486, 344, 30, "query", "*query* $z$, scaled to length 1", after=464)
     d.rect(20, 532, 12, 12, *KINDS["trained"], rx=2)
-    blocks = "router and experts: layer norm, linear,|GELU, dropout, layer norm, linear"
-    d.label(38, 543, f"trained; the encoder before it is frozen|{blocks}|$d$: length of the features")
+    blocks = "router and experts: layer norm, linear,|GELU, dropout, layer norm, linear|"
+    d.label(38, 543, f"trained; the encoder before it is frozen|{blocks}$d$: length of features")
     return d
 
 
 def dmcl() -> Diagram:
     d = Diagram(636, "The five terms of DMCL")
-    halves = ((0, "text", "T", (12, 66, 26, 9)), (1, "view", "D", (24, 22, 58, 9)))
-    for side, kind, name, shares in halves:
+    shares = ((12, 66, 26, 9), (24, 22, 58, 9))
+    for side, kind, name in ((0, "text", "T"), (1, "view", "D")):
         def at(x, y, side=side):  # the right half mirrors the left
             return (WIDTH - x if side else x), y
 
@@ -218,7 +209,7 @@ def dmcl() -> Diagram:
         d.arrow(at(92, 46), at(140, 112), dashed=True)
         d.arrow(at(16, 46), at(16, 340), at(34, 340), kind=kind, dashed=True)
         d.arrow(at(150, 246), at(114, 322), dashed=True)
-        for number, share in enumerate(shares):
+        for number, share in enumerate(shares[side]):
             d.rect(46 + 180 * side + 24 * number, 372 - share, 16, share, KINDS[kind][1])
         d.rect(40 + 180 * side, 372, 100, 1.5, INK)
         d.label(90 + 180 * side, 390, f"$softmax(s z^{name} z^{{*⊤}})$", "middle")
@@ -237,38 +228,37 @@ def dmcl() -> Diagram:
     d.label(40, 442, f"*term*|{names}", step=25)
     d.label(150, 442, f"*weight*|{weights}", step=25)
     d.label(222, 442, f"*brings nearer*|{nearer}", step=25)
-    d.label(10, 594, "1 to 4: InfoNCE; 5: Jensen–Shannon divergence|"
-            "loss: the weighted mean; the weights sum to 3.7|dashed: computed from")  # fmt: skip
+    loss = "loss: the weighted mean; the weights sum to 3.7|dashed: what is computed from what"
+    d.label(10, 594, f"1 to 4: InfoNCE; 5: Jensen–Shannon divergence|{loss}")
     return d
 
 
 def world() -> Diagram:
-    d = Diagram(690, "The embedded world: all is made from the facts of a scene")
+    d = Diagram(674, "The embedded world: all is made from the facts of a scene")
     d.box(80, 8, 200, 30, "plain", "seed, split and number $i$")
-    objects = "each with category, size and cell and,|where it makes sense, a colour"
-    scene = f"*scene*|place, time, weather; one to four objects,|{objects}"
-    d.box(8, 60, 344, 82, "target", scene, after=38)
+    scene = "*scene*|place, time, weather; one to four objects|of a category, size, cell and colour"
+    d.box(8, 60, 344, 66, "target", scene, after=38)
     pictures = ((GREEN, SAILBOAT, "*picture*"), ("", [], "*masks*"),
                 (RED, SAILBOAT, "*counterfactual*:|one fact changed"))  # fmt: skip
     for number, (kite, shapes, lines) in enumerate(pictures):
-        y = 166 + 126 * number
-        d.arrow((16, 140), (16, y + 42), (32, y + 42))
+        y = 150 + 126 * number
+        d.arrow((16, 124), (16, y + 42), (32, y + 42))
         d.beach(32, y, kite, *shapes)
         d.label(74, y + 102, lines, "middle")
     facts = "*facts*|(kite, colour, green)|(people, present, no)"
-    d.box(152, 166, 200, 65, "target", facts, after=142)
+    d.box(152, 150, 200, 65, "target", facts, after=126)
     dialogue = "*dialogue*|a caption, ten questions;|five sources: human, terse,"
-    d.box(152, 255, 200, 99, "text", f"{dialogue}|verbose, degenerate,|unreliable", after=231)
-    d.box(152, 378, 200, 48, "target", "*facts stated* so far,|kept for every round", after=354)
-    d.box(152, 450, 92, 48, "text", "*refined*|caption", after=426)
-    d.box(260, 450, 92, 48, "frozen", "*ideal*|*generator*", after=426)
-    d.down(306, 498, 522, "view")
-    d.beach(264, 522, GREEN, *UMBRELLA)
+    d.box(152, 239, 200, 99, "text", f"{dialogue}|verbose, degenerate,|unreliable", after=215)
+    d.box(152, 362, 200, 48, "target", "*facts stated* so far,|kept for every round", after=338)
+    d.box(152, 434, 92, 48, "text", "*refined*|caption", after=410)
+    d.box(260, 434, 92, 48, "frozen", "*ideal*|*generator*", after=410)
+    d.down(306, 482, 506, "view")
+    d.beach(264, 506, GREEN, *UMBRELLA)
     view = "*controlled view*|shows what is stated,|invents the rest,|breaks a chosen share"
-    d.label(254, 558, view, "end")
-    d.label(8, 642, "*The facts of a scene decide its split:*")
+    d.label(254, 542, view, "end")
+    d.label(8, 626, "*The facts of a scene decide its split:*")
     for number, name in enumerate(("train 60%", "val 20%", "test 20%", "heldout")):
-        d.box(8 + 87 * number, 652, 83, 30, "plain", name)
+        d.box(8 + 87 * number, 636, 83, 30, "plain", name)
     return d
 
 
