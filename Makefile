@@ -44,8 +44,9 @@ test: $(READY)   ## set up, run every check, the notebooks included
 	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 $(NOTEBOOKS))
 	$(BIN)/jupyter-book build . -n -W --keep-going
 
+# The root is this folder, since links and pictures of chapters lead to book/.
 lab: $(READY)    ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_welcome.ipynb
 
 run: $(READY)    ## execute all notebooks under the classroom profile
 	$(BIN)/python -m daitir.book.provenance run --all
