@@ -104,8 +104,7 @@ def _checked_views(data: DataFolder, split: str) -> list[Path]:
     if not folder.is_dir():
         return []
     dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
-    views = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues]).views
-    files = data.files(split)
+    views, files = list_views(folder, dialogues).views, data.files(split)
     rewrites = ()
     if files.raw:
         rewrites = read_source(files.dialogues, files.raw, allow_duplicate_targets=True)

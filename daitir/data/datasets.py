@@ -99,7 +99,7 @@ DATASETS = {
 }
 
 
-def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dict[str, Path]:
+def find_files(dataset: Dataset, folder: Path) -> dict[str, Path]:
     """The files of a data set that lie in a folder at any depth, by name, each checked.
 
     A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
@@ -115,7 +115,7 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
                 raise DataError(f"{folder}: {paths[0]} and {paths[1]} are both {name}; name one")
             if paths:
                 if name == file.name:
-                    verify(paths[0], file, progress=progress)
+                    verify(paths[0], file)
                 paths_by_name[file.name] = paths[0]
                 break
     if not paths_by_name:
@@ -136,9 +136,11 @@ def prepare(
 
     `images/` will be a link to `images`, the folder of COCO's pictures.
     """
-    if dataset.name == "coco-unlabeled":
-        return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
-    return (_prepare_visdial if dataset.name == "visdial" else _prepare_chatir)(files, out, images)
+    if dataset.name == "visdial":
+        return _prepare_visdial(files, out, images)
+    if dataset.name == "chatir":
+        return _prepare_chatir(files, out, images)
+    return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
 
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
@@ -146,29 +148,28 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
     names = list_images(folder) if any(folder.iterdir()) else ()
     numbers = {int(match[1]): name for name in names if (match := _ID.search(Path(name).stem))}
     lines = []
-    for name in ("train", "val"):
-        path = files.get(f"visdial_1.0_{name}.zip")
+    for name, splits in (("visdial_1.0_train", ("train", "val")), ("visdial_1.0_val", ("test",))):
+        path = files.get(f"{name}.zip")
         if path is None:
-            lines.append(f"visdial_1.0_{name} is not there: without its dialogues")
+            lines.append(f"{name} is not there: without its dialogues")
             continue
-        if name == "train" and not numbers:
+        if "train" in splits and not numbers:
             again = "run it again with --images DIR for train and val"
             lines.append(f"nobody knows what COCO calls the pictures of train: {again}")
             continue
         content = read_visdial(path)
         with naming(path):
             pairs = list(visdial_dialogues(content, numbers or None))
-        splits = {"test": []} if name == "val" else {"train": [], "val": []}
-        for i, dialogue in pairs:
-            split = "test" if name == "val" else "val" if is_held_out(i) else "train"
-            splits[split].append(dialogue)
-        for split, dialogues in splits.items():
+        for split in splits:
+            dialogues = [
+                d for i, d in pairs if split == "test" or is_held_out(i) == (split == "val")
+            ]
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
         total = len(content["data"]["dialogs"])
         if lost := total - len(pairs):
-            share = f"{lost:,} of {total:,} dialogues of visdial_1.0_{name}"
+            share = f"{lost:,} of {total:,} dialogues of {name}"
             lines.append(f"{share} are left out: {folder} has not their pictures")
     return lines
 

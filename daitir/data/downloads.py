@@ -50,16 +50,20 @@ class RemoteFile:
         return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
 
 
-def remote_size(url: str) -> int | None:
-    """The bytes at `url`, None where nobody says; no such file or server is a DataError."""
+def remote_size(file: RemoteFile, url: str, *, must_reach: bool = True) -> int | None:
+    """The bytes of a file, None where nobody tells; DataError where `url` has not this file."""
+    size = None
     try:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
-            size = response.headers.get("Content-Length")
-            return int(size) if size and size.isdigit() else None
+            told = response.headers.get("Content-Length", "")
+            size = int(told) if told.isdigit() else None
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, HTTPError) and error.code not in (404, 410):
-            return None  # some servers answer nothing but GET
-        raise _refused(url, error) from error
+        is_there = isinstance(error, HTTPError) and error.code not in (404, 410)
+        if must_reach and not is_there:  # some servers answer nothing but GET
+            raise _refused(url, error) from error
+    if None not in (size, file.size) and size != file.size:
+        raise DataError(f"{url}: has {size:,} bytes, not {file.size:,}; it is another file")
+    return size or file.size
 
 
 def check_space(folder: Path, needed: int) -> int:
@@ -87,15 +91,13 @@ def fetch(
         is_there = path.exists()
         if not is_there:
             _download(url, part, progress)
-        verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
+        verify(path if is_there else part, file, sums=folder / SUMS)
         if not is_there:
             part.rename(path)
     return path
 
 
-def verify(
-    path: Path, file: RemoteFile, *, sums: Path | None = None, progress: bool = False
-) -> None:
+def verify(path: Path, file: RemoteFile, *, sums: Path | None = None) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
     With `sums` the file is one of ours: where nobody tells a checksum, `sums` keeps its SHA-256, or
@@ -108,12 +110,8 @@ def verify(
     if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        digest = hashlib.new(kind, usedforsecurity=False)
-        with path.open("rb") as content, _bar(f"checking {file.name}", size, progress) as bar:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
-                bar.update(len(chunk))
-        actual = digest.hexdigest()
+        with path.open("rb") as content:
+            actual = hashlib.file_digest(content, kind).hexdigest()
         if sums and not wanted:
             with atomic_write(sums) as temporary:
                 lines = (known | {file.name: actual}).items()
@@ -169,21 +167,18 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        mode = "ab" if start else "wb"
-        with part.open(mode) as file, _bar(part.stem, total, progress, initial=start) as bar:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        told = {"total": total, "initial": start, "desc": part.stem, "disable": not progress}
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm.wrapattr(file, "write", **told) as out,
+        ):
+            shutil.copyfileobj(response, out, _CHUNK)
     if total is not None and part.stat().st_size < total:
         raise ConnectionError("the connection closed")
 
 
 def _request(url: str, method: str = "GET") -> Request:
     return Request(url, method=method, headers={"User-Agent": f"daitir/{__version__}"})
-
-
-def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
 def _refused(url: str, error: Exception) -> DataError:
