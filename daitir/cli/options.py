@@ -1,7 +1,5 @@
 """What commands are made of: their form, options of several commands, kinds of values."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable, Mapping

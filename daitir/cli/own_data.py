@@ -46,13 +46,12 @@ def lint(arguments: argparse.Namespace) -> None:
     """
     from daitir.data.lint import lint_data
 
-    encoder = None
+    options = {"decode": not arguments.quick, "progress": not arguments.json}
     if arguments.encoder:
         from daitir.models.encoders import load_encoder
 
-        encoder = load_encoder(arguments.encoder)
-    options = {"decode": not arguments.quick, "progress": not arguments.json}
-    report = lint_data(arguments.folder, encoder=encoder, **options)
+        options["encoder"] = load_encoder(arguments.encoder)
+    report = lint_data(arguments.folder, **options)
     if arguments.json:
         say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
@@ -247,9 +246,8 @@ def search(arguments: argparse.Namespace) -> None:
     from daitir.book.live import LiveSearch
     from daitir.data.gallery import check_images, list_gallery
 
-    root = arguments.folder
+    root, listed = arguments.folder, arguments.folder / "gallery.json"
     images_dir = root / "images" if (root / "images").is_dir() else root
-    listed = root / "gallery.json"
     names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None

@@ -1,7 +1,5 @@
 """`daitir paper`: what the papers' setting costs, and the way from nothing to its table."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import shutil

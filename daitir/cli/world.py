@@ -1,7 +1,5 @@
 """Commands of the embedded world: files, query sets, models that it teaches, and the studies."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 from pathlib import Path

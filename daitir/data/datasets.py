@@ -7,8 +7,6 @@
 | `coco-unlabeled` | `images/unlabeled2017/`, the pictures that both are about |
 """
 
-from __future__ import annotations
-
 import hashlib
 import operator
 import re
@@ -51,8 +49,8 @@ def _file(url: str, *known) -> RemoteFile:
     return RemoteFile(PurePosixPath(urlsplit(url).path).name, url, *known)
 
 
-DATASETS = {
-    "visdial": Dataset(
+_DATASETS = (
+    Dataset(
         "visdial",
         "VisDial v1.0, dialogues of people about pictures of COCO (Das et al., CVPR 2017)",
         "https://visualdialog.org/data",
@@ -62,7 +60,7 @@ DATASETS = {
             _file("https://www.dropbox.com/s/ibs3a0zhw74zisc/visdial_1.0_val.zip?dl=1"),
         ),
     ),
-    "chatir": Dataset(
+    Dataset(
         "chatir",
         "ChatIR, five sources of dialogues and the gallery (Levy et al., NeurIPS 2023)",
         "https://github.com/levymsn/ChatIR",
@@ -81,7 +79,7 @@ DATASETS = {
             _file(f"{_CHATIR}/ChatIR_Protocol/{_GALLERY}"),
         ),
     ),
-    "coco-unlabeled": Dataset(
+    Dataset(
         "coco-unlabeled",
         "COCO 2017, the unlabelled pictures (Lin et al., ECCV 2014)",
         "https://cocodataset.org/#download",
@@ -96,14 +94,12 @@ DATASETS = {
         ),
         unpacked=True,
     ),
-}
+)
+DATASETS = {dataset.name: dataset for dataset in _DATASETS}
 
 
 def find_files(dataset: Dataset, folder: Path) -> dict[str, Path]:
-    """The files of a data set that lie in a folder at any depth, by name, each checked.
-
-    A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
-    """
+    """The files of a data set, by name, in a folder at any depth, packed or not; each checked."""
     check_is_folder(folder, "downloads")
     paths_by_name = {}
     for file in dataset.files:
@@ -132,10 +128,7 @@ def prepare(
     images: Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Make folders of own data below `out` from the `find_files`, and say what they hold.
-
-    `images/` will be a link to `images`, the folder of COCO's pictures.
-    """
+    """Make folders of own data below `out`, with links to `images`, and say what they hold."""
     if dataset.name == "visdial":
         return _prepare_visdial(files, out, images)
     if dataset.name == "chatir":

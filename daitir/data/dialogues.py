@@ -1,7 +1,5 @@
 """Dialogues in the ChatIR JSON format: read, check, write, and turn into query texts."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import logging

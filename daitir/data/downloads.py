@@ -5,8 +5,6 @@ Beside the files lie `SHA256SUMS`, checksums of those that have no published one
 not what it should be.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os
@@ -100,8 +98,8 @@ def fetch(
 def verify(path: Path, file: RemoteFile, *, sums: Path | None = None) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
-    With `sums` the file is one of ours: where nobody tells a checksum, `sums` keeps its SHA-256, or
-    has it already to compare with. A wrong file is set aside as `NAME.wrong`.
+    With `sums` the file is one of ours: its SHA-256 is kept there or compared with what is, where
+    nobody tells a checksum, and a wrong file is set aside.
     """
     size = path.stat().st_size
     kind, _, published = (file.checksum or "sha256:").partition(":")
@@ -206,10 +204,7 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 @contextmanager
 def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged.
-
-    Any exception tells of that, by the way of packing, but those of the disk, which have a number.
-    """
+    """A zip file to read from. Any exception that has no number of the system tells of damage."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive

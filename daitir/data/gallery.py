@@ -1,7 +1,5 @@
 """The gallery: which images it holds, and reading one image safely."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -51,8 +49,8 @@ _OTHERS = (  # what files that are no such picture often are, by how they begin
 def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
     """The names of the pictures at any depth below a folder, and of all else by kind.
 
-    Links to pictures are listed and links to folders are not followed. Raises DataError when the
-    folder does not exist, cannot be listed, or holds a name that no dialogue can have.
+    Links to folders are not followed. Raises DataError when the folder does not exist, cannot be
+    listed, or holds a name that no dialogue can have.
     """
     folder = Path(folder)
     check_is_folder(folder, "images")
@@ -82,10 +80,7 @@ def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:
-    """Names of the pictures below a folder; `tell` is called with a line about what else is there.
-
-    Raises DataError as `scan_images` does, and where there is no picture.
-    """
+    """The names of the pictures that `scan_images` finds, some at least; `tell` gets the rest."""
     names, left_out = scan_images(folder)
     kinds = [f"{len(others):,} {kind}" for kind, others in left_out.items()]
     if others := left_out.get("not read"):
@@ -130,9 +125,8 @@ def parse_gallery(content: Any) -> tuple[list[str], list[Problem]]:
 def read_image(path: str | Path) -> Image.Image:
     """One image file as 8-bit RGB; of several pictures or pages in it, the first.
 
-    The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
-    conversion clips them), transparent pixels composited on white, colour profiles ignored.
-    Raises DataError as `open_image` does.
+    The EXIF orientation is applied, 16-bit grey values are scaled (Pillow's own conversion clips
+    them), transparent pixels composited on white, colour profiles ignored. Else DataError.
     """
     with open_image(path) as image:
         return _to_rgb(image)
@@ -143,8 +137,8 @@ def check_images(
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order; the others are a DataError.
 
-    With `skip_unreadable` they are left out, counted in a warning, and not only the headers are
-    looked at but every image is decoded. It is None where the command has no such option.
+    With `skip_unreadable`, None where the command has no such option, every image is decoded and
+    not only its header read, and the unreadable are left out, counted in a warning.
     """
     safe, readable, errors = SafeFolder(folder), [], []
     for name in names:

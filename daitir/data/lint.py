@@ -105,13 +105,10 @@ def lint_data(
     encoder: Encoder | None = None,
     progress: bool = False,
 ) -> Report:
-    """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
+    """Look at every file of a folder of own data; DataError where it is none at all.
 
-    Errors are what the other commands refuse, warnings what is likely not meant. Unless `decode`
-    pictures are only looked for, which misses the truncated and the equal ones; an `encoder` counts
-    the rounds that it does not read to the end.
-
-    Raises DataError where the folder does not have the format at all.
+    Unless `decode` pictures are only looked for, which misses the truncated and the equal ones; an
+    `encoder` counts the rounds that it does not read to the end.
     """
     linter = _Linter(Path(folder), decode)
     linter.look_at_names()

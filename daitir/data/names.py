@@ -1,7 +1,5 @@
 """Names of pictures, as dialogues and galleries hold them."""
 
-from __future__ import annotations
-
 import ntpath
 import posixpath
 import unicodedata

@@ -5,8 +5,6 @@ A view is named `{dialogue}_{round}` (DAR's released folder) or, where a round h
 view 0.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -72,7 +70,7 @@ def find_views(
     """The files of the views of every round, as `views[dialogue][round]`.
 
     With `missing="text"` a round may have none, and a warning counts them. Raises DataError where
-    one is missing otherwise, or all are; when two files are one view; and as `check_views` does.
+    views are missing otherwise, or all are, where two files are one view, and as `check_views`.
     """
     if missing not in ("error", "text"):
         raise ValueError(f"missing must be 'error' or 'text', found {missing!r}")
@@ -123,9 +121,8 @@ def view_faults(
 ) -> Iterator[str]:
     """What tells that a view, of `views[dialogue][round]`, is not of what its name says.
 
-    It may be of the round itself, of its rewrite while the raw dialogue is searched for, or of the
-    raw round while its rewrite is; `also` are other texts that it may be of. With `decode` what a
-    file says of itself is compared with the manifest as well.
+    Views fit by the rule of `book/derived_files.md`; `also` are other texts that they may be of.
+    With `decode` what a file says of itself is compared with the manifest as well.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
@@ -177,9 +174,9 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 
 
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Raises DataError unless the views in a folder were drawn as `manifest` tells.
+    """Raises DataError unless the views in a folder, if any, were drawn as `manifest` tells.
 
-    So a run goes on or is extended; with `overwrite` it is enough that daitir drew them.
+    With `overwrite` it is enough that daitir drew them.
     """
     old = read_views(folder)
     another = "name another --out"
