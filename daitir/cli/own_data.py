@@ -23,8 +23,6 @@ _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 _FOLDER = required("folder with dialogues.json (or dialogues/) and images/")
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from daitir.data.datafolder import DataFolder
     from daitir.evaluation import Evaluation
     from daitir.models.encoders import Encoder
@@ -102,11 +100,10 @@ def _checked_views(data: DataFolder, split: str) -> list[Path]:
     folder = data.views_dir(split)
     if not folder.is_dir():
         return []
-    dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
-    views, files = list_views(folder, dialogues).views, data.files(split)
-    rewrites = ()
-    if files.raw:
-        rewrites = read_source(files.dialogues, files.raw, allow_duplicate_targets=True)
+    files, accepted = data.files(split), {"allow_duplicate_targets": True}
+    dialogues = read_dialogues(data.dialogues[split], **accepted)
+    rewrites = read_source(files.dialogues, files.raw, **accepted) if files.raw else ()
+    views = list_views(folder, dialogues).views
     check_views(folder, dialogues, views, also=rewrites)
     paths = [path for rounds in views for paths in rounds for path in paths]
     check_images(folder, [path.name for path in paths])
@@ -188,7 +185,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
     kind, _, folder = arguments.fusion.partition(":")
-    fusion: str | Module = kind
+    fusion = kind
     if folder:
         from daitir.recipes.checkpoint import check_origin
         from daitir.recipes.fusion import load_fusion

@@ -100,11 +100,9 @@ def check_views(
     also: Sequence[Dialogue] = (),
 ) -> None:
     """Raises DataError for the first of `view_faults`; views without a manifest are counted."""
-    for fault in view_faults(folder, dialogues, views, also=also):
-        raise DataError(
-            f"{folder}: {fault}; draw them again (`daitir generate --overwrite`), or name the "
-            "dialogues that they are of"
-        )
+    if fault := next(view_faults(folder, dialogues, views, also=also), ""):
+        again = "draw them again (`daitir generate --overwrite`)"
+        raise DataError(f"{folder}: {fault}; {again}, or name the dialogues that they are of")
     if not (Path(folder) / MANIFEST).is_file():
         number = sum(len(files) for rounds in views for files in rounds)
         told = f"what its {number:,} views are of; they are taken as they are numbered"
