@@ -3,8 +3,6 @@
 Every command checks at once all that can be checked, and imports what is heavy only then.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

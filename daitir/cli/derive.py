@@ -67,41 +67,39 @@ def refine(arguments: argparse.Namespace) -> None:
     dialogues, *_ = files.read_dialogues(
         num_dialogues=arguments.num_dialogues, text="raw_dialogue", allow_duplicate_targets=True
     )
-    prompt = _read_prompt(arguments.prompt)
+    prompt = _read_prompt(arguments.prompt) if arguments.prompt else None
     inputs.check_device(arguments.device)
     from daitir.models.processes import processes
     from daitir.models.reformulation import load_reformulator, refine_resumably
 
     with processes(arguments.device) as (group, device):
         reformulator = load_reformulator(arguments.model, device=device, prompt=prompt)
-        manifest = Rewrites(
-            reformulator.settings,
-            {"file": path.name},
-            captions="",
-            rounds=[round_digests(dialogue) for dialogue in dialogues],
-        )
+        digests = [round_digests(dialogue) for dialogue in dialogues]
+        manifest = Rewrites(reformulator.settings, {"file": path.name}, captions="", rounds=digests)
         if is_done := not arguments.overwrite and out.exists():
             check_refined(out, manifest)
         if group.is_main_process:
             say(f"refined: {path}")
-        if not is_done:
-            rounds = [dialogue.rounds for dialogue in dialogues]
-            partial = out.with_name(f".{out.stem}.partial")
-            options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
-            refinement = refine_resumably(reformulator, rounds, partial, **options)
-        if group.is_main_process and is_done:
-            say(f"{out} is there already, of these dialogues and this model")
-        elif group.is_main_process:  # the others wait: what they do next may read the file
+            if is_done:
+                say(f"{out} is there already, of these dialogues and this model")
+        if is_done:
+            return
+        rounds = [dialogue.rounds for dialogue in dialogues]
+        partial = out.with_name(f".{out.stem}.partial")
+        options = {"batch_size": arguments.batch_size, "group": group, "progress": True}
+        refinement = refine_resumably(reformulator, rounds, partial, **options)
+        if group.is_main_process:  # the others wait: what they do next may read the file
             _write_refined(out, dialogues, refinement, manifest)
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _read_prompt(path: Path | None) -> str | None:
+def _read_prompt(path: Path) -> str:
     with naming("--prompt"):
-        try:
-            return read_regular(path, MAX_PROMPT).decode("utf-8") if path else None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        content = read_regular(path, MAX_PROMPT)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"--prompt {path}: not UTF-8 text ({error})") from error
 
 
 def _write_refined(
@@ -117,9 +115,9 @@ def _write_refined(
         "truncated": refinement.num_truncated,
     }
     faults = [[*place, kind] for place, kind in refinement.faults.items()]
-    told = {"captions": content_digest(refined), "counts": counts, "faults": faults}
+    captions = content_digest(refined)
     # The manifest comes first: captions without one would count as written by hand.
-    write_rewrites(out, replace(manifest, **told))
+    write_rewrites(out, replace(manifest, captions=captions, counts=counts, faults=faults))
     write_dialogues(out, refined)
     kinds = f" ({refinement.fault_kinds})" if faults else ""
     say(
@@ -196,16 +194,13 @@ def generate(arguments: argparse.Namespace) -> None:
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
         )
         taken = negatives if generator.takes_negatives else [""] * len(rounds)
-        names = ("file", "prompt", "seed", "negative_prompt")
-        files = [f"{i}_{t}.webp" for i, t in rounds]
-        rows = zip(files, prompts, seeds, taken, strict=True)
-        facts = [dict(zip(names, row, strict=True)) for row in rows]
+        facts = [
+            {"file": f"{i}_{t}.webp", "prompt": prompt, "seed": seed, "negative_prompt": negative}
+            for (i, t), prompt, seed, negative in zip(rounds, prompts, seeds, taken, strict=True)
+        ]
         how = inputs.given(arguments, "seed", "fixed_noise", "without_negation")
-        manifest = Views(
-            generator.settings | how,
-            {"file": path.name, "text": convention},
-            views_of(dialogues, facts),
-        )
+        about = {"file": path.name, "text": convention}
+        manifest = Views(generator.settings | how, about, views_of(dialogues, facts))
         check_redraw(out, manifest, overwrite=arguments.overwrite)
         if group.is_main_process:
             say(f"drawn texts: {convention} of {path} ({why})")

@@ -15,7 +15,6 @@ DATASET_MARKER = "dataset.json"  # tells whose data a folder holds
 
 if TYPE_CHECKING:
     from daitir.data.datasets import Dataset
-    from daitir.data.downloads import RemoteFile
 
 
 def _address(text: str) -> str:
@@ -35,12 +34,11 @@ def _address(text: str) -> str:
         "--images DIR": "COCO's pictures that the dialogues are about: unlabeled2017/, and for "
         "training those of 2014 or 2017; images/ becomes a link to it",
         "--mirror URL": {
-            "help": "fetch the files of the same names from below this address",
-            "type": _address,
+            "help": "fetch the files of the same names from below this address", "type": _address,
         },
         "--dry-run": "only say what would be fetched, and from where",
     },
-)
+)  # fmt: skip
 def fetch(arguments: argparse.Namespace) -> None:
     """Fetch the papers' data into a folder of own data."""
     from daitir.data.datasets import DATASETS, find_files, prepare
@@ -56,7 +54,7 @@ def fetch(arguments: argparse.Namespace) -> None:
         _check_folder(out, dataset)
     say(dataset.title, f"  {dataset.page}", f"  licence: {dataset.licence}")
     if source:
-        files = find_files(dataset, source, progress=True)
+        files = find_files(dataset, source)
         say(*(f"  {path}" for path in files.values()))
     else:
         folder = out / "downloads"
@@ -88,7 +86,7 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
     Raises DataError where a server has not what is expected, or cannot be reached although it
     must, and where the disk has not the room.
     """
-    from daitir.data.downloads import check_space, gigabytes
+    from daitir.data.downloads import check_space, gigabytes, remote_size
 
     needed, sizes = 0, []
     for file in dataset.files:
@@ -97,30 +95,15 @@ def _announce(dataset: Dataset, folder: Path, mirror: str | None, *, must_reach:
         if path.exists():
             size, here = path.stat().st_size, "; is here"
         else:
-            size = _size(file, url, must_reach)
+            size = remote_size(file, url, must_reach=must_reach)
             got = part.stat().st_size if part.exists() else 0
             # A zip file is at least as large unpacked.
             needed += max((size or 0) - got, 0) + (size or 0) * dataset.unpacked
             here = f"; {gigabytes(got)} are here" if got else ""
         sizes.append(size)
-        known = "no checksum is published; its SHA-256 is kept for later"
-        if file.checksum:
-            known = f"{file.checksum} ({file.origin})"
+        unknown = "no checksum is published; its SHA-256 is kept for later"
+        known = f"{file.checksum} ({file.origin})" if file.checksum else unknown
         say(f"  {file.name}: {gigabytes(size) if size else 'size unknown'}{here}; {known}")
         say(f"    {url}")
     free, least = check_space(folder, needed), "" if all(sizes) else "at least "
     say(f"  needs {least}{gigabytes(needed)}, {gigabytes(free)} are free at {folder.parent}")
-
-
-def _size(file: RemoteFile, url: str, must_reach: bool) -> int | None:
-    from daitir.data.downloads import remote_size
-
-    try:
-        size = remote_size(url)
-    except DataError:
-        if must_reach:
-            raise
-        return file.size
-    if None not in (size, file.size) and size != file.size:
-        raise DataError(f"{url}: has {size:,} bytes, not {file.size:,}; it is another file")
-    return size or file.size

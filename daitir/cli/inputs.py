@@ -32,8 +32,7 @@ def find_own_data(
     """The folder of `--data`, its split, the files to search, and all that the command reads.
 
     Without `--data` the options `flags` name the files, and the folder is None. Of a folder the
-    command writes what `out` names. Raises DataError where one of `flags` stands beside `--data`,
-    and where without it dialogues, `images` or, with `out`, the output are not named.
+    command writes what `out` names. Raises DataError where both or not enough are named.
     """
     from daitir.data.datafolder import SearchFiles, find_data  # late: it loads what reads pictures
 
@@ -67,8 +66,7 @@ def cached_encoder(
 ) -> CachedEncoder:
     """The encoder of `--encoder`, which keeps features in `--features`, or else below `root`.
 
-    Where `root` is not a folder of own data they are kept in the user's cache instead. Raises
-    DataError where nothing can be written there.
+    Where `root` is not a folder of own data they are kept in the user's cache instead.
     """
     import torch
 

@@ -1,7 +1,5 @@
 """What commands are made of: their form, options of several commands, kinds of values."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable, Mapping
@@ -77,30 +75,33 @@ class Parser(argparse.ArgumentParser):
         return super()._get_value(action, text)
 
 
-def add_command(commands, run: Run, *examples: str, name: str = "", summary: str = "") -> Parser:
-    """The parser of a new command, whose help ends with examples.
-
-    By default it has the name of the function that it runs, and the first line of its docstring as
-    its summary.
-    """
-    summary = summary or (run.__doc__ or "").split("\n")[0].rstrip(".")
-    parser = commands.add_parser(
-        name or run.__name__,
-        help=summary,
-        description=f"{summary}.",
-        epilog="\n  ".join(("example:", *examples)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr")
-    return parser
+def about(summary: str, *examples: str) -> dict[str, Any]:
+    """What `add_parser` takes for a help that begins with a summary and ends with examples."""
+    epilog = "\n  ".join(("example:", *examples))
+    form = argparse.RawDescriptionHelpFormatter
+    return {
+        "help": summary,
+        "description": f"{summary}.",
+        "epilog": epilog,
+        "formatter_class": form,
+    }
 
 
 def command(*examples: str, options: Options) -> Callable[[Run], Callable[..., None]]:
-    """Declare the command that a function runs; in its place stands what adds it to a parser."""
+    """Declare the command that a function runs; in its place stands what adds it to a parser.
+
+    The function's name is the command's, the first line of its docstring the summary.
+    """
 
     def declare(run: Run) -> Callable[..., None]:
-        return lambda commands: add_command(commands, run, *examples).options(options)
+        def add(commands) -> None:
+            summary = (run.__doc__ or "").split("\n")[0].rstrip(".")
+            parser = commands.add_parser(run.__name__, **about(summary, *examples))
+            parser.set_defaults(run=run)
+            parser.add_argument("-v", "--verbose", action="store_true", help="tell more on stderr")
+            parser.options(options)
+
+        return add
 
     return declare
 

@@ -23,8 +23,6 @@ _SEARCH_HELP = "/undo takes a round back, /new begins anew, /quit ends."
 _FOLDER = required("folder with dialogues.json (or dialogues/) and images/")
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from daitir.data.datafolder import DataFolder
     from daitir.evaluation import Evaluation
     from daitir.models.encoders import Encoder
@@ -46,13 +44,12 @@ def lint(arguments: argparse.Namespace) -> None:
     """
     from daitir.data.lint import lint_data
 
-    encoder = None
+    options = {"decode": not arguments.quick, "progress": not arguments.json}
     if arguments.encoder:
         from daitir.models.encoders import load_encoder
 
-        encoder = load_encoder(arguments.encoder)
-    options = {"decode": not arguments.quick, "progress": not arguments.json}
-    report = lint_data(arguments.folder, encoder=encoder, **options)
+        options["encoder"] = load_encoder(arguments.encoder)
+    report = lint_data(arguments.folder, **options)
     if arguments.json:
         say(*json.dumps(report.as_dict(), indent=1).split("\n"))
     else:
@@ -103,12 +100,10 @@ def _checked_views(data: DataFolder, split: str) -> list[Path]:
     folder = data.views_dir(split)
     if not folder.is_dir():
         return []
-    dialogues = read_dialogues(data.dialogues[split], allow_duplicate_targets=True)
-    views = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues]).views
-    files = data.files(split)
-    rewrites = ()
-    if files.raw:
-        rewrites = read_source(files.dialogues, files.raw, allow_duplicate_targets=True)
+    files, accepted = data.files(split), {"allow_duplicate_targets": True}
+    dialogues = read_dialogues(data.dialogues[split], **accepted)
+    rewrites = read_source(files.dialogues, files.raw, **accepted) if files.raw else ()
+    views = list_views(folder, dialogues).views
     check_views(folder, dialogues, views, also=rewrites)
     paths = [path for rounds in views for paths in rounds for path in paths]
     check_images(folder, [path.name for path in paths])
@@ -190,7 +185,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         dtype = getattr(torch, arguments.dtype)
         encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=dtype)
     kind, _, folder = arguments.fusion.partition(":")
-    fusion: str | Module = kind
+    fusion = kind
     if folder:
         from daitir.recipes.checkpoint import check_origin
         from daitir.recipes.fusion import load_fusion
@@ -248,9 +243,8 @@ def search(arguments: argparse.Namespace) -> None:
     from daitir.book.live import LiveSearch
     from daitir.data.gallery import check_images, list_gallery
 
-    root = arguments.folder
+    root, listed = arguments.folder, arguments.folder / "gallery.json"
     images_dir = root / "images" if (root / "images").is_dir() else root
-    listed = root / "gallery.json"
     names = list_gallery(images_dir, listed if listed.exists() else None, tell=say)
     names = check_images(images_dir, names, skip_unreadable=arguments.skip_unreadable)
     reformulator = generator = None

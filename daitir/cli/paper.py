@@ -1,7 +1,5 @@
 """`daitir paper`: what the papers' setting costs, and the way from nothing to its table."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import shutil
@@ -11,46 +9,34 @@ from dataclasses import asdict
 from pathlib import Path
 
 from daitir.cli import inputs
-from daitir.cli.options import WHERE, add_command
+from daitir.cli.options import WHERE, about, command
 from daitir.common.errors import DataError, naming
 from daitir.common.files import begins_with, check_output, check_results
 from daitir.common.terminal import say
 
 
 def add_paper(commands) -> None:
-    parser = add_command(
-        commands,
-        plan,
-        "daitir paper plan",
-        "daitir paper run --coco /datasets/coco --dry-run",
-        name="paper",
-        summary="plan | run: what the papers' setting costs, and run it",
-    )
-    commands = parser.add_subparsers(required=True, metavar="plan|run")
-    parser = add_command(
-        commands, plan, "daitir paper plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'"
-    )
-    parser.option(
-        "--utilisation", "shares of a card's peak that are reached, assumed", type=float, nargs=3,
-        default=(0.20, 0.35, 0.50), metavar=("FEW", "EXPECTED", "MANY"),
-    )  # fmt: skip
-    parser.option(
-        "--price NAME=DOLLARS", "of an hour of one card, by its name", nargs="+", action="extend"
-    )
-    parser.option("--out FILE.csv", "", default=Path("results/paper_plan.csv"))
-    parser = add_command(commands, run, "daitir paper run --coco /datasets/coco --dry-run")
-    parser.options({
-        "--work DIR": ("gets data, views, weights, results", Path("runs/paper")),
-        "--coco DIR": "COCO's pictures, those of 2014 among them, for training (default: train "
-        "nothing)",
-        "--published FILE.csv": ("", Path("book/published.csv")),
-        "--launch COMMAND": "what starts the commands that several processes share, for example "
-        "'accelerate launch --multi_gpu -m daitir.cli'",
-        "--dry-run": "only print the commands",
-        "--device NAME": (WHERE, "cuda"),
-    })  # fmt: skip
+    examples = "daitir paper plan", "daitir paper run --coco /datasets/coco --dry-run"
+    summary = "plan | run: what the papers' setting costs, and run it"
+    parser = commands.add_parser("paper", **about(summary, *examples))
+    group = parser.add_subparsers(required=True, metavar="plan|run")
+    plan(group)
+    run(group)
 
 
+@command(
+    "daitir paper plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'",
+    options={
+        "--utilisation": {
+            "help": "shares of a card's peak that are reached, assumed", "type": float, "nargs": 3,
+            "default": (0.20, 0.35, 0.50), "metavar": ("FEW", "EXPECTED", "MANY"),
+        },
+        "--price NAME=DOLLARS": {
+            "help": "of an hour of one card, by its name", "nargs": "+", "action": "extend",
+        },
+        "--out FILE.csv": ("", Path("results/paper_plan.csv")),
+    },
+)  # fmt: skip
 def plan(arguments: argparse.Namespace) -> None:
     """Work out what the papers' setting costs: GPU-hours, memory, disk and money."""
     from daitir.common.versions import versions
@@ -78,6 +64,19 @@ def plan(arguments: argparse.Namespace) -> None:
     say(f"written to {arguments.out}")
 
 
+@command(
+    "daitir paper run --coco /datasets/coco --dry-run",
+    options={
+        "--work DIR": ("gets data, views, weights, results", Path("runs/paper")),
+        "--coco DIR": "COCO's pictures, those of 2014 among them, for training (default: train "
+        "nothing)",
+        "--published FILE.csv": ("", Path("book/published.csv")),
+        "--launch COMMAND": "what starts the commands that several processes share, for example "
+        "'accelerate launch --multi_gpu -m daitir.cli'",
+        "--dry-run": "only print the commands",
+        "--device NAME": (WHERE, "cuda"),
+    },
+)
 def run(arguments: argparse.Namespace) -> None:
     """Run the papers' setting, from downloads to their figures beside ours."""
     import pandas as pd

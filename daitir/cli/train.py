@@ -1,7 +1,5 @@
 """`daitir train`: a fusion or an encoder learns from query sets or from own data."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

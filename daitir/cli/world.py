@@ -1,7 +1,5 @@
 """Commands of the embedded world: files, query sets, models that it teaches, and the studies."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 from pathlib import Path
@@ -120,26 +118,23 @@ def quality(arguments: argparse.Namespace) -> None:
     inputs.check_device(arguments.device)
     if model == "clip" and not arguments.spec:
         check_models(profile, "clip")
+    from daitir.models.encoders import load_encoder
     from daitir.models.recogniser import load_recogniser
+    from daitir.models.reformulation import load_reformulator
+    from daitir.models.views import load_view_generator
     from daitir.studies import quality
 
     spec = arguments.spec or (profile.encoder if model == "clip" else "mini")
     on, options = {"device": arguments.device}, {"num_workers": arguments.workers, "progress": True}
     if model == "clip":
-        from daitir.models.encoders import load_encoder
-
         options |= {"num_dialogues": profile.num_test_dialogues, "num_gallery": profile.num_gallery}
         encoder = load_encoder(spec, **on)
         table = quality.clip_quality(encoder, size=profile.image_size, **options)
     elif model == "recogniser":
         table = quality.recogniser_quality(load_recogniser(spec, **on), **options)
     elif model == "lm":
-        from daitir.models.reformulation import load_reformulator
-
         table = quality.lm_quality(load_reformulator(spec, **on), progress=True)
     else:
-        from daitir.models.views import load_view_generator
-
         models = load_view_generator(spec, **on), load_recogniser(**on)
         table = quality.pipeline_quality(*models, progress=True)
     quality.update_table(arguments.out, table)
@@ -172,8 +167,8 @@ def study(arguments: argparse.Namespace) -> None:
     name, results = arguments.name, arguments.results
     if name == "list":
         say("minutes on two cores under the profile classroom, and what is measured:")
-        studies = map(get_study, STUDIES)
-        say(*(f"{study.name:<20}{study.minutes:>5}  {study.question}" for study in studies))
+        for study in map(get_study, STUDIES):
+            say(f"{study.name:<20}{study.minutes:>5}  {study.question}")
         return
     profile = inputs.chosen_profile(arguments.profile)
     if name == "tables":
@@ -191,13 +186,7 @@ def study(arguments: argparse.Namespace) -> None:
     from daitir.studies.engine.conditions import Study
     from daitir.studies.engine.run import run_instrument, run_study
 
-    options = {
-        "work_dir": work,
-        "cache": arguments.cache,
-        "results_dir": results,
-        "device": arguments.device,
-        "num_workers": arguments.workers,
-        "progress": True,
-    }
+    folders = {"work_dir": work, "cache": arguments.cache, "results_dir": results}
+    on = {"device": arguments.device, "num_workers": arguments.workers, "progress": True}
     run = run_study if isinstance(measured, Study) else run_instrument
-    say(f"written to {run(measured, profile, **options)}")
+    say(f"written to {run(measured, profile, **folders, **on)}")

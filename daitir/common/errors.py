@@ -26,10 +26,7 @@ def naming(option: object) -> Iterator[None]:
 
 @contextmanager
 def reading_trained(what: str, *paths: Path, command: str) -> Iterator[None]:
-    """Within it the files of a trained model, which `command` writes, are read.
-
-    Raises DataError, naming the file or the folder, where one is missing or damaged.
-    """
+    """Within it the files of a trained model, which `command` writes, are read, or a DataError."""
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file; `{command}` writes it")

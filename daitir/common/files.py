@@ -43,12 +43,11 @@ _claims: set[Path] = set()  # the folders that this process holds for a run
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` when the block succeeds.
+    """Yield a temporary path beside `path`, of the same suffix, that becomes `path` in the end.
 
-    The temporary name keeps the suffix, since many writers choose the format by it. Folders that
-    are missing are made. With `sync` the content is on the disk before it gets its name, so that a
-    power cut leaves the old file or the new one; thousands of files that can be made again (views,
-    unpacked pictures) go without. Raises DataError where the disk is full.
+    With `sync` the content is on the disk before it gets its name, so that a power cut leaves the
+    old file or the new one; thousands of files that can be made again go without. Raises DataError
+    where the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
@@ -144,9 +143,8 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 class SafeFolder:
     """A folder, and the files in it whose names come from a file.
 
-    A link may lead to what lies in the folder. Where the folder lies in a snapshot of a hub's
-    cache, whose files are all links, it may also lead to what lies in that snapshot and in the
-    `blobs/` of its repository. A link that leads elsewhere is refused.
+    A link may lead to what lies in the folder or, where that lies in a snapshot of a hub's cache,
+    in that snapshot and in the `blobs/` of its repository. Other links are refused.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -167,9 +165,8 @@ class SafeFolder:
         # A backslash or a drive letter is harmless here but leaves the folder on another system.
         is_foreign = "\\" in name or "\0" in name or ntpath.splitdrive(name)[0]
         if is_foreign or normal in (".", "..") or normal.startswith(("/", "../")):
-            raise DataError(
-                f"{name!r} does not lie inside {self.folder}; use a relative name in it"
-            )
+            where = f"inside {self.folder}; use a relative name in it"
+            raise DataError(f"{name!r} does not lie {where}")
         path = self.folder / name
         try:
             target = Path(os.path.realpath(path))
@@ -234,12 +231,10 @@ def check_output(
     is_ours: Callable[[Path], bool] | None = None,
     overwrite: bool | None = None,
 ) -> None:
-    """Raises DataError unless a file may be written at `path`, before anything long begins.
+    """Raises DataError unless a file may be written at `path`, by `book/derived_files.md`.
 
-    Only a regular file is ever replaced: no folder, device, pipe or link, none of the files
-    `inputs` that the command reads, by whatever name, and nothing in a folder of them. A file that
-    `is_ours` does not take for the command's own is replaced with `overwrite` alone, which is None
-    where the command has no such option.
+    `inputs` are what the command reads. A file that `is_ours` does not take for the command's own
+    is replaced with `overwrite` alone, which is None where the command has no such option.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -280,8 +275,8 @@ def has_notes(path: Path) -> bool:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder for a run of this process, which may claim it again meanwhile.
 
-    A process that dies lets go. Among several that `accelerate` or `torchrun` started together only
-    the first holds it. Raises DataError where another process holds it.
+    Of several processes that `accelerate` or `torchrun` started together only the first holds it.
+    Raises DataError where another run does.
     """
     key = folder.resolve()
     if key in _claims or any(os.environ.get(name, "0") != "0" for name in _PROCESS_NUMBERS):

@@ -1,7 +1,5 @@
 """What is printed: one line a message, and no name of a file that steers the terminal."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import unicodedata
@@ -13,8 +11,8 @@ JOINERS = "\u200c\u200d"
 def printable(text: object) -> str:
     r"""Text as it may be printed: what moves the cursor, breaks the line or is not seen is escaped.
 
-    Letters of all scripts and emoji stay, and so does a joiner between characters beyond ASCII,
-    where they need it. A backslash stays, so that escaping twice changes nothing.
+    Letters of all scripts and emoji stay, with the joiners between them. A backslash stays, so that
+    escaping twice changes nothing.
 
     >>> print(printable("a\x1b[2J\n\u202egpj.exe"))
     a\x1b[2J\n\u202egpj.exe

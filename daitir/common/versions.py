@@ -10,10 +10,7 @@ _PACKAGES = ("torch", "open_clip_torch", "diffusers", "transformers", "numpy")
 
 
 def versions() -> dict[str, str | int | None]:
-    """The versions, the device and the commit that a result is made with.
-
-    The commit ends in `-dirty` when the checkout has changes, and is None outside a checkout.
-    """
+    """The versions, the device and the commit (`-dirty` with changes) that a result comes from."""
     import torch  # late: whoever imports this module need not wait for torch
 
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

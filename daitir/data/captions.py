@@ -5,8 +5,6 @@ A model may think aloud, announce its caption, label, quote and fence it, and ex
 words are the caption, the output counts as a fault: a wrong caption does more harm than none.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import NamedTuple
@@ -27,9 +25,8 @@ _LOOP_TIMES, _LOOP_PHRASE, _LOOP_WORDS, _LOOP_SHARE = 3, 2, 8, 0.8
 def fault_of(text: str) -> str | None:
     """What makes a text no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
 
-    A fragment has fewer than two words of letters, such as the "45." among DAR's released
-    captions; in scripts without spaces between words, fewer than two letters. A loop says a phrase
-    three times in a row, or one word eight times or for more than four fifths of the text.
+    A fragment has fewer than two words of letters, such as the "45." among DAR's released captions;
+    in scripts without spaces, fewer than two letters. `_LOOP_TIMES` and its peers tell a loop.
     """
     units = _UNIT.findall(text.lower())
     if not units:

@@ -14,8 +14,6 @@ Views and rewrites may have a manifest beside them (`daitir.data.manifests`). `d
 alone is the split `test`, and its views may lie in `views/` itself.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -134,9 +132,7 @@ class DataFolder:
 
 
 def find_data(folder: str | Path) -> DataFolder:
-    """The parts of a folder of own data, found by the format of `daitir.data.datafolder`.
-
-    What the files hold is not looked at: `lint_data` does that.
+    """The parts of a folder of own data; what its files hold `lint_data` looks at.
 
     Args:
         folder: with `dialogues.json` or `dialogues/`, and `images/`.

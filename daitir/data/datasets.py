@@ -7,8 +7,6 @@
 | `coco-unlabeled` | `images/unlabeled2017/`, the pictures that both are about |
 """
 
-from __future__ import annotations
-
 import hashlib
 import operator
 import re
@@ -51,8 +49,8 @@ def _file(url: str, *known) -> RemoteFile:
     return RemoteFile(PurePosixPath(urlsplit(url).path).name, url, *known)
 
 
-DATASETS = {
-    "visdial": Dataset(
+_DATASETS = (
+    Dataset(
         "visdial",
         "VisDial v1.0, dialogues of people about pictures of COCO (Das et al., CVPR 2017)",
         "https://visualdialog.org/data",
@@ -62,7 +60,7 @@ DATASETS = {
             _file("https://www.dropbox.com/s/ibs3a0zhw74zisc/visdial_1.0_val.zip?dl=1"),
         ),
     ),
-    "chatir": Dataset(
+    Dataset(
         "chatir",
         "ChatIR, five sources of dialogues and the gallery (Levy et al., NeurIPS 2023)",
         "https://github.com/levymsn/ChatIR",
@@ -81,7 +79,7 @@ DATASETS = {
             _file(f"{_CHATIR}/ChatIR_Protocol/{_GALLERY}"),
         ),
     ),
-    "coco-unlabeled": Dataset(
+    Dataset(
         "coco-unlabeled",
         "COCO 2017, the unlabelled pictures (Lin et al., ECCV 2014)",
         "https://cocodataset.org/#download",
@@ -96,14 +94,12 @@ DATASETS = {
         ),
         unpacked=True,
     ),
-}
+)
+DATASETS = {dataset.name: dataset for dataset in _DATASETS}
 
 
-def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dict[str, Path]:
-    """The files of a data set that lie in a folder at any depth, by name, each checked.
-
-    A zip file may be unpacked there: `visdial_1.0_val.json`, or the folder `unlabeled2017`.
-    """
+def find_files(dataset: Dataset, folder: Path) -> dict[str, Path]:
+    """The files of a data set, by name, in a folder at any depth, packed or not; each checked."""
     check_is_folder(folder, "downloads")
     paths_by_name = {}
     for file in dataset.files:
@@ -115,7 +111,7 @@ def find_files(dataset: Dataset, folder: Path, *, progress: bool = False) -> dic
                 raise DataError(f"{folder}: {paths[0]} and {paths[1]} are both {name}; name one")
             if paths:
                 if name == file.name:
-                    verify(paths[0], file, progress=progress)
+                    verify(paths[0], file)
                 paths_by_name[file.name] = paths[0]
                 break
     if not paths_by_name:
@@ -132,13 +128,12 @@ def prepare(
     images: Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Make folders of own data below `out` from the `find_files`, and say what they hold.
-
-    `images/` will be a link to `images`, the folder of COCO's pictures.
-    """
-    if dataset.name == "coco-unlabeled":
-        return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
-    return (_prepare_visdial if dataset.name == "visdial" else _prepare_chatir)(files, out, images)
+    """Make folders of own data below `out`, with links to `images`, and say what they hold."""
+    if dataset.name == "visdial":
+        return _prepare_visdial(files, out, images)
+    if dataset.name == "chatir":
+        return _prepare_chatir(files, out, images)
+    return [_prepare_pictures(files[f"{UNLABELED}.zip"], out, progress)]
 
 
 def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> list[str]:
@@ -146,29 +141,28 @@ def _prepare_visdial(files: dict[str, Path], out: Path, images: Path | None) -> 
     names = list_images(folder) if any(folder.iterdir()) else ()
     numbers = {int(match[1]): name for name in names if (match := _ID.search(Path(name).stem))}
     lines = []
-    for name in ("train", "val"):
-        path = files.get(f"visdial_1.0_{name}.zip")
+    for name, splits in (("visdial_1.0_train", ("train", "val")), ("visdial_1.0_val", ("test",))):
+        path = files.get(f"{name}.zip")
         if path is None:
-            lines.append(f"visdial_1.0_{name} is not there: without its dialogues")
+            lines.append(f"{name} is not there: without its dialogues")
             continue
-        if name == "train" and not numbers:
+        if "train" in splits and not numbers:
             again = "run it again with --images DIR for train and val"
             lines.append(f"nobody knows what COCO calls the pictures of train: {again}")
             continue
         content = read_visdial(path)
         with naming(path):
             pairs = list(visdial_dialogues(content, numbers or None))
-        splits = {"test": []} if name == "val" else {"train": [], "val": []}
-        for i, dialogue in pairs:
-            split = "test" if name == "val" else "val" if is_held_out(i) else "train"
-            splits[split].append(dialogue)
-        for split, dialogues in splits.items():
+        for split in splits:
+            dialogues = [
+                d for i, d in pairs if split == "test" or is_held_out(i) == (split == "val")
+            ]
             if dialogues:
                 write_dialogues(out / "dialogues" / f"{split}.json", dialogues)
             lines.append(f"{split}: {len(dialogues):,} dialogues")
         total = len(content["data"]["dialogs"])
         if lost := total - len(pairs):
-            share = f"{lost:,} of {total:,} dialogues of visdial_1.0_{name}"
+            share = f"{lost:,} of {total:,} dialogues of {name}"
             lines.append(f"{share} are left out: {folder} has not their pictures")
     return lines
 

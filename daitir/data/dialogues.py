@@ -1,7 +1,5 @@
 """Dialogues in the ChatIR JSON format: read, check, write, and turn into query texts."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import logging
@@ -21,12 +19,12 @@ from daitir.data.manifests import (
     rewrites_manifest,
     round_digests,
 )
-from daitir.data.names import NearMisses, image_name, is_utf8, quoted
+from daitir.data.names import KnownNames, image_name, is_utf8, quoted
 
 logger = logging.getLogger(__name__)
 
-# Limits that no real file comes near, so that a wrong or a hostile one is refused in a line. The
-# largest of the field, VisDial's training set, has 1.4 million rounds in 70 MB, 11 a dialogue.
+# Limits as in `daitir.common.files`. The largest file of the field, VisDial's training set, has
+# 1.4 million rounds in 70 MB, 11 a dialogue.
 MAX_ROUNDS_IN_FILE = 2_000_000
 MAX_ROUNDS_IN_DIALOGUE = 500  # a query may join all before it, which grows with the square
 MAX_CHARACTERS = 2_000_000_000  # of the joined queries of all dialogues
@@ -87,10 +85,8 @@ def read_dialogues(
 
     Source: ChatIR's released files.
     """
-    parsed = parse_dialogues(read_json(path), gallery, allow_duplicate_targets)
-    dialogues = checked(path, parsed)
-    repeated = len(dialogues) - len({dialogue.image for dialogue in dialogues})
-    if repeated:
+    dialogues = checked(path, parse_dialogues(read_json(path), gallery, allow_duplicate_targets))
+    if repeated := len(dialogues) - len({dialogue.image for dialogue in dialogues}):
         told = f"{repeated} of {len(dialogues)} dialogues share the target of an earlier one"
         logger.warning("%s: %s", path, told)
     return with_sources(Path(path), dialogues)
@@ -223,9 +219,8 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
     [['a dog on a beach', 'a dog on a beach, is it sunny? yes']]
     """
     if convention not in TEXT_CONVENTIONS:
-        raise ValueError(
-            f"unknown text convention {convention!r}; choose one of {', '.join(TEXT_CONVENTIONS)}"
-        )
+        known = ", ".join(TEXT_CONVENTIONS)
+        raise ValueError(f"unknown text convention {convention!r}; choose one of {known}")
     if convention == "current_rewrite":
         return [list(d.rounds) for d in dialogues]
     number = sum(
@@ -247,9 +242,8 @@ def recognise_convention(
 ) -> tuple[str, str]:
     """The text convention that fits dialogues, and what it was recognised by.
 
-    The rules are those of `book/derived_files.md`. A convention that is `named` is taken as it is;
-    `path` is the file that a message names. Raises DataError where dialogues do not show their
-    convention, since a wrong guess ranks another text.
+    The rules are those of `book/derived_files.md`; a convention that is `named` is taken as it is.
+    Raises DataError, naming `path`, where dialogues do not show their convention.
 
     >>> recognise_convention([Dialogue("a.png", ("a dog", "is it big? no"))])
     ('raw_dialogue', 'recognised: questions and answers')
@@ -288,7 +282,7 @@ def parse_dialogues(
     if number > MAX_ROUNDS_IN_FILE:
         message = f"{number:,} rounds, more than {MAX_ROUNDS_IN_FILE:,}; split the file"
         return [], [Problem(None, "too_many_rounds", message)]
-    known, near_misses = set(gallery or ()), None
+    known = KnownNames(gallery or ())
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     first_with: dict[str, int] = {}
@@ -306,16 +300,13 @@ def parse_dialogues(
             faults.append(("image_path", str(error)))
         else:
             if gallery is not None and name not in known:
-                near_misses = near_misses or NearMisses(known)
                 message = f"the image {quoted(name)} is not in the gallery of {len(known):,} images"
-                faults.append(("not_in_gallery", message + near_misses.hint(name)))
+                faults.append(("not_in_gallery", message + known.hint(name)))
             earlier = first_with.setdefault(name, index)
             if earlier != index and not allow_duplicate_targets:
-                message = (
-                    f"same target as dialogue {earlier}, {quoted(name)}; targets must differ "
-                    "(`daitir evaluate --allow-duplicate-targets` accepts it)"
-                )
-                faults.append(("duplicate_target", message, False))
+                accepted = "(`daitir evaluate --allow-duplicate-targets` accepts it)"
+                message = f"same target as dialogue {earlier}, {quoted(name)}; targets must differ "
+                faults.append(("duplicate_target", message + accepted, False))
         problems += [Problem(index, *fault) for fault in faults]
         if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
             dialogues.append(Dialogue(name, tuple(texts)))

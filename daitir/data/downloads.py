@@ -5,8 +5,6 @@ Beside the files lie `SHA256SUMS`, checksums of those that have no published one
 not what it should be.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os
@@ -50,16 +48,20 @@ class RemoteFile:
         return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.name}"
 
 
-def remote_size(url: str) -> int | None:
-    """The bytes at `url`, None where nobody says; no such file or server is a DataError."""
+def remote_size(file: RemoteFile, url: str, *, must_reach: bool = True) -> int | None:
+    """The bytes of a file, None where nobody tells; DataError where `url` has not this file."""
+    size = None
     try:
         with urlopen(_request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT) as response:
-            size = response.headers.get("Content-Length")
-            return int(size) if size and size.isdigit() else None
+            told = response.headers.get("Content-Length", "")
+            size = int(told) if told.isdigit() else None
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, HTTPError) and error.code not in (404, 410):
-            return None  # some servers answer nothing but GET
-        raise _refused(url, error) from error
+        is_there = isinstance(error, HTTPError) and error.code not in (404, 410)
+        if must_reach and not is_there:  # some servers answer nothing but GET
+            raise _refused(url, error) from error
+    if None not in (size, file.size) and size != file.size:
+        raise DataError(f"{url}: has {size:,} bytes, not {file.size:,}; it is another file")
+    return size or file.size
 
 
 def check_space(folder: Path, needed: int) -> int:
@@ -87,19 +89,17 @@ def fetch(
         is_there = path.exists()
         if not is_there:
             _download(url, part, progress)
-        verify(path if is_there else part, file, sums=folder / SUMS, progress=progress)
+        verify(path if is_there else part, file, sums=folder / SUMS)
         if not is_there:
             part.rename(path)
     return path
 
 
-def verify(
-    path: Path, file: RemoteFile, *, sums: Path | None = None, progress: bool = False
-) -> None:
+def verify(path: Path, file: RemoteFile, *, sums: Path | None = None) -> None:
     """Raises DataError where `path` is not `file`, by its size and checksum.
 
-    With `sums` the file is one of ours: where nobody tells a checksum, `sums` keeps its SHA-256, or
-    has it already to compare with. A wrong file is set aside as `NAME.wrong`.
+    With `sums` the file is one of ours: its SHA-256 is kept there or compared with what is, where
+    nobody tells a checksum, and a wrong file is set aside.
     """
     size = path.stat().st_size
     kind, _, published = (file.checksum or "sha256:").partition(":")
@@ -108,12 +108,8 @@ def verify(
     if file.size not in (None, size):
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
-        digest = hashlib.new(kind, usedforsecurity=False)
-        with path.open("rb") as content, _bar(f"checking {file.name}", size, progress) as bar:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
-                bar.update(len(chunk))
-        actual = digest.hexdigest()
+        with path.open("rb") as content:
+            actual = hashlib.file_digest(content, kind).hexdigest()
         if sums and not wanted:
             with atomic_write(sums) as temporary:
                 lines = (known | {file.name: actual}).items()
@@ -169,21 +165,18 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        mode = "ab" if start else "wb"
-        with part.open(mode) as file, _bar(part.stem, total, progress, initial=start) as bar:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        told = {"total": total, "initial": start, "desc": part.stem, "disable": not progress}
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm.wrapattr(file, "write", **told) as out,
+        ):
+            shutil.copyfileobj(response, out, _CHUNK)
     if total is not None and part.stat().st_size < total:
         raise ConnectionError("the connection closed")
 
 
 def _request(url: str, method: str = "GET") -> Request:
     return Request(url, method=method, headers={"User-Agent": f"daitir/{__version__}"})
-
-
-def _bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, **options)
 
 
 def _refused(url: str, error: Exception) -> DataError:
@@ -211,10 +204,7 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 @contextmanager
 def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file to read from. Raises DataError where it, or what is read of it, is damaged.
-
-    Any exception tells of that, by the way of packing, but those of the disk, which have a number.
-    """
+    """A zip file to read from. Any exception that has no number of the system tells of damage."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive

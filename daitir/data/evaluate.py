@@ -72,10 +72,10 @@ def evaluate(
     """
     if isinstance(data, DataFolder):
         data = data.files().read()
-    is_trained, name = isinstance(fusion, nn.Module), method or fusion
-    if is_trained and method is None:
+    name = method or fusion
+    if not isinstance(name, str):
         raise ValueError("a trained fusion has no name of its own; give a method")
-    if not is_trained and fusion not in UNTRAINED_FUSIONS:
+    if isinstance(fusion, str) and fusion not in UNTRAINED_FUSIONS:
         raise ValueError(f"unknown fusion {fusion!r}; choose one of {', '.join(UNTRAINED_FUSIONS)}")
     if fusion != "text" and not data.views_dirs:
         raise DataError(f"fusion {name!r} needs a folder of views; name it, or use 'text'")
@@ -109,14 +109,13 @@ def evaluate(
     index_of = {image: index for index, image in enumerate(gallery)}
     targets = torch.tensor([index_of[data.dialogues[i].image] for i in indices])[rows]
     ranks, tables = {}, []
-    labels = {"benchmark": benchmark or data.name, "seed": seed}
+    labels = {"benchmark": benchmark or data.name, "seed": seed, "lengths": lengths}
     for query, features in queries.items():
         ranks[query] = np.full((len(indices), lengths.max()), -1)
         ranks[query][rows, rounds] = target_ranks(features, gallery_features, targets).numpy()
         # Text alone comes first, and the others are compared with it.
         rival = ranks["text"] if len(ranks) > 1 else None
-        options = {"lengths": lengths, "baseline_ranks": rival}
-        tables.append(result_rows(ranks[query], method=query, **labels, **options))
+        tables.append(result_rows(ranks[query], method=query, baseline_ranks=rival, **labels))
     return Evaluation(
         rows=pd.concat(tables, ignore_index=True),
         ranks=ranks,

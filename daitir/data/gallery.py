@@ -1,7 +1,5 @@
 """The gallery: which images it holds, and reading one image safely."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from daitir.common.errors import DataError
+from daitir.common.errors import DataError, naming
 from daitir.common.files import SafeFolder, check_is_folder, open_regular, read_json
 from daitir.data.dialogues import Problem, checked
 from daitir.data.names import image_name
@@ -51,54 +49,49 @@ _OTHERS = (  # what files that are no such picture often are, by how they begin
 def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
     """The names of the pictures at any depth below a folder, and of all else by kind.
 
-    Links to pictures are listed and links to folders are not followed. Raises DataError when the
-    folder does not exist, cannot be listed, or holds a name that no dialogue can have.
+    Links to folders are not followed. Raises DataError when the folder does not exist, cannot be
+    listed, or holds a name that no dialogue can have.
     """
     folder = Path(folder)
     check_is_folder(folder, "images")
     names: list[str] = []
-    left_out: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {"hidden": [], "linked folders": [], "not read": []}
     waiting = [""]
     while waiting:
         parent = waiting.pop()
         try:
-            with os.scandir(folder / parent) as entries:
-                for entry in entries:
-                    name = parent + entry.name
-                    if entry.name.startswith("."):
-                        left_out.setdefault("hidden", []).append(name)
-                    elif entry.is_dir(follow_symlinks=False):
-                        waiting.append(name + "/")
-                    elif entry.is_symlink() and entry.is_dir():
-                        left_out.setdefault("linked folders", []).append(name)
-                    elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                        names.append(image_name(name))
-                    else:
-                        left_out.setdefault("not read", []).append(name)
+            entries = list(os.scandir(folder / parent))
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        except DataError as error:
-            raise DataError(f"{folder}: {error}") from error
-    return sorted(names), {kind: sorted(left_out[kind]) for kind in sorted(left_out)}
+        for entry in entries:
+            name = parent + entry.name
+            if entry.name.startswith("."):
+                left_out["hidden"].append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(name + "/")
+            elif entry.is_symlink() and entry.is_dir():
+                left_out["linked folders"].append(name)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                with naming(folder):
+                    names.append(image_name(name))
+            else:
+                left_out["not read"].append(name)
+    return sorted(names), {kind: sorted(others) for kind, others in left_out.items() if others}
 
 
 def list_images(folder: str | Path, *, tell: Callable[[str], object] = logger.warning) -> list[str]:
-    """Names of the pictures below a folder; `tell` is called with a line about what else is there.
-
-    Raises DataError as `scan_images` does, and where there is no picture.
-    """
+    """The names of the pictures that `scan_images` finds, some at least; `tell` gets the rest."""
     names, left_out = scan_images(folder)
-    kinds = []
-    for kind, others in left_out.items():
+    kinds = [f"{len(others):,} {kind}" for kind, others in left_out.items()]
+    if others := left_out.get("not read"):
         suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in others)
-        most = ", ".join(f"{suffix} {number:,}" for suffix, number in suffixes.most_common(5))
-        told = f" ({most}{', …' * (len(suffixes) > 5)})" if kind == "not read" else ""
-        kinds.append(f"{len(others):,} {kind}{told}")
-    lines = [f"left out: {', '.join(kinds)}"] if kinds else []
+        most = [f"{suffix} {number:,}" for suffix, number in suffixes.most_common()]
+        kinds[-1] += f" ({examples(most, count=5, between=', ')})"
+    told = f"left out: {', '.join(kinds)}"
     if not names:
-        raise DataError(f"{folder}: {'; '.join([NO_IMAGE, *lines])}")
-    for line in lines:
-        tell(f"{folder}: {line}")
+        raise DataError(f"{folder}: {NO_IMAGE}" + (f"; {told}" if kinds else ""))
+    if kinds:
+        tell(f"{folder}: {told}")
     return names
 
 
@@ -132,9 +125,8 @@ def parse_gallery(content: Any) -> tuple[list[str], list[Problem]]:
 def read_image(path: str | Path) -> Image.Image:
     """One image file as 8-bit RGB; of several pictures or pages in it, the first.
 
-    The EXIF orientation is applied. 16-bit grey values are scaled to 8 bits (Pillow's own
-    conversion clips them), transparent pixels composited on white, colour profiles ignored.
-    Raises DataError as `open_image` does.
+    The EXIF orientation is applied, 16-bit grey values are scaled (Pillow's own conversion clips
+    them), transparent pixels composited on white, colour profiles ignored. Else DataError.
     """
     with open_image(path) as image:
         return _to_rgb(image)
@@ -145,8 +137,8 @@ def check_images(
 ) -> list[str]:
     """The names whose files below `folder` can be read, in order; the others are a DataError.
 
-    With `skip_unreadable` they are left out, counted in a warning, and not only the headers are
-    looked at but every image is decoded. It is None where the command has no such option.
+    With `skip_unreadable`, None where the command has no such option, every image is decoded and
+    not only its header read, and the unreadable are left out, counted in a warning.
     """
     safe, readable, errors = SafeFolder(folder), [], []
     for name in names:
@@ -159,19 +151,17 @@ def check_images(
             errors.append(str(error) if len(errors) <= NUM_EXAMPLES else "")
     if errors:
         summary = f"{len(errors):,} of {len(names):,} images are unreadable: {examples(errors)}"
-        if not skip_unreadable:
-            option = ", or leave them out with --skip-unreadable"
-            raise DataError(f"{folder}: {summary}; mend them{option * (skip_unreadable is False)}")
-        if not readable:
-            raise DataError(f"{folder}: {summary}")
+        if not skip_unreadable or not readable:
+            option = ", or leave them out with --skip-unreadable" * (skip_unreadable is False)
+            raise DataError(f"{folder}: {summary}; mend them{option}")
         logger.warning("%s: excluded, %s", folder, summary)
     return readable
 
 
-def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES) -> str:
+def examples(items: Iterable[object], *, count: int = NUM_EXAMPLES, between: str = "; ") -> str:
     """The first few items, for a message about many, as `a; b; c; …`."""
     items = list(items)
-    return "; ".join(map(str, items[:count])) + ("; …" if len(items) > count else "")
+    return between.join([*map(str, items[:count]), *["…"] * (len(items) > count)])
 
 
 @contextmanager
@@ -182,9 +172,9 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise DataError(f"{path}: empty file (0 bytes), no image")
             head = file.read(512)
+            if not head:
+                raise DataError(f"{path}: empty file (0 bytes), no image")
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError

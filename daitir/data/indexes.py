@@ -126,8 +126,10 @@ def build_index(spec: Flat | IvfPq | Hnsw, shards: Sequence[Tensor]) -> faiss.In
     set_effort(index, spec)
     if not index.is_trained:
         number = min(max(MIN_PER_LIST * NUM_CODES, MAX_PER_LIST * lists), num_images)
-        chosen = np.random.default_rng(0).choice(num_images, number, replace=False)
-        index.train(_array(torch.cat(list(shards))[np.sort(chosen)]))
+        is_chosen = torch.zeros(num_images, dtype=torch.bool)
+        is_chosen[np.random.default_rng(0).choice(num_images, number, replace=False)] = True
+        parts = zip(shards, is_chosen.split([len(shard) for shard in shards]), strict=True)
+        index.train(_array(torch.cat([shard[chosen] for shard, chosen in parts])))
     for shard in shards:
         index.add(_array(shard))
     return index

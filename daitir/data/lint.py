@@ -31,7 +31,7 @@ from daitir.data.dialogues import (
 )
 from daitir.data.gallery import NO_IMAGE, NUM_EXAMPLES, parse_gallery, read_image, scan_images
 from daitir.data.manifests import MANIFEST
-from daitir.data.names import NearMisses
+from daitir.data.names import KnownNames
 from daitir.data.viewfiles import list_views, view_faults
 
 if TYPE_CHECKING:
@@ -105,13 +105,10 @@ def lint_data(
     encoder: Encoder | None = None,
     progress: bool = False,
 ) -> Report:
-    """Look at every file of a folder of own data (format: `daitir.data.datafolder`).
+    """Look at every file of a folder of own data; DataError where it is none at all.
 
-    Errors are what the other commands refuse, warnings what is likely not meant. Unless `decode`
-    pictures are only looked for, which misses the truncated and the equal ones; an `encoder` counts
-    the rounds that it does not read to the end.
-
-    Raises DataError where the folder does not have the format at all.
+    Unless `decode` pictures are only looked for, which misses the truncated and the equal ones; an
+    `encoder` counts the rounds that it does not read to the end.
     """
     linter = _Linter(Path(folder), decode)
     linter.look_at_names()
@@ -159,13 +156,13 @@ class _Linter:
             if not self.names:
                 self.error(images, "no_pictures", NO_IMAGE)
         self.gallery = (listed and self._parsed(listed, parse_gallery)) or self.names
-        near_misses, known = NearMisses(self.names), set(self.names)
+        known = KnownNames(self.names)
         self.beside = [name for name in self.gallery if name not in known]
         for name in self.beside:
             # A link that leaves the folder is there, and told among the pictures.
             if not os.path.lexists(images / name):
-                hint = near_misses.hint(name)
-                self.error(listed, "missing_image", f"{name}: no such file in images/{hint}")
+                message = f"{name}: no such file in images/{known.hint(name)}"
+                self.error(listed, "missing_image", message)
         self.sizes |= {"pictures": len(self.names), "gallery": len(self.gallery)}
 
     def look_at_split(self, split: str, encoder: Encoder | None) -> None:
@@ -183,11 +180,14 @@ class _Linter:
             with self.trying(path, "unknown_text_convention", is_error=False):
                 convention, _ = recognise_convention(dialogues)
         lengths = [len(dialogue.rounds) for dialogue in dialogues]
-        self.sizes[f"{split} dialogues"] = len(dialogues)
+        sizes: dict[str, float] = {"dialogues": len(dialogues)}
         if dialogues:
-            self.sizes[f"{split} rounds"] = sum(lengths)
-            self.sizes[f"{split} shortest dialogue"] = min(lengths)
-            self.sizes[f"{split} longest dialogue"] = max(lengths)
+            shortest, longest = min(lengths), max(lengths)
+            sizes |= {
+                "rounds": sum(lengths),
+                "shortest dialogue": shortest,
+                "longest dialogue": longest,
+            }
         if dialogues and encoder:
             limit = f"more than {encoder.context_length} tokens by {convention}"
             rows = enumerate(query_texts(texts, convention=convention))
@@ -195,7 +195,7 @@ class _Linter:
             cut = [(number, t) for number, t, text in rounds if encoder.count_truncated([text])]
             told = (f"dialogue {number}: round {t} is cut: {limit}" for number, t in cut)
             self.warn(ranked, "cut_round", *told)
-            self.sizes[f"{split} percent cut"] = round(100 * len(cut) / sum(lengths), 2)
+            sizes["percent cut"] = round(100 * len(cut) / sum(lengths), 2)
         for number, dialogue in enumerate(dialogues):
             earlier = self.first_split_of.setdefault(dialogue.image, split)
             if earlier != split:
@@ -203,10 +203,10 @@ class _Linter:
                 self.warn(path, "target_in_two_splits", message)
         folder = self.data.views_dir(split)
         if folder.is_dir():
-            number = self._look_at_views(folder, dialogues, sound)
-            self.sizes[f"{split} views"] = number
-            if number and not (folder / MANIFEST).is_file():
-                self.sizes[f"{split} views without a manifest"] = number
+            sizes["views"] = self._look_at_views(folder, dialogues, sound)
+            if sizes["views"] and not (folder / MANIFEST).is_file():
+                sizes["views without a manifest"] = sizes["views"]
+        self.sizes |= {f"{split} {what}": number for what, number in sizes.items()}
 
     def _parsed(self, path: Path, parse: Callable, **options) -> list:
         """What is sound in a JSON file."""
@@ -224,8 +224,8 @@ class _Linter:
         self, folder: Path, dialogues: Sequence[Dialogue], refined: Sequence[Dialogue]
     ) -> int:
         """How many views a folder holds."""
-        listed = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
-        self.warn(folder, "missing_view", *(f"{i}_{t}: no view" for i, t in listed.missing()))
+        listed = list_views(folder, dialogues)
+        self.warn(folder, "missing_view", *(f"{i}_{t}: no view" for i, t in listed.missing))
         strays = (f"{path.name}: no view of these dialogues" for path in listed.strays)
         self.warn(folder, "stray_file", *strays)
         doubles = (f"{file.name} and {other.name} are one view" for file, other in listed.doubles)
@@ -234,9 +234,8 @@ class _Linter:
             faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
             self.error(folder, "view_of_another_text", *faults)
         files = [path for rounds in listed.views for views in rounds for path in views]
-        safe = SafeFolder(folder)
         for path in files:
-            self._digest(safe, path.name)
+            self._digest(SafeFolder(folder), path.name)
         return len(files)
 
     def look_at_pictures(self, progress: bool) -> None:

@@ -8,14 +8,13 @@ digest of its *source round* (`round_digests`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json
+from daitir.common.files import read_json, write_json
 
 if TYPE_CHECKING:
     from daitir.data.dialogues import Dialogue
@@ -93,11 +92,10 @@ def _views(content: Mapping) -> Views:
 
 
 def write_views(folder: Path, manifest: Views) -> None:
-    """Write the manifest of a folder of views, a line for each view."""
+    """Write the manifest of a folder of views, in the order of dialogues and rounds."""
     views = sorted(manifest.views.values(), key=lambda v: (v.dialogue, v.round, v.index))
-    head = {"format": VIEWS_FORMAT, "settings": manifest.settings, "source": manifest.source}
-    rows = ({name: v for name, v in view._asdict().items() if v is not None} for view in views)
-    _write(folder / MANIFEST, head, "views", rows)
+    rows = [{name: v for name, v in view._asdict().items() if v is not None} for view in views]
+    write_json(folder / MANIFEST, {"format": VIEWS_FORMAT} | vars(manifest) | {"views": rows})
 
 
 def rewrites_manifest(path: Path) -> Path:
@@ -118,9 +116,8 @@ def _rewrites(content: Mapping) -> Rewrites:
 
 
 def write_rewrites(path: Path, manifest: Rewrites) -> None:
-    """Write the manifest of a file of rewrites beside it, a line for each dialogue."""
-    content = {"format": REWRITES_FORMAT} | vars(manifest)
-    _write(rewrites_manifest(path), content, "rounds", content.pop("rounds"))
+    """Write the manifest of a file of rewrites beside it."""
+    write_json(rewrites_manifest(path), {"format": REWRITES_FORMAT} | vars(manifest))
 
 
 def is_manifest(path: Path, format: str) -> bool:
@@ -147,12 +144,3 @@ def _read(path: Path, format: str, build: Callable[[dict], Any]) -> Any:
         return build(content)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a damaged manifest ({error!r}); remove it") from error
-
-
-def _write(path: Path, head: Mapping, name: str, rows: Iterable) -> None:
-    """A JSON object whose list `name` has a line for each row."""
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    fields = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
-    text = "{\n" + ",\n".join([*fields, f"{json.dumps(name)}: [\n{lines}\n]"]) + "\n}\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -1,11 +1,9 @@
 """Names of pictures, as dialogues and galleries hold them."""
 
-from __future__ import annotations
-
 import ntpath
 import posixpath
 import unicodedata
-from collections.abc import Iterable
+from functools import cached_property
 
 from daitir.common.errors import DataError
 
@@ -29,15 +27,16 @@ def image_name(name: object) -> str:
     return normal
 
 
-class NearMisses:
-    """Tells which known name an unknown one nearly is."""
+class KnownNames(frozenset[str]):
+    """Names of pictures, which tell of another name which of them it nearly is."""
 
-    def __init__(self, names: Iterable[str]):
-        self._names = {_likeness(name): name for name in names}
+    @cached_property
+    def _by_likeness(self) -> dict[str, str]:
+        return {_likeness(name): name for name in self}
 
     def hint(self, name: str) -> str:
         """The end of a message about `name`, empty where no name is like it."""
-        other = self._names.get(_likeness(name), name)
+        other = self._by_likeness.get(_likeness(name), name)
         alike = f"{ascii(other)} differs from it in capitals or Unicode form (NFC, NFD)"
         return "" if other == name else f"; {alike}, write both alike"
 

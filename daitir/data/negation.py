@@ -5,8 +5,6 @@ released prompts of the last round hold a negation (measured on the released fil
 part of a sign, a name or a number ("a no parking sign", "No Man's Land", "No. 5") negates nothing.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -82,11 +82,11 @@ def read_shard(path: Path, *, whole: bool = True) -> Shard:
 
 
 class KeptFeatures:
-    """The features of one kind that a folder keeps, all of one model.
+    """The features of one kind, PICTURES or TEXTS, that a folder keeps; `model` adds more.
 
     Rows are numbered in the order of the shards; `starts` holds the number of each shard's first
     row, and of all rows. Names are known by their hashes: those of a million files would take a
-    third of a gigabyte. `kind` is PICTURES or TEXTS; `model` is needed to keep more.
+    third of a gigabyte.
     """
 
     def __init__(self, folder: Path, kind: str, model: Encoder | None = None):
@@ -170,8 +170,8 @@ class KeptFeatures:
         """Write (batch, dim) features of the model, as they come, to shards of `size` rows or more.
 
         The shard that grows is written every KEEP_SECONDS, and at the end, whatever ends it.
-        Pictures need the `stamps` of the rows that have come, texts none; `done` gets the length of
-        each batch. Raises DataError for features that are not finite, and where the disk is full.
+        Pictures need the `stamps` of the rows that have come; `done` gets the length of each batch.
+        Raises DataError for features that are not finite.
         """
         first = end = written = 0  # rows: of the growing shard, known so far, on the disk
         waiting: list[Tensor] = []

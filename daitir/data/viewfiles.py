@@ -5,8 +5,6 @@ A view is named `{dialogue}_{round}` (DAR's released folder) or, where a round h
 view 0.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -34,32 +32,29 @@ class ViewFiles(NamedTuple):
     """What a folder holds."""
 
     views: list[list[list[Path]]]  # `views[dialogue][round]`, in the order of their numbers
+    missing: list[tuple[int, int]]  # (dialogue, round) without a view
     strays: list[Path]  # files that are no view of these dialogues
     doubles: list[tuple[Path, Path]]  # pairs that are one view, the second left out of `views`
 
-    def missing(self) -> list[tuple[int, int]]:
-        """The rounds without a view, as (dialogue, round)."""
-        places = ((i, t) for i, rounds in enumerate(self.views) for t in range(len(rounds)))
-        return [(i, t) for i, t in places if not self.views[i][t]]
 
-
-def list_views(folder: str | Path, lengths: Sequence[int]) -> ViewFiles:
-    """What a folder of views holds for dialogues of `lengths` rounds."""
+def list_views(folder: str | Path, dialogues: Sequence[Dialogue]) -> ViewFiles:
+    """What a folder of views holds for dialogues."""
     folder = Path(folder)
     check_is_folder(folder, "views")
+    views: list[list[list[Path]]] = [[[] for _ in dialogue.rounds] for dialogue in dialogues]
     files: dict[tuple[int, int, int], Path] = {}
     strays, doubles = [], []
     for path in sorted(folder.iterdir()):
         place = _place(path)
-        if place is None or place[0] >= len(lengths) or place[1] >= lengths[place[0]]:
+        if place is None or place[0] >= len(views) or place[1] >= len(views[place[0]]):
             if path.name not in (MANIFEST, LOCK):
                 strays.append(path)
         elif files.setdefault(place, path) != path:
             doubles.append((files[place], path))
-    views: list[list[list[Path]]] = [[[] for _ in range(length)] for length in lengths]
-    for dialogue, t, k in sorted(files):
-        views[dialogue][t].append(files[dialogue, t, k])
-    return ViewFiles(views, strays, doubles)
+    for i, t, k in sorted(files):
+        views[i][t].append(files[i, t, k])
+    missing = [(i, t) for i, row in enumerate(views) for t, drawn in enumerate(row) if not drawn]
+    return ViewFiles(views, missing, strays, doubles)
 
 
 def _place(path: Path) -> tuple[int, int, int] | None:
@@ -75,16 +70,16 @@ def find_views(
     """The files of the views of every round, as `views[dialogue][round]`.
 
     With `missing="text"` a round may have none, and a warning counts them. Raises DataError where
-    one is missing otherwise, or all are; when two files are one view; and as `check_views` does.
+    views are missing otherwise, or all are, where two files are one view, and as `check_views`.
     """
     if missing not in ("error", "text"):
         raise ValueError(f"missing must be 'error' or 'text', found {missing!r}")
-    listed = list_views(folder, [len(dialogue.rounds) for dialogue in dialogues])
+    listed = list_views(folder, dialogues)
     for first, second in listed.doubles:
         raise DataError(f"{folder}: {first.name} and {second.name} are one view; keep one")
     if number := len(listed.strays):
         logger.info("%s: %d files are no view of these dialogues, left out", folder, number)
-    if absent := listed.missing():
+    if absent := listed.missing:
         total = sum(map(len, listed.views))
         summary = (
             f"{len(absent):,} of {total:,} views are missing, in {len(dict(absent)):,} of "
@@ -105,11 +100,9 @@ def check_views(
     also: Sequence[Dialogue] = (),
 ) -> None:
     """Raises DataError for the first of `view_faults`; views without a manifest are counted."""
-    for fault in view_faults(folder, dialogues, views, also=also):
-        raise DataError(
-            f"{folder}: {fault}; draw them again (`daitir generate --overwrite`), or name the "
-            "dialogues that they are of"
-        )
+    if fault := next(view_faults(folder, dialogues, views, also=also), ""):
+        again = "draw them again (`daitir generate --overwrite`)"
+        raise DataError(f"{folder}: {fault}; {again}, or name the dialogues that they are of")
     if not (Path(folder) / MANIFEST).is_file():
         number = sum(len(files) for rounds in views for files in rounds)
         told = f"what its {number:,} views are of; they are taken as they are numbered"
@@ -126,9 +119,8 @@ def view_faults(
 ) -> Iterator[str]:
     """What tells that a view, of `views[dialogue][round]`, is not of what its name says.
 
-    It may be of the round itself, of its rewrite while the raw dialogue is searched for, or of the
-    raw round while its rewrite is; `also` are other texts that it may be of. With `decode` what a
-    file says of itself is compared with the manifest as well.
+    Views fit by the rule of `book/derived_files.md`; `also` are other texts that they may be of.
+    With `decode` what a file says of itself is compared with the manifest as well.
     """
     manifest = read_views(Path(folder))
     for i, rounds in enumerate(views if manifest else ()):
@@ -180,19 +172,19 @@ def views_of(dialogues: Sequence[Dialogue], facts: Iterable[Mapping]) -> dict[st
 
 
 def check_redraw(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
-    """Raises DataError unless the views in a folder were drawn as `manifest` tells.
+    """Raises DataError unless the views in a folder, if any, were drawn as `manifest` tells.
 
-    So a run goes on or is extended; with `overwrite` it is enough that daitir drew them.
+    With `overwrite` it is enough that daitir drew them.
     """
     old = read_views(folder)
+    another = "name another --out"
     for path in _drawn(folder):
         if not old or path.name not in old.views:
-            other = f"holds views of another origin ({path.name} is one)"
-            raise DataError(f"{folder}: {other}; name another --out")
+            raise DataError(
+                f"{folder}: holds views of another origin ({path.name} is one); {another}"
+            )
     if old and not overwrite and (change := _first_difference(old, manifest)):
-        raise DataError(
-            f"{folder}: {change}; --overwrite removes the views there, or name another --out"
-        )
+        raise DataError(f"{folder}: {change}; --overwrite removes the views there, or {another}")
 
 
 def begin_views(folder: Path, manifest: Views, *, overwrite: bool = False) -> None:
