@@ -143,11 +143,9 @@ class Run:
                 weights of `measured`, the model by default, are kept; after `recipe.patience`
                 evaluations without better ones training ends. The best are loaded at the end.
 
-        Returns the seconds that all steps took, those before an interruption included.
-
-        Raises DataError where the folder's files are unreadable or of another model or
-        configuration, or another run works in the folder; FloatingPointError where a loss is not
-        finite, and the last checkpoint is kept.
+        Returns the seconds that all steps took, those before an interruption included. Raises
+        DataError where the folder holds another run, or is damaged, or another process works in
+        it; FloatingPointError where a loss is not finite, and the last checkpoint is kept.
         """
         folder, measured = self.folder / stage, measured or model
         path, log, best = (folder / name for name in (CHECKPOINT_NAME, LOG_NAME, BEST_NAME))
