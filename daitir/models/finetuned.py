@@ -63,10 +63,7 @@ def save_finetuned(
 def load_finetuned(
     folder: str | Path, *, device: str | torch.device, load_base: Callable[..., Encoder]
 ) -> Encoder:
-    """The encoder of a folder that `save_finetuned` wrote, upon the one that `load_base` loads.
-
-    Raises DataError, naming the file, where one is missing or damaged, or of another base.
-    """
+    """The encoder of a folder that `save_finetuned` wrote, upon the one that `load_base` loads."""
     folder, command = Path(folder), "daitir train dmcl"
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
     with reading_trained("fine-tuned encoder", config, difference, command=command):

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import CLIP_FOLDER
-from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_values
+from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_values, value_heads
 from daitir.recipes.recogniser import reading_losses
 from daitir.recipes.run import Run
 from daitir.recipes.settings import DiffusionRecipe
@@ -87,8 +87,7 @@ class Speller(nn.Module):
     def __init__(self, encoder: CLIPTextModel):
         super().__init__()
         self.encoder = encoder
-        width = encoder.config.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(VALUES[name])) for name in VALUES})
+        self.heads = value_heads(VALUES, encoder.config.hidden_size)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH).
