@@ -195,7 +195,6 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-
 def features_folder(root: str | Path, spec: str, digest: str) -> Path:
     """Where the features of a folder of own data by an encoder lie: a folder for each identity.
 

@@ -31,7 +31,7 @@ PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
 
 
 def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
-    """Train a text-to-image pipeline from scratch; `work` gets checkpoints and logs of its parts."""
+    """Train a text-to-image pipeline from scratch; `work` gets the checkpoints of its parts."""
     autoencoder, autoencoder_seconds = train_autoencoder(recipe, run)
     autoencoder.requires_grad_(False)
     text_encoder, text_seconds = train_text_encoder(recipe, run)
