@@ -89,10 +89,7 @@ class CachedEncoder:
     def encode_images(
         self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
     ) -> Tensor:
-        """As `Encoder.encode_images`; features of paths below `root` are kept.
-
-        Raises DataError too where the disk is full or a shard is damaged.
-        """
+        """As `Encoder.encode_images`; features of paths below `root` are kept."""
         images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
         files, batch_size = self._files(images), batch_size or self.batch_size
         if files is None:
@@ -106,7 +103,7 @@ class CachedEncoder:
         """Embed the picture files below `root` that are new or changed; returns their number.
 
         The processes of `group` call this alike; each embeds its share of the shards, and waits for
-        the others. Raises DataError as `encode_images`, and for a path that is not below `root`.
+        the others. Raises DataError for other paths, damaged shards and a full disk.
         """
         files = self._files(paths)
         if files is None:

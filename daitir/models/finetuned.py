@@ -18,9 +18,7 @@ DIFFERENCE_NAME = "difference.safetensors"
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors (rows, rank) and (rank, columns) whose product is nearest to a matrix.
-
-    That is in the sum of squares (Eckart and Young, 1936).
+    """Factors (rows, rank), (rank, columns) nearest to a matrix (Eckart and Young, 1936).
 
     >>> left, right = low_rank(torch.ones(3, 4), 1)
     >>> torch.allclose(left @ right, torch.ones(3, 4))

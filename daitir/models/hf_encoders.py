@@ -1,7 +1,4 @@
-"""Dual encoders of transformers: CLIP, SigLIP, SigLIP 2 and BLIP for image–text retrieval.
-
-Weights are read from safetensors only, and code that comes with a model is never run.
-"""
+"""Dual encoders of transformers: CLIP, SigLIP, SigLIP 2 and BLIP for image–text retrieval."""
 
 from __future__ import annotations
 

@@ -164,18 +164,15 @@ def read_best(path: Path, model: nn.Module | None = None) -> tuple[int, float]:
             model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(
-            f"{path}: the weights that were best so far are lost ({line}), and no checkpoint "
-            f"holds them; remove {path.parent} and train again"
-        ) from error
+        fault = f"the weights that were best so far are lost ({line}), and no checkpoint holds them"
+        raise DataError(f"{path}: {fault}; remove {path.parent} and train again") from error
     return step, measure
 
 
 def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
-    """Note in a training folder which encoder and data its run was begun with.
+    """Note in a training folder which encoder and data its run was begun with; DataError on others.
 
-    `data` is their `data_digest`, None for the query sets of a profile. Raises DataError where the
-    folder holds a run of another encoder or of other data.
+    `data` is their `data_digest`, None for the query sets of a profile.
     """
     path = folder / ORIGIN_NAME
     if path.is_file():
@@ -190,10 +187,7 @@ def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
 
 
 def check_origin(folder: Path, encoder: Encoder) -> None:
-    """Raises DataError where a folder holds what was trained on another encoder.
-
-    A folder that does not say is taken on trust, with a warning.
-    """
+    """Raises DataError where a folder holds what was trained on another encoder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `daitir train` writes it")
     path = folder / ORIGIN_NAME
@@ -202,10 +196,9 @@ def check_origin(folder: Path, encoder: Encoder) -> None:
         return
     spec, digest, _ = _read_origin(path)
     if digest != encoder.digest:
-        raise DataError(
-            f"{folder}: was trained on another encoder ({spec}) than {encoder.spec} as it is now; "
-            "name that encoder, or train the fusion on this one"
-        )
+        fault = f"was trained on another encoder ({spec}) than {encoder.spec} as it is now"
+        advice = "name that encoder, or train the fusion on this one"
+        raise DataError(f"{folder}: {fault}; {advice}")
 
 
 def _read_origin(path: Path) -> tuple[str | None, str, str | None]:

@@ -54,11 +54,9 @@ def retrain_unet(
     """
     sizes = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
     if sizes != (recipe.latent_channels, PROMPT_WIDTH):
-        raise DataError(
-            f"latents of {sizes[0]} channels and prompts of {sizes[1]} numbers do not fit the "
-            f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
-            "`daitir pretrain diffusion`"
-        )
+        fault = f"latents of {sizes[0]} channels and prompts of {sizes[1]} numbers do not fit"
+        wanted = f"the recipe's {recipe.latent_channels} and {PROMPT_WIDTH}"
+        raise DataError(f"{fault} {wanted}; give it a pipeline of `daitir pretrain diffusion`")
     autoencoder, text_encoder = (
         copy.deepcopy(part).float().to(run.device).requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder)
@@ -171,10 +169,7 @@ def train_unet(
 def cached_latents(
     path: Path, recipe: DiffusionRecipe, autoencoder: AutoencoderKL, scenes: list[Scene], run: Run
 ) -> Tensor:
-    """The latents of all scenes in half precision, encoded once and kept in a file.
-
-    The file names the autoencoder by a hash of its weights: with another one it is made anew.
-    """
+    """The latents of all scenes in half precision, kept in a file that names its autoencoder."""
     maker = {"autoencoder": weights_digest(autoencoder), "scenes": str(len(scenes))}
     if path.is_file():
         tensors, about = read_tensors(path)

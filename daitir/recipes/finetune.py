@@ -65,16 +65,14 @@ def needs_views(recipe: EncoderRecipe) -> bool:
 
 def check_trainable(encoder: Encoder) -> None:
     """Raises DataError unless the encoder is an open_clip model that its spec gives back."""
+    spec = encoder.spec
     if not isinstance(encoder.model, open_clip.CLIP | open_clip.CustomTextCLIP):
-        raise DataError(
-            f"{encoder.spec}: only open_clip's dual encoders are fine-tuned (mini, "
-            "open_clip:NAME@FILE, open_clip:FOLDER, finetuned:FOLDER); on this one train a fusion"
-        )
-    if encoder.folder is None and encoder.spec.startswith("open_clip:") and "@" not in encoder.spec:
-        raise DataError(
-            f"{encoder.spec}: its random weights cannot be had again, and what training changes "
-            f"is kept relative to them; name a file, {encoder.spec}@FILE"
-        )
+        forms = "mini, open_clip:NAME@FILE, open_clip:FOLDER, finetuned:FOLDER"
+        fault = f"only open_clip's dual encoders are fine-tuned ({forms})"
+        raise DataError(f"{spec}: {fault}; on this one train a fusion")
+    if encoder.folder is None and spec.startswith("open_clip:") and "@" not in spec:
+        fault = "its random weights cannot be had again, and what training changes is kept relative"
+        raise DataError(f"{spec}: {fault} to them; name a file, {spec}@FILE")
 
 
 def finetune(
@@ -128,9 +126,9 @@ def finetune(
             log_every=10,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
+        first = f"lower micro_batch_size (now {recipe.micro_batch_size}), which leaves the result"
         raise DataError(
-            f"out of memory; lower micro_batch_size (now {recipe.micro_batch_size}), which leaves "
-            "the result as it is, or batch_size, which does not"
+            f"out of memory; {first} as it is, or batch_size, which does not"
         ) from error
     if group.is_main_process:
         facts = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}

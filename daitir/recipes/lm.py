@@ -49,10 +49,7 @@ def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
 
 
 def train_lm(recipe: LmRecipe, run: Run) -> None:
-    """Train a language model from scratch; `load_reformulator` reads its folder.
-
-    `folder/work` gets the checkpoints and logs of both stages.
-    """
+    """Train a language model from scratch; `load_reformulator` reads its folder."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = build_lm(recipe, tokenizer).to(run.device)
@@ -92,9 +89,8 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
 def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
     """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
 
-    `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
-    where nothing is to be written. Padding stands behind the words, where no word looks, so that
-    no mask is needed.
+    `chunks` are pairs of tokens and labels, as `_pad` gives them. Padding stands behind the words,
+    where no word looks, so that no mask is needed.
     """
     loss, right, number = 0.0, 0, 0
     for tokens, labels in chunks:

@@ -35,8 +35,7 @@ Texts = dict[str, tuple[Path, str, str]]
 def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
     """For train and val: the file of the texts, their convention, and how it is known.
 
-    Raises DataError where a split is missing, its dialogues do not show their convention, or the
-    two differ in it.
+    Raises DataError where a split is missing, shows no convention, or differs from the other.
     """
     if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
@@ -47,10 +46,9 @@ def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
         _, *shown = files.read_dialogues(text=convention, allow_duplicate_targets=True)
         texts[split] = (files.dialogues, *shown)
     if texts["train"][1] != texts["val"][1]:
-        raise DataError(
-            f"{data.root}: one of train and val has rewrites and the other has none; make them "
-            "with `daitir refine`, or name --text raw_dialogue"
-        )
+        fault = "one of train and val has rewrites and the other has none"
+        advice = "make them with `daitir refine`, or name --text raw_dialogue"
+        raise DataError(f"{data.root}: {fault}; {advice}")
     return texts
 
 

@@ -100,10 +100,7 @@ class Run:
         return np.random.default_rng([self.seed, step]).choice(number, size, replace=False)
 
     def dialogues(self, step: int, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The indices of at most `size` dialogues that a step sees, and a view of each.
-
-        `counts` (num_dialogues,) says how many views each has.
-        """
+        """At most `size` dialogues that a step sees, and one of the `counts` views of each."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         chosen = torch.randperm(len(counts), generator=generator)[:size]
         return chosen, draw_views(counts[chosen], generator)
@@ -203,10 +200,9 @@ class Run:
     def write_card(
         self, seconds: float, recipe: object = None, *, stage: str = "", **facts: object
     ) -> None:
-        """Write `card.json`: what the model is and was trained on, on what hardware, how long.
+        """Write `card.json`, with the `CARD_FIELDS` of the recipe, and the log of the last `stage`.
 
-        It tells the `CARD_FIELDS` that the recipe has. Beside it lies the log, a copy of that of
-        the `stage` which made the model.
+        It tells what the model is and was trained on, on what hardware, and how long.
         """
         if stage:
             with atomic_write(self.folder / LOG_NAME) as temporary:
