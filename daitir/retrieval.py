@@ -84,10 +84,9 @@ def reciprocal_rank_fusion(
     >>> reciprocal_rank_fusion(text, view, gallery, torch.tensor([1]))
     tensor([0])
     """
-    if text_features.shape != view_features.shape:
-        raise ValueError(
-            f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
-        )
+    texts, views = tuple(text_features.shape), tuple(view_features.shape)
+    if texts != views:
+        raise ValueError(f"texts {texts} and views {views} differ")
     num_images = len(gallery_features)
     indices = np.arange(num_images)
     rewards = 1 / (60.0 + num_images - indices)  # by how many images score lower

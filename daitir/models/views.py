@@ -184,11 +184,9 @@ class ViewGenerator:
         ).images
         black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
         if black:
-            raise DataError(
-                f"{self.spec}: {len(black)} of {len(images)} views are black, that of {black[0]!r} "
-                "for one: the pipeline's safety checker hid it, or numbers overflowed; change the "
-                "prompt or the precision"
-            )
+            fault = f"{len(black)} of {len(images)} views are black, that of {black[0]!r} for one"
+            why = "the pipeline's safety checker hid it, or numbers overflowed"
+            raise DataError(f"{self.spec}: {fault}: {why}; change the prompt or the precision")
         return images
 
     def count_truncated(self, prompts: Sequence[str]) -> int:

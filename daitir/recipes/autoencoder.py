@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.models.recogniser import (
+    CELL_ATTRIBUTES,
     SCENE_ATTRIBUTES,
-    VALUES,
     RecogniserNet,
     load_recogniser,
     starting_windows,
     to_pixels,
     to_values,
+    value_heads,
 )
 from daitir.recipes.recogniser import crowded_scene, reading_losses
 from daitir.recipes.run import Run
@@ -65,10 +66,8 @@ class LatentReader(nn.Module):
         super().__init__()
         self.windows = nn.Parameter(starting_windows())
         width = self.windows.shape[1] * latent_channels
-        self.heads = nn.ModuleDict()
-        for name, values in VALUES.items():
-            num_cells = 6 if name in SCENE_ATTRIBUTES else 1
-            self.heads[name] = nn.Linear(width * num_cells, len(values))
+        self.heads = value_heads(SCENE_ATTRIBUTES, 6 * width)
+        self.heads.update(value_heads(CELL_ATTRIBUTES, width))
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of latents (batch, channels, height, width)."""

@@ -126,10 +126,9 @@ def finetune(
             log_every=10,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        first = f"lower micro_batch_size (now {recipe.micro_batch_size}), which leaves the result"
-        raise DataError(
-            f"out of memory; {first} as it is, or batch_size, which does not"
-        ) from error
+        now = f"now {recipe.micro_batch_size}"
+        advice = f"lower micro_batch_size ({now}), which leaves the result as it is"
+        raise DataError(f"out of memory; {advice}, or batch_size, which does not") from error
     if group.is_main_process:
         facts = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
         run.write_card(seconds, **facts, validation_images=len(val_data.gallery))

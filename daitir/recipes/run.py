@@ -169,10 +169,9 @@ class Run:
                 torch.manual_seed(self.seed * 1_000_003 + step)
                 losses = step_loss(step)
                 if not torch.isfinite(losses["loss"]):
-                    raise FloatingPointError(
-                        f"the loss is {losses['loss'].item()} at step {step}; the last good "
-                        f"checkpoint is {path}: lower the learning rate or raise the warm-up"
-                    )
+                    fault = f"the loss is {losses['loss'].item()} at step {step}"
+                    advice = f"the last good checkpoint is {path}: lower the learning rate"
+                    raise FloatingPointError(f"{fault}; {advice} or raise the warm-up")
                 norm = _update(optimizer, losses["loss"], config.clip_norm)
                 if after_step is not None:
                     after_step()
