@@ -96,10 +96,10 @@ class Speller(nn.Module):
         it is. A U-Net that cannot tell which cell is spelled has no use for the spelling.
         """
         places = self.encoder(tokens).last_hidden_state[:, -NUM_PLACES:]
-        logits = {"number": places[..., :NUM_PLACES]}
+        logits = {}
         for name, head in self.heads.items():
             logits[name] = head(places[:, 0] if name in SCENE_ATTRIBUTES else places[:, 1:])
-        return logits
+        return logits | {"number": places[..., :NUM_PLACES]}
 
 
 def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel, float]:
