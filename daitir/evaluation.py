@@ -150,14 +150,10 @@ def query_features(
     counts: Tensor,
     rounds: Tensor,
 ) -> Tensor:
-    """The queries, (num_queries, dim); one without a view is its text.
+    """The queries by `view`, `dar` or a trained fusion, (num_queries, dim).
 
-    Args:
-        fusion: `view`, `dar` or a trained fusion.
-        text_features: (num_queries, dim).
-        view_features: (num_views, dim), those of the first query first.
-        counts: (num_queries,), how many views each query has.
-        rounds: (num_queries,).
+    `view_features` (num_views, dim) are those of the first query first, of which each has `counts`
+    (num_queries,). A query without a view is its text.
     """
     if isinstance(fusion, nn.Module):
         texts = text_features.repeat_interleave(counts, dim=0)
@@ -176,14 +172,12 @@ def query_features(
 def check_features(what: str, features: Tensor, shape: tuple[int, int]) -> None:
     """Raises DataError unless `features` are finite unit vectors of the expected shape."""
     if tuple(features.shape) != shape:
-        raise DataError(
-            f"the encoder gave features of shape {tuple(features.shape)} for {shape[0]:,} {what} "
-            f"of dimension {shape[1]}; use an encoder whose weights fit its configuration"
-        )
+        fault = f"features of shape {tuple(features.shape)} for {shape[0]:,} {what}"
+        advice = f"of dimension {shape[1]}; use an encoder whose weights fit its configuration"
+        raise DataError(f"the encoder gave {fault} {advice}")
     bad = not_unit(features)
     if bad.any():
-        raise DataError(
-            f"the encoder gave NaN, infinite or unnormalised features for {int(bad.sum()):,} of "
-            f"{len(features):,} {what}, the first is number {int(bad.nonzero()[0])}; "
-            "check its weights"
-        )
+        share = f"{int(bad.sum()):,} of {len(features):,} {what}"
+        first = f"the first is number {int(bad.nonzero()[0])}; check its weights"
+        fault = "NaN, infinite or unnormalised features"
+        raise DataError(f"the encoder gave {fault} for {share}, {first}")

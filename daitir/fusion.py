@@ -378,11 +378,9 @@ def _direction(sums: Tensor, what: str) -> Tensor:
 
 
 def _check_pair(text_features: Tensor, view_features: Tensor) -> None:
-    if text_features.shape != view_features.shape:
-        raise ValueError(
-            f"text_features {tuple(text_features.shape)} and view_features "
-            f"{tuple(view_features.shape)} must have one shape"
-        )
+    text, view = tuple(text_features.shape), tuple(view_features.shape)
+    if text != view:
+        raise ValueError(f"text_features {text} and view_features {view} must have one shape")
     _check_unit("text_features", text_features)
     _check_unit("view_features", view_features)
 

@@ -316,18 +316,15 @@ def _checked_ranks(ranks: Any, lengths: Any, name: str = "ranks") -> tuple[np.nd
     """Ranks as int64 and a mask of the rounds that exist, `(num_queries, num_rounds)` both."""
     ranks = _integers(ranks, name)
     if ranks.ndim != 2 or ranks.size == 0:
-        raise ValueError(
-            f"{name} must be (num_queries, num_rounds) and not empty, not of shape {ranks.shape}"
-        )
+        wanted = "(num_queries, num_rounds) and not empty"
+        raise ValueError(f"{name} must be {wanted}, not of shape {ranks.shape}")
     num_queries, num_rounds = ranks.shape
     present = np.ones(ranks.shape, dtype=bool)
     if lengths is not None:
         lengths = _integers(lengths, "lengths")
         if lengths.shape != (num_queries,) or lengths.min() < 1 or lengths.max() > num_rounds:
-            raise ValueError(
-                f"lengths must be of shape ({num_queries},) and lie between 1 and the {num_rounds} "
-                f"rounds of ranks, not {lengths}"
-            )
+            wanted = f"of shape ({num_queries},) and lie between 1 and the {num_rounds} rounds"
+            raise ValueError(f"lengths must be {wanted} of ranks, not {lengths}")
         present = np.arange(num_rounds) < lengths[:, None]
     num_negative = int(np.sum((ranks < 0) & present))
     if num_negative:
@@ -357,10 +354,8 @@ def _checked_values(values: Any, name: str) -> tuple[np.ndarray, bool]:
     """Values as float64 columns `(num_queries, num_columns)`, and whether they were one column."""
     values = _to_numpy(values, name).astype(float)
     if values.ndim not in (1, 2) or values.size == 0:
-        raise ValueError(
-            f"{name} must be (num_queries,) or (num_queries, num_columns) and not empty, "
-            f"not of shape {values.shape}"
-        )
+        wanted = "(num_queries,) or (num_queries, num_columns) and not empty"
+        raise ValueError(f"{name} must be {wanted}, not of shape {values.shape}")
     if np.isinf(values).any():
         raise ValueError(f"{name} must not be infinite")
     return values.reshape(len(values), -1), values.ndim == 1

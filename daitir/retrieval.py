@@ -84,10 +84,9 @@ def reciprocal_rank_fusion(
     >>> reciprocal_rank_fusion(text, view, gallery, torch.tensor([1]))
     tensor([0])
     """
-    if text_features.shape != view_features.shape:
-        raise ValueError(
-            f"texts {tuple(text_features.shape)} and views {tuple(view_features.shape)} differ"
-        )
+    texts, views = tuple(text_features.shape), tuple(view_features.shape)
+    if texts != views:
+        raise ValueError(f"texts {texts} and views {views} differ")
     num_images = len(gallery_features)
     indices = np.arange(num_images)
     rewards = 1 / (60.0 + num_images - indices)  # by how many images score lower
@@ -187,8 +186,7 @@ def pair_scores(query_features: Tensor, features: Tensor, indices: Tensor) -> Te
     """Inner products of each query with rows of its own, float32 and the same for equal rows.
 
     `query_features` `(num_queries, dim)`, `features` `(num_rows, dim)` and `indices` `(num_queries,
-    k)` give `(num_queries, k)`. A product of matrices rounds a row by its place; here each pair is
-    summed by itself, in double precision.
+    k)` give `(num_queries, k)`. Each pair is summed by itself, in double precision.
     """
     size = max(1, CHUNK_BYTES // (8 * indices.shape[1] * features.shape[1]))
     chunks = zip(query_features.split(size), indices.split(size), strict=True)
@@ -211,19 +209,16 @@ def _check_features(query_features: Tensor, gallery_features: Tensor) -> None:
             raise TypeError(f"{name} must be a floating-point tensor, not {kind}")
         if features.numel() == 0:
             raise ValueError(f"{name} are empty: {tuple(features.shape)}")
-    if query_features.ndim not in (2, 3) or gallery_features.ndim != 2:
-        raise ValueError(
-            f"query_features {tuple(query_features.shape)} must be (num_queries, dim) or "
-            f"(num_queries, num_rounds, dim), and gallery_features "
-            f"{tuple(gallery_features.shape)} (num_images, dim)"
-        )
-    if query_features.shape[-1] != gallery_features.shape[-1]:
-        raise ValueError(
-            f"query_features have dim {query_features.shape[-1]} and gallery_features "
-            f"{gallery_features.shape[-1]}: encode both with one encoder"
-        )
-    if len(gallery_features) > MAX_GALLERY:
-        raise ValueError(f"gallery_features have {len(gallery_features)} rows, above {MAX_GALLERY}")
+    asked, known = (tuple(features.shape) for features in named.values())
+    if len(asked) not in (2, 3) or len(known) != 2:
+        wanted = "(num_queries, dim) or (num_queries, num_rounds, dim)"
+        line = f"query_features {asked} must be {wanted}, and gallery_features {known}"
+        raise ValueError(f"{line} (num_images, dim)")
+    if asked[-1] != known[-1]:
+        line = f"query_features have dim {asked[-1]} and gallery_features {known[-1]}"
+        raise ValueError(f"{line}: encode both with one encoder")
+    if known[0] > MAX_GALLERY:
+        raise ValueError(f"gallery_features have {known[0]} rows, above {MAX_GALLERY}")
     for name, features in named.items():
         extremes = features.aminmax(dim=-1)  # NaN passes through, and no copy is made
         num_bad = int((~(extremes.min.isfinite() & extremes.max.isfinite())).sum())

@@ -32,8 +32,8 @@ Pictures = Iterable[Picture] | Picture
 class Encoder(ABC):
     """A dual encoder: texts and images to unit vectors of one space.
 
-    A kind of encoder is a subclass: it gives `_text_features`, and `_token_counts`,
-    `_image_features` and `_preprocessing` where they differ. `daitir.models.registry` names it.
+    A subclass gives `_text_features`, and `_token_counts`, `_image_features` and `_preprocessing`
+    where they differ. `daitir.models.registry` names it.
 
     Attributes:
         spec: the spec it was loaded from.
@@ -83,10 +83,8 @@ class Encoder(ABC):
         padding: str | bool = True,
     ) -> dict[str, Tensor]:
         """What a text tower of transformers reads of a batch of texts."""
-        tokens = self.tokenizer(
-            texts, padding=padding, truncation=True, max_length=self.context_length,
-            return_tensors="pt",
-        ).to(self.device)  # fmt: skip
+        cut = {"truncation": True, "max_length": self.context_length}
+        tokens = self.tokenizer(texts, padding=padding, return_tensors="pt", **cut).to(self.device)
         return {name: tokens[name] for name in names if name in tokens}
 
     def _image_features(self, inputs: Tensor) -> Tensor:
@@ -117,10 +115,8 @@ class Encoder(ABC):
         origin = self._origin
         if origin is None or self._state() != self._loaded:
             origin = [origin, weights_digest(self.model), self._preprocessing()]
-        return identity(
-            origin=origin, context_length=self.context_length, image_size=self.image_size,
-            dtype=str(self.dtype),
-        )  # fmt: skip
+        sizes = {"context_length": self.context_length, "image_size": self.image_size}
+        return identity(origin=origin, dtype=str(self.dtype), **sizes)
 
     @property
     def logit_scale(self) -> float:
@@ -140,17 +136,15 @@ class Encoder(ABC):
         text, and ValueError where there is none.
         """
         texts = list(listed(texts, "text"))
-        wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
-        if wrong:
+        if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
             raise DataError(f"texts are strings, not {wrong[0]}")
         # Texts of like length in one batch waste little on padding.
         unique = sorted(dict.fromkeys(texts), key=len)
         if not unique:
             raise ValueError("no text to encode")
-        batches = (
-            self._encode(self._text_features, unique[start : start + batch_size], batch_size)
-            for start in range(0, len(unique), batch_size)
-        )
+        starts = range(0, len(unique), batch_size)
+        chunks = (unique[start : start + batch_size] for start in starts)
+        batches = (self._encode(self._text_features, chunk, batch_size) for chunk in chunks)
         features = self._joined(batches, "encoding texts", len(unique), progress)
         rows = {text: row for row, text in enumerate(unique)}
         return features[[rows[text] for text in texts]]
@@ -224,13 +218,13 @@ def as_image(index: int, image: Picture) -> Image.Image:
         return read_image(image)
     if isinstance(image, Image.Image):
         return image
-    is_array = isinstance(image, np.ndarray)
-    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
-        return Image.fromarray(image)
-    raise DataError(
-        f"image {index}: an image, a path or an array of uint8 (height, width, 3) is wanted, not "
-        + (f"{image.dtype} {image.shape}" if is_array else type(image).__name__)
-    )
+    kind = type(image).__name__
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+            return Image.fromarray(image)
+        kind = f"{image.dtype} {image.shape}"
+    wanted = "an image, a path or an array of uint8 (height, width, 3) is wanted"
+    raise DataError(f"image {index}: {wanted}, not {kind}")
 
 
 def in_order(function: Callable, items: Iterable, *, workers: int, ahead: int) -> Iterator:

@@ -68,7 +68,8 @@ class CachedEncoder:
             return self.encoder.encode_texts(texts, batch_size=batch_size)
         # In the encoder's order, so that batches are its own: texts of like length together.
         unique = sorted(dict.fromkeys(texts), key=len)
-        names = [_sha256(text.encode("utf-8", "surrogatepass")) for text in unique]
+        contents = (text.encode("utf-8", "surrogatepass") for text in unique)
+        names = [hashlib.sha256(content).hexdigest() for content in contents]
         stamps = np.empty((len(names), 0), np.int64)
         absent = np.flatnonzero(self._texts.find(names, stamps) < 0).tolist()
         if len(self._texts) + len(absent) > MAX_TEXTS:
@@ -77,10 +78,8 @@ class CachedEncoder:
             return self.encoder.encode_texts(texts, batch_size=batch_size, progress=progress)
         if absent:
             new, number = [unique[i] for i in absent], len(absent)
-            batches = (
-                self.encoder.encode_texts(new[start : start + batch_size], batch_size=batch_size)
-                for start in range(0, number, batch_size)
-            )
+            chunks = (new[start : start + batch_size] for start in range(0, number, batch_size))
+            batches = (self.encoder.encode_texts(c, batch_size=batch_size) for c in chunks)
             with tqdm(total=number, desc="encoding texts", disable=not progress) as bar:
                 kept = [names[i] for i in absent]
                 self._texts.keep(kept, None, batches, size=number, done=bar.update)
@@ -90,10 +89,7 @@ class CachedEncoder:
     def encode_images(
         self, images: Sequence, *, batch_size: int | None = None, progress: bool = False
     ) -> Tensor:
-        """As `Encoder.encode_images`; features of paths below `root` are kept.
-
-        Raises DataError too where the disk is full or a shard is damaged.
-        """
+        """As `Encoder.encode_images`; features of paths below `root` are kept."""
         images = [Path(image) if isinstance(image, str) else image for image in listed(images)]
         files, batch_size = self._files(images), batch_size or self.batch_size
         if files is None:
@@ -107,7 +103,7 @@ class CachedEncoder:
         """Embed the picture files below `root` that are new or changed; returns their number.
 
         The processes of `group` call this alike; each embeds its share of the shards, and waits for
-        the others. Raises DataError as `encode_images`, and for a path that is not below `root`.
+        the others. Raises DataError for other paths, damaged shards and a full disk.
         """
         files = self._files(paths)
         if files is None:
@@ -141,14 +137,11 @@ class CachedEncoder:
             bar.update(number)
             self.num_embedded += number
 
-        with tqdm(
-            total=len(share) + num_there, initial=num_there, desc="embedding", unit="picture",
-            disable=not progress or index > 0,
-        ) as bar:  # fmt: skip
+        shown = {"desc": "embedding", "unit": "picture", "disable": not progress or index > 0}
+        with tqdm(total=len(share) + num_there, initial=num_there, **shown) as bar:
             if share:
-                batches = self.encoder.image_batches(
-                    stamped(), batch_size=batch_size, workers=self.workers
-                )
+                options = {"batch_size": batch_size, "workers": self.workers}
+                batches = self.encoder.image_batches(stamped(), **options)
                 names = [files.names[i] for i in share]
                 self._pictures.keep(names, stamps, batches, size=size, done=count)
         if group:
@@ -165,9 +158,7 @@ class CachedEncoder:
             if not is_below or (not root and path.is_absolute()):
                 return None
             names.append(path.as_posix()[len(root) :])
-        stamps = np.fromiter(
-            (_stamp(root + name) for name in names), np.dtype((np.int64, 3)), len(names)
-        )
+        stamps = np.fromiter((_stamp(root + name) for name in names), (np.int64, 3), len(names))
         sample = cache(lambda i: _sample(root + names[i], int(stamps[i, 0])))
         return _Files(names, stamps, sample)
 
@@ -183,8 +174,7 @@ class _Files(NamedTuple):
 def _sample(path: str, size: int) -> int:
     """A checksum of a file's beginning, middle and end, SAMPLE_BYTES each; 0 where unreadable.
 
-    It tells a copy from a file that was changed in place with its size and time kept, as by
-    tools that turn pictures by their EXIF orientation.
+    It tells a copy from a file that a tool changed in place, with its size and time kept.
     """
     checksum = 0
     with suppress(OSError), open(path, "rb") as file:
@@ -202,10 +192,6 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def features_folder(root: str | Path, spec: str, digest: str) -> Path:
     """Where the features of a folder of own data by an encoder lie: a folder for each identity.
 
@@ -219,5 +205,5 @@ def features_folder(root: str | Path, spec: str, digest: str) -> Path:
 def users_features_folder(root: str | Path, digest: str) -> Path:
     """Where those of other folders lie: in the user's `$XDG_CACHE_HOME`, or `~/.cache`."""
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    key = _sha256(os.fsencode(Path(root).resolve()) + digest.encode())
+    key = hashlib.sha256(os.fsencode(Path(root).resolve()) + digest.encode()).hexdigest()
     return users / "daitir" / "features" / key[:16]

@@ -18,9 +18,7 @@ DIFFERENCE_NAME = "difference.safetensors"
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors (rows, rank) and (rank, columns) whose product is nearest to a matrix.
-
-    That is in the sum of squares (Eckart and Young, 1936).
+    """Factors (rows, rank), (rank, columns) nearest to a matrix (Eckart and Young, 1936).
 
     >>> left, right = low_rank(torch.ones(3, 4), 1)
     >>> torch.allclose(left @ right, torch.ones(3, 4))
@@ -63,10 +61,7 @@ def save_finetuned(
 def load_finetuned(
     folder: str | Path, *, device: str | torch.device, load_base: Callable[..., Encoder]
 ) -> Encoder:
-    """The encoder of a folder that `save_finetuned` wrote, upon the one that `load_base` loads.
-
-    Raises DataError, naming the file, where one is missing or damaged, or of another base.
-    """
+    """The encoder of a folder that `save_finetuned` wrote, upon the one that `load_base` loads."""
     folder, command = Path(folder), "daitir train dmcl"
     config, difference = folder / CONFIG_NAME, folder / DIFFERENCE_NAME
     with reading_trained("fine-tuned encoder", config, difference, command=command):

@@ -1,7 +1,4 @@
-"""Dual encoders of transformers: CLIP, SigLIP, SigLIP 2 and BLIP for image–text retrieval.
-
-Weights are read from safetensors only, and code that comes with a model is never run.
-"""
+"""Dual encoders of transformers: CLIP, SigLIP, SigLIP 2 and BLIP for image–text retrieval."""
 
 from __future__ import annotations
 
@@ -41,13 +38,12 @@ class HfEncoder(Encoder):
         names = f"{type(tokenizer).__name__} {told.get('tokenizer_class')}"
         self._lowers = self._is_siglip and told.get("do_lower_case", "Gemma" in names)
         if hasattr(vision, "num_patches"):  # SigLIP 2 keeps the picture's shape, not its size
-            image_size = int(vision.num_patches**0.5) * vision.patch_size
+            options["image_size"] = int(vision.num_patches**0.5) * vision.patch_size
         else:
-            image_size = vision.image_size
-        super().__init__(
-            spec, model, self._pixels, tokenizer, device, image_size=image_size,
-            context_length=min(tokenizer.model_max_length, text.max_position_embeddings), **options,
-        )  # fmt: skip
+            options["image_size"] = vision.image_size
+        context = min(tokenizer.model_max_length, text.max_position_embeddings)
+        options["context_length"] = context
+        super().__init__(spec, model, self._pixels, tokenizer, device, **options)
 
     def _pixels(self, image: Image.Image) -> dict[str, Tensor]:
         inputs = self.image_processor(images=[image], return_tensors="pt")
@@ -84,11 +80,7 @@ def _pooled(output) -> Tensor:
 
 
 def load_hf(name: str, *, device: str | torch.device = "cpu") -> HfEncoder:
-    """The encoder, in single precision, of a folder in the hub's format or a name of the hub.
-
-    Raises DataError for a missing or damaged part, another kind of model, weights that are missing
-    or a pickle, and a hub that cannot be reached.
-    """
+    """The encoder, in single precision, of a folder in the hub's format or a name of the hub."""
     spec, folder = f"hf:{name}", Path(name) if Path(name).is_dir() else None
     if folder and not (folder / "config.json").is_file():
         raise DataError(f"{folder}: no config.json; hf: reads folders of transformers models")

@@ -33,8 +33,8 @@ _NO_SETTINGS = (
 def check_source(source: str | Path, revision: str | None = None) -> Path | None:
     """The folder that a model is read from: `source`, or what the hub's cache holds of that name.
 
-    None where it holds nothing. Raises DataError, naming the file, where settings ask for code that
-    comes with the model to be run (`auto_map`, a pipeline of other classes than the libraries').
+    None where it holds nothing. Raises DataError where settings ask for code that comes with the
+    model to be run (`auto_map`, a pipeline of other classes than the libraries').
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -53,21 +53,18 @@ def check_source(source: str | Path, revision: str | None = None) -> Path | None
         if path.name == PIPELINE_INDEX and isinstance(settings, dict):
             key = key or _foreign_class(folder, settings)
         if key:
-            raise DataError(
-                f"{path}: {key} asks to run code that comes with the model, which is never done; "
-                "use a model of the libraries' own classes"
-            )
+            fault = f"{key} asks to run code that comes with the model, which is never done"
+            raise DataError(f"{path}: {fault}; use a model of the libraries' own classes")
     return folder
 
 
 def find_source(
     spec: str, shipped: Path, needs: Mapping[str, Sequence[str]], *, kind: str, recipe: str
 ) -> tuple[str, str | None]:
-    """Where the model of a spec (`mini`, a folder or a hub's name) lies, after `check_source`.
+    """Where the model of a spec (`mini`, a folder or a hub's name) lies, and `local` for `reading`.
 
-    `needs` maps each part that a folder must have to its files, of which one is enough; `recipe` is
-    the one of `daitir pretrain` that writes such a folder. Returns the folder or the hub's name,
-    and `local` for `reading`. Raises DataError where a part is missing, and as `check_source`.
+    `needs` maps each part that a folder must have to its files, of which one is enough; `daitir
+    pretrain RECIPE` writes one. Raises DataError for a missing part, and as `check_source`.
     """
     folder = shipped if spec == "mini" else Path(spec)
     if spec != "mini" and not folder.is_dir():
@@ -156,15 +153,12 @@ def reading(
         reason = _why_missing(error) if local else None
         if reason:
             place = "file" if local.endswith("FILE") else "folder"
-            raise DataError(
-                f"{spec}: no {what}: there is no such {place}, {reason}; without a network "
-                f"download the model elsewhere and name its {place}, {local}"
-            ) from error
+            advice = f"without a network download the model elsewhere and name its {place}, {local}"
+            fault = f"there is no such {place}, {reason}"
+            raise DataError(f"{spec}: no {what}: {fault}; {advice}") from error
         if isinstance(error, UnpicklingError):
-            advice = (
-                "; the file is damaged, or a pickle of more than plain tensors, which could run "
-                "any code; save the weights as safetensors"
-            )
+            advice = "; the file is damaged, or a pickle of more than plain tensors, which could "
+            advice += "run any code; save the weights as safetensors"
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"{spec}: no {what}: could not be loaded ({line}){advice}") from error
 
@@ -199,10 +193,7 @@ def read_weights(kind: type, spec: str, source: str, **options):
     model, report = kind.from_pretrained(
         source, use_safetensors=True, output_loading_info=True, **NO_CODE | options
     )
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if wrong:
-        raise DataError(
-            f"{spec}: its weights do not fill a {type(model).__name__}: weights are missing or "
-            f"misshapen, {wrong[0]} is one"
-        )
+    if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        fault = f"weights are missing or misshapen, {wrong[0]} is one"
+        raise DataError(f"{spec}: its weights do not fill a {type(model).__name__}: {fault}")
     return model

@@ -31,11 +31,7 @@ LIT_IMAGE_SIZE = 224
 
 
 class LitModel(nn.Module):
-    """Both parts, the fixed projection of images and the trained head of texts.
-
-    `projection` is the `class_basis` of the image side's classifier (1280, dim), and `head` leads
-    from sentence embeddings (…, 384) to (…, dim).
-    """
+    """Both parts, the fixed projection of images (1280, dim) and the trained head of texts."""
 
     def __init__(self, visual: nn.Module, text: nn.Module, dim: int):
         super().__init__()
@@ -118,10 +114,8 @@ def build_lit(dim: int, *, device: str | torch.device = "cpu") -> LitEncoder:
     text = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **NO_CODE)
     tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     model = LitModel(visual, text, dim).requires_grad_(False)
-    return LitEncoder(
-        "lit", model, image_transform(), tokenizer, device, context_length=MAX_TOKENS,
-        image_size=LIT_IMAGE_SIZE,
-    )  # fmt: skip
+    sizes = {"context_length": MAX_TOKENS, "image_size": LIT_IMAGE_SIZE}
+    return LitEncoder("lit", model, image_transform(), tokenizer, device, **sizes)
 
 
 def parts_digest() -> str:
@@ -139,10 +133,7 @@ def save_head(model: LitModel, folder: Path) -> None:
 
 
 def load_lit(name: str | Path = "", *, device: str | torch.device = "cpu") -> LitEncoder:
-    """The encoder with the package's head, or that of a folder that `daitir pretrain lit` wrote.
-
-    Raises DataError for missing packages, a missing or damaged file, and a head of other parts.
-    """
+    """The encoder with the package's head, or that of a folder that `daitir pretrain lit` wrote."""
     folder = Path(name) if name else LIT_FOLDER
     path = folder / HEAD_NAME
     with reading_trained("head of lit", path, command=f"daitir pretrain lit --out {folder}"):

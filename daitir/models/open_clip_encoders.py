@@ -49,10 +49,9 @@ class OpenClipEncoder(Encoder):
     def __init__(self, spec: str, model, tokenizer, device, **options):
         size, settings = model.visual.image_size, PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = image_transform_v2(settings, is_train=False)
-        super().__init__(
-            spec, model, preprocess, tokenizer, device, context_length=tokenizer.context_length,
-            image_size=size[0] if isinstance(size, tuple) else size, **options,
-        )  # fmt: skip
+        options["context_length"] = tokenizer.context_length
+        options["image_size"] = size[0] if isinstance(size, tuple) else size
+        super().__init__(spec, model, preprocess, tokenizer, device, **options)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(texts)
@@ -122,19 +121,16 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
         for folder in (Path(name), _CHECKOUT / name):
             if folder.is_dir() and not weights:
                 return _load_folder(spec, folder, device)
-        raise DataError(
-            f"unknown encoder {spec!r}: {name} is neither a folder (`daitir pretrain clip` makes "
-            "one) nor an open_clip architecture (open_clip.list_models() lists those)"
-        )
+        known = "a folder (`daitir pretrain clip` makes one) nor an open_clip architecture"
+        known += " (open_clip.list_models() lists those)"
+        raise DataError(f"unknown encoder {spec!r}: {name} is neither {known}")
     if at and not weights:
         raise DataError(f"unknown encoder {spec!r}: name a tag or a file of weights after the @")
     tags = open_clip.list_pretrained_tags_by_model(name)
     is_tag = weights in tags  # open_clip takes the tag where a file has its name
     if weights and not is_tag and not Path(weights).is_file():
-        raise DataError(
-            f"unknown weights {weights!r} for {name}: neither a file nor one of its tags "
-            f"({', '.join(tags) or 'it has none'})"
-        )
+        fault = f"neither a file nor one of its tags ({', '.join(tags) or 'it has none'})"
+        raise DataError(f"unknown weights {weights!r} for {name}: {fault}")
     file = Path(weights).absolute() if weights and not is_tag else None
     beside = _read_settings(file.with_name(OPEN_CLIP_CONFIG)) if file else {}
     config = open_clip.get_model_config(name)
@@ -152,14 +148,13 @@ def load_open_clip(name: str, *, device: str | torch.device = "cpu") -> OpenClip
     for hub_name in hub_names:  # before any of it is read
         check_source(hub_name)
     preparation = _preparation(name, weights, tags, beside)
+    forced = {key: value for key, value in (preparation or {}).items() if key != "size"}
     local = f"open_clip:{name}@FILE" if is_tag or hub_names else None
     # A tag's weights may lie outside the hub, where errors explain themselves.
     advice = f"; without a network download the weights elsewhere, {local}" if is_tag else ""
     with reading(spec, "dual encoder", local=local, advice=advice):
-        model = open_clip.create_model(
-            name, str(file or weights) or None,
-            force_preprocess_cfg={k: v for k, v in (preparation or {}).items() if k != "size"},
-        )  # fmt: skip
+        read = str(file or weights) or None
+        model = open_clip.create_model(name, read, force_preprocess_cfg=forced)
         tokenizer = _tokenizer(f"local-dir:{CLIP_FOLDER}" if is_own else name, text)
         if is_tag:
             file = Path(download_pretrained(open_clip.get_pretrained_cfg(name, weights)))
@@ -201,18 +196,14 @@ def _tokenizer(source: str, text: dict):
 
 def _find_weights(folder: Path) -> Path:
     """The file of weights that open_clip reads. Raises DataError for none, or an unclear choice."""
-    weights = _find_checkpoint_in_dir(folder)
+    weights, known = _find_checkpoint_in_dir(folder), "open_clip_model.safetensors"
     if weights is None:
-        raise DataError(
-            f"{folder}: no weights in it (open_clip_model.safetensors); an architecture with "
-            "random weights is open_clip:NAME"
-        )
+        instead = "an architecture with random weights is open_clip:NAME"
+        raise DataError(f"{folder}: no weights in it ({known}); {instead}")
     several = [path for path in folder.iterdir() if path.suffix in _WEIGHTS_SUFFIXES]
     if len(several) > 1 and "model" not in Path(weights).stem:
-        raise DataError(
-            f"{folder}: holds several files of weights, none of a known name; name the one meant "
-            "open_clip_model.safetensors"
-        )
+        fault = "holds several files of weights, none of a known name"
+        raise DataError(f"{folder}: {fault}; name the one meant {known}")
     return Path(weights)
 
 
@@ -220,9 +211,8 @@ def _origin(
     config: dict, preparation: dict | None, weights: Path, sources: Iterable[Path | None]
 ) -> str:
     files = [model_files(source, TOKENIZER_FILES) for source in sources if source is not None]
-    return identity(
-        library="open_clip", model=config, preprocessing=preparation, weights=weights, text=files
-    )
+    facts = {"model": config, "preprocessing": preparation, "weights": weights, "text": files}
+    return identity(library="open_clip", **facts)
 
 
 def _read_settings(path: Path) -> dict:
@@ -259,12 +249,11 @@ def _check_architecture(name: str, weights: object, config: dict, instead: objec
     """
     ours, theirs = map(_with_effect, (open_clip.get_model_config(name), config))
     for setting in ours | theirs:
-        if ours.get(setting) != theirs.get(setting):
-            raise DataError(
-                f"open_clip:{name}@{weights}: these weights were trained with another {setting} "
-                f"({theirs.get(setting)}) than {name}'s ({ours.get(setting)}); use "
-                f"open_clip:{instead}"
-            )
+        its, named = theirs.get(setting), ours.get(setting)
+        if its != named:
+            fault = f"these weights were trained with another {setting} ({its})"
+            rather = f"than {name}'s ({named}); use open_clip:{instead}"
+            raise DataError(f"open_clip:{name}@{weights}: {fault} {rather}")
 
 
 def _with_effect(config: dict) -> dict[str, object]:

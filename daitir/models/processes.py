@@ -17,10 +17,7 @@ PATIENCE = timedelta(days=30)
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[PartialState, str]]:
-    """The group of processes of this run, and the device of this one: `device` of a run alone.
-
-    Raises DataError where the processes find no device or not each other.
-    """
+    """The group of processes of this run, and the device of this one: `device` of a run alone."""
     try:
         # A group that exists, or a process alone, ignores the patience.
         group = PartialState(cpu=torch.device(device).type == "cpu", timeout=PATIENCE)
@@ -29,10 +26,9 @@ def processes(device: str) -> Iterator[tuple[PartialState, str]]:
             torch.empty(1, device=device)
     except (RuntimeError, ValueError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(
-            f"the processes cannot work together ({line}); start as many as there are devices, on "
-            "a CPU with `torchrun --nproc-per-node N -m daitir.cli`"
-        ) from error
+        on_a_cpu = "on a CPU with `torchrun --nproc-per-node N -m daitir.cli`"
+        advice = f"start as many as there are devices, {on_a_cpu}"
+        raise DataError(f"the processes cannot work together ({line}); {advice}") from error
     yield group, device
     if group.num_processes > 1:
         group.wait_for_everyone()

@@ -8,7 +8,7 @@ package, or the folder that `daitir pretrain recogniser` wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -45,10 +45,7 @@ NO_VALUE = 255  # no number of a value, and it fits a byte
 
 
 class RecogniserNet(nn.Module):
-    """A small residual network with one reader for the scene and one, shared, for the six cells.
-
-    Each cell looks at the map through four learned `starting_windows`.
-    """
+    """A small residual network with one reader for the scene and one, shared, for the six cells."""
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -58,8 +55,8 @@ class RecogniserNet(nn.Module):
         self.top = nn.Sequential(_down(2 * width, 4 * width), _Block(4 * width), _Block(4 * width))
         self.windows = nn.Parameter(starting_windows())
         self.cell = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())
-        self.scene_heads = _heads(SCENE_ATTRIBUTES, 12 * width)
-        self.cell_heads = _heads(CELL_ATTRIBUTES, 8 * width)
+        self.scene_heads = value_heads(SCENE_ATTRIBUTES, 12 * width)
+        self.cell_heads = value_heads(CELL_ATTRIBUTES, 8 * width)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Maps of three depths, (batch, width·2^k, 32 / 2^k, 32 / 2^k); pixels are in [-1, 1]."""
@@ -87,6 +84,10 @@ def _layers(narrow: int, wide: int, size: int = 3, *, stride: int = 1) -> tuple[
     return convolution, nn.BatchNorm2d(wide)
 
 
+def _down(narrow: int, wide: int) -> nn.Sequential:
+    return nn.Sequential(*_layers(narrow, wide, stride=2), nn.ReLU())
+
+
 class _Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
@@ -96,12 +97,9 @@ class _Block(nn.Module):
         return F.relu(x + self.body(x))
 
 
-def _heads(names: Sequence[str], width: int) -> nn.ModuleDict:
+def value_heads(names: Iterable[str], width: int) -> nn.ModuleDict:
+    """Linear maps of `width` numbers to the logits of the values of each attribute."""
     return nn.ModuleDict({name: nn.Linear(width, len(VALUES[name])) for name in names})
-
-
-def _down(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(*_layers(narrow, wide, stride=2), nn.ReLU())
 
 
 def starting_windows() -> Tensor:

@@ -19,12 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from daitir.common.errors import DataError
 from daitir.common.files import read_json, write_json
@@ -52,20 +48,14 @@ RETRY = {"num_beams": 4, "repetition_penalty": 1.1}
 
 @dataclass(frozen=True)
 class Refinement:
-    """Refined dialogues.
+    """Refined dialogues."""
 
-    Attributes:
-        captions: `captions[dialogue][round]`, one caption of all that was said up to the round.
-        faults: (dialogue, round) to what was wrong with the model's output (see `read_caption`).
-            There the caption is the dialogue so far, joined by `", "`.
-        num_truncated: rounds whose input was longer than the model's context and lost its middle.
-        num_retried: outputs that were of no use at first, those of `faults` among them.
-    """
-
-    captions: list[list[str]]
+    captions: list[list[str]]  # `captions[dialogue][round]`, of all that was said up to the round
+    # (dialogue, round) to what was wrong with the model's output (`read_caption`). There the
+    # caption is the dialogue so far, joined by `", "`.
     faults: dict[tuple[int, int], str]
-    num_truncated: int
-    num_retried: int
+    num_truncated: int  # inputs that were longer than the model's context and lost their middle
+    num_retried: int  # outputs that were of no use at first, those of `faults` among them
 
     @property
     def fault_kinds(self) -> str:
@@ -76,18 +66,15 @@ class Refinement:
 class Reformulator:
     """Refines dialogues by a language model.
 
-    Attributes:
-        round_by_round: whether the model refines its own last caption (`window`), or is shown
-            the whole dialogue in its prompt.
-        prompt: the template of that prompt, with `{dialogue}` where the dialogue goes, else None.
-        digest: the identity of files, precision and prompt, which decide the captions.
+    Where it is `round_by_round` the model refines its own last caption (`window`), else it is shown
+    the whole dialogue in its `prompt`. Files, precision and prompt decide the `digest`.
     """
 
     def __init__(
         self,
         spec: str,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         device: str | torch.device = "cpu",
         *,
         origin: str,
@@ -126,9 +113,8 @@ class Reformulator:
     ) -> Refinement:
         """One caption for every round of every dialogue, decoded greedily.
 
-        Round 0 is refined as well: a caption can be as wordy as an answer. `batch_size` dialogues
-        are refined together, which does not change the captions. Raises DataError without a
-        dialogue, or for one without rounds.
+        `batch_size` dialogues are refined together, which does not change the captions. Raises
+        DataError without a dialogue, or for one without rounds.
         """
         if not dialogues:
             raise DataError("no dialogues to refine; give at least one")
@@ -139,11 +125,10 @@ class Reformulator:
         faults, num_truncated, num_retried, total = {}, 0, 0, sum(map(len, dialogues))
         with tqdm(total=total, desc="refining", unit="caption", disable=not progress) as bar:
             for t in range(max(map(len, dialogues))):
-                inputs = {
-                    index: self._input(said[: t + 1], written[index])
-                    for index, said in enumerate(dialogues)
-                    if t < len(said)
-                }
+                inputs = {}
+                for index, said in enumerate(dialogues):
+                    if t < len(said):
+                        inputs[index] = self._input(said[: t + 1], written[index])
                 num_truncated += sum(len(ids) > self._max_input for ids in inputs.values())
                 # Inputs of like length go together, so that little is computed on padding.
                 order = sorted(inputs, key=lambda index: len(inputs[index]))
@@ -200,18 +185,17 @@ class Reformulator:
     @torch.no_grad()
     def _generate(self, inputs: list[list[int]], **options) -> list[tuple[str, bool]]:
         """What the model writes after each input, and whether it came to an end."""
-        tokens = self.tokenizer.pad(
-            {"input_ids": inputs}, padding_side="left", return_attention_mask=True,
-            return_tensors="pt",
-        ).to(self.device)  # fmt: skip
+        padding = {"padding_side": "left", "return_attention_mask": True, "return_tensors": "pt"}
+        tokens = self.tokenizer.pad({"input_ids": inputs}, **padding).to(self.device)
+        read = tokens["input_ids"]
         written = self.model.generate(
-            tokens["input_ids"],
+            read,
             attention_mask=tokens["attention_mask"],
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             **{"num_beams": 1} | options,
-        )[:, tokens["input_ids"].shape[1] :]
+        )[:, read.shape[1] :]
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -255,14 +239,13 @@ def refine_resumably(
     if group:
         group.wait_for_everyone()
     refined = [known.get(k) or _read_refinement(file) for k, file in enumerate(files)]
-    return Refinement(
-        [captions for chunk in refined for captions in chunk.captions],
-        {(start + i, t): kind
-         for start, chunk in zip(starts, refined, strict=True)
-         for (i, t), kind in chunk.faults.items()},
-        sum(chunk.num_truncated for chunk in refined),
-        sum(chunk.num_retried for chunk in refined),
-    )  # fmt: skip
+    faults = {}
+    for start, chunk in zip(starts, refined, strict=True):
+        faults |= {(start + i, t): kind for (i, t), kind in chunk.faults.items()}
+    captions = [row for chunk in refined for row in chunk.captions]
+    num_truncated = sum(chunk.num_truncated for chunk in refined)
+    num_retried = sum(chunk.num_retried for chunk in refined)
+    return Refinement(captions, faults, num_truncated, num_retried)
 
 
 def _read_refinement(path: Path) -> Refinement:

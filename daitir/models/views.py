@@ -56,8 +56,7 @@ class ViewGenerator:
     ):
         """`digest` is the identity of the pipeline, None for one that was put together in memory.
 
-        The others are as in `load_view_generator`. Raises DataError for steps outside 1 to 1,000
-        and guidance outside 0 to 100.
+        Raises DataError for steps outside 1 to 1,000 and guidance outside 0 to 100.
         """
         if not 1 <= steps <= MAX_STEPS:
             raise DataError(f"the number of denoising steps is 1 to {MAX_STEPS}, not {steps}")
@@ -104,14 +103,14 @@ class ViewGenerator:
         """The files of the images of prompts, one seed each, in their order.
 
         What the folder `cache` holds is not drawn again, unless it is damaged or another's, and
-        changes nothing of what is drawn. A file tells what it was drawn from in its metadata (EXIF,
-        image description). Warnings count files that were drawn anew, and prompts that are cut off.
+        changes nothing of what is drawn. Warnings count files that were drawn anew, and prompts
+        that are cut off.
 
         `negatives` say for each prompt what must not be drawn, empty where there is nothing; a
         pipeline that takes no negative prompt draws without, and a warning tells. `batch_size`
         images are drawn together, which may change their last bits. The processes of `group` call
         this alike; each draws its share, and waits for the others. Raises DataError for an empty
-        prompt, before anything is drawn, where the disk is full, and as `draw` does.
+        prompt, where the disk is full, and as `draw` does.
         """
         views = self._views(prompts, seeds, negatives)
         files = {view: cache / f"{self._key(view)}.webp" for view in views}
@@ -150,13 +149,10 @@ class ViewGenerator:
         negatives = negatives or [""] * len(prompts)
         if not len(prompts) == len(seeds) == len(negatives):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
-        empty = [index for index, prompt in enumerate(prompts) if not prompt.strip()]
-        if empty:
-            raise DataError(
-                f"{len(empty):,} of {len(prompts):,} prompts are empty, the first is number "
-                f"{empty[0]}; leave those rounds out"
-            )
-        return [_View(*facts) for facts in zip(prompts, seeds, negatives, strict=True)]
+        if empty := [index for index, prompt in enumerate(prompts) if not prompt.strip()]:
+            share = f"{len(empty):,} of {len(prompts):,} prompts are empty"
+            raise DataError(f"{share}, the first is number {empty[0]}; leave those rounds out")
+        return list(map(_View, prompts, seeds, negatives))
 
     def _complete(self, batch: list[_View], files: Mapping[_View, Path]) -> int:
         """Draw a batch unless all its files are whole; returns how many were damaged."""
@@ -188,11 +184,9 @@ class ViewGenerator:
         ).images
         black = [p for p, image in zip(prompts, images, strict=True) if image.getbbox() is None]
         if black:
-            raise DataError(
-                f"{self.spec}: {len(black)} of {len(images)} views are black, that of {black[0]!r} "
-                "for one: the pipeline's safety checker hid it, or numbers overflowed; change the "
-                "prompt or the precision"
-            )
+            fault = f"{len(black)} of {len(images)} views are black, that of {black[0]!r} for one"
+            why = "the pipeline's safety checker hid it, or numbers overflowed"
+            raise DataError(f"{self.spec}: {fault}: {why}; change the prompt or the precision")
         return images
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
@@ -245,14 +239,10 @@ class ViewGenerator:
 
 def _values_digest(pipeline: DiffusionPipeline) -> str:
     """The identity of a pipeline in memory: of its values and settings."""
-    parts = {
-        name: [
-            *([weights_digest(part)] if isinstance(part, nn.Module) else []),
-            type(part).__name__,
-            str(getattr(part, "config", "")),
-        ]
-        for name, part in pipeline.components.items()
-    }
+    parts = {}
+    for name, part in pipeline.components.items():
+        weights = [weights_digest(part)] if isinstance(part, nn.Module) else []
+        parts[name] = [*weights, type(part).__name__, str(getattr(part, "config", ""))]
     return identity(kind=type(pipeline).__name__, parts=parts)
 
 
@@ -295,10 +285,8 @@ def load_view_generator(
     """
     device = torch.device(device)
     if offload and device.type != "cuda":
-        raise DataError(
-            f"offloading moves parts between main memory and a CUDA device, not {device}; add "
-            "--device cuda, or leave --offload out"
-        )
+        fault = f"offloading moves parts between main memory and a CUDA device, not {device}"
+        raise DataError(f"{fault}; add --device cuda, or leave --offload out")
     from diffusers import AutoPipelineForText2Image  # late: it takes seconds to load
 
     if dtype is None:
@@ -306,9 +294,8 @@ def load_view_generator(
     needs, kind = {PIPELINE_INDEX: [PIPELINE_INDEX]}, "a diffusers pipeline"
     source, local = find_source(spec, PIPELINE_FOLDER, needs, kind=kind, recipe="diffusion")
     with reading(spec, "text-to-image pipeline", local=local):
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **NO_CODE
-        )
+        options = {"dtype": dtype, "use_safetensors": True, **NO_CODE}
+        pipeline = AutoPipelineForText2Image.from_pretrained(source, **options)
         files = pipeline_files(check_source(source))
     digest = identity(kind=type(pipeline).__name__, files=files, dtype=str(dtype))
     if offload:

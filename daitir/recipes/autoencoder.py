@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daitir.models.recogniser import (
+    CELL_ATTRIBUTES,
     SCENE_ATTRIBUTES,
-    VALUES,
     RecogniserNet,
     load_recogniser,
     starting_windows,
     to_pixels,
     to_values,
+    value_heads,
 )
 from daitir.recipes.recogniser import crowded_scene, reading_losses
 from daitir.recipes.run import Run
@@ -57,20 +58,16 @@ def build_autoencoder(recipe: DiffusionRecipe) -> AutoencoderKL:
 class LatentReader(nn.Module):
     """Reads the facts of a scene off latents by one linear map for each attribute.
 
-    It is trained with the autoencoder and thrown away. An encoder that is asked for facts finds
-    the objects long before the decoder can draw them, and latents that tell facts plainly are
-    easily drawn from words.
+    It is thrown away after training. An encoder that is asked for facts finds objects long before
+    the decoder can draw them, and latents that tell facts plainly are easily drawn from words.
     """
 
     def __init__(self, latent_channels: int):
         super().__init__()
         self.windows = nn.Parameter(starting_windows())
         width = self.windows.shape[1] * latent_channels
-        heads = {
-            name: nn.Linear(width * (6 if name in SCENE_ATTRIBUTES else 1), len(values))
-            for name, values in VALUES.items()
-        }
-        self.heads = nn.ModuleDict(heads)
+        self.heads = value_heads(SCENE_ATTRIBUTES, 6 * width)
+        self.heads.update(value_heads(CELL_ATTRIBUTES, width))
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of latents (batch, channels, height, width)."""
@@ -85,10 +82,7 @@ class LatentReader(nn.Module):
 def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL, float]:
     """Train an autoencoder whose latents have mean 0 and deviation 1; returns it and the seconds.
 
-    The loss sums the absolute and squared error of pixels, objects first; after a while that of the
-    recogniser's maps and the cross-entropy of what it reads off the reconstruction, which keeps
-    what facts depend on; the cross-entropy of what `LatentReader` reads off the latents; and a
-    little Kullback–Leibler divergence, which keeps the latents smooth.
+    The loss is `autoencoder_loss`, and the cross-entropy of what `LatentReader` reads.
     """
     torch.manual_seed(run.seed)
     model = build_autoencoder(recipe).to(run.device, memory_format=torch.channels_last)
@@ -122,8 +116,8 @@ def train_autoencoder(recipe: DiffusionRecipe, run: Run) -> tuple[AutoencoderKL,
         return losses | {"loss": losses["loss"] + SPELLING * spelling, "spelling": spelling}
 
     changes = {"steps": recipe.autoencoder_steps, "learning_rate": recipe.autoencoder_learning_rate}
-    where = {"stage": "work/autoencoder"}
-    seconds = run.train(both, step_loss, recipe, **where, weight_decay=0.0, **changes)
+    changes |= {"stage": "work/autoencoder", "weight_decay": 0.0}
+    seconds = run.train(both, step_loss, recipe, **changes)
     latents = encode(model, render_scenes(scenes[:NUM_SCALING], size=size), run.device)
     _fold_scale(model, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
     return model, seconds
@@ -140,8 +134,10 @@ def autoencoder_loss(
 ) -> dict[str, Tensor]:
     """The losses of a batch of pixels (batch, 3, size, size) in [-1, 1], `"loss"` their sum.
 
-    `facts` are the `targets` of the scenes; `in_front` (batch, size, size) tells which pixels
-    show an object, which are few and weigh more; `ramp` is the weight of the recogniser's part.
+    They are the error of pixels; with the weight `ramp` that of the recogniser's maps and the
+    cross-entropy of what it reads, which keeps the `facts` (`to_values`); and a little
+    Kullback–Leibler divergence, which keeps the latents smooth. `in_front` (batch, size, size)
+    tells which pixels show an object, which are few and weigh more.
     """
     side = 64 / pixels.shape[-1]
     seen, wanted = (
@@ -161,10 +157,8 @@ def autoencoder_loss(
     divergence = posterior.kl().mean() / posterior.mean[0].numel()
     recognised = PERCEPTUAL * perceptual + READING * reading
     loss = absolute + SQUARED * squared + ramp * recognised + KL * divergence
-    return {
-        "loss": loss, "absolute": absolute, "squared": squared, "perceptual": perceptual,
-        "reading": reading, "divergence": divergence,
-    }  # fmt: skip
+    terms = {"absolute": absolute, "squared": squared, "perceptual": perceptual}
+    return {"loss": loss, **terms, "reading": reading, "divergence": divergence}
 
 
 @torch.no_grad()
@@ -190,10 +184,9 @@ def _fold_scale(model: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
     """
     mean, deviation = mean.to(model.device), deviation.to(model.device)
     inner, outer = model.quant_conv, model.post_quant_conv
-    means, logvars = inner.weight.chunk(2)[0], inner.bias.chunk(2)[1]
     outer.bias.add_(outer.weight[:, :, 0, 0] @ mean)
     outer.weight.mul_(deviation[None, :, None, None])
-    means.div_(deviation[:, None, None, None])
-    bias = inner.bias.chunk(2)[0]
-    bias.sub_(mean).div_(deviation)
+    inner.weight.chunk(2)[0].div_(deviation[:, None, None, None])
+    means, logvars = inner.bias.chunk(2)
+    means.sub_(mean).div_(deviation)
     logvars.sub_(2 * deviation.log())

@@ -132,9 +132,8 @@ def train_cast(
 ) -> Cast:
     """Train on texts (num_dialogues, num_rounds, dim) and their targets (num_dialogues, dim).
 
-    A step takes a batch of dialogues and one round of each; R@10 on validation, whose targets come
-    first in its gallery, chooses the weights. A folder that holds them is loaded. Raises DataError
-    where the folder holds another run, or is damaged.
+    R@10 on validation, whose targets come first in its gallery, chooses the weights. A folder that
+    holds them is loaded. Raises DataError where it holds another run, or is damaged.
     """
     config, weights = folder / CONFIG_NAME, folder / "cast.safetensors"
     num_dialogues, num_rounds, dim = train_text.shape

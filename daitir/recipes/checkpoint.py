@@ -63,31 +63,27 @@ def load(path: Path, model: nn.Module, optimizer: AdamW, config: Mapping[str, ob
         if step < 0:
             raise ValueError(f"step {step}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {error}); remove it, and "
-            "training begins anew"
-        ) from error
+        fault = f"not a readable checkpoint ({type(error).__name__}: {error})"
+        raise DataError(f"{path}: {fault}; remove it, and training begins anew") from error
     wanted = json.loads(json.dumps(config))
-    if differing := [name for name in wanted if saved.get(name) != wanted[name]]:
-        raise DataError(
-            f"{path}: written with another {', '.join(differing)}; choose another folder"
-        )
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    parameters, state = parameters_of(optimizer), {}
+    if differing := ", ".join(name for name in wanted if saved.get(name) != wanted[name]):
+        raise DataError(f"{path}: written with another {differing}; choose another folder")
+    parameters, weights, state = parameters_of(optimizer), {}, {}
     try:
-        model.load_state_dict(weights)
         for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-                if tensor.ndim and tensor.shape != parameters[int(index)].shape:
-                    raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+            kind, _, key = name.partition(".")
+            if kind == "model":
+                weights[key] = tensor
+                continue
+            index, key = key.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+            if tensor.ndim and tensor.shape != parameters[int(index)].shape:
+                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+        model.load_state_dict(weights)
     except (RuntimeError, ValueError, IndexError) as error:
+        fault = "the checkpoint or its optimiser's state is of another model"
         line = str(error).splitlines()[0]
-        raise DataError(
-            f"{path}: the checkpoint or its optimiser's state is of another model ({line}); "
-            "choose another folder"
-        ) from error
+        raise DataError(f"{path}: {fault} ({line}); choose another folder") from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     logger.info("%s: continuing after step %d", path, step)
@@ -155,8 +151,7 @@ def keep_best(
 def read_best(path: Path, model: nn.Module | None = None) -> tuple[int, float]:
     """The step and the measure of the best weights so far; (0, -1.0) before there are any.
 
-    With `model` the weights are loaded into it. Raises DataError where they are damaged, and, with
-    it, where they are missing or of another model.
+    With `model` they are loaded into it, and must be there. Raises DataError for damaged ones.
     """
     if model is None and not path.is_file():
         return 0, -1.0
@@ -169,18 +164,15 @@ def read_best(path: Path, model: nn.Module | None = None) -> tuple[int, float]:
             model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(
-            f"{path}: the weights that were best so far are lost ({line}), and no checkpoint "
-            f"holds them; remove {path.parent} and train again"
-        ) from error
+        fault = f"the weights that were best so far are lost ({line}), and no checkpoint holds them"
+        raise DataError(f"{path}: {fault}; remove {path.parent} and train again") from error
     return step, measure
 
 
 def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
-    """Note in a training folder which encoder and data its run was begun with.
+    """Note in a training folder which encoder and data its run was begun with; DataError on others.
 
-    `data` is their `data_digest`, None for the query sets of a profile. Raises DataError where the
-    folder holds a run of another encoder or of other data.
+    `data` is their `data_digest`, None for the query sets of a profile.
     """
     path = folder / ORIGIN_NAME
     if path.is_file():
@@ -188,18 +180,14 @@ def claim(folder: Path, encoder: Encoder, data: str | None) -> None:
         differing = ["another encoder"] * (digest != encoder.digest)
         differing += ["other data"] * (data_before != data)
         if differing:
-            raise DataError(
-                f"{folder}: holds a run with {' and '.join(differing)}; choose another folder"
-            )
+            run = f"holds a run with {' and '.join(differing)}"
+            raise DataError(f"{folder}: {run}; choose another folder")
     facts = {"encoder": {"spec": encoder.spec, "digest": encoder.digest}, "data": data}
     write_json(path, facts)
 
 
 def check_origin(folder: Path, encoder: Encoder) -> None:
-    """Raises DataError where a folder holds what was trained on another encoder.
-
-    A folder that does not say is taken on trust, with a warning.
-    """
+    """Raises DataError where a folder holds what was trained on another encoder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `daitir train` writes it")
     path = folder / ORIGIN_NAME
@@ -208,10 +196,9 @@ def check_origin(folder: Path, encoder: Encoder) -> None:
         return
     spec, digest, _ = _read_origin(path)
     if digest != encoder.digest:
-        raise DataError(
-            f"{folder}: was trained on another encoder ({spec}) than {encoder.spec} as it is now; "
-            "name that encoder, or train the fusion on this one"
-        )
+        fault = f"was trained on another encoder ({spec}) than {encoder.spec} as it is now"
+        advice = "name that encoder, or train the fusion on this one"
+        raise DataError(f"{folder}: {fault}; {advice}")
 
 
 def _read_origin(path: Path) -> tuple[str | None, str, str | None]:

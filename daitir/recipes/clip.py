@@ -33,16 +33,12 @@ MEAN = STD = 0.5
 def train_clip(recipe: ClipRecipe, run: Run) -> None:
     """Train a dual encoder from scratch; `load_encoder("open_clip:FOLDER")` reads its folder.
 
-    The pictures are `recipe.num_scenes` training scenes, rendered once; each step takes a random
-    batch of them with captions written anew, so that a scene is seldom described twice alike.
-
-    Raises DataError for an unknown architecture or a checkpoint of another run.
+    Each step takes a random batch of scenes, rendered once, with captions written anew, so that a
+    scene is seldom described twice alike. Raises DataError for an unknown architecture.
     """
     if recipe.model not in OWN_ARCHITECTURES:
-        known = ", ".join(OWN_ARCHITECTURES)
-        raise DataError(
-            f"{recipe.model!r} has no config in daitir/models/configs; choose one of {known}"
-        )
+        known = f"daitir/models/configs; choose one of {', '.join(OWN_ARCHITECTURES)}"
+        raise DataError(f"{recipe.model!r} has no config in {known}")
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = open_clip.create_model(recipe.model).to(run.device)
@@ -51,10 +47,8 @@ def train_clip(recipe: ClipRecipe, run: Run) -> None:
 
     def step_loss(step: int) -> dict[str, Tensor]:
         chosen = run.batch(step, len(scenes), recipe.batch_size)
-        captions = [
-            short_caption(scenes[i], random.Random(f"caption/{run.seed}/{step}/{i}"))
-            for i in chosen
-        ]
+        draws = {i: random.Random(f"caption/{run.seed}/{step}/{i}") for i in chosen}
+        captions = [short_caption(scenes[i], draw) for i, draw in draws.items()]
         pixels = augment(torch.from_numpy(images[chosen]).to(run.device))
         tokens = tokenizer(captions, padding=True, return_tensors="pt").to(run.device).input_ids
         with shortened_context(model, tokens.shape[1]), mixed_precision(run.device):
@@ -116,11 +110,11 @@ def augment(
 
 def export(model, architecture: dict, folder: Path) -> None:
     """Write a model as the folder that open_clip reads, weights in half precision."""
-    preprocessing = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic",
-                     "resize_mode": "squash"}  # fmt: skip
-    settings = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
+    preparation = {"mean": [MEAN] * 3, "std": [STD] * 3}
+    preparation |= {"interpolation": "bicubic", "resize_mode": "squash"}
     save_half(folder / "open_clip_model.safetensors", model)
     for path in TOKENIZER_FOLDER.glob("*.json"):
         with atomic_write(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
+    settings = {"model_cfg": architecture, "preprocess_cfg": preparation}
     write_json(folder / "open_clip_config.json", settings)

@@ -9,14 +9,9 @@ import copy
 import random
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,43 +31,32 @@ PROMPT_WIDTH = 128  # numbers of a token, those of the mini text tower
 
 
 def train_diffusion(recipe: DiffusionRecipe, run: Run) -> None:
-    """Train a text-to-image pipeline from scratch and write it as a diffusers folder.
-
-    `folder/work` gets the checkpoints and logs of the three parts.
-    """
+    """Train a text-to-image pipeline from scratch; `work` gets the checkpoints of its parts."""
     autoencoder, autoencoder_seconds = train_autoencoder(recipe, run)
     autoencoder.requires_grad_(False)
     text_encoder, text_seconds = train_text_encoder(recipe, run)
     latents = run.folder / "work" / "latents.safetensors"
     denoiser, seconds = train_unet(recipe, run, latents, autoencoder, text_encoder, "work/unet")
     parts = {"autoencoder": autoencoder, "text_encoder": text_encoder, "unet": denoiser.unet}
-    run.write_card(
-        autoencoder_seconds + text_seconds + seconds,
-        recipe,
-        stage="work/unet",
-        model="daitir-diffusion",
-        parameters={name: count_parameters(part) for name, part in parts.items()},
-        training_scenes=recipe.num_scenes,
-    )
+    parameters = {name: count_parameters(part) for name, part in parts.items()}
+    facts = {"model": "daitir-diffusion", "training_scenes": recipe.num_scenes}
+    seconds += autoencoder_seconds + text_seconds
+    run.write_card(seconds, recipe, stage="work/unet", parameters=parameters, **facts)
 
 
 def retrain_unet(
     recipe: DiffusionRecipe, pipeline: StableDiffusionPipeline, run: Run, *, latents: Path
 ) -> None:
-    """Train only the U-Net anew and write a pipeline folder: for example with fewer steps.
+    """Train only the U-Net of a pipeline anew, for example for fewer steps, into a folder.
 
-    The new pipeline shares the autoencoder, text encoder and prompts of `pipeline`. `latents` is a
-    file that keeps the latents of the training scenes for further runs.
-
-    Raises DataError for a pipeline of other parts than those of the recipe.
+    The file `latents` keeps the latents of the training scenes for further runs. Raises DataError
+    for a pipeline of other parts than those of the recipe.
     """
     sizes = (pipeline.vae.config.latent_channels, pipeline.text_encoder.config.hidden_size)
     if sizes != (recipe.latent_channels, PROMPT_WIDTH):
-        raise DataError(
-            f"latents of {sizes[0]} channels and prompts of {sizes[1]} numbers do not fit the "
-            f"recipe's {recipe.latent_channels} and {PROMPT_WIDTH}; give it a pipeline of "
-            "`daitir pretrain diffusion`"
-        )
+        fault = f"latents of {sizes[0]} channels and prompts of {sizes[1]} numbers do not fit"
+        wanted = f"the recipe's {recipe.latent_channels} and {PROMPT_WIDTH}"
+        raise DataError(f"{fault} {wanted}; give it a pipeline of `daitir pretrain diffusion`")
     autoencoder, text_encoder = (
         copy.deepcopy(part).float().to(run.device).requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder)
@@ -119,9 +103,10 @@ def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
     )
 
 
-def noise_schedule() -> DDPMScheduler:
+def noise_schedule() -> diffusers.DDPMScheduler:
     """A cosine schedule of 1,000 noise levels; the U-Net predicts velocity."""
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    kind = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    return diffusers.DDPMScheduler(**kind)
 
 
 def train_unet(
@@ -175,8 +160,8 @@ def train_unet(
         loss = (errors * weights[levels].to(run.device)).mean() / weights.mean()
         return {"loss": loss, "noisy": errors[there > 0.7 * num_levels].mean()}
 
-    options = {"after_step": model.update_average, "betas": (0.9, 0.99)}
-    seconds = run.train(model, step_loss, recipe, stage=stage, **options)
+    options = {"stage": stage, "after_step": model.update_average, "betas": (0.9, 0.99)}
+    seconds = run.train(model, step_loss, recipe, **options)
     export(run.folder, vae=autoencoder, text_encoder=text_encoder, unet=model.average)
     return model, seconds
 
@@ -184,10 +169,7 @@ def train_unet(
 def cached_latents(
     path: Path, recipe: DiffusionRecipe, autoencoder: AutoencoderKL, scenes: list[Scene], run: Run
 ) -> Tensor:
-    """The latents of all scenes in half precision, encoded once and kept in a file.
-
-    The file names the autoencoder by a hash of its weights: with another one it is made anew.
-    """
+    """The latents of all scenes in half precision, kept in a file that names its autoencoder."""
     maker = {"autoencoder": weights_digest(autoencoder), "scenes": str(len(scenes))}
     if path.is_file():
         tensors, about = read_tensors(path)
@@ -206,9 +188,9 @@ def cached_latents(
 def export(folder: Path, **parts: nn.Module) -> None:
     """Write the parts as a pipeline folder, weights in half precision."""
     halves = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        noise_schedule().config, timestep_spacing="trailing", steps_offset=1
-    )
+    spacing = {"timestep_spacing": "trailing", "steps_offset": 1}
+    schedule = noise_schedule().config
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(schedule, **spacing)
     without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     tools = {"tokenizer": prompt_tokenizer(), "scheduler": scheduler}
     StableDiffusionPipeline(**halves, **tools, **without).save_pretrained(folder)

@@ -65,16 +65,14 @@ def needs_views(recipe: EncoderRecipe) -> bool:
 
 def check_trainable(encoder: Encoder) -> None:
     """Raises DataError unless the encoder is an open_clip model that its spec gives back."""
+    spec = encoder.spec
     if not isinstance(encoder.model, open_clip.CLIP | open_clip.CustomTextCLIP):
-        raise DataError(
-            f"{encoder.spec}: only open_clip's dual encoders are fine-tuned (mini, "
-            "open_clip:NAME@FILE, open_clip:FOLDER, finetuned:FOLDER); on this one train a fusion"
-        )
-    if encoder.folder is None and encoder.spec.startswith("open_clip:") and "@" not in encoder.spec:
-        raise DataError(
-            f"{encoder.spec}: its random weights cannot be had again, and what training changes "
-            f"is kept relative to them; name a file, {encoder.spec}@FILE"
-        )
+        forms = "mini, open_clip:NAME@FILE, open_clip:FOLDER, finetuned:FOLDER"
+        fault = f"only open_clip's dual encoders are fine-tuned ({forms})"
+        raise DataError(f"{spec}: {fault}; on this one train a fusion")
+    if encoder.folder is None and spec.startswith("open_clip:") and "@" not in spec:
+        fault = "its random weights cannot be had again, and what training changes is kept relative"
+        raise DataError(f"{spec}: {fault} to them; name a file, {spec}@FILE")
 
 
 def finetune(
@@ -94,14 +92,10 @@ def finetune(
     launch` on several devices, each process encodes its share of every batch, and the objective
     sees the features of all of them, so that the result is that of one process up to rounding.
     Rounds without a view take part in the terms of the text alone; `without_view` in the log
-    counts them in the batch.
+    counts them in the batch. The weights of `encoder` change. A finished run is read.
 
-    The weights of `encoder` change. The folder gets what `Run.train` writes, and at the end a card
-    and the files of `save_finetuned`; a finished run is read.
-
-    Raises DataError for an encoder that is not of open_clip or has random weights, a folder that
-    holds another run, an unknown query or term, a batch without a negative or that the processes
-    cannot share, and where memory runs out; FloatingPointError for a loss that is not finite.
+    Raises as `check_trainable`, `build_objective` and `Run.train` do, and DataError for an unknown
+    query, a batch without a negative or that the processes cannot share, and where memory runs out.
     """
     check_trainable(encoder)
     if (folder / CONFIG_NAME).is_file():
@@ -132,18 +126,12 @@ def finetune(
             log_every=10,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DataError(
-            f"out of memory; lower micro_batch_size (now {recipe.micro_batch_size}), which leaves "
-            "the result as it is, or batch_size, which does not"
-        ) from error
+        now = f"now {recipe.micro_batch_size}"
+        advice = f"lower micro_batch_size ({now}), which leaves the result as it is"
+        raise DataError(f"out of memory; {advice}, or batch_size, which does not") from error
     if group.is_main_process:
-        run.write_card(
-            seconds,
-            base=encoder.spec,
-            dialogues=len(train_data.texts),
-            steps=recipe.steps,
-            validation_images=len(val_data.gallery),
-        )
+        facts = {"base": encoder.spec, "dialogues": len(train_data.texts), "steps": recipe.steps}
+        run.write_card(seconds, **facts, validation_images=len(val_data.gallery))
         facts = {"recipe": asdict(recipe), "seed": seed}
         save_finetuned(encoder, load_encoder(encoder.spec), folder, rank=recipe.rank, facts=facts)
     group.wait_for_everyone()
@@ -162,13 +150,11 @@ def _step_loss(
     model, counts, places = encoder.model, data.counts, data.target_indices
     lacks_views = objective.needs_views and data.num_without_view > 0
     settings = get_model_preprocess_cfg(model)
+    features = partial(_features, part_size=recipe.micro_batch_size, device=encoder.device)
 
     def pictures(chosen: Sequence) -> Tensor:
         pixels = seen_pixels(encoder, chosen, workers=workers)
         return augment(pixels, mean=settings["mean"], std=settings["std"])
-
-    def features(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        return _features(function, inputs, recipe.micro_batch_size, encoder.device)
 
     def encode_texts(used: int, tokens: Tensor) -> Tensor:
         with shortened_context(model, used), mixed_precision(tokens.device):
@@ -200,10 +186,10 @@ def _step_loss(
         known = None if data.targets is None else labels.to(text.device)
         loss, terms = objective(text, view, target, scale, labels=known, view_rows=rows)
         absent = torch.tensor(float("nan"))  # the log has all columns, whatever the batch
-        columns = {name: terms.get(name, absent) for name in objective.terms}
+        logged = {"loss": loss} | {name: terms.get(name, absent) for name in objective.terms}
         if lacks_views:
-            columns["without_view"] = torch.tensor(len(pairs) - len(rows))
-        return {"loss": loss} | columns | {"logit_scale": scale} | objective.logged()
+            logged["without_view"] = torch.tensor(len(pairs) - len(rows))
+        return logged | {"logit_scale": scale} | objective.logged()
 
     return step_loss
 
@@ -236,17 +222,15 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     places = [_place(name) for name, _ in named]
     tops = dict(sorted(places))  # of each tower the last
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict] = {}
     for (name, parameter), (tower, block) in zip(named, places, strict=True):
         if block < 0 and not _BEFORE_BLOCKS.search(name):
             block = tops[tower] + 1
         scale = layer_decay ** (tops[tower] + 1 - block)
         decay = weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((scale, decay), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay, "scale": scale}
-        for (scale, decay), parameters in groups.items()
-    ]
+        group = {"params": [], "weight_decay": decay, "scale": scale}
+        groups.setdefault((scale, decay), group)["params"].append(parameter)
+    return list(groups.values())
 
 
 _BLOCK = re.compile(r"\b(?:resblocks|blocks|layers?)\.(\d+)\.")
@@ -269,8 +253,7 @@ def load_trained(
         trained = asdict(EncoderRecipe(**settings["recipe"]))  # an older file lacks new settings
     except (KeyError, TypeError):
         trained = None
-    same = {"seed": settings.get("seed") == seed, "recipe": trained == wanted}
-    for name, is_same in same.items():
-        if not is_same:
-            raise DataError(f"{path}: a run with another {name}; choose another folder")
+    if settings.get("seed") != seed or trained != wanted:
+        differing = "recipe" if settings.get("seed") == seed else "seed"
+        raise DataError(f"{path}: a run with another {differing}; choose another folder")
     return tuned

@@ -23,22 +23,14 @@ FUSION_WEIGHTS, FUSION_CONFIG = "fusion.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class FusionData:
-    """Features of drawn rounds and of a gallery.
+    """Features of drawn rounds and of a gallery."""
 
-    Attributes:
-        text_features, view_features: (num_dialogues, num_views, dim), of captions and drawings.
-        gallery_features: (num_images, dim).
-        counts: (num_dialogues,), how many views each dialogue has, where they differ; what is
-            beyond them is padding by unit vectors.
-        targets: (num_dialogues,), the gallery image that each dialogue looks for; where None,
-            dialogue i looks for image i.
-    """
-
-    text_features: Tensor
-    view_features: Tensor
-    gallery_features: Tensor
+    text_features: Tensor  # (num_dialogues, num_views, dim), of captions
+    view_features: Tensor  # of the same shape, of drawings
+    gallery_features: Tensor  # (num_images, dim)
+    # (num_dialogues,), how many views each has; what is beyond them is padding by unit vectors.
     counts: Tensor | None = None
-    targets: Tensor | None = None
+    targets: Tensor | None = None  # (num_dialogues,), places in the gallery; None: i looks for i
 
     def to(self, device: str | torch.device) -> FusionData:
         values = (getattr(self, field.name) for field in fields(self))
@@ -86,15 +78,11 @@ def train_fusion(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Fusion:
-    """Train a fusion and keep the weights that are best on validation.
+    """Train a fusion and keep the weights whose `recall` on validation is best.
 
-    Each step takes a batch of dialogues and one drawn round of each, so that every target is once
-    in a batch; where several dialogues look for one, it is no negative of its own. `recall` on
-    validation decides whether the weights are kept. The folder gets what `Run.train` writes, and at
-    the end weights and config.
-
-    Raises DataError for an unknown kind, or where the folder holds another run; FloatingPointError
-    for a loss that is not finite.
+    Each step takes a batch of dialogues and one drawn round of each. Where several dialogues look
+    for one target, it is no negative of its own. Raises as `Run.train` does, and DataError for an
+    unknown kind.
     """
     dim = train_data.view_features.shape[-1]
     if not (folder / FUSION_CONFIG).is_file():

@@ -97,14 +97,13 @@ def held_out_texts(classes: list[int], *, seed: int) -> dict[str, Texts]:
     """For each kind of `QUERY_KINDS` one text of each class."""
     draw = random.Random(f"lit/held-out/{seed}")
     names, defined = class_names(), definitions()
-    return {
-        "name": [(names[index][0], index) for index in classes],
-        "sentence": [
-            (draw.choice(VAL_SENTENCES).format(with_article(names[index][0])), index)
-            for index in classes
-        ],
-        "definition": [(defined[index], index) for index in classes],
-    }
+    texts: dict[str, Texts] = {kind: [] for kind in QUERY_KINDS}
+    for index in classes:
+        name = names[index][0]
+        sentence = draw.choice(VAL_SENTENCES).format(with_article(name))
+        for kind, text in zip(QUERY_KINDS, (name, sentence, defined[index]), strict=True):
+            texts[kind].append((text, index))
+    return texts
 
 
 def split_classes(recipe: LitRecipe, *, seed: int) -> tuple[list[int], list[int], list[int]]:
@@ -116,10 +115,7 @@ def split_classes(recipe: LitRecipe, *, seed: int) -> tuple[list[int], list[int]
 
 
 def fit_ridge(inputs: Tensor, targets: Tensor, *, penalty: float) -> nn.Linear:
-    """The linear map of least squares with an L2 penalty on its weights, in double precision.
-
-    It maps `inputs` (num_texts, in_dim) to `targets` (num_texts, out_dim).
-    """
+    """The ridge regression of targets (num_texts, out_dim) on inputs (num_texts, in_dim)."""
     inputs, targets = inputs.double(), targets.double()
     centre, level = inputs.mean(dim=0), targets.mean(dim=0)
     inputs = inputs - centre
@@ -136,8 +132,7 @@ def fit_contrastive(
 ) -> nn.Linear:
     """The linear map of the contrastive loss, as LiT's text side learns against locked images.
 
-    Each text is told from the directions of all other classes (num_classes, dim) that occur in
-    `classes` (num_texts,).
+    Each text is told from the directions of all other `classes` (num_texts,) that occur.
     """
     seen, targets = classes.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
@@ -174,17 +169,14 @@ def train_lit(recipe: LitRecipe, run: Run) -> None:
     """Choose a head on validation classes, measure it on test classes, and train it on all.
 
     Training sees neither texts nor direction of a held-out class, whose direction stands in the
-    gallery beside the others of its split. The folder gets the head that `load_lit` reads, and a
-    card with what was measured. A run that was interrupted begins anew.
-
-    Raises DataError where the packages of the parts are missing.
+    gallery beside the others of its split. The card tells what was measured. A run that was
+    interrupted begins anew. Raises DataError where the packages of the parts are missing.
     """
     begin, seed = time.monotonic(), run.seed
     encoder = build_lit(recipe.dim, device=run.device)
     directions = class_directions(encoder.model).cpu()
     train_classes, val_classes, test_classes = split_classes(recipe, seed=seed)
     inputs, classes = embed(encoder, training_texts(recipe, seed=seed), progress=run.progress)
-
     penalties = {f"ridge, penalty {penalty:g}": penalty for penalty in recipe.ridges}
 
     def fit(name: str, among: list[int]) -> nn.Linear:
@@ -204,14 +196,12 @@ def train_lit(recipe: LitRecipe, run: Run) -> None:
     chosen = max(measured, key=lambda name: measured[name]["value"])
     logger.info("%s is best on validation classes", chosen)
     head = fit(chosen, train_classes + val_classes)
-    measures = _recalls(head, embedded(test_classes), directions)
 
     encoder.model.head.load_state_dict(fit(chosen, list(range(recipe.num_classes))).state_dict())
     scale = _calibrated(heads[chosen], val["sentence"], directions)
     encoder.model.logit_scale.fill_(scale).log_()
     save_head(encoder.model, run.folder)
     facts = {
-        "model": "daitir-lit",
         "parameters_of_the_head": count_parameters(encoder.model.head),
         "dim": recipe.dim,
         "classes": recipe.num_classes,
@@ -220,11 +210,11 @@ def train_lit(recipe: LitRecipe, run: Run) -> None:
         "val_classes": len(val_classes),
         f"val, {DECIDING}": measured,
         "test_classes": len(test_classes),
-        "test": measures,
+        "test": _recalls(head, embedded(test_classes), directions),
         "chance_R@10": round(10 / len(test_classes), 4),
         "logit_scale": scale,
     }
-    run.write_card(time.monotonic() - begin, **facts)
+    run.write_card(time.monotonic() - begin, model="daitir-lit", **facts)
 
 
 def _recalls(

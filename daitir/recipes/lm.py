@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import torch
 import transformers
@@ -13,25 +12,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from daitir import scenes
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.prompts import WINDOW_ROUNDS, window
 from daitir.recipes.recogniser import any_object, any_scene
 from daitir.recipes.run import Run, count_parameters
 from daitir.recipes.settings import TRAINING_SOURCES, LmRecipe
-from daitir.scenes import (
-    Question,
-    Scene,
-    SceneObject,
-    Turn,
-    answer,
-    describe,
-    dialogue,
-    merge_facts,
-    phrase,
-    sample_scene,
-    world,
-)
+from daitir.scenes import Scene, SceneObject, describe, merge_facts, world
 from daitir.scenes.language import mention
 
 CONTEXT_LENGTH = 512
@@ -44,34 +32,29 @@ Window = tuple[list[int], list[bool]]
 
 def build_lm(recipe: LmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained causal language model of the recipe's size."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.width,
-            intermediate_size=recipe.width * 8 // 3 // 16 * 16,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            max_position_embeddings=CONTEXT_LENGTH,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            refines_round_by_round=True,
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.width * 8 // 3 // 16 * 16,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        refines_round_by_round=True,
     )
+    return LlamaForCausalLM(config)
 
 
 def train_lm(recipe: LmRecipe, run: Run) -> None:
-    """Train a language model from scratch; `load_reformulator` reads its folder.
-
-    `folder/work` gets the checkpoints and logs of both stages.
-    """
+    """Train a language model from scratch; `load_reformulator` reads its folder."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **NO_CODE)
     torch.manual_seed(run.seed)
     model = build_lm(recipe, tokenizer).to(run.device)
 
-    def loss_of(single: Callable, number: int, first: int, step: int) -> dict[str, Tensor]:
-        step += first
+    def loss_of(step: int, single: Callable, number: int) -> dict[str, Tensor]:
         windows = []
         for index in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             windows += training_windows(tokenizer, run.seed, index)
@@ -84,8 +67,12 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
         chunks = [_pad(part, tokenizer.pad_token_id) for part in parts]
         return losses_of(model, [[tensor.to(run.device) for tensor in chunk] for chunk in chunks])
 
-    captions = partial(loss_of, caption_window, recipe.num_captions, 0)
-    answers = partial(loss_of, answer_window, recipe.num_answers, recipe.steps)
+    def captions(step: int) -> dict[str, Tensor]:
+        return loss_of(step, caption_window, recipe.num_captions)
+
+    def answers(step: int) -> dict[str, Tensor]:
+        return loss_of(recipe.steps + step, answer_window, recipe.num_answers)
+
     # The head is the embedding's matrix once more: a checkpoint holds it once.
     seconds = run.train(model.model, captions, recipe, stage="work/captions")
     steps = recipe.answer_steps
@@ -93,23 +80,17 @@ def train_lm(recipe: LmRecipe, run: Run) -> None:
     parameters = count_parameters(model)
     model.half().save_pretrained(run.folder)
     tokenizer.save_pretrained(run.folder)
-    run.write_card(
-        seconds,
-        recipe,
-        stage="work/answers",
-        model="daitir-lm",
-        parameters=parameters,
-        training_dialogues=(recipe.steps + recipe.answer_steps) * recipe.batch_size,
-        transformers=transformers.__version__,
-    )
+    number = (recipe.steps + recipe.answer_steps) * recipe.batch_size
+    facts = {"model": "daitir-lm", "parameters": parameters, "training_dialogues": number}
+    facts |= {"transformers": transformers.__version__}
+    run.write_card(seconds, recipe, stage="work/answers", **facts)
 
 
 def losses_of(model: LlamaForCausalLM, chunks: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
     """Mean cross-entropy of the tokens that the model has to write, and the share guessed right.
 
-    `chunks` are pairs of tokens and labels, each (num_windows, longest), `IGNORED` in a label
-    where nothing is to be written. Padding stands behind the words, where no word looks, so that
-    no mask is needed.
+    `chunks` are pairs of tokens and labels, as `_pad` gives them. Padding stands behind the words,
+    where no word looks, so that no mask is needed.
     """
     loss, right, number = 0.0, 0, 0
     for tokens, labels in chunks:
@@ -128,8 +109,8 @@ def training_windows(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) 
     The sources take turns. Every second scene is an unlikely one. The first window is of one to
     `WINDOW_ROUNDS` rounds, so that later ones begin at any round.
     """
-    scene = unlikely_scene(seed, index) if index % 2 else sample_scene(seed, "train", index)
-    turns = dialogue(TRAINING_SOURCES[index % len(TRAINING_SOURCES)], scene, seed=seed)
+    scene = unlikely_scene(seed, index) if index % 2 else scenes.sample_scene(seed, "train", index)
+    turns = scenes.dialogue(TRAINING_SOURCES[index % len(TRAINING_SOURCES)], scene, seed=seed)
     captions = [describe(merge_facts(turns[: t + 1])) for t in range(len(turns))]
     rounds = [(turn.text, caption) for turn, caption in zip(turns, captions, strict=True)]
     first = random.Random(f"windows/{seed}/{index}").randint(1, WINDOW_ROUNDS)
@@ -158,15 +139,15 @@ def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> 
     shares = {"attribute": 0.5, "place": 0.6, "time": 0.4, "weather": 0.4, "relation": 0.2}
     facts = mention(scene, rng, num_objects=(1, 2, 4, 8), **shares)
     style = rng.choice(("human", "human", "terse", "verbose"))
-    turns, rounds = [Turn("", tuple(facts))], []
+    turns, rounds = [scenes.Turn("", tuple(facts))], []
     present = [fact.subject for fact in facts if fact.attribute == "present"]
     for _ in range(WINDOW_ROUNDS):
         name = rng.choice(present)
         # The place of an object is the hardest to learn, so it is asked for more often.
         asked = ["position", "position", "size"] + ["colour"] * world.CATEGORIES[name].has_colour
-        question = Question(name, rng.choice(asked))
-        facts_told = answer(question, scene, merge_facts(turns))
-        turns.append(Turn(phrase(question, facts_told, style, rng), facts_told))
+        question = scenes.Question(name, rng.choice(asked))
+        told = scenes.answer(question, scene, merge_facts(turns))
+        turns.append(scenes.Turn(scenes.phrase(question, told, style, rng), told))
         rounds.append((turns[-1].text, describe(merge_facts(turns))))
     return window(tokenizer, describe(facts), rounds)
 
@@ -174,8 +155,7 @@ def answer_window(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> 
 def unlikely_scene(seed: int, index: int) -> Scene:
     """A training scene in which any object is as likely as any other, in any place.
 
-    Where places tell what to expect, a model learns to guess long before it learns to copy what was
-    said.
+    Where places tell what to expect, a model learns to guess long before it learns to copy words.
     """
     rng = random.Random(f"unlikely/{seed}/{index}")
 

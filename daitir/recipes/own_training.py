@@ -35,8 +35,7 @@ Texts = dict[str, tuple[Path, str, str]]
 def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
     """For train and val: the file of the texts, their convention, and how it is known.
 
-    Raises DataError where a split is missing, its dialogues do not show their convention, or the
-    two differ in it.
+    Raises DataError where a split is missing, shows no convention, or differs from the other.
     """
     if lacking := [split for split in ("train", "val") if split not in data.dialogues]:
         files = " and ".join(f"dialogues/{split}.json" for split in lacking)
@@ -47,10 +46,9 @@ def split_texts(data: DataFolder, convention: str | None = None) -> Texts:
         _, *shown = files.read_dialogues(text=convention, allow_duplicate_targets=True)
         texts[split] = (files.dialogues, *shown)
     if texts["train"][1] != texts["val"][1]:
-        raise DataError(
-            f"{data.root}: one of train and val has rewrites and the other has none; make them "
-            "with `daitir refine`, or name --text raw_dialogue"
-        )
+        fault = "one of train and val has rewrites and the other has none"
+        advice = "make them with `daitir refine`, or name --text raw_dialogue"
+        raise DataError(f"{data.root}: {fault}; {advice}")
     return texts
 
 
@@ -70,9 +68,8 @@ def train_on_data(
 ) -> float:
     """Train a fusion, or fine-tune the encoder, on the splits train and val of own data.
 
-    `texts` are as `split_texts` gives them. The fusion is trained on the features of the encoder. A
-    round without a view is refused, or, where `missing_views` is `text`, learnt from by its text
-    alone; a fusion leaves it out. While an encoder learns, validation ranks `val_images` pictures,
+    `texts` are as `split_texts` gives them, `missing_views` as in `read_split`; a fusion leaves
+    rounds without a view out. While an encoder learns, validation ranks `val_images` pictures,
     VAL_IMAGES by default. `tell` is called with each line about the data.
 
     Returns R@10 on validation, among all its pictures. Raises DataError where the data are not fit
@@ -82,10 +79,9 @@ def train_on_data(
     if is_encoder:
         check_trainable(encoder.encoder)
     looks = {"needs_views": not is_encoder or needs_views(recipe), "missing_views": missing_views}
-    splits = {
-        split: read_split(data, split, path, convention=convention, **looks)
-        for split, (path, convention, _) in texts.items()
-    }
+    splits = {}
+    for split, (path, convention, _) in texts.items():
+        splits[split] = read_split(data, split, path, convention=convention, **looks)
     whole_val = splits["val"]
     if is_encoder:
         # The features of its pictures change with the encoder: each validation embeds them anew.
@@ -101,11 +97,10 @@ def train_on_data(
             f"{len(rounds.gallery):,} pictures; "
             f"{encoder.encoder.count_truncated(said):,} texts are cut"
         )
-    if len(splits["val"].gallery) < len(whole_val.gallery):
-        tell(
-            f"while it learns, validation ranks {len(splits['val'].gallery):,} of "
-            f"{len(whole_val.gallery):,} pictures, the targets among them (--val-images)"
-        )
+    ranked, number = len(splits["val"].gallery), len(whole_val.gallery)
+    if ranked < number:
+        share = f"{ranked:,} of {number:,} pictures, the targets among them"
+        tell(f"while it learns, validation ranks {share} (--val-images)")
     if is_encoder:
         recipe, options = replace(recipe, text=texts["train"][1]), {"workers": workers}
         tuned = finetune(encoder.encoder, *splits.values(), recipe, folder, seed=seed, **options)
@@ -130,9 +125,8 @@ def read_split(
     dialogues or its rewrites. Where `needs_views` is false every round is there once, with None;
     where `missing_views` is `text` rounds without a view have None, counted in a warning.
 
-    Raises DataError, naming the file, for missing views, views of other dialogues, rewrites of
-    other dialogues, files that are no pictures, targets outside the gallery, and a training split
-    about a single picture.
+    Raises DataError, naming the file, where one does not fit or is missing, and for a training
+    split about a single picture.
     """
     gallery = None if split == "train" else data.gallery()
     talks = read_source(
@@ -143,10 +137,9 @@ def read_split(
     if needs_views:
         folder = data.views_dir(split)
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; views of the split {split!r} are needed, "
-                f"`daitir generate --data {data.root} --split {split}` draws some"
-            )
+            command = f"`daitir generate --data {data.root} --split {split}` draws some"
+            needed = f"views of the split {split!r} are needed"
+            raise DataError(f"{folder}: no such folder; {needed}, {command}")
         paths = find_views(folder, talks, missing=missing_views)
         check_images(folder, [path.name for rounds in paths for files in rounds for path in files])
         views = [[files or [None] for files in rounds] for rounds in paths]
@@ -154,17 +147,15 @@ def read_split(
     if gallery is None:
         gallery = list(dict.fromkeys(targets))
         if len(gallery) < 2:
-            raise DataError(
-                f"{dialogues}: all dialogues are about one picture, {gallery[0]}; training needs "
-                "two pictures or more"
-            )
+            about = f"all dialogues are about one picture, {gallery[0]}"
+            raise DataError(f"{dialogues}: {about}; training needs two pictures or more")
     check_images(data.images_dir, gallery)
     index_of = {name: index for index, name in enumerate(gallery)}
-    drawn = [[(t, view) for t, files in enumerate(row) for view in files] for row in views]
+    rounds = [[t for t, files in enumerate(row) for _ in files] for row in views]
     return FinetuneData(
-        texts=[[row[t] for t, _ in pairs] for row, pairs in zip(texts, drawn, strict=True)],
-        rounds=[[t for t, _ in pairs] for pairs in drawn],
-        views=[[view for _, view in pairs] for pairs in drawn],
+        texts=[[row[t] for t in drawn] for row, drawn in zip(texts, rounds, strict=True)],
+        rounds=rounds,
+        views=[list(chain.from_iterable(row)) for row in views],
         gallery=[data.images_dir / name for name in gallery],
         targets=torch.tensor([index_of[name] for name in targets]),
     )
@@ -192,20 +183,18 @@ def sample_gallery(data: FinetuneData, number: int) -> FinetuneData:
 
 
 def encode_split(encoder: Encoder, data: FinetuneData, *, progress: bool = False) -> FusionData:
-    """The features of the rounds that have a view, for a fusion to be trained on.
+    """The features of the rounds that have a view; a warning counts those that have none.
 
-    Rounds that are left out, and dialogues that have no other, are counted in a warning. Raises
-    DataError where none is left, and for features that are not finite unit vectors.
+    Raises DataError where no round is left, and for features that are not finite unit vectors.
     """
     with_view = [[k for k, view in enumerate(row) if view is not None] for row in data.views]
     rows = [i for i, places in enumerate(with_view) if places]
     if not rows:
         raise DataError("no round has a view; a fusion cannot be trained")
     if data.num_without_view:
-        logger.warning(
-            "%d rounds without a view are left out, and with them %d of %d dialogues",
-            data.num_without_view, len(with_view) - len(rows), len(with_view),
-        )  # fmt: skip
+        told = "%d rounds without a view are left out, and with them %d of %d dialogues"
+        num_dialogues = len(with_view)
+        logger.warning(told, data.num_without_view, num_dialogues - len(rows), num_dialogues)
 
     def encode(what: str, encoding: Callable[..., Tensor], items: Sequence) -> Tensor:
         features = encoding(items, progress=progress)

@@ -30,9 +30,8 @@ from daitir.scenes import Scene, SceneObject, sample_scenes, split_of, world
 def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
     """Train a recogniser from scratch; `load_recogniser` reads its folder.
 
-    Half of the pictures are training scenes as the world has them; the other half is crowded:
-    any category anywhere, up to six objects, also twice the same, so that what is read is what
-    is seen and not what is usual. No picture shows a held-out combination.
+    Half of the pictures are training scenes as the world has them; the other half is crowded, so
+    that what is read is what is seen and not what is usual.
     """
     torch.manual_seed(run.seed)
     model = RecogniserNet(recipe.width).to(run.device, memory_format=torch.channels_last)
@@ -58,12 +57,11 @@ def train_recogniser(recipe: RecogniserRecipe, run: Run) -> None:
 
 def reading_losses(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
     """For each attribute the cross-entropy of its logits (..., num_values) with values (...)."""
-    return {
-        name: F.cross_entropy(
-            values.flatten(0, -2), truth[name].flatten().to(values.device), ignore_index=NO_VALUE
-        )
-        for name, values in logits.items()
-    }
+    losses = {}
+    for name, values in logits.items():
+        numbers = truth[name].flatten().to(values.device)
+        losses[name] = F.cross_entropy(values.flatten(0, -2), numbers, ignore_index=NO_VALUE)
+    return losses
 
 
 def crowded_scene(seed: int, index: int, *, fewest: int = 0) -> Scene:
@@ -101,9 +99,8 @@ def any_object(rng: random.Random, category: str, column: str, row: str) -> Scen
 def degrade(pixels: Tensor) -> Tensor:
     """What drawing does to pictures, at random, on pixels (batch, 3, size, size) in [-1, 1].
 
-    All are shifted by up to two pixels and change brightness and contrast by a tenth. Three in
-    four are mixed with their own blur, as an autoencoder smears, and get grain and soft patches
-    of wrong colour.
+    All are shifted a little and change brightness and contrast. Three in four are mixed with their
+    own blur, as an autoencoder smears, and get grain and soft patches of wrong colour.
     """
     batch, _, size, _ = pixels.shape
 

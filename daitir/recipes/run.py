@@ -100,10 +100,7 @@ class Run:
         return np.random.default_rng([self.seed, step]).choice(number, size, replace=False)
 
     def dialogues(self, step: int, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The indices of at most `size` dialogues that a step sees, and a view of each.
-
-        `counts` (num_dialogues,) says how many views each has.
-        """
+        """At most `size` dialogues that a step sees, and one of the `counts` views of each."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         chosen = torch.randperm(len(counts), generator=generator)[:size]
         return chosen, draw_views(counts[chosen], generator)
@@ -143,11 +140,9 @@ class Run:
                 weights of `measured`, the model by default, are kept; after `recipe.patience`
                 evaluations without better ones training ends. The best are loaded at the end.
 
-        Returns the seconds that all steps took, those before an interruption included.
-
-        Raises DataError where the folder's files are unreadable or of another model or
-        configuration, or another run works in the folder; FloatingPointError where a loss is not
-        finite, and the last checkpoint is kept.
+        Returns the seconds that all steps took, those before an interruption included. Raises
+        DataError where the folder holds another run, or is damaged, or another process works in
+        it; FloatingPointError where a loss is not finite, and the last checkpoint is kept.
         """
         folder, measured = self.folder / stage, measured or model
         path, log, best = (folder / name for name in (CHECKPOINT_NAME, LOG_NAME, BEST_NAME))
@@ -174,10 +169,9 @@ class Run:
                 torch.manual_seed(self.seed * 1_000_003 + step)
                 losses = step_loss(step)
                 if not torch.isfinite(losses["loss"]):
-                    raise FloatingPointError(
-                        f"the loss is {losses['loss'].item()} at step {step}; the last good "
-                        f"checkpoint is {path}: lower the learning rate or raise the warm-up"
-                    )
+                    fault = f"the loss is {losses['loss'].item()} at step {step}"
+                    advice = f"the last good checkpoint is {path}: lower the learning rate"
+                    raise FloatingPointError(f"{fault}; {advice} or raise the warm-up")
                 norm = _update(optimizer, losses["loss"], config.clip_norm)
                 if after_step is not None:
                     after_step()
@@ -205,10 +199,9 @@ class Run:
     def write_card(
         self, seconds: float, recipe: object = None, *, stage: str = "", **facts: object
     ) -> None:
-        """Write `card.json`: what the model is and was trained on, on what hardware, how long.
+        """Write `card.json`, with the `CARD_FIELDS` of the recipe, and the log of the last `stage`.
 
-        It tells the `CARD_FIELDS` that the recipe has. Beside it lies the log, a copy of that of
-        the `stage` which made the model.
+        It tells what the model is and was trained on, on what hardware, and how long.
         """
         if stage:
             with atomic_write(self.folder / LOG_NAME) as temporary:

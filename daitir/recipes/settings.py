@@ -47,8 +47,7 @@ class RecogniserRecipe:
 class DiffusionRecipe:
     """The diffusion pipeline: an autoencoder, a text encoder, then a U-Net.
 
-    `unet_channels` are those of the levels of the U-Net, the first on the latents' grid. A step
-    of the U-Net sees each of `batch_size` / `num_noises` pictures at `num_noises` noise levels.
+    A step of the U-Net sees `batch_size` / `num_noises` pictures at `num_noises` noise levels each.
     """
 
     image_size: int
@@ -76,9 +75,8 @@ class DiffusionRecipe:
 class LmRecipe:
     """The language model.
 
-    A step sees `batch_size` dialogues, each cut into windows of a few rounds. Beside them each of
-    the first `steps` sees `num_captions` single captions, and each of the `answer_steps` that
-    follow `num_answers` captions with answers about their objects.
+    A step sees `batch_size` dialogues, and beside them each of the first `steps` `num_captions`
+    captions, and each of the `answer_steps` that follow `num_answers` captions with answers.
     """
 
     steps: int
@@ -99,10 +97,8 @@ class LmRecipe:
 class LitRecipe:
     """The text head of the locked-image encoder, whose joint space has `dim` dimensions.
 
-    Each of the first `num_classes` classes is said by its names, its definition and
-    `sentences_per_class` sentences. `num_val` classes decide between the penalties `ridges` of a
-    ridge regression and a contrastive loss with the settings that follow, and `num_test` classes
-    measure the choice.
+    `num_val` classes decide between the penalties `ridges` of a ridge regression and a contrastive
+    loss with the settings that follow, and `num_test` classes measure the choice.
     """
 
     dim: int = 256
@@ -120,11 +116,7 @@ class LitRecipe:
 
 @dataclass(frozen=True)
 class FusionRecipe:
-    """A fusion; its `kind`, one of `daitir.fusion.TRAINED_FUSIONS`, uses the sizes that it has.
-
-    Every `eval_every` steps validation decides whether the weights are kept; after `patience`
-    evaluations without better ones training ends.
-    """
+    """A fusion; its `kind`, one of `daitir.fusion.TRAINED_FUSIONS`, uses the sizes that it has."""
 
     kind: str
     steps: int = 1500
@@ -147,15 +139,13 @@ class FusionRecipe:
 class EncoderRecipe:
     """The fine-tuning of an encoder on texts, views and targets.
 
-    `objective` is one of `daitir.objectives.OBJECTIVES`, and `terms` are its terms that count, None
-    for all. Training selects on validation by the ranks of `query`: `text`, `view`, or
-    `dar`, the sum of text and view with DAR's weights. `text` is a convention of
-    `daitir.data.dialogues.query_texts`. The features of a batch are computed in parts of
-    `micro_batch_size`, of which only one needs memory for its gradients at a time. A layer learns
-    with `layer_decay` times the rate of the one above it. `num_dialogues` are the first of the
-    training dialogues, None for all. With `resampled_views` each drawn view of the training set has
-    a rendered one beside it (`daitir.studies.training_sets`). What training changed is stored with
-    `rank`, None for all.
+    `objective` is one of `daitir.objectives.OBJECTIVES`, and `terms` are its terms that count.
+    Training selects on validation by the ranks of `query`: `text`, `view`, or `dar`. `text` is a
+    convention of `daitir.data.dialogues.query_texts`. The features of a batch are computed in parts
+    of `micro_batch_size`, of which only one needs memory for its gradients at a time. A layer
+    learns with `layer_decay` times the rate of the one above it. With `resampled_views` each drawn
+    view of the training set has a rendered one beside it (`daitir.studies.training_sets`). What
+    training changed is stored with `rank`. None stands for all terms, dialogues or ranks.
     """
 
     terms: tuple[str, ...] | None = None

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from daitir.models import TOKENIZER_FOLDER
 from daitir.models.hub import NO_CODE
 from daitir.models.open_clip_encoders import CLIP_FOLDER
-from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_values
+from daitir.models.recogniser import SCENE_ATTRIBUTES, VALUES, to_values, value_heads
 from daitir.recipes.recogniser import reading_losses
 from daitir.recipes.run import Run
 from daitir.recipes.settings import DiffusionRecipe
@@ -38,9 +38,8 @@ TOWER_NAMES = {
 
 def prompt_tokenizer() -> PreTrainedTokenizerFast:
     """The package's tokeniser, which pads prompts to `PROMPT_LENGTH` and cuts them there."""
-    return AutoTokenizer.from_pretrained(
-        TOKENIZER_FOLDER, model_max_length=PROMPT_LENGTH, **NO_CODE
-    )
+    options = {"model_max_length": PROMPT_LENGTH, **NO_CODE}
+    return AutoTokenizer.from_pretrained(TOKENIZER_FOLDER, **options)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
@@ -50,11 +49,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Tensor:
 
 
 def clip_text_model() -> CLIPTextModel:
-    """The text tower of the mini encoder as transformers has it.
-
-    The features of tokens are those of the tower after its last normalisation; the projection to
-    the space of pictures is left out.
-    """
+    """The text tower of the mini encoder as transformers has it, without the last projection."""
     weights = {}
     for name, tensor in load_file(CLIP_FOLDER / "open_clip_model.safetensors").items():
         for theirs, ours in TOWER_NAMES.items():
@@ -92,8 +87,7 @@ class Speller(nn.Module):
     def __init__(self, encoder: CLIPTextModel):
         super().__init__()
         self.encoder = encoder
-        width = encoder.config.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(VALUES[name])) for name in VALUES})
+        self.heads = value_heads(VALUES, encoder.config.hidden_size)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """Logits as `RecogniserNet` gives them, of tokens (num_prompts, PROMPT_LENGTH).
@@ -102,10 +96,9 @@ class Speller(nn.Module):
         it is. A U-Net that cannot tell which cell is spelled has no use for the spelling.
         """
         places = self.encoder(tokens).last_hidden_state[:, -NUM_PLACES:]
-        logits = {
-            name: head(places[:, 0] if name in SCENE_ATTRIBUTES else places[:, 1:])
-            for name, head in self.heads.items()
-        }
+        logits = {}
+        for name, head in self.heads.items():
+            logits[name] = head(places[:, 0] if name in SCENE_ATTRIBUTES else places[:, 1:])
         return logits | {"number": places[..., :NUM_PLACES]}
 
 
@@ -117,10 +110,8 @@ def train_text_encoder(recipe: DiffusionRecipe, run: Run) -> tuple[CLIPTextModel
 
     def step_loss(step: int) -> dict[str, Tensor]:
         scenes = sample_scenes(run.seed, "train", size, start=step * size)
-        prompts = [
-            write_prompt(scene, random.Random(f"spell/{run.seed}/{step}/{i}"))
-            for i, scene in enumerate(scenes)
-        ]
+        draws = (random.Random(f"spell/{run.seed}/{step}/{i}") for i in range(size))
+        prompts = list(map(write_prompt, scenes, draws))
         logits = model(tokenize(tokenizer, prompts).to(run.device))
         truth = to_values(scenes) | {"number": torch.arange(NUM_PLACES).repeat(size, 1)}
         losses = reading_losses({name: logits[name] for name in truth}, truth)

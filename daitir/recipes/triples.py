@@ -21,31 +21,18 @@ class FinetuneData:
 
     A picture is a uint8 array (size, size, 3) of the encoder's size, or the path of a file of any
     size. Dialogues may have different numbers of views; with lists the shapes below are ragged.
-
-    Attributes:
-        texts: `texts[dialogue][view]`, the query of each drawn round.
-        rounds: (num_dialogues, num_views), which rounds those are.
-        views: (num_dialogues, num_views) pictures, None where a round has none.
-        gallery: (num_images,) pictures.
-        targets: (num_dialogues,), the picture of the gallery that each dialogue looks for; where
-            None, dialogue i looks for picture i.
     """
 
-    texts: list[list[str]]
-    rounds: Tensor | list[list[int]]
-    views: np.ndarray | list[list[Path | None]]
-    gallery: np.ndarray | list[Path]
-    targets: Tensor | None = None
+    texts: list[list[str]]  # `texts[dialogue][view]`, the query of each drawn round
+    rounds: Tensor | list[list[int]]  # (num_dialogues, num_views), which rounds those are
+    views: np.ndarray | list[list[Path | None]]  # of the same shape, None where there is none
+    gallery: np.ndarray | list[Path]  # (num_images,)
+    targets: Tensor | None = None  # (num_dialogues,), places in the gallery; None: i looks for i
 
     def first(self, number: int | None) -> FinetuneData:
         """The data of the first dialogues alone, with the whole gallery."""
-        return replace(
-            self,
-            texts=self.texts[:number],
-            rounds=self.rounds[:number],
-            views=self.views[:number],
-            targets=None if self.targets is None else self.targets[:number],
-        )
+        names = ["texts", "rounds", "views"] + ["targets"] * (self.targets is not None)
+        return replace(self, **{name: getattr(self, name)[:number] for name in names})
 
     @property
     def counts(self) -> Tensor:
