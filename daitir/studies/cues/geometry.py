@@ -8,7 +8,7 @@ before the others. `daitir study geometry` writes them into one table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,11 @@ from daitir.studies.cues.tables import (
     with_changes,
 )
 from daitir.studies.engine.conditions import Instrument
-from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import fusion_folder
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
 NUM_GALLERY = 2000
@@ -266,22 +268,13 @@ def add_fusions(
         table.add(measure, "before", torch.stack(values).mean(dim=0), where="adafuse")
 
 
-def measure_geometry(
-    profile: Profile,
-    *,
-    work_dir: Path,
-    cache: Path | None = None,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
-) -> tuple[pd.DataFrame, dict]:
-    """As `measure_attention`; `cache` is not needed."""
-    encoders, digests = load_compared(profile, device)
+def measure_geometry(bench: Bench) -> tuple[pd.DataFrame, dict]:
+    """As `measure_attention`."""
+    profile, (encoders, digests) = bench.profile, load_compared(bench)
     before = encoders["before"][0]
-    options = {"num_workers": num_workers, "progress": progress}
-    sample = sample_cues(profile, before, **options)
+    sample = sample_cues(profile, before, **bench.drawing)
     scenes = sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery))
-    gallery = render_scenes(scenes, size=profile.image_size, **options)
+    gallery = bench.draw_scenes(scenes)
 
     def measure(encoder: Encoder) -> dict[str, Tensor]:
         of = encode_cues(sample, gallery, encoder)
@@ -294,7 +287,7 @@ def measure_geometry(
         }
 
     ending = f"{len(sample.pairs)}_{len(gallery)}_{NUM_DERIVED}_{NUM_PROBE_SCENES}"
-    features = measured(encoders, measure, work_dir, ending, progress=progress)
+    features = measured(bench, encoders, measure, ending)
     of_spaces, table = Rows(), CueTable(sample)
     add_spaces(of_spaces, features, len(sample.scenes))
     for add in (add_attenuation, add_directions, add_removal, add_linear, add_probes):
@@ -311,8 +304,6 @@ def measure_geometry(
 
 
 INSTRUMENT = Instrument(
-    "geometry",
-    "What becomes of single cues under the profile's encoder and trained ones.",
-    minutes=2,
-    measure=measure_geometry,
-)
+    "geometry", "What becomes of single cues under the profile's encoder and trained ones.",
+    minutes=2, measure=measure_geometry,
+)  # fmt: skip

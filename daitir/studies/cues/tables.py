@@ -8,8 +8,8 @@ beside. An encoder is compared with another by its change within each view.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,9 @@ from daitir.models.finetuned import CONFIG_NAME
 from daitir.studies.cues.samples import CueSample
 from daitir.studies.profiles import Profile
 from daitir.studies.training_sets import encoder_folder
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 CUE_COLUMNS = (
     "measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views",
@@ -189,31 +192,29 @@ def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     return {"before": [profile.encoder], **specs}
 
 
-def load_compared(profile: Profile, device: str) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
+def load_compared(bench: Bench) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
     """The encoders of `compared_encoders`, and what tells each from others, by `name/number`."""
-    specs = compared_encoders(profile)
-    encoders = {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
+    load = partial(load_encoder, device=bench.device)
+    encoders = {n: list(map(load, seeds)) for n, seeds in compared_encoders(bench.profile).items()}
     digests = {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
     return encoders, digests
 
 
 def measured(
+    bench: Bench,
     encoders: Mapping[str, Sequence[Encoder]],
     measure: Callable[[Encoder], Mapping[str, Tensor]],
-    work_dir: Path,
     ending: str,
-    *,
-    progress: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
     """What is measured of encoders, by name, with an axis of seeds before the others.
 
-    `work_dir` keeps the measures of each encoder in a file whose name ends with `ending`.
+    The work folder keeps it of each encoder in a file whose name ends with `ending`.
     """
     by_name = {}
     for name, seeds in encoders.items():
         of_seeds = []
-        for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
-            path = work_dir / f"{encoder.digest[:16]}_{ending}.safetensors"
+        for encoder in tqdm(seeds, desc=printable(name), disable=not bench.progress):
+            path = bench.work_dir / f"{encoder.digest[:16]}_{ending}.safetensors"
             if not path.is_file():
                 made = {key: tensor.contiguous() for key, tensor in measure(encoder).items()}
                 with atomic_write(path) as temporary:

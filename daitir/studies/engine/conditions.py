@@ -140,7 +140,7 @@ class Study(Measured):
 class Instrument(Measured):
     """A measurement of features that ranks nothing: rows of a table, and its notes."""
 
-    measure: Callable[..., tuple[pd.DataFrame, Mapping]]
+    measure: Callable[[Bench], tuple[pd.DataFrame, Mapping]]
 
 
 def encoder_seeds(names: Iterable[str], num_seeds: int) -> list[tuple[str, int]]:

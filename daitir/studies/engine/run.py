@@ -33,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_study(
-    study: Study,
-    profile: Profile,
-    *,
-    results_dir: Path = Path("results"),
-    **options: Any,
+    study: Study, profile: Profile, *, results_dir: Path = Path("results"), **options: Any
 ) -> Path:
     """Measure a study, write its ranks, its table and its notes, and give the path of the table.
 
@@ -81,18 +77,11 @@ def run_study(
 
 
 def run_instrument(
-    instrument: Instrument,
-    profile: Profile,
-    *,
-    results_dir: Path = Path("results"),
-    **options: Any,
+    instrument: Instrument, profile: Profile, *, results_dir: Path = Path("results"), **options: Any
 ) -> Path:
-    """Measure features of encoders and write the table and its notes; gives the table's path.
-
-    `options` are those of `run_study`.
-    """
+    """The same of an instrument, which writes a table and notes, and no ranks."""
     began = time.perf_counter()
-    rows, notes = instrument.measure(profile, **options)
+    rows, notes = instrument.measure(Bench(profile, None, **options))
     notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
     path = results_dir / f"{instrument.table(profile.name)}.csv"
     write_results(path, rows, notes)
