@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import trange
 
 from daitir.analysis.attention import image_pixels, record_attention
 from daitir.analysis.geometry.spaces import TOLERANCE, check_enough, unit
@@ -179,7 +178,7 @@ def null_basis(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = False) -> Tensor:
+def before_projection(encoder: Encoder, images: np.ndarray) -> Tensor:
     """What an open_clip ViT's last projection is applied to, (num_images, width).
 
     Raises DataError for a tower without such a projection.
@@ -192,7 +191,7 @@ def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = 
         )
     projection, tower.proj = tower.proj, None
     try:
-        starts = trange(0, len(images), PER_BATCH, desc="encoding images", disable=not progress)
+        starts = range(0, len(images), PER_BATCH)
         batches = (list(images[start : start + PER_BATCH]) for start in starts)
         return torch.cat([tower(image_pixels(encoder, batch)).float().cpu() for batch in batches])
     finally:

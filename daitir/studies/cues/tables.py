@@ -1,8 +1,7 @@
 """Tables of what becomes of single cues under encoders: means over views and over training seeds.
 
-Encoders of one name are one training with several seeds. Measures are averaged over them, view by
-view, and then bootstrapped over views; the smallest and the largest mean of a single seed stand
-beside. An encoder is compared with another by its change within each view.
+Measures are averaged over seeds, view by view, and then bootstrapped over views; the smallest and
+the largest mean of a single seed stand beside. Encoders are compared by the change within views.
 """
 
 from __future__ import annotations
@@ -99,15 +98,12 @@ class Rows:
             self.add(f"{measure}{over}", name, column, **options)
 
     def put(
-        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence, **place
-    ) -> None:
-        """One row as it is: a value with its bounds, of `number` views, and that of each seed.
-
-        `place` is its `where`, `cue` and `kind`, where it has one.
-        """
-        where, cue, kind = ({"where": "", "cue": "all", "kind": ""} | place).values()
-        self.rows.append((measure, encoder, where, cue, kind, *bounds, number, len(singles),
-                          min(singles), max(singles)))  # fmt: skip
+        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence,
+        *, where: str = "", cue: str = "all", kind: str = "",
+    ) -> None:  # fmt: skip
+        """One row as it is: a value with its bounds, of `number` views, and that of each seed."""
+        seeds = len(singles), min(singles), max(singles)
+        self.rows.append((measure, encoder, where, cue, kind, *bounds, number, *seeds))
 
     def frame(self) -> pd.DataFrame:
         """The rows with the columns `CUE_COLUMNS`, numbers to four significant digits."""
@@ -158,8 +154,8 @@ class CueTable(Rows):
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Mean of a less mean of b and its 95% interval; views are resampled, NaN left out of each.
 
-    Unlike a paired bootstrap it keeps the views that have a value in one column only. Where the
-    samples have one and the same difference, the interval is NaN.
+    Unlike a paired bootstrap it keeps the views that have a value in one column only. The interval
+    is NaN where all samples have the same difference.
     """
     counts = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=1000)
     with np.errstate(invalid="ignore"):
@@ -175,8 +171,8 @@ def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     """Specs of the encoders of a study: the profile's as `before`, and those trained from it.
 
     These are the fine-tuning on text alone, which is the control, and DMCL, of all seeds that lie
-    where the profile has its encoders; the package has three. Raises DataError where they have more
-    than one seed each, but not as many.
+    where the profile has its encoders. Raises DataError where they have more than one seed each,
+    but not as many.
     """
     specs = {}
     for name in TRAINED:
