@@ -1,8 +1,7 @@
 """Where encoders look in drawn views, before and after training: at what is named, false, or empty.
 
-`daitir study attention` writes the table. Objects are located by the recogniser: a mask is that of
-the object as it would be rendered where it was read. Encoders are lists by name, one for each
-training seed.
+`daitir study attention` writes the table. A mask is that of an object as it would be rendered where
+the recogniser reads it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The null space in our world: what becomes of one cue under an encoder, before and after training.
 
-Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
-have a jackknife interval. What is measured of encoders, by name, is tensors with an axis of seeds
-before the others. `daitir study geometry` writes them into one table.
+`daitir study geometry` writes the table. Every number is a mean over views with a bootstrap
+interval over views; statistics of a whole space have a jackknife interval.
 """
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for deri
 NUM_GALLERY = 2000
 SPANS = 50  # random subspaces of the null
 
-Features = Mapping[str, Mapping[str, Tensor]]  # by encoder, what is measured of it
+# By encoder, what is measured of it, with an axis of seeds before the others.
+Features = Mapping[str, Mapping[str, Tensor]]
 
 
 def add_attenuation(table: CueTable, features: Features) -> None:
