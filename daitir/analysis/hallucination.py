@@ -178,8 +178,8 @@ def interventions(view: Scene, target: Scene, *, seed: str) -> tuple[list[Interv
 def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:
     stated = latest.get((fact.subject, fact.attribute))
     if fact.attribute == "present" and stated is None:
-        groups = [name for name, members in world.MEMBERS.items() if fact.subject in members]
-        if any(latest.get((group, "present")) is False for group in groups):
+        group = world.CATEGORIES[fact.subject].group
+        if latest.get((group, "present")) is False:
             return "contradicted"
     if stated is not None:
         return "supported" if stated == fact.value else "contradicted"

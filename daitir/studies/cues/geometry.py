@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
-from daitir.analysis.geometry.pairs import CUES
-from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
+from daitir.analysis.geometry.pairs import CUES, PAIR_KINDS
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.recipes.fusion import load_fusion
@@ -68,8 +67,8 @@ def add_attenuation(table: CueTable, features: Features) -> None:
             table.add("attenuation_beyond", name, beyond, where=base, kind=kind)
         columns = table.columns(ratios, "")
         for cue in CUES:
-            for other in KINDS[1:]:
-                both = [columns[cue, kind] for kind in (KINDS[0], other)]
+            for other in PAIR_KINDS[1:]:
+                both = [columns[cue, kind] for kind in (PAIR_KINDS[0], other)]
                 number = min(int((~np.isnan(column[0])).sum()) for column in both)
                 if number > 1:
                     bounds = difference_of_means(*(column.mean(axis=0) for column in both))
@@ -86,7 +85,7 @@ def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tens
     """
     span = nullspace.target_span(of["gallery"])
     nulls = [nullspace.random_span(*span.shape, seed=number) for number in range(SPANS)]
-    delta = {kind: of["delta"][sample.chosen(kind)] for kind in KINDS[:2]}
+    delta = {kind: of["delta"][sample.chosen(kind)] for kind in PAIR_KINDS[:2]}
     shares = [nullspace.share_in_span(delta["hallucinated"], null).mean() for null in nulls]
     values = {"span": torch.tensor([float(len(span))]), "null shares": torch.stack(shares)}
     for key in ("delta", *NOISES):
@@ -106,7 +105,7 @@ def add_directions(table: CueTable, features: Features) -> None:
             inside = of[f"{kind} in span"]
             table.add("share_in_span", name, inside, kind=kind, cues=("all",))
         table.put_draws("share_in_span", name, of["null shares"], kind="random span")
-        for kind in KINDS[:2]:
+        for kind in PAIR_KINDS[:2]:
             angles, number = of[f"angles {kind}"], int(table.sample.chosen(kind).sum())
             table.put_draws("mean_angle", name, angles[:, :1], number, kind=kind)
             table.put_draws("mean_angle", name, angles[:, 1:], where="random span", kind=kind)

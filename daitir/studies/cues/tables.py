@@ -18,8 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from daitir import metrics
-from daitir.analysis.geometry.pairs import CUES
-from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
+from daitir.analysis.geometry.pairs import CUES, PAIR_KINDS
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
 from daitir.common.terminal import printable
@@ -126,11 +125,11 @@ class CueTable(Rows):
         With `kind`, such as noise, values are of the hallucinated pairs alone, under that name.
         """
         values = np.atleast_2d(np.asarray(values, dtype=float))
-        given = self.sample.chosen(KINDS[0]) | (not kind)
+        given = self.sample.chosen(PAIR_KINDS[0]) | (not kind)
         views = self.sample.views[given]
         return {
             (cue, kind or of): self._per_view(values, views, self.sample.chosen(of, cue)[given])
-            for of in (KINDS[:1] if kind else KINDS)
+            for of in (PAIR_KINDS[:1] if kind else PAIR_KINDS)
             for cue in cues
         }
 
