@@ -1,8 +1,7 @@
 """What the papers' setting costs: GPU-hours, memory, disk and money, by arithmetic.
 
 Hours are operations over peak times utilisation. The counts are the field's; the operations were
-counted on the real classes; peaks and prices are cited; the utilisation is an assumption, and the
-reader's to change. Nothing here was measured on a GPU.
+counted on the real classes; peaks and prices are cited. The utilisation is an assumption.
 """
 
 from __future__ import annotations
@@ -254,9 +253,6 @@ def cards_at(prices: Sequence[str]) -> tuple[Card, ...]:
     """`CARDS` at other prices of an hour of one card, each a text `NAME=DOLLARS`.
 
     Raises DataError for another form and for a card that is not among them.
-
-    >>> cards_at(["RTX 4090=0.5"])[0].hourly
-    0.5
     """
     cards = {card.name: card for card in CARDS}
     for price in prices:
@@ -271,10 +267,6 @@ def cards_at(prices: Sequence[str]) -> tuple[Card, ...]:
 
 
 def break_even(first: Card, second: Card) -> float:
-    """The ratio of operations a dollar; above 1 the first is cheaper at equal utilisation.
-
-    >>> round(break_even(CARDS[0], CARDS[1]), 2)
-    0.71
-    """
+    """The ratio of operations a dollar; above 1 the first is cheaper at equal utilisation."""
     one, other = (card.peak * card.scaling / card.hourly for card in (first, second))
     return one / other

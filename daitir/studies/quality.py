@@ -1,7 +1,4 @@
-"""Quality of the shipped models on the validation split, as a small table for the model cards.
-
-Tables have the columns `QUALITY_COLUMNS`; values are shares with 95% bootstrap intervals.
-"""
+"""Quality of the shipped models on the validation split, as a table of shares with intervals."""
 
 from __future__ import annotations
 

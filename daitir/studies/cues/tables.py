@@ -220,12 +220,7 @@ def measured(
 
 
 def changes(values: Mapping[str, T]) -> Iterable[tuple[str, str, T]]:
-    """Each name after each that stands before it: both, the earlier first, and their difference.
-
-    >>> list(changes({"before": np.array([[1.0]]), "after": np.array([[2.0], [4.0]])}))
-    [('before', 'after', array([[1.],
-           [3.]]))]
-    """
+    """Each name after each that stands before it: both, the earlier first, and their difference."""
     names = list(values)
     for index, name in enumerate(names):
         for base in names[:index]:

@@ -1,8 +1,7 @@
 """What a study is made of: conditions that give ranks, and what its table says of them.
 
-A study is data. It names its conditions, each a way to ask a query set, and for every method the
-metrics and the rivals that its table shows. The bench turns conditions into ranks, tables turn
-ranks into rows; neither knows any study.
+A study is data: its conditions, each a way to ask a query set, and for every method the metrics
+and the rivals that its table shows. Neither the bench nor the tables know any study.
 """
 
 from __future__ import annotations
