@@ -54,9 +54,8 @@ class Cues:
 def cues(stated: Iterable[Fact], seen: Scene, target: Scene) -> Cues:
     """The cues of a view.
 
-    `stated` are the facts of the query's text, such as `parse(caption).facts`; where two values of
-    one attribute are stated the last one counts. `seen` is what the recogniser reads off the view,
-    `target` what is true.
+    `stated` are the facts of the query's text, such as `parse(caption).facts`; of two values of one
+    attribute the last counts. `seen` is what the recogniser reads off the view.
 
     >>> dog = SceneObject("dog", None, "small", "left", "back")
     >>> beach, city = Scene("beach", "day", "clear", (dog,)), Scene("city", "day", "clear", (dog,))
@@ -88,10 +87,9 @@ def cue_table(
 ) -> pd.DataFrame:
     """How many cues of each kind every view has, by attribute.
 
-    `captions[dialogue][view]` are the texts that were drawn, `readings[dialogue][view]` what the
-    recogniser reads off the views, and `targets` the true scene of each dialogue. The columns are
-    `dialogue`, `view`, `attribute` (that of the fact, or `relation`), `kind` (of `CUE_KINDS`, or
-    `omitted`) and `number`; what has no cue is left out.
+    `captions[dialogue][view]` were drawn, `readings[dialogue][view]` are read off the views, and
+    `targets` are the true scenes. The columns are `dialogue`, `view`, `attribute` (that of the
+    fact, or `relation`), `kind` (of `CUE_KINDS`, or `omitted`) and `number`, which is not 0.
     """
     rows = []
     dialogues = zip(captions, readings, targets, strict=True)
@@ -180,8 +178,8 @@ def interventions(view: Scene, target: Scene, *, seed: str) -> tuple[list[Interv
 def _kind(fact: Fact, latest: Mapping[tuple[str, str], object], target: Scene) -> str:
     stated = latest.get((fact.subject, fact.attribute))
     if fact.attribute == "present" and stated is None:
-        groups = [name for name, members in world.MEMBERS.items() if fact.subject in members]
-        if any(latest.get((group, "present")) is False for group in groups):
+        group = world.CATEGORIES[fact.subject].group
+        if latest.get((group, "present")) is False:
             return "contradicted"
     if stated is not None:
         return "supported" if stated == fact.value else "contradicted"

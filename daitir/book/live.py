@@ -46,10 +46,9 @@ class LiveSearch:
         *,
         seed: int = 0,
     ):
-        """Search a gallery by its features, (num_images, dim), drawing with a seed.
+        """Search a gallery by its features, (num_images, dim).
 
-        Without a reformulator the words are joined by `", "`, without a generator they search
-        alone.
+        Without a reformulator words are joined by `", "`, without a generator they search alone.
         """
         self.image_features, self.encoder = image_features, encoder
         self._firsts = first_equal(image_features)  # equal pictures get one score

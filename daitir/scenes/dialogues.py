@@ -83,9 +83,9 @@ def answer(question: Question, scene: Scene, known: Sequence[Fact] = ()) -> tupl
         untold = [item.category for item in scene.objects if item.category not in told]
         if untold:
             return (Fact(untold[0], "present", True),)
-        return (Fact("scene", "count", len(scene.objects)),)
+        return (Fact("scene", "count", scene.count),)
     if subject == "scene":
-        return (Fact("scene", attribute, scene.value_of(attribute)),)
+        return (Fact("scene", attribute, getattr(scene, attribute)),)
     members = world.MEMBERS.get(subject, (subject,))
     there = [item for item in scene.objects if item.category in members]
     if not there:

@@ -60,7 +60,6 @@ NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 _COUNTS = {n: f"{word} thing{'s' * (n != 1)} in all" for n, word in NUMBERS.items()}
 _OPENINGS = ["", "", "", "", "a picture of ", "a drawing of ", "an image of ", "there is "]
 
-
 # Chooses among forms of words; `random.choice` takes any.
 Say = Callable[[Sequence[str]], str]
 PLAIN: Say = itemgetter(0)

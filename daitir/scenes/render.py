@@ -159,7 +159,7 @@ class _Pen:
         self.canvas, self.scale, self.light = canvas, scale, light
         self.draw = ImageDraw.Draw(canvas)
 
-    def _xy(self, points: Iterable[float]) -> list[int]:
+    def scaled(self, points: Iterable[float]) -> list[int]:
         return [round(value * self.scale) for value in points]
 
     def _fill(self, colour: str, lit: bool) -> tuple[int, ...]:
@@ -167,14 +167,14 @@ class _Pen:
         return tuple(map(round, np.multiply(ImageColor.getrgb(colour), shares).tolist()))
 
     def box(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
-        left, top, right, bottom = self._xy(corners)
+        left, top, right, bottom = self.scaled(corners)
         self.draw.rectangle((left, top, right - 1, bottom - 1), fill=self._fill(colour, lit))
 
     def oval(self, corners: Iterable[float], colour: str, *, lit: bool = True) -> None:
-        self.draw.ellipse(self._xy(corners), fill=self._fill(colour, lit))
+        self.draw.ellipse(self.scaled(corners), fill=self._fill(colour, lit))
 
     def polygon(self, points: Iterable[float], colour: str) -> None:
-        self.draw.polygon(self._xy(points), fill=self._fill(colour, True))
+        self.draw.polygon(self.scaled(points), fill=self._fill(colour, True))
 
 
 def _draw_sky(pen: _Pen, time: str, weather: str) -> None:
@@ -208,7 +208,7 @@ def _draw_rain(pen: _Pen) -> None:
     draw = ImageDraw.Draw(rain)
     for row, y in enumerate(range(14, 64, 10)):
         for x in range(2 + 4 * (row % 2), 70, 8):
-            points = [round(v * pen.scale) for v in (x, y, x - 1.6, y + 5)]
+            points = pen.scaled((x, y, x - 1.6, y + 5))
             draw.line(points, fill=150, width=round(0.9 * pen.scale))
     pen.canvas.paste((215, 230, 245), mask=rain)
 

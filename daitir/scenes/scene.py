@@ -61,15 +61,16 @@ class Scene:
         """The object of a category, or None where the scene has none."""
         return next((item for item in self.objects if item.category == category), None)
 
-    def value_of(self, attribute: str) -> str | int:
-        """Its place, time or weather, or the count of its objects."""
-        return len(self.objects) if attribute == "count" else getattr(self, attribute)
+    @property
+    def count(self) -> int:
+        """The number of its objects."""
+        return len(self.objects)
 
     @property
     def own_facts(self) -> tuple[Fact, ...]:
         """The affirmative facts of the scene and of each object; what relates two is left out."""
         names = ("place", "time", "weather", "count")
-        facts = [Fact("scene", name, self.value_of(name)) for name in names]
+        facts = [Fact("scene", name, getattr(self, name)) for name in names]
         for item in self.objects:
             facts.append(Fact(item.category, "present", True))
             looks = [(n, getattr(item, n)) for n in ("colour", "size", "column", "row")]
@@ -104,17 +105,15 @@ def holds(fact: Fact, scene: Scene) -> bool:
     """
     subject, attribute, value = fact
     if subject == "scene":
-        return scene.value_of(attribute) == value
+        return getattr(scene, attribute) == value
     if attribute == "present":
         members = world.MEMBERS.get(subject, (subject,))
         return any(scene.object(name) for name in members) == value
     item = scene.object(subject)
-    if item is None:
-        return False
     if attribute in world.RELATIONS:
         other = scene.object(str(value))
-        return other is not None and related(item.cell, attribute, other.cell)
-    return getattr(item, attribute) == value
+        return bool(item and other) and related(item.cell, attribute, other.cell)
+    return item is not None and getattr(item, attribute) == value
 
 
 def split_of(scene: Scene) -> str:
@@ -277,12 +276,11 @@ def counterfactual(scene: Scene, fact: Fact) -> Scene:
     if subject == "scene":
         return replace(scene, **{attribute: value})
     item = scene.object(subject)
-    others = [other for other in scene.objects if other is not item]
+    others = tuple(other for other in scene.objects if other is not item)
     taken = {other.cell for other in others}
-    if attribute == "present" and value:
-        return replace(scene, objects=(*others, _added(subject, taken, scene)))
     if attribute == "present":
-        return replace(scene, objects=tuple(others))
+        added = (_added(subject, taken, scene),) if value else ()
+        return replace(scene, objects=others + added)
     if item is None:
         raise ValueError(f"the scene has no {subject} whose {attribute} could change")
     if attribute == "colour" and item.colour is None:
@@ -300,9 +298,8 @@ def _added(category: str, taken: Collection[tuple[str, str]], scene: Scene) -> S
     if not free:
         raise ValueError("the scene has no free cell for another object")
     rng = random.Random(f"added/{category}/{scene!r}")
-    return SceneObject(
-        category, _sample_colour(category, rng, world.HELD_OUT_PAIRS), "small", *free[0]
-    )
+    colour = _sample_colour(category, rng, world.HELD_OUT_PAIRS)
+    return SceneObject(category, colour, "small", *free[0])
 
 
 def wrong(fact: Fact, rng: random.Random) -> Fact:
@@ -350,10 +347,9 @@ def controlled_view(
 ) -> ControlledView:
     """A view of the stated facts in which each is broken with probability `broken_share`.
 
-    This is what an ideal generator would draw of a query, with a knob for mistakes: it reads facts,
-    not words, and invents the rest, but for what is `foreseen`. With one seed, whatever is broken
-    at a smaller share is broken at a larger one too, so that dose–response curves compare like with
-    like.
+    This is what an ideal generator would draw of a query, with a knob for mistakes; it invents the
+    rest, but for what is `foreseen`. With one seed, whatever is broken at a smaller share is broken
+    at a larger one too, so that dose–response curves compare like with like.
     """
     if not 0 <= broken_share <= 1:
         raise ValueError(f"broken_share is a probability, not {broken_share}")
@@ -368,5 +364,4 @@ def controlled_view(
     left_out = {f.subject for f in drawn if (f.attribute, f.value) == ("present", False)}
     drawn = [f for f in drawn if f.subject not in left_out or f.attribute == "present"]
     drawn = [f for f in drawn if f.value not in left_out]
-    scene = complete(drawn, random.Random(f"view/{seed}"))
-    return ControlledView(scene, tuple(broken))
+    return ControlledView(complete(drawn, random.Random(f"view/{seed}")), tuple(broken))

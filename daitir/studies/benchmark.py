@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
+import torch
+from torch import nn
 
+from daitir.models.views import view_seed
 from daitir.recipes.run import count_parameters
+from daitir.retrieval import target_ranks
 from daitir.scenes import SOURCES
-from daitir.studies.costs import method_seconds, part_seconds
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import Condition, Key, Shown, Study, Trained, over
 from daitir.studies.engine.ranks import Ranks
@@ -20,6 +24,11 @@ ALONE = ("hits_at_10", "recall_at_10", "recall_at_1", "mrr", "bri")
 HARM = ("degradation_rate", "degradation_rate_ln2", "rank_drop")
 GAINED = ("hits_at_10", "recall_at_10")
 NUM_TIMED = 20  # queries whose cost is timed
+METHOD_PARTS = {
+    "text": ("refine", "encode_text", "rank"),
+    "view": ("refine", "draw", "encode_view", "rank"),
+    "dar": ("refine", "draw", "encode_text", "encode_view", "rank"),
+}
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
@@ -67,6 +76,50 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     return Shown((*alone, *HARM), Key(benchmark, text), over(key, *GAINED, **rivals))
 
 
+def part_seconds(
+    bench: Bench,
+    condition: Condition,
+    fusions: Mapping[str, nn.Module],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
+    """Seconds that each part of a round takes, one query at a time, (num_dialogues - 1,) each.
+
+    `refine` is a dialogue's, divided by its rounds; the other parts, and each fusion by its name,
+    are of its last round. The first dialogue warms up and is left out of the result.
+    """
+    rows: list[dict[str, float]] = []
+    gallery, target = bench.gallery_features(condition), torch.tensor([0])
+
+    def timed(part: str, function: Callable, *arguments, **options):
+        began = clock()
+        made = function(*arguments, **options)
+        rows[-1][part] = clock() - began
+        return made
+
+    for index, rounds in enumerate(bench.words(condition)):
+        rows.append({})
+        caption = timed("refine", bench.reformulator.refine, [rounds]).captions[0][-1]
+        rows[-1]["refine"] /= len(rounds)
+        seed = view_seed(0, index, len(rounds) - 1)
+        views = timed("draw", bench.generator.draw, [caption], [seed])
+        text = timed("encode_text", bench.base.encode_texts, [caption], batch_size=1)
+        view = timed("encode_view", bench.base.encode_images, views, batch_size=1)
+        for name, model in fusions.items():
+            with torch.no_grad():
+                timed(name, model, text, view)
+        timed("rank", target_ranks, text, gallery, target)
+    return {part: np.array([row[part] for row in rows[1:]]) for part in rows[0]}
+
+
+def method_seconds(
+    parts: Mapping[str, np.ndarray], fusions: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Seconds of one query by `text`, `view`, `dar` and each fusion, of the parts that it needs."""
+    needed = METHOD_PARTS | {name: (*METHOD_PARTS["dar"], name) for name in fusions}
+    return {name: sum(parts[part] for part in used) for name, used in needed.items()}
+
+
 def costs(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
     """Seconds of a query and parameters added, by method, of the first validation dialogues."""
     condition = Condition("human", "costs", queries="val", number=NUM_TIMED + 1, words="said")
@@ -74,7 +127,7 @@ def costs(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
     seconds = part_seconds(bench, condition, models)
     bench.facts["cost_of_a_round"] = {n: round(float(s.mean()), 6) for n, s in seconds.items()}
     values = {}
-    for method, of_queries in method_seconds(seconds, tuple(models)).items():
+    for method, of_queries in method_seconds(seconds, models).items():
         added = count_parameters(models[method]) if method in models else 0
         values["human", method, 0, "seconds_per_query"] = of_queries[:, None]
         values["human", method, 0, "parameters_added"] = np.full((len(of_queries), 1), float(added))

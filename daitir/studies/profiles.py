@@ -16,16 +16,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from daitir.common.errors import DataError, naming
-from daitir.recipes.settings import (
-    ClipRecipe,
-    DiffusionRecipe,
-    EncoderRecipe,
-    FusionRecipe,
-    LitRecipe,
-    LmRecipe,
-    RecogniserRecipe,
-    check_setting,
-)
+from daitir.recipes import settings
 
 FOLDER = Path(__file__).parent / "profile_files"
 
@@ -37,10 +28,10 @@ class Profile:
     name: str
     image_size: int
     encoder: str
-    clip: ClipRecipe
-    recogniser: RecogniserRecipe
-    diffusion: DiffusionRecipe
-    lm: LmRecipe
+    clip: settings.ClipRecipe
+    recogniser: settings.RecogniserRecipe
+    diffusion: settings.DiffusionRecipe
+    lm: settings.LmRecipe
     num_train_dialogues: int
     num_val_dialogues: int
     num_test_dialogues: int
@@ -51,15 +42,15 @@ class Profile:
     reformulator: str
     generator: str
     queries: str
-    fusions: Mapping[str, FusionRecipe]
+    fusions: Mapping[str, settings.FusionRecipe]
     trained_fusions: str
-    encoders: Mapping[str, EncoderRecipe]
+    encoders: Mapping[str, settings.EncoderRecipe]
     trained_encoders: str
     views_per_dialogue: int = 4
     broken_shares: tuple[float, ...] = (0.05, 0.15, 0.30)
     num_fusion_seeds: int = 5
     num_encoder_seeds: int = 3
-    lit: LitRecipe = LitRecipe()
+    lit: settings.LitRecipe = settings.LitRecipe()
 
 
 def read_profile(path: Path) -> Profile:
@@ -85,9 +76,9 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise DataError(f"{key} is a list, not {value!r}")
-        return tuple(check_setting(key, entry, inner[0]) for entry in value)
+        return tuple(settings.check_setting(key, entry, inner[0]) for entry in value)
     if get_origin(kind) is not Mapping and not is_dataclass(kind):
-        return check_setting(key, value, kind)
+        return settings.check_setting(key, value, kind)
     if not isinstance(value, dict):
         raise DataError(f"{key} is a table, not {value!r}")
     prefix = f"{key}." if key else ""

@@ -1,7 +1,4 @@
-"""Quality of the shipped models on the validation split, as a small table for the model cards.
-
-Tables have the columns `QUALITY_COLUMNS`; values are shares with 95% bootstrap intervals.
-"""
+"""Quality of the shipped models on the validation split, as a table of shares with intervals."""
 
 from __future__ import annotations
 
@@ -67,9 +64,9 @@ def clip_quality(
 ) -> pd.DataFrame:
     """How well a dual encoder finds validation scenes by text alone: `R@k` over queries.
 
-    Each of the first `num_dialogues` scenes is looked for among `num_gallery` scenes, drawn with
-    the `options` of `render_scenes`: by one short caption, and after the first and the last round
-    of a human-like dialogue refined into one caption.
+    The first `num_dialogues` of `num_gallery` scenes, drawn with the `options` of `render_scenes`,
+    are looked for by one short caption, and after the first and the last round of a human-like
+    dialogue refined into one caption.
     """
     scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_gallery)
     images = render_scenes(scenes, progress=progress, **options)
@@ -133,22 +130,17 @@ def pipeline_quality(
     recogniser: Recogniser,
     *,
     num_prompts: int = 500,
-    batch_size: int = 50,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """How much a pipeline draws of fully stated prompts of the validation split.
-
-    See `drawing_quality`; prompt number i is drawn with the seed i.
-    """
+    """`drawing_quality` of a pipeline on fully stated prompts of the validation split."""
     scenes = sample_scenes(QUALITY_SEED, QUALITY_SPLIT, num_prompts)
     prompts = [
         describe(scene.own_facts, random.Random(f"quality/{index}"))
         for index, scene in enumerate(scenes)
     ]
     images = []
-    starts = range(0, len(prompts), batch_size)
-    for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
-        batch = prompts[start : start + batch_size]
+    for start in tqdm(range(0, num_prompts, 50), desc="drawing", disable=not progress):
+        batch = prompts[start : start + 50]
         images += generator.draw(batch, range(start, start + len(batch)))
     ending = f", {generator.steps} steps, guidance {generator.guidance:g}"
     values = drawing_quality(images, scenes, recogniser)

@@ -23,10 +23,6 @@ STUDIES = {
 
 
 def get_study(name: str) -> Study | Instrument:
-    """A study by its name. Raises DataError for an unknown one.
-
-    >>> get_study("memory").table("classroom")
-    'classroom_memory'
-    """
+    """A study by its name. Raises DataError for an unknown one."""
     module, _, attribute = named(STUDIES, name, "study").partition(":")
     return getattr(import_module(module), attribute)

@@ -12,7 +12,7 @@ from daitir.fusion import ScalarGate
 from daitir.models.encoders import load_encoder
 from daitir.models.reformulation import load_reformulator
 from daitir.models.views import ViewGenerator
-from daitir.studies.costs import METHOD_PARTS, method_seconds, part_seconds
+from daitir.studies.benchmark import METHOD_PARTS, method_seconds, part_seconds
 
 
 def test_every_part_is_timed_once_and_the_first_dialogue_warms_up():

@@ -80,8 +80,8 @@ def patch_maps(tower: nn.Module, tokens: Tensor) -> Tensor:
 def attention_maps(encoder: Encoder, pixels: Tensor) -> Tensor:
     """Where each head of each layer looks, (num_images, layers, heads, rows, columns).
 
-    `pixels` as `image_pixels` gives them. A map sums to less than one: the class token looks at
-    itself too. Raises DataError as `record_attention` and `patch_maps` do.
+    A map sums to less than one: the class token looks at itself too. Raises DataError as
+    `record_attention` and `patch_maps` do.
     """
     layers = _vision_attention(encoder, pixels)
     return patch_maps(encoder.model.visual, torch.stack(layers, dim=1)).float().cpu()
@@ -102,9 +102,8 @@ def _vision_attention(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
 def relevance_maps(encoder: Encoder, pixels: Tensor, texts: Sequence[str]) -> Relevance:
     """`relevance` of patches and tokens to the cosine of each image with its text.
 
-    `pixels` (num_pairs, 3, size, size) are as `image_pixels` gives them. Raises DataError as
-    `attention_maps` does, and for a text tower that reads another token than the end; ValueError
-    where there are not as many texts as images.
+    Raises DataError as `attention_maps` does, and for a text tower that reads another token than
+    the end; ValueError where there are not as many texts as images.
     """
     if len(pixels) != len(texts):
         raise ValueError(f"{len(pixels)} images need as many texts, not {len(texts)}")
@@ -185,10 +184,9 @@ def deletion_insertion(
     """Scores as the most important cells are removed from a picture, and as they are put in.
 
     Cells are taken in the order of the map, the highest first, in `num_steps` equal parts; what is
-    not shown has the colour that is the picture's mean. `score` maps pixels (num_images, 3, height,
-    width) to scores (num_images,); the sides of `pixels` are multiples of those of the maps
-    (num_images, rows, columns). Raises DataError for sizes that do not fit. Source: Petsiuk et al.
-    (2018).
+    not shown has the picture's mean colour. `score` maps pixels (num_images, 3, height, width) to
+    scores (num_images,); their sides are multiples of those of the maps (num_images, rows,
+    columns). Raises DataError for sizes that do not fit. Source: Petsiuk et al. (2018).
     """
     number, rows, columns = maps.shape
     _check_sides(maps, pixels)

@@ -25,21 +25,18 @@ def show_maps(
     titles: Sequence[str] | None = None,
     label: str = "",
     axes: Sequence[Axes] | None = None,
-    bounds: tuple[float, float] | None = None,
-    scale: bool = True,
 ) -> Sequence[Axes]:
     """Maps (rows, columns) side by side on one scale, over their pictures where there are any.
 
     A cell covers its part of the picture. Pictures, uint8 (height, width, 3), are shown in grey, so
-    that colour belongs to the map alone. `label` is what the scale measures, `bounds` its ends, by
-    default 0 and the largest value of all panels. Without `axes`, one for each map, a new figure is
-    made. Raises ValueError where the arguments are not as many.
+    that colour belongs to the map alone. `label` is what the scale measures. Without `axes`, one
+    for each map, a new figure is made. Raises ValueError where the arguments are not as many.
     """
     if axes is None:
         size = (1.9 * len(maps) + 0.6, 2.1)
         axes = plt.subplots(1, len(maps), figsize=size, layout="constrained", squeeze=False)[1][0]
     arrays = [np.asarray(values, dtype=float) for values in maps]
-    norm = Normalize(*(bounds or (0.0, max(values.max() for values in arrays))))
+    norm = Normalize(0.0, max(values.max() for values in arrays))
     images = [None] * len(maps) if images is None else images
     titles = [""] * len(maps) if titles is None else titles
     for ax, values, image, title in zip(axes, arrays, images, titles, strict=True):
@@ -51,10 +48,9 @@ def show_maps(
         ax.imshow(values, MAP, norm, extent=extent, interpolation="nearest", alpha=alpha)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
-    if scale:
-        bar = axes[-1].figure.colorbar(ScalarMappable(norm, MAP), ax=list(axes), shrink=0.85)
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+    bar = axes[-1].figure.colorbar(ScalarMappable(norm, MAP), ax=list(axes), shrink=0.85)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return axes
 
 
@@ -103,17 +99,14 @@ def before_after(
     """
     number = len(images)
     size = (1.5 * number + 0.9, 4.9)
-    figure, axes = plt.subplots(3, number, figsize=size, layout="constrained", squeeze=False)
-    arrays = [[np.asarray(values, dtype=float) for values in maps] for maps in (before, after)]
-    shares = [[values / values.sum() for values in maps] for maps in arrays]
-    bounds = (0.0, max(values.max() for maps in shares for values in maps))
+    axes = plt.subplots(3, number, figsize=size, layout="constrained", squeeze=False)[1]
+    arrays = [np.asarray(values, dtype=float) for values in (*before, *after)]
+    shares = [values / values.sum() for values in arrays]
+    show_maps(shares, images=[*images] * 2, label="share of the map", axes=list(axes[1:].flat))
     for ax, image, title in zip(axes[0], images, titles or [""] * number, strict=True):
         ax.imshow(image, interpolation="nearest")
         ax.set_title(title, fontsize=8)
         ax.set(xticks=[], yticks=[])
-    for row, maps, name in zip(axes[1:], shares, names, strict=True):
-        show_maps(maps, images=images, axes=list(row), bounds=bounds, scale=False)
-        row[0].set_ylabel(name, fontsize=9)
-    bar = figure.colorbar(ScalarMappable(Normalize(*bounds), MAP), ax=list(axes[1:].flat))
-    bar.set_label("share of the map", fontsize=8)
+    for ax, name in zip(axes[1:, 0], names, strict=True):
+        ax.set_ylabel(name, fontsize=9)
     return axes

@@ -2,11 +2,10 @@
 
 A *displacement* δ is the feature of a view less the feature of the same view with one cue undone.
 A linear map has a null space; an encoder, which is not linear, has at each picture a Jacobian, and
-one truly linear part, its last projection. So the questions are asked one by one: is δ smaller than
-before (`attenuation`), does it lie outside the directions that tell gallery images apart
-(`target_span`, `share_in_span`, `principal_angles`), does it move the query (`effect_of_removal`),
-is the derivative along the cue small (`cue_jacobian`), and is the change lost in the last
-projection (`null_basis`). `probes` tells whether the cue can still be read.
+one truly linear part, its last projection. So the questions are asked one by one: does δ lie
+outside the directions that tell gallery images apart (`target_span`), does it move the query
+(`effect_of_removal`), is the derivative along the cue small (`cue_jacobian`), and is the change
+lost in the last projection (`null_basis`). `probes` tells whether the cue can still be read.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import trange
 
 from daitir.analysis.attention import image_pixels, record_attention
 from daitir.analysis.geometry.spaces import TOLERANCE, check_enough, unit
@@ -130,9 +128,9 @@ def effect_of_removal(
 ) -> tuple[Tensor, Tensor]:
     """Change of the target's logit, and of ln(rank + 1), from queries to changed queries.
 
-    The queries are (num_queries, dim), such as a view and `project_out(view, δ)`; the gallery is
-    (num_images, dim), and the targets are (num_queries,) indices of it. A logit is the cosine with
-    the target times the scale. Both changes are (num_queries,); lower log-ranks are better.
+    Both queries are (num_queries, dim), the gallery is (num_images, dim), and the targets are
+    (num_queries,) indices of it. A logit is the cosine with the target times the scale. The changes
+    are (num_queries,); lower log-ranks are better.
     """
     pair = (queries, changed)
     ranks = [target_ranks(q, gallery, targets).double().log1p() for q in pair]
@@ -145,8 +143,7 @@ def cue_jacobian(encoder: Encoder, pixels: Tensor, tangents: Tensor) -> Tensor:
 
     `pixels` (3, size, size) are as `image_pixels` gives them. `tangents` (num_tangents, 3, size,
     size), such as a picture with one cue undone less the picture, are each scaled to length 1, so
-    that lengths of rows compare. They are forward-mode derivatives, `NUM_TANGENTS` at once, which
-    share the value at the picture. Raises DataError for a tangent of 0.
+    that lengths of rows compare. Raises DataError for a tangent of 0.
     """
     scaled = unit(tangents.flatten(1)).view_as(tangents)
     tower = encoder.model.visual
@@ -179,7 +176,7 @@ def null_basis(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = False) -> Tensor:
+def before_projection(encoder: Encoder, images: np.ndarray) -> Tensor:
     """What an open_clip ViT's last projection is applied to, (num_images, width).
 
     Raises DataError for a tower without such a projection.
@@ -192,7 +189,7 @@ def before_projection(encoder: Encoder, images: np.ndarray, *, progress: bool = 
         )
     projection, tower.proj = tower.proj, None
     try:
-        starts = trange(0, len(images), PER_BATCH, desc="encoding images", disable=not progress)
+        starts = range(0, len(images), PER_BATCH)
         batches = (list(images[start : start + PER_BATCH]) for start in starts)
         return torch.cat([tower(image_pixels(encoder, batch)).float().cpu() for batch in batches])
     finally:

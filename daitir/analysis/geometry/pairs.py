@@ -36,9 +36,8 @@ def cue_pairs(
 ) -> tuple[list[Scene], list[CuePair]]:
     """The views, one object of each category, and every pair of theirs.
 
-    Each view comes with the caption that it was drawn from, the recogniser's reading and the true
-    scene. A change that puts something in undoes no cue of the view and is left out; so are stated
-    facts that are false of the target. Raises DataError where there is no pair.
+    A change that puts something in undoes no cue of the view and is left out; so are stated facts
+    that are false of the target. Raises DataError where there is no pair.
     """
     views, pairs = [], []
     for number, (caption, seen, target) in enumerate(zip(captions, readings, targets, strict=True)):

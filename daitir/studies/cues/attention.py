@@ -1,8 +1,7 @@
 """Where encoders look in drawn views, before and after training: at what is named, false, or empty.
 
-`daitir study attention` writes the table. Objects are located by the recogniser: a mask is that of
-the object as it would be rendered where it was read. Encoders are lists by name, one for each
-training seed.
+`daitir study attention` writes the table. A mask is that of an object as it would be rendered where
+the recogniser reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,13 +29,16 @@ from daitir.analysis.attention import (
 )
 from daitir.data.gallery import read_image
 from daitir.models.encoders import Encoder
-from daitir.models.views import ViewGenerator, load_view_generator, view_seed
+from daitir.models.views import ViewGenerator, view_seed
 from daitir.scenes import Scene, parse, render
 from daitir.studies.cues.samples import NUM_CUE_VIEWS, views_in_turn
 from daitir.studies.cues.tables import Rows, changes, load_compared, measured
 from daitir.studies.engine.conditions import Instrument
 from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED, SETS
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 KINDS = ("named", "false", "background")
 STEPS = 4  # of deleting and inserting pixels: areas are of five points
@@ -180,30 +182,20 @@ def seen_by(views: SeenViews, encoder: Encoder, *, acts: bool = True) -> ByKey:
     return by_key
 
 
-def measure_attention(
-    profile: Profile,
-    *,
-    work_dir: Path,
-    cache: Path,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
-) -> tuple[pd.DataFrame, dict]:
-    """Measure the encoders of `compared_encoders`: the table's rows and what its notes tell.
-
-    `work_dir` keeps the measures of each encoder, `cache` the views.
-    """
-    generator = load_view_generator(profile.generator, device=device)
-    encoders, digests = load_compared(profile, device)
-    before = encoders["before"][0]
+def measure_attention(bench: Bench) -> tuple[pd.DataFrame, dict]:
+    """Measure the encoders of `compared_encoders`: the table's rows and what its notes tell."""
+    encoders, digests = load_compared(bench)
+    before, rows = encoders["before"][0], Rows()
     blank = copy.copy(before)
     blank.model = randomised(blank.model, seed=SEED)
-    views, rows = seen_views(profile, before, generator, cache=cache, progress=progress), Rows()
+    views = seen_views(
+        bench.profile, before, bench.generator, cache=bench.cache, progress=bench.progress
+    )
     for kind, masks in views.masks.items():
         area = masks.float().mean(dim=(1, 2))
         rows.add("area", "none", torch.where(area > 0, area, torch.nan), kind=kind)
     ending = f"{len(views.captions)}_{STEPS}"
-    by_name = measured(encoders, partial(seen_by, views), work_dir, ending, progress=progress)
+    by_name = measured(bench, encoders, partial(seen_by, views), ending)
     for key, values in seen_by(views, blank, acts=False).items():
         measure, where, kind = key.split("|")
         rows.add(measure, "randomised", values, where=where, kind=kind)
@@ -219,8 +211,6 @@ def measure_attention(
 
 
 INSTRUMENT = Instrument(
-    "attention",
-    "Where the profile's encoder and trained ones look in drawn views.",
-    minutes=6,
+    "attention", "Where the profile's encoder and trained ones look in drawn views.", minutes=6,
     measure=measure_attention,
-)
+)  # fmt: skip

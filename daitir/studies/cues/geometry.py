@@ -1,14 +1,13 @@
 """The null space in our world: what becomes of one cue under an encoder, before and after training.
 
-Every number is a mean over views with a bootstrap interval over views; statistics of a whole space
-have a jackknife interval. What is measured of encoders, by name, is tensors with an axis of seeds
-before the others. `daitir study geometry` writes them into one table.
+`daitir study geometry` writes the table. Every number is a mean over views with a bootstrap
+interval over views; statistics of a whole space have a jackknife interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 
 from daitir.analysis.attention import image_pixels
 from daitir.analysis.geometry import nullspace, probes, spaces
-from daitir.analysis.geometry.pairs import CUES
-from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
+from daitir.analysis.geometry.pairs import CUES, PAIR_KINDS
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
 from daitir.recipes.fusion import load_fusion
@@ -34,15 +32,18 @@ from daitir.studies.cues.tables import (
     with_changes,
 )
 from daitir.studies.engine.conditions import Instrument
-from daitir.studies.profiles import Profile
 from daitir.studies.queries import SEED
 from daitir.studies.training_sets import fusion_folder
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 NUM_PROBE_SCENES, NUM_DERIVED = 2000, 255  # pictures for probes, views for derivatives
 NUM_GALLERY = 2000
 SPANS = 50  # random subspaces of the null
 
-Features = Mapping[str, Mapping[str, Tensor]]  # by encoder, what is measured of it
+# By encoder, what is measured of it, with an axis of seeds before the others.
+Features = Mapping[str, Mapping[str, Tensor]]
 
 
 def add_attenuation(table: CueTable, features: Features) -> None:
@@ -66,8 +67,8 @@ def add_attenuation(table: CueTable, features: Features) -> None:
             table.add("attenuation_beyond", name, beyond, where=base, kind=kind)
         columns = table.columns(ratios, "")
         for cue in CUES:
-            for other in KINDS[1:]:
-                both = [columns[cue, kind] for kind in (KINDS[0], other)]
+            for other in PAIR_KINDS[1:]:
+                both = [columns[cue, kind] for kind in (PAIR_KINDS[0], other)]
                 number = min(int((~np.isnan(column[0])).sum()) for column in both)
                 if number > 1:
                     bounds = difference_of_means(*(column.mean(axis=0) for column in both))
@@ -84,7 +85,7 @@ def directions_of(sample: CueSample, of: Mapping[str, Tensor]) -> dict[str, Tens
     """
     span = nullspace.target_span(of["gallery"])
     nulls = [nullspace.random_span(*span.shape, seed=number) for number in range(SPANS)]
-    delta = {kind: of["delta"][sample.chosen(kind)] for kind in KINDS[:2]}
+    delta = {kind: of["delta"][sample.chosen(kind)] for kind in PAIR_KINDS[:2]}
     shares = [nullspace.share_in_span(delta["hallucinated"], null).mean() for null in nulls]
     values = {"span": torch.tensor([float(len(span))]), "null shares": torch.stack(shares)}
     for key in ("delta", *NOISES):
@@ -104,7 +105,7 @@ def add_directions(table: CueTable, features: Features) -> None:
             inside = of[f"{kind} in span"]
             table.add("share_in_span", name, inside, kind=kind, cues=("all",))
         table.put_draws("share_in_span", name, of["null shares"], kind="random span")
-        for kind in KINDS[:2]:
+        for kind in PAIR_KINDS[:2]:
             angles, number = of[f"angles {kind}"], int(table.sample.chosen(kind).sum())
             table.put_draws("mean_angle", name, angles[:, :1], number, kind=kind)
             table.put_draws("mean_angle", name, angles[:, 1:], where="random span", kind=kind)
@@ -266,22 +267,13 @@ def add_fusions(
         table.add(measure, "before", torch.stack(values).mean(dim=0), where="adafuse")
 
 
-def measure_geometry(
-    profile: Profile,
-    *,
-    work_dir: Path,
-    cache: Path | None = None,
-    device: str = "cpu",
-    num_workers: int = 1,
-    progress: bool = False,
-) -> tuple[pd.DataFrame, dict]:
-    """As `measure_attention`; `cache` is not needed."""
-    encoders, digests = load_compared(profile, device)
+def measure_geometry(bench: Bench) -> tuple[pd.DataFrame, dict]:
+    """As `measure_attention`."""
+    profile, (encoders, digests) = bench.profile, load_compared(bench)
     before = encoders["before"][0]
-    options = {"num_workers": num_workers, "progress": progress}
-    sample = sample_cues(profile, before, **options)
+    sample = sample_cues(profile, before, **bench.drawing)
     scenes = sample_scenes(SEED, "test", min(NUM_GALLERY, profile.num_gallery))
-    gallery = render_scenes(scenes, size=profile.image_size, **options)
+    gallery = bench.draw_scenes(scenes)
 
     def measure(encoder: Encoder) -> dict[str, Tensor]:
         of = encode_cues(sample, gallery, encoder)
@@ -294,7 +286,7 @@ def measure_geometry(
         }
 
     ending = f"{len(sample.pairs)}_{len(gallery)}_{NUM_DERIVED}_{NUM_PROBE_SCENES}"
-    features = measured(encoders, measure, work_dir, ending, progress=progress)
+    features = measured(bench, encoders, measure, ending)
     of_spaces, table = Rows(), CueTable(sample)
     add_spaces(of_spaces, features, len(sample.scenes))
     for add in (add_attenuation, add_directions, add_removal, add_linear, add_probes):
@@ -311,8 +303,6 @@ def measure_geometry(
 
 
 INSTRUMENT = Instrument(
-    "geometry",
-    "What becomes of single cues under the profile's encoder and trained ones.",
-    minutes=2,
-    measure=measure_geometry,
-)
+    "geometry", "What becomes of single cues under the profile's encoder and trained ones.",
+    minutes=2, measure=measure_geometry,
+)  # fmt: skip

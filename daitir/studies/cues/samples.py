@@ -75,18 +75,17 @@ def sample_cues(
         for scenes in (views, [pair.scene for pair in pairs])
     )
     seen = [k for k, pair in enumerate(pairs) if (changed[k] != images[pair.view]).any()]
-    false = [k for k, index in enumerate(seen) if pairs[index].kind == "hallucinated"]
+    num_unseen = len(pairs) - len(seen)
+    pairs, changed = [pairs[k] for k in seen], changed[seen]
     noises = {
         name: np.stack([
-            equal_noise(images[pairs[seen[k]].view], changed[seen[k]], seed=k, inside=inside)
-            for k in false
+            equal_noise(images[pair.view], changed[k], seed=k, inside=inside)
+            for k, pair in enumerate(pairs) if pair.kind == "hallucinated"
         ])
         for name, inside in zip(NOISES, (False, True), strict=True)
     }  # fmt: skip
-    return CueSample(
-        captions, torch.tensor(rounds), [pairs[index] for index in seen], views, images,
-        changed[seen], noises, num_unseen=len(pairs) - len(seen),
-    )  # fmt: skip
+    rounds = torch.tensor(rounds)
+    return CueSample(captions, rounds, pairs, views, images, changed, noises, num_unseen)
 
 
 def encode_cues(sample: CueSample, gallery: np.ndarray, encoder: Encoder) -> dict[str, Tensor]:

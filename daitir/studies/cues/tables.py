@@ -1,15 +1,14 @@
 """Tables of what becomes of single cues under encoders: means over views and over training seeds.
 
-Encoders of one name are one training with several seeds. Measures are averaged over them, view by
-view, and then bootstrapped over views; the smallest and the largest mean of a single seed stand
-beside. An encoder is compared with another by its change within each view.
+Measures are averaged over seeds, view by view, and then bootstrapped over views; the smallest and
+the largest mean of a single seed stand beside. Encoders are compared by the change within views.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from daitir import metrics
-from daitir.analysis.geometry.pairs import CUES
-from daitir.analysis.geometry.pairs import PAIR_KINDS as KINDS
+from daitir.analysis.geometry.pairs import CUES, PAIR_KINDS
 from daitir.common.errors import DataError
 from daitir.common.files import atomic_write, read_tensors
 from daitir.common.terminal import printable
@@ -29,6 +27,9 @@ from daitir.models.finetuned import CONFIG_NAME
 from daitir.studies.cues.samples import CueSample
 from daitir.studies.profiles import Profile
 from daitir.studies.training_sets import encoder_folder
+
+if TYPE_CHECKING:
+    from daitir.studies.engine.bench import Bench
 
 CUE_COLUMNS = (
     "measure", "encoder", "where", "cue", "kind", "value", "ci_low", "ci_high", "num_views",
@@ -96,15 +97,12 @@ class Rows:
             self.add(f"{measure}{over}", name, column, **options)
 
     def put(
-        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence, **place
-    ) -> None:
-        """One row as it is: a value with its bounds, of `number` views, and that of each seed.
-
-        `place` is its `where`, `cue` and `kind`, where it has one.
-        """
-        where, cue, kind = ({"where": "", "cue": "all", "kind": ""} | place).values()
-        self.rows.append((measure, encoder, where, cue, kind, *bounds, number, len(singles),
-                          min(singles), max(singles)))  # fmt: skip
+        self, measure: str, encoder: str, bounds: Sequence, number: int, singles: Sequence,
+        *, where: str = "", cue: str = "all", kind: str = "",
+    ) -> None:  # fmt: skip
+        """One row as it is: a value with its bounds, of `number` views, and that of each seed."""
+        seeds = len(singles), min(singles), max(singles)
+        self.rows.append((measure, encoder, where, cue, kind, *bounds, number, *seeds))
 
     def frame(self) -> pd.DataFrame:
         """The rows with the columns `CUE_COLUMNS`, numbers to four significant digits."""
@@ -127,11 +125,11 @@ class CueTable(Rows):
         With `kind`, such as noise, values are of the hallucinated pairs alone, under that name.
         """
         values = np.atleast_2d(np.asarray(values, dtype=float))
-        given = self.sample.chosen(KINDS[0]) | (not kind)
+        given = self.sample.chosen(PAIR_KINDS[0]) | (not kind)
         views = self.sample.views[given]
         return {
             (cue, kind or of): self._per_view(values, views, self.sample.chosen(of, cue)[given])
-            for of in (KINDS[:1] if kind else KINDS)
+            for of in (PAIR_KINDS[:1] if kind else PAIR_KINDS)
             for cue in cues
         }
 
@@ -155,8 +153,8 @@ class CueTable(Rows):
 def difference_of_means(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Mean of a less mean of b and its 95% interval; views are resampled, NaN left out of each.
 
-    Unlike a paired bootstrap it keeps the views that have a value in one column only. Where the
-    samples have one and the same difference, the interval is NaN.
+    Unlike a paired bootstrap it keeps the views that have a value in one column only. The interval
+    is NaN where all samples have the same difference.
     """
     counts = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=1000)
     with np.errstate(invalid="ignore"):
@@ -172,8 +170,8 @@ def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     """Specs of the encoders of a study: the profile's as `before`, and those trained from it.
 
     These are the fine-tuning on text alone, which is the control, and DMCL, of all seeds that lie
-    where the profile has its encoders; the package has three. Raises DataError where they have more
-    than one seed each, but not as many.
+    where the profile has its encoders. Raises DataError where they have more than one seed each,
+    but not as many.
     """
     specs = {}
     for name in TRAINED:
@@ -189,31 +187,29 @@ def compared_encoders(profile: Profile) -> dict[str, list[str]]:
     return {"before": [profile.encoder], **specs}
 
 
-def load_compared(profile: Profile, device: str) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
+def load_compared(bench: Bench) -> tuple[dict[str, list[Encoder]], dict[str, str]]:
     """The encoders of `compared_encoders`, and what tells each from others, by `name/number`."""
-    specs = compared_encoders(profile)
-    encoders = {n: [load_encoder(s, device=device) for s in seeds] for n, seeds in specs.items()}
+    load = partial(load_encoder, device=bench.device)
+    encoders = {n: list(map(load, seeds)) for n, seeds in compared_encoders(bench.profile).items()}
     digests = {f"{n}/{i}": e.digest for n, seeds in encoders.items() for i, e in enumerate(seeds)}
     return encoders, digests
 
 
 def measured(
+    bench: Bench,
     encoders: Mapping[str, Sequence[Encoder]],
     measure: Callable[[Encoder], Mapping[str, Tensor]],
-    work_dir: Path,
     ending: str,
-    *,
-    progress: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
     """What is measured of encoders, by name, with an axis of seeds before the others.
 
-    `work_dir` keeps the measures of each encoder in a file whose name ends with `ending`.
+    The work folder keeps it of each encoder in a file whose name ends with `ending`.
     """
     by_name = {}
     for name, seeds in encoders.items():
         of_seeds = []
-        for encoder in tqdm(seeds, desc=printable(name), disable=not progress):
-            path = work_dir / f"{encoder.digest[:16]}_{ending}.safetensors"
+        for encoder in tqdm(seeds, desc=printable(name), disable=not bench.progress):
+            path = bench.work_dir / f"{encoder.digest[:16]}_{ending}.safetensors"
             if not path.is_file():
                 made = {key: tensor.contiguous() for key, tensor in measure(encoder).items()}
                 with atomic_write(path) as temporary:
@@ -224,12 +220,7 @@ def measured(
 
 
 def changes(values: Mapping[str, T]) -> Iterable[tuple[str, str, T]]:
-    """Each name after each that stands before it: both, the earlier first, and their difference.
-
-    >>> list(changes({"before": np.array([[1.0]]), "after": np.array([[2.0], [4.0]])}))
-    [('before', 'after', array([[1.],
-           [3.]]))]
-    """
+    """Each name after each that stands before it: both, the earlier first, and their difference."""
     names = list(values)
     for index, name in enumerate(names):
         for base in names[:index]:

@@ -1,8 +1,7 @@
 """What a study is made of: conditions that give ranks, and what its table says of them.
 
-A study is data. It names its conditions, each a way to ask a query set, and for every method the
-metrics and the rivals that its table shows. The bench turns conditions into ranks, tables turn
-ranks into rows; neither knows any study.
+A study is data: its conditions, each a way to ask a query set, and for every method the metrics
+and the rivals that its table shows. Neither the bench nor the tables know any study.
 """
 
 from __future__ import annotations
@@ -81,10 +80,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A metric of a method less that of its rivals, query by query.
-
-    A gain has the weights 1 of the method and -1 of its rival.
-    """
+    """A metric of methods by weight, query by query: 1 of one and -1 of its rival is a gain."""
 
     weights: Mapping[Key, float]
     metrics: tuple[str, ...] = ("recall_at_10",)  # of which the table shows the contrast
@@ -140,7 +136,7 @@ class Study(Measured):
 class Instrument(Measured):
     """A measurement of features that ranks nothing: rows of a table, and its notes."""
 
-    measure: Callable[..., tuple[pd.DataFrame, Mapping]]
+    measure: Callable[[Bench], tuple[pd.DataFrame, Mapping]]
 
 
 def encoder_seeds(names: Iterable[str], num_seeds: int) -> list[tuple[str, int]]:
@@ -149,14 +145,9 @@ def encoder_seeds(names: Iterable[str], num_seeds: int) -> list[tuple[str, int]]
 
 
 def gain(key: Key, rival: Key, *metrics: str) -> Contrast:
-    """The contrast of a method and its rival.
-
-    >>> gain(Key("human", "dar"), Key("human", "text")).weights[Key("human", "text")]
-    -1.0
-    """
-    weights = {key: 0.0, rival: 0.0}  # a method is its own rival where nothing changes
-    weights[key] += 1
-    weights[rival] -= 1
+    """The contrast of a method and its rival."""
+    # A method is its own rival where nothing changes.
+    weights = {key: 0.0} if key == rival else {key: 1.0, rival: -1.0}
     return Contrast(weights, metrics or ("recall_at_10",))
 
 

@@ -5,8 +5,7 @@ Conditions with the same queries lie in one array, since ranks that resemble eac
 compressed best side by side.
 
 What is measured is measured query by query. Means over seeds are taken of each query, then the
-queries are put to the bootstrap, so that an interval speaks of other queries and the label of the
-seeds says how many trainings the mean is of.
+queries are put to the bootstrap, so that an interval speaks of other queries.
 """
 
 from __future__ import annotations

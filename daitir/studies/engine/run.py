@@ -1,9 +1,8 @@
 """The engine of all studies: conditions become ranks, ranks are kept, and tables are made of them.
 
 A run keeps the ranks of each condition in its work folder, under a name that says what they were
-made from, so that an interrupted run continues and studies that share a condition share its ranks.
-When all are there they go together into `results/ranks/`, from which `study_tables` makes every
-table again without a model.
+made from, so that an interrupted run continues and studies share ranks. All together they go into
+`results/ranks/`, from which `study_tables` makes every table again without a model.
 """
 
 from __future__ import annotations
@@ -33,19 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 def run_study(
-    study: Study,
-    profile: Profile,
-    *,
-    results_dir: Path = Path("results"),
-    **options: Any,
+    study: Study, profile: Profile, *, results_dir: Path = Path("results"), **options: Any
 ) -> Path:
     """Measure a study, write its ranks, its table and its notes, and give the path of the table.
 
-    `options` are the other fields of `Bench`. Studies may share `work_dir`, which keeps ranks and
-    what is trained, and `cache`, which keeps the views that are drawn. Raises DataError where the
-    query sets do not fit the models, a name is unknown, or `work_dir` holds what other models or
-    another profile made; ValueError where two conditions have one place in the table, or the rounds
-    of a benchmark differ between its conditions.
+    `options` are the other fields of `Bench`; studies may share its `work_dir` and `cache`. Raises
+    DataError where the query sets do not fit the models, a name is unknown, or `work_dir` holds
+    what other models or another profile made; ValueError where two conditions have one place in the
+    table, or the rounds of a benchmark differ between its conditions.
     """
     began = time.perf_counter()
     bench = Bench(profile, study, **options)
@@ -81,18 +75,11 @@ def run_study(
 
 
 def run_instrument(
-    instrument: Instrument,
-    profile: Profile,
-    *,
-    results_dir: Path = Path("results"),
-    **options: Any,
+    instrument: Instrument, profile: Profile, *, results_dir: Path = Path("results"), **options: Any
 ) -> Path:
-    """Measure features of encoders and write the table and its notes; gives the table's path.
-
-    `options` are those of `run_study`.
-    """
+    """The same of an instrument, which writes a table and notes, and no ranks."""
     began = time.perf_counter()
-    rows, notes = instrument.measure(profile, **options)
+    rows, notes = instrument.measure(Bench(profile, None, **options))
     notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
     path = results_dir / f"{instrument.table(profile.name)}.csv"
     write_results(path, rows, notes)
