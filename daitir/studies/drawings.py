@@ -33,15 +33,15 @@ from daitir.studies.engine.inputs import controlled_scenes, said_facts
 from daitir.studies.engine.ranks import Ranks
 from daitir.studies.profiles import Profile
 
-ASKED_ROUNDS = (2, 6, 10)
+MAP_ROUNDS = (2, 6, 10)
 PERCENTS = {"broken": (0, 10, 20, 35, 50), "foreseen": (0, 25, 50, 75, 100)}
-ENCODERS = ("finetune_text", "dmcl")
+SUMMED = ("finetune_text", "dmcl")  # encoders whose sums are on the map
 DRAWN = "drawn"  # the views of the diffusion model
 
 
 def _asked(profile: Profile, views: str) -> dict:
     number = profile.num_other_dialogues
-    return {"queries": "val", "words": "exact", "views": views, "rounds": ASKED_ROUNDS,
+    return {"queries": "val", "words": "exact", "views": views, "rounds": MAP_ROUNDS,
             "number": number}  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def places() -> list[str]:
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     """Text and DAR of every encoder, and ADaFuSE as it was trained, at every place."""
-    for encoder, seed in encoder_seeds(ENCODERS, profile.num_encoder_seeds):
+    for encoder, seed in encoder_seeds(SUMMED, profile.num_encoder_seeds):
         at = {"seed": seed, "encoder": encoder}
         yield Condition(VALIDATION, f"{encoder}+text", **at, **_asked(profile, "text"))
         for views in places():
@@ -87,10 +87,10 @@ def contents(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:
             seen = bench.recogniser.read(bench.pictures(asked))
         else:
             seen = controlled_scenes(bench, asked, split_name(views)[1])
-        targets = [scene for scene in bench.targets(asked) for _ in ASKED_ROUNDS]
+        targets = [scene for scene in bench.targets(asked) for _ in MAP_ROUNDS]
         rows = np.array(list(map(content, said_facts(bench, asked), seen, targets)))
         for metric, column in zip(("stated_broken", "unstated_right"), rows.T, strict=True):
-            values = column.reshape(-1, len(ASKED_ROUNDS))
+            values = column.reshape(-1, len(MAP_ROUNDS))
             shares[VALIDATION, f"content|{views}", 0, metric] = values
     return shares
 
