@@ -88,7 +88,8 @@ def draw(table: pd.DataFrame) -> str:
     notes = (f'<text x="8" y="{y + 16 + 19 * i}">{note}</text>' for i, note in enumerate(NOTES))
     height = y + 46
     return "\n".join((
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+            f'viewBox="0 0 {WIDTH} {height}" role="img" '
         'aria-labelledby="hero-title hero-text" font-family="system-ui, sans-serif" font-size="14" '
         'fill="currentColor">',
         f'<title id="hero-title">{TITLE}</title>',

@@ -1,8 +1,8 @@
 """The directive `chapters`, numbers in the sidebar, and what a page tells to other sites.
 
-Where the book is published, `BOOK_REPOSITORY` is the address of its repository and `BOOK_ADDRESS`
-its own. With the first, pages get a link to the repository and buttons that open a chapter in Colab
-or on a Binder hub; without it there are none, since nothing here could say where they lead.
+Where the book is published, `BOOK_REPOSITORY` is the address of its repository, `BOOK_HUB` that of a
+Binder hub, and `BOOK_ADDRESS` its own. With the first, pages get a link to the repository and buttons
+that open a chapter elsewhere; without it there are none, since they would lead nowhere.
 """
 
 import base64
@@ -95,7 +95,7 @@ def set_addresses(app, config) -> None:
                     "use_repository_button": True}  # fmt: skip
         options["launch_buttons"] = {
             "colab_url": "https://colab.research.google.com",
-            "binderhub_url": "https://mybinder.org",
+            "binderhub_url": os.environ.get("BOOK_HUB", ""),
             "notebook_interface": "jupyterlab",
         }
     config.html_baseurl = os.environ.get("BOOK_ADDRESS", config.html_baseurl)
