@@ -1,8 +1,8 @@
 """The directive `chapters`, numbers in the sidebar, and what a page tells to other sites.
 
-Where the book is published, `BOOK_REPOSITORY` is the address of its repository, `BOOK_HUB` that of a
-Binder hub, and `BOOK_ADDRESS` its own. With the first, pages get a link to the repository and buttons
-that open a chapter elsewhere; without it there are none, since they would lead nowhere.
+Where the book is published, `BOOK_REPOSITORY` is the address of its repository, `BOOK_HUB` that of
+a Binder hub, and `BOOK_ADDRESS` its own. With the first, pages get a link to the repository and
+buttons that open a chapter elsewhere; without it there are none, since they would lead nowhere.
 """
 
 import base64
@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import matplotlib
@@ -107,7 +107,7 @@ def add_tags(app, pagename, templatename, context, doctree) -> None:
     card = f"{base.rstrip('/')}/{CARD}" if base else context["pathto"](CARD, 1)
     tags = {
         "og:type": "website", "og:site_name": app.config.html_title,
-        "og:title": re.sub("<.*?>", "", context.get("title", app.config.html_title)),
+        "og:title": unescape(re.sub("<.*?>", "", context.get("title", app.config.html_title))),
         "og:description": ABOUT, "og:image": card, "og:image:alt": "Gains with their intervals",
         "og:image:width": CARD_SIZE[0], "og:image:height": CARD_SIZE[1],
     }  # fmt: skip
@@ -122,7 +122,8 @@ def add_tags(app, pagename, templatename, context, doctree) -> None:
 def draw_card() -> bytes:
     """The social card: the front page's figure beside the name."""
     hero = (ROOT / "book" / "images" / "hero.svg").read_text("utf-8")
-    hero = hero.replace("<svg ", '<svg x="690" y="15" width="500" height="600" ', 1)
+    place = 'x="690" y="15" width="500" height="600"'
+    hero = re.sub(r'width="\d+" height="\d+"', place, hero, count=1)
     lines = (
         "Diffusion-augmented",
         "interactive text-to-image",
