@@ -90,7 +90,7 @@ def draw(table: pd.DataFrame) -> str:
     return "\n".join((
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
             f'viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-labelledby="hero-title hero-text" font-family="system-ui, sans-serif" font-size="14" '
+        'aria-labelledby="hero-title hero-text" font-family="system-ui, sans-serif" font-size="15" '
         'fill="currentColor">',
         f'<title id="hero-title">{TITLE}</title>',
         f'<desc id="hero-text">Gains in points. {" ".join(told)}</desc>',
