@@ -28,7 +28,7 @@ NOTES = (
 TICKS = (-5, 0, 5, 10, 15, 20)
 
 WIDTH, TOP, STEP, GAP = 440, 62, 22, 40  # pixels: between rows, and above a group's first row
-ZERO, POINT, NUMBERS = 226, 7.4, 436  # where no gain stands, the width of a point, the last column
+ZERO, POINT, NUMBERS = 230, 7.2, 438  # where no gain stands, the width of a point, the last column
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def draw_row(y: float, label: str, colour: str, row: pd.Series) -> str:
     )
     told = row["ci_low"] > 0 or row["ci_high"] < 0
     return (
-        f'<text x="8" y="{y + 5}">{label}</text>'
+        f'<text x="2" y="{y + 5}">{label}</text>'
         f'<path d="M{low} {y}H{high}" stroke="{colour}" stroke-width="2.5"/>'
         f'<circle cx="{x}" cy="{y}" r="5" stroke="{colour}" stroke-width="2" '
         + (f'fill="{colour}"/>' if told else 'class="paper" fill="#fff"/>')
@@ -71,7 +71,7 @@ def draw_grid(top: float, bottom: float) -> str:
 def draw(table: pd.DataFrame) -> str:
     found, parts, told, y = gains(table), [], [], TOP
     for title, who in GROUPS.items():
-        parts.append(f'<text x="8" y="{y}" font-weight="bold">{title}</text>')
+        parts.append(f'<text x="2" y="{y}" font-weight="bold">{title}</text>')
         parts.append(draw_grid(y + 9, y + 10 + 4 * STEP))
         for metric, (name, colour) in METRICS.items():
             for noise in NOISES:
@@ -85,7 +85,7 @@ def draw(table: pd.DataFrame) -> str:
         f"{signed(points)[:-2] if points else 0}</text>"
         for points in TICKS
     )
-    notes = (f'<text x="8" y="{y + 16 + 19 * i}">{note}</text>' for i, note in enumerate(NOTES))
+    notes = (f'<text x="2" y="{y + 16 + 19 * i}">{note}</text>' for i, note in enumerate(NOTES))
     height = y + 46
     return "\n".join((
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame) -> str:
         f'<title id="hero-title">{TITLE}</title>',
         f'<desc id="hero-text">Gains in points. {" ".join(told)}</desc>',
         f'<rect class="paper" width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="8" y="24" font-size="18" font-weight="bold">{TITLE}</text>',
+        f'<text x="2" y="24" font-size="18" font-weight="bold">{TITLE}</text>',
         *parts, *labels, *notes, "</svg>\n",
     ))  # fmt: skip
 
