@@ -13,7 +13,10 @@ import pytest
 from daitir.cli.command import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "book" / "how_to_run.md")
+README = ROOT / "README.md"
+HOW_TO_RUN = ROOT / "book" / "how_to_run.md"
+LEAST = {HOW_TO_RUN: 11, ROOT / "book" / "own_pictures.md": 11, ROOT / "book" / "commands.md": 7}
+PAGES = (README, *LEAST)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 BLOCK = re.compile(r"^```(bash|text)\n(.*?)^```", re.M | re.S)
 
@@ -27,10 +30,10 @@ def commands(page):
                 yield shlex.split(re.sub(r"&& *$|\|.*$|; done$", "", match[1]))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", LEAST, ids=lambda page: page.stem)
 def test_every_command_of_a_page_can_be_read(page):
     found = list(commands(page))
-    assert len(found) > 10
+    assert len(found) >= LEAST[page]
     parser = build_parser()
     for words in found:
         words = [{"$model": "clip", "$study": "memory"}.get(word, word) for word in words]
@@ -45,6 +48,16 @@ def test_a_wrong_command_would_be_seen(tmp_path):
         build_parser().parse_args(words)
 
 
+def test_every_make_that_a_page_tells_is_a_target():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M)) | {".venv/.ready"}
+    for page in (*PAGES, ROOT / "book" / "index.md"):
+        found = re.findall(r"(?:^|`)make ([a-z./-]+)", page.read_text("utf-8"), re.M)
+        assert set(found) <= targets, page
+    shown = re.findall(r"^\| `make ([a-z-]+)", PAGES[-1].read_text("utf-8"), re.M)
+    assert set(shown) == targets - {"help", ".venv/.ready"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_sound_shell(page):
     for kind, block in BLOCK.findall(page.read_text("utf-8")):
@@ -55,7 +68,7 @@ def test_every_block_is_sound_shell(page):
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_it_stands(capsys):
-    (code,) = PYTHON.findall(PAGES[0].read_text("utf-8"))
+    (code,) = PYTHON.findall(README.read_text("utf-8"))
     exec(compile(code, "README.md", "exec"), {})
     (share,) = re.findall(r"Hits@10: (\d+)%", capsys.readouterr().out)
     assert 50 <= int(share) <= 100
@@ -64,7 +77,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(capsys):
 @pytest.fixture
 def cluster(tmp_path):
     """The script of the page, in a folder whose programs only write down what they are asked."""
-    blocks = [block for _, block in BLOCK.findall(PAGES[1].read_text("utf-8"))]
+    blocks = [block for _, block in BLOCK.findall(HOW_TO_RUN.read_text("utf-8"))]
     (script,) = (block for block in blocks if block.startswith("#!/bin/bash\n#SBATCH"))
     (tmp_path / "views.sbatch").write_text(script)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
