@@ -95,11 +95,10 @@ def refine(arguments: argparse.Namespace) -> None:
 
 def _read_prompt(path: Path) -> str:
     with naming("--prompt"):
-        content = read_regular(path, MAX_PROMPT)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"--prompt {path}: not UTF-8 text ({error})") from error
+        try:
+            return read_regular(path, MAX_PROMPT).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text ({error})") from error
 
 
 def _write_refined(

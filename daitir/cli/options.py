@@ -79,12 +79,8 @@ def about(summary: str, *examples: str) -> dict[str, Any]:
     """What `add_parser` takes for a help that begins with a summary and ends with examples."""
     epilog = "\n  ".join(("example:", *examples))
     form = argparse.RawDescriptionHelpFormatter
-    return {
-        "help": summary,
-        "description": f"{summary}.",
-        "epilog": epilog,
-        "formatter_class": form,
-    }
+    shown = {"help": summary, "description": f"{summary}.", "epilog": epilog}
+    return {**shown, "formatter_class": form}
 
 
 def command(*examples: str, options: Options) -> Callable[[Run], Callable[..., None]]:

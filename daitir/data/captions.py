@@ -26,7 +26,8 @@ def fault_of(text: str) -> str | None:
     """What makes a text no caption: `"empty"`, `"fragment"`, `"loop"`, or None.
 
     A fragment has fewer than two words of letters, such as the "45." among DAR's released captions;
-    in scripts without spaces, fewer than two letters. `_LOOP_TIMES` and its peers tell a loop.
+    in scripts without spaces, fewer than two letters. A loop says a phrase three times in a row, or
+    one word eight times or for more than four fifths of the text.
     """
     units = _UNIT.findall(text.lower())
     if not units:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -109,7 +110,8 @@ def verify(path: Path, file: RemoteFile, *, sums: Path | None = None) -> None:
         wrong = f"it has {size:,} bytes, not {file.size:,}"
     else:
         with path.open("rb") as content:
-            actual = hashlib.file_digest(content, kind).hexdigest()
+            new = partial(hashlib.new, kind, usedforsecurity=False)
+            actual = hashlib.file_digest(content, new).hexdigest()
         if sums and not wanted:
             with atomic_write(sums) as temporary:
                 lines = (known | {file.name: actual}).items()
@@ -165,10 +167,10 @@ def _receive(url: str, part: Path, start: int, progress: bool) -> None:
         start = start if response.status == 206 and ranged else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        told = {"total": total, "initial": start, "desc": part.stem, "disable": not progress}
+        shown = {"desc": part.stem, "unit_divisor": 1000, "disable": not progress}
         with (
             part.open("ab" if start else "wb") as file,
-            tqdm.wrapattr(file, "write", **told) as out,
+            tqdm.wrapattr(file, "write", total, initial=start, **shown) as out,
         ):
             shutil.copyfileobj(response, out, _CHUNK)
     if total is not None and part.stat().st_size < total:

@@ -60,22 +60,21 @@ def scan_images(folder: str | Path) -> tuple[list[str], dict[str, list[str]]]:
     while waiting:
         parent = waiting.pop()
         try:
-            entries = list(os.scandir(folder / parent))
+            with os.scandir(folder / parent) as entries, naming(folder):
+                for entry in entries:
+                    name = parent + entry.name
+                    if entry.name.startswith("."):
+                        left_out["hidden"].append(name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(name + "/")
+                    elif entry.is_symlink() and entry.is_dir():
+                        left_out["linked folders"].append(name)
+                    elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                        names.append(image_name(name))
+                    else:
+                        left_out["not read"].append(name)
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        for entry in entries:
-            name = parent + entry.name
-            if entry.name.startswith("."):
-                left_out["hidden"].append(name)
-            elif entry.is_dir(follow_symlinks=False):
-                waiting.append(name + "/")
-            elif entry.is_symlink() and entry.is_dir():
-                left_out["linked folders"].append(name)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                with naming(folder):
-                    names.append(image_name(name))
-            else:
-                left_out["not read"].append(name)
     return sorted(names), {kind: sorted(others) for kind, others in left_out.items() if others}
 
 

@@ -182,12 +182,8 @@ class _Linter:
         lengths = [len(dialogue.rounds) for dialogue in dialogues]
         sizes: dict[str, float] = {"dialogues": len(dialogues)}
         if dialogues:
-            shortest, longest = min(lengths), max(lengths)
-            sizes |= {
-                "rounds": sum(lengths),
-                "shortest dialogue": shortest,
-                "longest dialogue": longest,
-            }
+            sizes |= {"rounds": sum(lengths), "shortest dialogue": min(lengths)}
+            sizes["longest dialogue"] = max(lengths)
         if dialogues and encoder:
             limit = f"more than {encoder.context_length} tokens by {convention}"
             rows = enumerate(query_texts(texts, convention=convention))
@@ -234,8 +230,9 @@ class _Linter:
             faults = view_faults(folder, dialogues, listed.views, also=refined, decode=self.decode)
             self.error(folder, "view_of_another_text", *faults)
         files = [path for rounds in listed.views for views in rounds for path in views]
+        safe = SafeFolder(folder)
         for path in files:
-            self._digest(SafeFolder(folder), path.name)
+            self._digest(safe, path.name)
         return len(files)
 
     def look_at_pictures(self, progress: bool) -> None:

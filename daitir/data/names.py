@@ -32,7 +32,7 @@ class KnownNames(frozenset[str]):
 
     @cached_property
     def _by_likeness(self) -> dict[str, str]:
-        return {_likeness(name): name for name in self}
+        return {_likeness(name): name for name in sorted(self)}
 
     def hint(self, name: str) -> str:
         """The end of a message about `name`, empty where no name is like it."""

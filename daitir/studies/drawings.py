@@ -40,9 +40,8 @@ DRAWN = "drawn"  # the views of the diffusion model
 
 
 def _asked(profile: Profile, views: str) -> dict:
-    number = profile.num_other_dialogues
-    return {"queries": "val", "words": "exact", "views": views, "rounds": MAP_ROUNDS,
-            "number": number}  # fmt: skip
+    asked = {"queries": "val", "words": "exact", "views": views, "rounds": MAP_ROUNDS}
+    return asked | {"number": profile.num_other_dialogues}
 
 
 def places() -> list[str]:
@@ -100,8 +99,8 @@ def content(said: tuple[Fact, ...], seen: Scene, target: Scene) -> tuple[float, 
     of_view, stated = cues(said, seen, target), {fact[:2] for fact in said}
     wrong = of_view.count("contradicted") + of_view.count("omitted")
     unsaid = sum(fact[:2] not in stated for fact in target.own_facts)
-    right = of_view.count("supported") + wrong
-    return wrong / max(1, right), of_view.count("lucky") / max(1, unsaid)
+    told = of_view.count("supported") + wrong
+    return wrong / max(1, told), of_view.count("lucky") / max(1, unsaid)
 
 
 def finish(table: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:

@@ -6,7 +6,6 @@ counted on the real classes; peaks and prices are cited. The utilisation is an a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
@@ -256,13 +255,16 @@ def cards_at(prices: Sequence[str]) -> tuple[Card, ...]:
     """
     cards = {card.name: card for card in CARDS}
     for price in prices:
-        match = re.fullmatch(r"(.+)=(\d+\.?\d*)", price)
-        if match is None:
-            raise DataError(f"must be NAME=DOLLARS, not {price!r}")
-        name, dollars = match.groups()
+        name, _, dollars = price.partition("=")
+        try:
+            hourly = float(dollars)
+        except ValueError as error:
+            raise DataError(f"must be NAME=DOLLARS, not {price!r}") from error
+        if not 0 <= hourly < float("inf"):
+            raise DataError(f"dollars must be a number from 0 on, not {dollars!r}")
         if name not in cards:
             raise DataError(f"no card {name!r}; there are {', '.join(cards)}")
-        cards[name] = replace(cards[name], hourly=float(dollars))
+        cards[name] = replace(cards[name], hourly=hourly)
     return tuple(cards.values())
 
 

@@ -450,3 +450,5 @@ def test_before_and_after_are_shares_on_one_scale(figures):
         assert a.sum() == pytest.approx(1)
     pairs = itertools.product(axes[1:].flat, repeat=2)
     assert all(a.images[-1].norm.vmax == b.images[-1].norm.vmax for a, b in pairs)
+    with pytest.raises(ValueError, match="2 images, but 1 maps before and 3 after"):
+        before_after(images, maps[:1], [*maps, maps[0]])

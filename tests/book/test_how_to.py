@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from daitir.cli.command import build_parser
+from daitir.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -38,6 +39,11 @@ def test_every_command_of_a_page_can_be_read(page):
     for words in found:
         words = [{"$model": "clip", "$study": "memory"}.get(word, word) for word in words]
         assert callable(parser.parse_args(words).run), words
+
+
+def test_the_loop_of_the_readme_runs_every_study():
+    (named,) = re.findall(r"for study in (.*?);", PAGES[0].read_text("utf-8"), re.S)
+    assert sorted(named.replace("\\\n", " ").split()) == sorted(STUDIES)
 
 
 def test_a_wrong_command_would_be_seen(tmp_path):

@@ -28,6 +28,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_own_data(folder, num_pictures=4, num_dialogues=2)
     (folder / "text.txt").write_text("plain")
+    (folder / "latin.txt").write_bytes(b"caf\xe9 {dialogue}")
     return folder
 
 
@@ -85,6 +86,7 @@ def refused(command, folder, capsys):
         ([*DRAW, "--pipeline", "a/b/c"], ["a/b/c: no text-to-image pipeline", "no such folder"]),
         ([*DRAW, "--pipeline", "{}"], ["no model_index.json", "folder of a diffusers pipeline"]),
         ([*REFINE, "--model", "nomodel"], ["nomodel: no language model", "no such folder"]),
+        ([*REFINE, "--prompt", "{}/latin.txt"], ["--prompt: ", "latin.txt: not UTF-8 text"]),
         ([*REFINE, "--prompt", "nope"], ["--prompt: nope: cannot be read", "No such file"]),
         ([*REFINE[:1], *REFINE[3:]], ["--dialogues", "--data DIR"]),
         (["embed", "{}", "--encoder", "hf:nope"], ["hf:nope: no dual encoder", "hf:FOLDER"]),

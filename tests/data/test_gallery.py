@@ -75,6 +75,13 @@ def test_nothing_is_said_where_nothing_is_left_out(tmp_path, caplog):
     assert list_images(tmp_path) == ["a/c.jpg", "b.png"] and not caplog.records
 
 
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path):
+    _touch(tmp_path, "b.png")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(DataError, match="circle: cannot be listed"):
+        list_images(tmp_path)
+
+
 def test_refuses_a_folder_without_images(tmp_path):
     with pytest.raises(DataError, match="holds no image"):
         list_images(tmp_path)

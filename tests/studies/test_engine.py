@@ -32,6 +32,7 @@ from daitir.studies import (
     ablations,
     benchmark,
     choices,
+    drawings,
     encoder_ablations,
     leaderboard,
     memory,
@@ -54,6 +55,7 @@ from daitir.studies.registry import STUDIES, get_study
 
 pytestmark = pytest.mark.slow
 RANKED = [name for name in STUDIES if isinstance(get_study(name), Study)]
+OF_THEIR_OWN = ("robustness", "leaderboard", "drawings")  # other columns, a test for each
 NUMBER, OTHERS = 4, 3  # dialogues of the query sets
 
 
@@ -82,6 +84,8 @@ def small(folder, monkeypatch):
     monkeypatch.setattr(benchmark, "NUM_TIMED", 2)
     monkeypatch.setattr(choices, "NUM_VIEWS", (2,))
     monkeypatch.setattr(choices, "SETTINGS", ("guidance_1", "steps_2"))
+    monkeypatch.setattr(choices, "DIVISORS", (1,))  # the U-Net that is there, so none is trained
+    monkeypatch.setattr(drawings, "PERCENTS", {"broken": (0, 50), "foreseen": (0, 100)})
     changed = {f"num_{name}_dialogues": NUMBER for name in ("train", "val", "test")}
     return dataclasses.replace(
         PROFILES["classroom"], name="small", num_other_dialogues=OTHERS, num_gallery=12, **changed,
@@ -104,9 +108,8 @@ def options(folder) -> dict:
             "results_dir": folder / "results"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n in RANKED if n not in ("robustness", "leaderboard")])
+@pytest.mark.parametrize("name", [name for name in RANKED if name not in OF_THEIR_OWN])
 def test_a_study_has_the_rows_of_its_conditions_and_goes_on(name, small, folder, monkeypatch):
-    monkeypatch.setattr(choices, "_checkpoints", lambda profile: ["trained_4000"])
     study = get_study(name)
     path = run_study(study, small, **options(folder))
     table, first = pd.read_csv(path, dtype={"seed": str}), path.read_bytes()
@@ -234,6 +237,25 @@ def test_robustness_measures_every_condition_again(small, folder):
     changes = table[table["metric"] == "recall_at_10_change"]
     assert (changes.query("benchmark == 'as_trained'")["value"] == 0).all()
     assert not changes["benchmark"].isin(["longer", "rotated_carried_over"]).any()
+
+
+def test_the_map_of_drawings_has_a_place_for_every_view(small, folder):
+    path = run_study(get_study("drawings"), small, **options(folder))
+    table, first = pd.read_csv(path, keep_default_na=False, dtype=str), path.read_bytes()
+    place = ["broken", "foreseen"]
+    assert not table.duplicated([*RESULT_COLUMNS[:5], *place]).any()
+    asked = {("00", "0"), ("00", "100"), ("50", "0"), ("50", "100"), ("drawn", "drawn")}
+    for method in ("content", *(f"{encoder}+dar" for encoder in ("zero_shot", "dmcl"))):
+        rows = table[table["method"] == method]
+        assert set(zip(rows["broken"], rows["foreseen"], strict=True)) == asked
+    content = table[table["method"] == "content"].set_index(["metric", *place])["value"]
+    assert (content["stated_broken", "00"].astype(float) == 0).all()
+    assert (content["unstated_right", "00", "100"].astype(float) == 1).all()
+    assert (content["stated_broken", "50"].astype(float) > 0).any()
+    drops = table[table["metric"].str.startswith("recall_at_10_drop")]
+    assert set(zip(drops["broken"], drops["foreseen"], strict=True)) == {("50", "0")}
+    path.unlink()
+    assert path in study_tables("small", folder / "results") and path.read_bytes() == first
 
 
 def test_a_study_from_outside_with_an_unknown_name_is_refused(small, folder):

@@ -124,6 +124,10 @@ def test_prices_are_the_readers():
         cards_at(["B200=1"])
     with pytest.raises(ValueError, match="NAME=DOLLARS, not 'B200'"):
         cards_at(["B200"])
+    assert cards_at(["RTX 4090=.5"])[0].hourly == 0.5
+    for dollars in ("-1", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"from 0 on, not '{dollars}'"):
+            cards_at([f"RTX 4090={dollars}"])
     assert all(card.source for card in CARDS)
 
 

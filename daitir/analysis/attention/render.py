@@ -98,6 +98,8 @@ def before_after(
     (3, num_images). Raises ValueError where the arguments are not as many.
     """
     number = len(images)
+    if not len(before) == len(after) == number:
+        raise ValueError(f"{number} images, but {len(before)} maps before and {len(after)} after")
     size = (1.5 * number + 0.9, 4.9)
     axes = plt.subplots(3, number, figsize=size, layout="constrained", squeeze=False)[1]
     arrays = [np.asarray(values, dtype=float) for values in (*before, *after)]

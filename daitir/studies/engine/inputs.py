@@ -204,7 +204,8 @@ def said_facts(bench: Bench, condition: Condition) -> list[tuple[scenes.Fact, ..
 
 def controlled_scenes(bench: Bench, condition: Condition, argument: str) -> list[scenes.Scene]:
     """What the controlled views of a condition show, dialogue by dialogue."""
-    broken, right = (int(percent or 0) / 100 for percent in argument.partition("_")[::2])
+    first, _, second = argument.partition("_")
+    broken, right = int(first) / 100, int(second or 0) / 100
     rounds = bench.rounds(condition)
     places = [(i, t) for i, asked in enumerate(rounds) for t in asked]
     targets, shown = bench.targets(condition), []

@@ -77,7 +77,7 @@ def run_study(
 def run_instrument(
     instrument: Instrument, profile: Profile, *, results_dir: Path = Path("results"), **options: Any
 ) -> Path:
-    """The same of an instrument, which writes a table and notes, and no ranks."""
+    """Measure an instrument as `run_study` a study: a table and its notes, but no ranks."""
     began = time.perf_counter()
     rows, notes = instrument.measure(Bench(profile, None, **options))
     notes = {**notes_of(profile), **notes, "seconds": round(time.perf_counter() - began, 1)}
