@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir import fusion, metrics
-from daitir.book.exercises import PAIRS, PASSED, answer_to, check_shape, compare, exercise
+from daitir.book.exercises import PAIRS, PASSED, answer_to, array_of, compare, exercise, require
 from daitir.objectives import info_nce
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, parse, sample_scene
@@ -48,10 +48,10 @@ def nightfall(function: Callable[[Scene], Scene]) -> str:
         scene = sample_scene(0, "val", index)
         is_night = scene.time == "night"
         expected = scene if is_night else counterfactual(scene, Fact("scene", "time", "night"))
-        answer = function(scene)
-        assert isinstance(answer, Scene), f"return a Scene, not {type(answer).__name__}"
-        assert answer.time == "night", f"the time of day is still {answer.time}"
-        assert answer == expected, "more than the time of day has changed"
+        answer = answer_to(function, scene)
+        require(isinstance(answer, Scene), f"return a Scene, not {type(answer).__name__}")
+        require(answer.time == "night", f"the time of day is still {answer.time}")
+        require(answer == expected, "more than the time of day has changed")
     return PASSED
 
 
@@ -80,10 +80,10 @@ degradation_with_margin = exercise(
 def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
     """Chapter 1: `function(view_features)` gives every dialogue the views of another one."""
     views = torch.arange(5 * 4 * 2, dtype=torch.float32).reshape(5, 4, 2)
-    answer = answer_to(function, views)
-    check_shape(answer, views.shape)
-    assert not (answer == views).all(dim=-1).any(), "a dialogue has kept a view of its own"
-    rows = torch.as_tensor(answer).sort(dim=0).values
+    answer = array_of(answer_to(function, views), views.shape)
+    kept = (answer == views.numpy()).all(axis=-1)
+    require(not kept.any(), "a dialogue has kept a view of its own")
+    rows = np.sort(answer, axis=0)
     compare(rows, views, "every view must be used once, at the round that it was made for")
     return PASSED
 
