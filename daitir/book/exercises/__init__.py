@@ -86,10 +86,8 @@ def compare(answer: Any, expected: Any, hint: str) -> None:
     """A WrongAnswer with the hint unless the answer has the expected shape and values."""
     expected = np.asarray(expected, dtype=float)
     values = array_of(answer, expected.shape)
-    require(
-        np.allclose(values, expected, atol=1e-5),
-        f"{hint}: expected {expected.round(4).tolist()}, got {values.round(4).tolist()}",
-    )
+    numbers = f"expected {expected.round(4).tolist()}, got {values.round(4).tolist()}"
+    require(np.allclose(values, expected, atol=1e-5), f"{hint}: {numbers}")
 
 
 def array_of(answer: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -98,8 +96,5 @@ def array_of(answer: Any, shape: tuple[int, ...]) -> np.ndarray:
         values = np.asarray(answer, dtype=float)
     except (RuntimeError, TypeError, ValueError) as error:
         raise WrongAnswer(f"the answer must be an array of numbers: {error}") from error
-    require(
-        values.shape == tuple(shape),
-        f"the answer must have the shape {tuple(shape)}, not {values.shape}",
-    )
+    require(values.shape == shape, f"the answer must have the shape {shape}, not {values.shape}")
     return values

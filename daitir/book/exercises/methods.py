@@ -25,11 +25,10 @@ P, Q = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.1, 0.9], [0.2, 0.8]]])
 # --- chapter 6 ---
 chair = exercise(
     lambda shown, true: len(shown - true) / max(len(shown), 1),
-    ({"dog", "kite", "boat"}, {"dog"},
-     "of the objects that the view shows, count those that the target lacks"),
+    ({"dog", "kite", "boat"}, {"dog"}, "of the shown objects, count those that the target lacks"),
     ({"dog"}, {"dog", "kite"}, "what a view leaves out is another matter"),
     (set(), {"dog"}, "a view without objects has invented none"),
-)  # fmt: skip
+)
 
 corrected_rate = exercise(
     lambda read, false_alarm, miss: (read - false_alarm) / (1 - false_alarm - miss),

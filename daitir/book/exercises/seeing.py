@@ -38,9 +38,8 @@ highest_cells = exercise(
 # --- chapter 12 ---
 gap = exercise(
     geometry.modality_gap,
-    (UNIT_POINTS, F.normalize(WEIGHTS, dim=-1),
-     "average each set over its rows first, then take one distance"),
-)  # fmt: skip
+    (UNIT_POINTS, F.normalize(WEIGHTS, dim=-1), "average each set first, then take one distance"),
+)
 
 evenness = exercise(
     geometry.uniformity,
@@ -50,9 +49,8 @@ evenness = exercise(
 rank_in_effect = exercise(
     geometry.effective_rank,
     (POINTS + 3, "take the mean row away first"),
-    (POINTS, "shares of the singular values, not of their squares; then the exponential of the "
-     "entropy"),
-)  # fmt: skip
+    (POINTS, "take shares of the singular values, not of their squares; then entropy and exp"),
+)
 
 # --- chapter 13 ---
 without_direction = exercise(
