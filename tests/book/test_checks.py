@@ -1,5 +1,7 @@
 """Every exercise's checker passes a right answer and stops the usual wrong ones with a hint."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import torch
 from sklearn.metrics import mutual_info_score
 
 from daitir import metrics
-from daitir.book.exercises import PASSED, foundations, methods
+from daitir.book.exercises import PASSED, NotFilledIn, WrongAnswer, foundations, methods
 from daitir.scenes import Fact, counterfactual, parse
 
 checks = SimpleNamespace(**(vars(foundations) | vars(methods)))
@@ -160,7 +162,7 @@ WRONG = [
     (checks.top_images, lambda q, g, k: (g @ q).sort(descending=True).values[:k], "highest"),
     (checks.nightfall, lambda s: s, "still day"),
     (checks.nightfall, lambda s: replace(nightfall(s), weather="rainy"), "more than the time"),
-    (checks.nightfall, lambda s: None, "return a Scene"),
+    (checks.nightfall, lambda s: s.time, "return a Scene"),
     (checks.lost_hits, lost_hits, "at some round so far"),
     (checks.lost_hits, lambda r, k: metrics.hits_at_k(r, k), "but is not now"),
     (checks.lost_hits, lambda r, k: 0.0, "shape"),
@@ -179,7 +181,7 @@ WRONG = [
     (checks.degradation_with_margin, lambda r, t, m: (r - t > m).mean(axis=0), "with a margin"),
     (checks.placebo_views, lambda v: v, "kept a view of its own"),
     (checks.placebo_views, lambda v: v.roll(1, dims=1), "at the round"),
-    (checks.placebo_views, lambda v: v[[1, 2, 3, 4, 2]], "used once"),
+    (checks.placebo_views, lambda v: v[[1, 2, 3, 4, 2]], "every view once"),
     (checks.placebo_views, lambda v: v[1:], "shape"),
     (checks.chance_loss, np.log2, "logarithm"),
     (checks.chance_loss, lambda size: 1 / size, "same probability"),
@@ -201,15 +203,54 @@ def test_a_right_answer_passes(check):
 
 @pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
 def test_a_wrong_answer_fails_with_a_hint(check, answer, hint):
-    with pytest.raises(AssertionError, match=hint):
+    with pytest.raises(WrongAnswer, match=hint):
         check(answer)
 
 
 @pytest.mark.parametrize("check", RIGHT, ids=name_of)
 @pytest.mark.parametrize("nothing", [None, ...], ids=["None", "..."])
 def test_an_empty_stub_fails(check, nothing):
-    with pytest.raises(AssertionError, match="return"):
+    with pytest.raises(NotFilledIn, match="not filled in yet"):
         check(lambda *arguments: nothing)
+
+
+def stops(text_ranks):
+    return len(text_ranks) + "1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (stops, "stops at `return len.*`: TypeError: unsupported operand"),
+        (lambda: 0, "the function stops: TypeError: .*takes 0 positional arguments"),
+        (lambda features: "one", "must be an array of numbers: could not convert"),
+        (lambda features: [[1], [1, 2]], "must be an array of numbers: setting an array element"),
+        (lambda features: features.clone().requires_grad_(), "array of numbers: Can't call"),
+        (lambda features: features.resize_(1), "the arguments must stay as they are"),
+    ],
+)
+def test_an_answer_that_is_none_fails_in_a_sentence_too(answer, sentence):
+    with pytest.raises(WrongAnswer, match=sentence):
+        checks.unit_vectors(answer)
+
+
+def test_a_notebook_shows_the_sentence_alone():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shown = []
+    shell._showtraceback = lambda kind, error, lines: shown.extend(lines)
+    shell.user_ns["check"] = checks.nightfall
+    assert not shell.run_cell("check(lambda scene: scene)").success
+    assert shown == ["the time of day is still day"]
+
+
+def test_a_script_shows_an_ordinary_error():
+    code = "from daitir.book import exercises; exercises.call(lambda: None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    first, last = done.stderr.splitlines()[:: len(done.stderr.splitlines()) - 1]
+    assert done.returncode == 1 and first == "Traceback (most recent call last):"
+    assert last.startswith("daitir.book.exercises.NotFilledIn: not filled in yet: ")
 
 
 def test_lists_and_tensors_are_fine_as_answers():

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
 from daitir import fusion, metrics
-from daitir.book.exercises import PAIRS, PASSED, answer_to, check_shape, compare, exercise
+from daitir.book.exercises import PAIRS, PASSED, answer_to, array_of, compare, exercise, require
 from daitir.objectives import info_nce
 from daitir.retrieval import target_ranks
 from daitir.scenes import Fact, Scene, counterfactual, parse, sample_scene
@@ -36,10 +37,9 @@ unit_vectors = exercise(
 
 top_images = exercise(
     lambda query, gallery, k: (gallery @ query).argsort(descending=True)[:k],
-    (GALLERY[1], GALLERY, 3,
-     "order the images by their inner product with the query, the highest first"),
+    (GALLERY[1], GALLERY, 3, "order them by their inner product with the query, the highest first"),
     (GALLERY[0], GALLERY, 1, "return k indices, not more"),
-)  # fmt: skip
+)
 
 
 def nightfall(function: Callable[[Scene], Scene]) -> str:
@@ -48,10 +48,10 @@ def nightfall(function: Callable[[Scene], Scene]) -> str:
         scene = sample_scene(0, "val", index)
         is_night = scene.time == "night"
         expected = scene if is_night else counterfactual(scene, Fact("scene", "time", "night"))
-        answer = function(scene)
-        assert isinstance(answer, Scene), f"return a Scene, not {type(answer).__name__}"
-        assert answer.time == "night", f"the time of day is still {answer.time}"
-        assert answer == expected, "more than the time of day has changed"
+        answer = answer_to(function, scene)
+        require(isinstance(answer, Scene), f"return a Scene, not {type(answer).__name__}")
+        require(answer.time == "night", f"the time of day is still {answer.time}")
+        require(answer == expected, "more than the time of day has changed")
     return PASSED
 
 
@@ -70,21 +70,18 @@ best_log_rank_integral = exercise(
 
 degradation_with_margin = exercise(
     lambda ranks, text_ranks, margin: metrics.degradation_rate(ranks, text_ranks, margin=margin),
-    (WORSE, RANKED, 0.0,
-     "with a margin of 0, count every query whose rank is greater; equal ranks are not"),
-    (WORSE, RANKED, np.log(2),
-     "with a margin, compare ln(rank + 1) - ln(text rank + 1) with it"),
-)  # fmt: skip
+    (WORSE, RANKED, 0.0, "at a margin of 0, count all whose rank is greater; equal ranks are not"),
+    (WORSE, RANKED, np.log(2), "with a margin, compare ln(rank + 1) - ln(text rank + 1) with it"),
+)
 
 
 def placebo_views(function: Callable[[Tensor], Tensor]) -> str:
     """Chapter 1: `function(view_features)` gives every dialogue the views of another one."""
     views = torch.arange(5 * 4 * 2, dtype=torch.float32).reshape(5, 4, 2)
-    answer = answer_to(function, views)
-    check_shape(answer, views.shape)
-    assert not (answer == views).all(dim=-1).any(), "a dialogue has kept a view of its own"
-    rows = torch.as_tensor(answer).sort(dim=0).values
-    compare(rows, views, "every view must be used once, at the round that it was made for")
+    answer = array_of(answer_to(function, views), (5, 4, 2))
+    has_changed = (answer != views.numpy()).any(axis=-1)
+    require(has_changed.all(), "a dialogue has kept a view of its own")
+    compare(np.sort(answer, axis=0), views, "use every view once, at the round it was made for")
     return PASSED
 
 
@@ -108,14 +105,8 @@ centred = exercise(
 )
 
 
-def _similarity_gradient(similarity: Tensor, logit_scale: float) -> Tensor:
-    similarity = similarity.clone().requires_grad_()
-    loss = info_nce(similarity, torch.eye(len(similarity)), logit_scale)
-    return torch.autograd.grad(loss, similarity)[0]
-
-
 similarity_gradient = exercise(
-    _similarity_gradient,
+    torch.func.grad(lambda cosines, scale: info_nce(cosines, torch.eye(len(cosines)), scale)),
     (RAW[0], 1.0, "average the softmax by row and by column, less the diagonal, over the batch"),
     (RAW[0], 5.0, "at a scale of 1 it is right; the scale also multiplies the gradient"),
 )
@@ -169,15 +160,8 @@ rank_fusion = exercise(
 )  # fmt: skip
 
 # --- chapter 5 ---
-
-
-def _middle_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    own = scores.gather(1, targets[:, None])
-    return (scores > own).sum(dim=1) + ((scores == own).sum(dim=1) - 1) / 2
-
-
 middle_ranks = exercise(
-    _middle_ranks,
+    lambda scores, targets: rankdata(-scores, axis=1)[range(len(targets)), targets] - 1,
     (torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.1, 0.4, 0.3, 0.2], [0.2] * 4]), torch.tensor([2, 1, 0]),
      "count the better ones, and half of the others that score the same"),
 )  # fmt: skip
@@ -185,9 +169,8 @@ middle_ranks = exercise(
 best_of = exercise(
     lambda p, num_rounds: 1 - np.prod(1 - p[:num_rounds]),
     (ROUND_HITS, 1, "after one round it is the probability of that round"),
-    (ROUND_HITS, 3,
-     "the target is missed if it is missed at every round: multiply, then take from one"),
-)  # fmt: skip
+    (ROUND_HITS, 3, "a target is missed if every round misses it: multiply, then take from one"),
+)
 
 half_width = exercise(
     lambda deviation, num_dialogues: 1.96 * deviation / np.sqrt(num_dialogues),

@@ -10,7 +10,7 @@ from sklearn.metrics import mutual_info_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from daitir.book.exercises import PAIRS, PASSED, compare, exercise
+from daitir.book.exercises import PAIRS, PASSED, call, compare, exercise, require
 from daitir.fusion import ADaFuSE
 from daitir.objectives import info_nce, jensen_shannon
 
@@ -25,11 +25,10 @@ P, Q = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.1, 0.9], [0.2, 0.8]]])
 # --- chapter 6 ---
 chair = exercise(
     lambda shown, true: len(shown - true) / max(len(shown), 1),
-    ({"dog", "kite", "boat"}, {"dog"},
-     "of the objects that the view shows, count those that the target lacks"),
+    ({"dog", "kite", "boat"}, {"dog"}, "of the shown objects, count those that the target lacks"),
     ({"dog"}, {"dog", "kite"}, "what a view leaves out is another matter"),
     (set(), {"dog"}, "a view without objects has invented none"),
-)  # fmt: skip
+)
 
 corrected_rate = exercise(
     lambda read, false_alarm, miss: (read - false_alarm) / (1 - false_alarm - miss),
@@ -137,9 +136,9 @@ numbers_kept = exercise(
 def blend(function: Callable[[dict, dict, float], dict]) -> str:
     """Chapter 10: `function(start, trained, share)` lies between two sets of named weights."""
     start, trained = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, -2.0])}
-    answer = function(start, trained, 0.75)
-    assert isinstance(answer, dict), "return the weights by name"
-    assert set(answer) == {"w"}, "keep the names of the weights"
+    answer = call(function, start, trained, 0.75)
+    require(isinstance(answer, dict), "return the weights by name")
+    require(set(answer) == {"w"}, "keep the names of the weights")
     compare(answer["w"], [2.5, -1.0], "a share of 1 is the trained encoder, of 0 the start")
-    assert start["w"].tolist() == [1.0, 2.0], "the weights passed in must stay as they are"
+    require(start["w"].tolist() == [1.0, 2.0], "the weights passed in must stay as they are")
     return PASSED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.stats import hypergeom
-from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.book.exercises import exercise
+from daitir.data.indexes import recall_against_exact
 
-EXACT = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+FOUND, EXACT = torch.tensor([[[4, 1, 9, -1], [8, 7, 6, 5]], [[1, 2, 3, 4], [5, 6, 7, 8]]])
 GALLERY_RANKS = np.array([0, 3, 12, 40])
 SAMPLED = "the better pictures that are sampled are hypergeometric; fewer than k of them may be"
 
@@ -49,19 +49,12 @@ index_bytes = exercise(
     (0, 256, 32, 4, "the centres are there before the first picture"),
 )  # fmt: skip
 
-
-def _found_share(found: Tensor, exact: Tensor) -> Tensor:
-    is_found = (found[:, :, None] == exact[:, None]) & (exact[:, None] >= 0)
-    return is_found.sum() / exact.numel()
-
-
 found_share = exercise(
-    _found_share,
-    (torch.tensor([[4, 1, 9, -1], [8, 7, 6, 5]]), EXACT,
-     "the order does not count, only which pictures"),
+    lambda found, exact: recall_against_exact(found, exact).mean(),
+    (FOUND, EXACT, "the order does not count, only which pictures"),
     (EXACT + 100, EXACT, "other pictures are not found"),
-    (torch.tensor([[1, -1]]), torch.tensor([[1, -1]]), "-1 is no picture, so it is not found"),
-)  # fmt: skip
+    (FOUND[:1, -2:], FOUND[:1, -2:], "-1 is no picture, so it is not found"),
+)
 
 recall_in_smaller = exercise(
     lambda ranks, num_images, smaller, k: np.mean(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.analysis import attention, geometry
-from daitir.book.exercises import PASSED, answer_to, check_shape, compare, exercise
+from daitir.book.exercises import PASSED, answer_to, array_of, compare, exercise
 
 WEIGHTS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
 POINTS = torch.tensor(
@@ -38,9 +38,8 @@ highest_cells = exercise(
 # --- chapter 12 ---
 gap = exercise(
     geometry.modality_gap,
-    (UNIT_POINTS, F.normalize(WEIGHTS, dim=-1),
-     "average each set over its rows first, then take one distance"),
-)  # fmt: skip
+    (UNIT_POINTS, F.normalize(WEIGHTS, dim=-1), "average each set first, then take one distance"),
+)
 
 evenness = exercise(
     geometry.uniformity,
@@ -50,9 +49,8 @@ evenness = exercise(
 rank_in_effect = exercise(
     geometry.effective_rank,
     (POINTS + 3, "take the mean row away first"),
-    (POINTS, "shares of the singular values, not of their squares; then the exponential of the "
-     "entropy"),
-)  # fmt: skip
+    (POINTS, "take shares of the singular values, not of their squares; then entropy and exp"),
+)
 
 # --- chapter 13 ---
 without_direction = exercise(
@@ -71,9 +69,7 @@ share_inside = exercise(
 def lost_directions(function: Callable[[Tensor], Tensor]) -> str:
     """Chapter 13: `function(weight)` is an orthonormal basis of what x @ weight sends to 0."""
     weight = torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
-    answer = answer_to(function, weight)
-    check_shape(answer, (2, 4))
-    answer = torch.as_tensor(answer)
-    compare(answer @ weight, torch.zeros(2, 2), "x @ weight must be 0 for every row")
+    answer = array_of(answer_to(function, weight), (2, 4))
+    compare(answer @ weight.numpy(), torch.zeros(2, 2), "x @ weight must be 0 for every row")
     compare(answer @ answer.T, torch.eye(2), "the rows must be of length 1 and orthogonal")
     return PASSED
