@@ -42,7 +42,7 @@ def join_heads(head: Tag) -> None:
 
 
 def mend_tables(html: str) -> str:
-    """Give the tables of a cell's output heads that name something, and say which cells are short."""
+    """Give a cell's tables heads that name something, and mark what stays on one line."""
     soup = BeautifulSoup(html, "html.parser")
     for table in soup.find_all("table", class_="dataframe"):
         if table.thead is not None:
