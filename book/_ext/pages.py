@@ -9,8 +9,8 @@ from docutils import nodes
 
 # Of MathJax: what pages load, and what a formula's own menu adds for who reads by ear.
 MATHJAX = {
-    "tex-chtml.js", "input/tex/extensions/**", "output/chtml/**", "a11y/**", "ui/**",
-    "sre/mathmaps/base.json", "sre/mathmaps/en.json",
+    "tex-chtml.js", "input/tex/extensions/**", "output/chtml/**",
+    "a11y/**", "ui/**", "input/mml.js", "sre/mathmaps/base.json", "sre/mathmaps/en.json",
 }  # fmt: skip
 MENDED = {
     '<summary aria-label="Toggle hidden content">': "<summary>",  # hid what the element says
