@@ -39,10 +39,11 @@ test: $(READY)   ## set up, run every check, the notebooks included
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check daitir tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not site"
 	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 $(NOTEBOOKS))
 	$(BIN)/jupyter-book build . -n -W --keep-going
+	$(BIN)/python -m pytest -m site tests/book
 
 # The root is this folder, since links and pictures of chapters lead to book/.
 lab: $(READY)    ## open the notebooks in JupyterLab
