@@ -206,7 +206,8 @@ def test_a_hand_in_is_graded_for_real(root, capsys):
         "failed    ★ half_width: the deviation of a mean shrinks with the root of the number",
         "unfilled  ★ best_of: not filled in yet",
         "failed    ★ centred: it was stopped after 10 seconds",
-        "failed    ★ unit_vectors: the function stops at `return np.ones(2**40)`: _ArrayMemoryError",
+        "failed    ★ unit_vectors: the function stops at `return np.ones(2**40)`: "
+        "_ArrayMemoryError",
         "failed    ★ several_views: the notebook's process ended before",
         "1 of 6 passed",
     ]
