@@ -248,7 +248,9 @@ def test_the_map_of_drawings_has_a_place_for_every_view(small, folder):
     for method in ("content", *(f"{encoder}+dar" for encoder in ("zero_shot", "dmcl"))):
         rows = table[table["method"] == method]
         assert set(zip(rows["broken"], rows["foreseen"], strict=True)) == asked
-    content = table[table["method"] == "content"].set_index(["metric", *place])["value"]
+    content = (
+        table[table["method"] == "content"].set_index(["metric", *place])["value"].sort_index()
+    )
     assert (content["stated_broken", "00"].astype(float) == 0).all()
     assert (content["unstated_right", "00", "100"].astype(float) == 1).all()
     assert (content["stated_broken", "50"].astype(float) > 0).any()
