@@ -93,10 +93,11 @@ def test_a_student_gets_stubs_and_outputs_but_no_solution(root, capsys):
 def test_what_may_be_a_solution_is_not_given_away(root, cell, capsys):
     nbformat.write(chapter_with(cell), root / "notebooks" / "02_other.ipynb")
     assert homework.main(["student"], root=root) == 2
-    assert "02_other.ipynb: is this a solution?" in capsys.readouterr().err
+    assert "02_other.ipynb: tag and name differ" in capsys.readouterr().err
     assert not (root / "_build" / "student" / "notebooks" / "02_other.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_every_chapter_of_the_book_has_an_edition(tmp_path):
     homework.write_student_edition(BOOK.parent, tmp_path)
     pairs = [(p, tmp_path / "notebooks" / p.name) for p in BOOK.parent.glob("notebooks/*.ipynb")]
@@ -206,7 +207,7 @@ def test_a_hand_in_is_graded_for_real(root, capsys):
         "failed    ★ half_width: the deviation of a mean shrinks with the root of the number",
         "unfilled  ★ best_of: not filled in yet",
         "failed    ★ centred: it was stopped after 10 seconds",
-        "failed    ★ unit_vectors: the function stops at `return np.ones(2**40)`: _ArrayMemoryError",
+        "failed    ★ unit_vectors: the function stops at `return np.ones(2**40)`: _ArrayMem",
         "failed    ★ several_views: the notebook's process ended before",
         "1 of 6 passed",
     ]
@@ -227,6 +228,6 @@ while True:
         pass
 """
     notebook = new_notebook(cells=[new_code_cell(stubborn)])
-    bounds = homework.Bounds(whole=20, cell=2)
+    bounds = homework.Bounds(whole=8, cell=1)
     stopped = homework.execute(notebook, [], root, bounds)
-    assert stopped == "the notebook was stopped after 20 seconds"
+    assert stopped == "the notebook was stopped after 8 seconds"
