@@ -52,6 +52,7 @@ student: $(READY) ## write the chapters without their solutions into _build/stud
 	$(BIN)/python book/homework.py student
 
 grade: $(READY)  ## tell which exercises of a hand-in pass, FILE=path.ipynb
+	$(if $(FILE),,$(error name the hand-in: make grade FILE=path.ipynb))
 	$(BIN)/python book/homework.py grade "$(FILE)"
 
 run: $(READY)    ## execute all notebooks under the classroom profile
