@@ -8,7 +8,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book check test lab run run-gpu benchmark lock clean
+.PHONY: help book check test lab student grade run run-gpu benchmark lock clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -21,9 +21,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-book check test run: export DAITIR_PROFILE = classroom
+book check test run grade: export DAITIR_PROFILE = classroom
 # Threads that spin while they wait are several times slower beside another busy program.
-book check test run: export OMP_WAIT_POLICY = PASSIVE
+book check test run grade: export OMP_WAIT_POLICY = PASSIVE
 
 book: $(READY)   ## set up, execute what is stale, build the book into _build/html
 	$(BIN)/python -m daitir.book.provenance run
@@ -48,6 +48,13 @@ test: $(READY)   ## set up, run every check, the notebooks included
 # The root is this folder, since links and pictures of chapters lead to book/.
 lab: $(READY)    ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_welcome.ipynb
+
+student: $(READY) ## write the chapters without their solutions into _build/student
+	$(BIN)/python book/homework.py student
+
+grade: $(READY)  ## tell which exercises of a hand-in pass, FILE=path.ipynb
+	$(if $(FILE),,$(error name the hand-in: make grade FILE=path.ipynb))
+	$(BIN)/python book/homework.py grade "$(FILE)"
 
 run: $(READY)    ## execute all notebooks under the classroom profile
 	$(BIN)/python -m daitir.book.provenance run --all

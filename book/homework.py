@@ -105,9 +105,7 @@ def write_student_edition(root: Path, folder: Path) -> int:
     for path in paths:
         chapter = without_solutions(nbformat.read(path, 4))
         for cell in filter(signs_of_solution, chapter.cells):
-            raise ValueError(
-                f"{path.name}: is this a solution? Tag and name differ:\n{cell.source}"
-            )
+            raise ValueError(f"{path.name}: tag and name differ; is it a solution?\n{cell.source}")
         nbformat.write(chapter, out / path.name)
     return len(paths)
 

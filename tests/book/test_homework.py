@@ -1,6 +1,7 @@
 """The student edition holds no solution, and a hand-in is graded in bounds, on a tiny chapter."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import nbformat
@@ -93,10 +94,11 @@ def test_a_student_gets_stubs_and_outputs_but_no_solution(root, capsys):
 def test_what_may_be_a_solution_is_not_given_away(root, cell, capsys):
     nbformat.write(chapter_with(cell), root / "notebooks" / "02_other.ipynb")
     assert homework.main(["student"], root=root) == 2
-    assert "02_other.ipynb: is this a solution?" in capsys.readouterr().err
+    assert "02_other.ipynb: tag and name differ" in capsys.readouterr().err
     assert not (root / "_build" / "student" / "notebooks" / "02_other.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_every_chapter_of_the_book_has_an_edition(tmp_path):
     homework.write_student_edition(BOOK.parent, tmp_path)
     pairs = [(p, tmp_path / "notebooks" / p.name) for p in BOOK.parent.glob("notebooks/*.ipynb")]
@@ -187,13 +189,14 @@ def test_what_is_no_hand_in_is_refused(root, text, complaint, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not bound a process's memory")
 def test_a_hand_in_is_graded_for_real(root, capsys):
     hand_in = answered(
         root,
         chance_loss="import numpy as np\n\n\ndef chance_loss(size):\n    return np.log(size)",
         half_width="def half_width(deviation, number):\n    return deviation / number",
         centred="def centred(features):\n    while True:\n        pass",
-        unit_vectors="def unit_vectors(features):\n    return np.ones(2**40)",
+        unit_vectors="def unit_vectors(features):\n    return np.ones(2**29)",
     )
     last = next(n for n, cell in enumerate(hand_in.cells) if "several_views" in cell.source)
     hand_in.cells.insert(last, new_code_cell("open('left', 'w').close()\nimport os; os._exit(1)"))
@@ -206,8 +209,7 @@ def test_a_hand_in_is_graded_for_real(root, capsys):
         "failed    ★ half_width: the deviation of a mean shrinks with the root of the number",
         "unfilled  ★ best_of: not filled in yet",
         "failed    ★ centred: it was stopped after 10 seconds",
-        "failed    ★ unit_vectors: the function stops at `return np.ones(2**40)`: "
-        "_ArrayMemoryError",
+        "failed    ★ unit_vectors: the function stops at `return np.ones(2**29)`: MemoryError",
         "failed    ★ several_views: the notebook's process ended before",
         "1 of 6 passed",
     ]
@@ -228,6 +230,6 @@ while True:
         pass
 """
     notebook = new_notebook(cells=[new_code_cell(stubborn)])
-    bounds = homework.Bounds(whole=20, cell=2)
+    bounds = homework.Bounds(whole=8, cell=1)
     stopped = homework.execute(notebook, [], root, bounds)
-    assert stopped == "the notebook was stopped after 20 seconds"
+    assert stopped == "the notebook was stopped after 8 seconds"
