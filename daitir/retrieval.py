@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK_BYTES = 64 * 2**20  # scores held at once
 MIN_CHUNK_ROWS = 16  # thinner products round otherwise, and a query alone as among others
@@ -148,6 +149,25 @@ def _ranks(
                 out[:, copies] = out[:, firsts[copies]]
         ranks[rows] = count(*scores, asked[rows, -1:]).long() - 1  # less the target itself
     return ranks[inverse].reshape(kinds[0].shape[:-1])
+
+
+def without_denied(
+    query_features: Tensor, denied: Tensor, concepts: Tensor, *, weight: float, along: bool = False
+) -> Tensor:
+    """Queries less `weight` times the features of what they deny, scaled to unit norm.
+
+    `query_features` `(..., num_queries, dim)`; `denied` `(num_queries, num_concepts)` bool tells
+    which of the `concepts` `(num_concepts, dim)` each denies. With `along`, a concept is taken out as far
+    as the query lies along it: with unit vectors and a weight of 1 that part is removed.
+
+    >>> query, concept = torch.tensor([[0.8, 0.6]]), torch.tensor([[0.0, 1.0]])
+    >>> without_denied(query, torch.tensor([[True]]), concept, weight=1, along=True)
+    tensor([[1., 0.]])
+    """
+    amount = denied.to(query_features)
+    if along:
+        amount = amount * (query_features @ concepts.T)
+    return F.normalize(query_features - weight * (amount @ concepts), dim=-1)
 
 
 @torch.no_grad()

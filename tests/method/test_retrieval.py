@@ -16,6 +16,7 @@ from daitir.retrieval import (
     pair_scores,
     reciprocal_rank_fusion,
     target_ranks,
+    without_denied,
 )
 
 
@@ -329,3 +330,27 @@ def test_pairs_have_one_score_wherever_they_stand_and_are_ordered(monkeypatch):
         pairs = [(-score, index) for score, index in zip(row, numbers, strict=True)]
         assert pairs == sorted(pairs)
         assert row[numbers.index(3)] == row[numbers.index(7)]
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_what_is_denied_is_taken_out_of_queries_as_by_a_loop(along):
+    generator = torch.Generator().manual_seed(0)
+    queries, concepts = (
+        torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=-1)
+        for n in (5, 3)
+    )
+    denied = torch.rand(5, 3, generator=generator) < 0.5
+    denied[0], denied[1] = False, torch.tensor([True, False, False])
+    found = without_denied(queries, denied, concepts, weight=0.4, along=along)
+    for query, names, changed in zip(queries, denied, found, strict=True):
+        rest = query.clone()
+        for concept, is_denied in zip(concepts, names, strict=True):
+            if is_denied:
+                rest -= 0.4 * concept * (query @ concept if along else 1)
+        torch.testing.assert_close(changed, rest / rest.norm())
+    torch.testing.assert_close(found[0], queries[0])  # denies nothing
+    torch.testing.assert_close(
+        without_denied(queries, denied, concepts, weight=0, along=along), queries
+    )
+    removed = without_denied(queries, denied, concepts, weight=1, along=True)
+    assert abs(removed[1] @ concepts[0]) < 1e-6
