@@ -308,8 +308,8 @@ def _by_signal(signal: Any, flags: Any, weights: Any) -> list[np.ndarray]:
         raise ValueError("a signal is a row of finite numbers, with a flag for each")
     order = np.argsort(-signal, kind="stable")
     starts = np.flatnonzero(np.diff(signal[order], prepend=np.inf))
-    kinds = [np.where(kind, weights, 0.0)[..., order] for kind in (flags, ~flags)]
-    return [np.add.reduceat(kind, starts, axis=-1) for kind in kinds]
+    ordered, flags = (weights * np.ones(len(signal)))[..., order], flags[order]
+    return [np.add.reduceat(ordered * kind, starts, axis=-1) for kind in (flags, ~flags)]
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,10 @@ from daitir.retrieval import (
     best_first,
     chunk_rows,
     pair_scores,
+    presence_signals,
     reciprocal_rank_fusion,
+    seen_first,
+    shared_places,
     target_ranks,
     without_denied,
 )
@@ -354,3 +357,32 @@ def test_what_is_denied_is_taken_out_of_queries_as_by_a_loop(along):
     )
     removed = without_denied(queries, denied, concepts, weight=1, along=True)
     assert abs(removed[1] @ concepts[0]) < 1e-6
+
+
+def test_images_that_are_seen_first_are_those_of_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    queries, earlier = torch.randn(2, 3, 4, 6, generator=generator)  # two, of three by four
+    gallery, gone = torch.randn(9, 6, generator=generator), torch.zeros(4, 9, dtype=torch.bool)
+    gone[1, :4], gone[2, 8] = True, True
+
+    def seen(query, number):
+        scores = {i: float(query @ g) for i, g in enumerate(gallery) if not gone[number, i]}
+        return sorted(scores.items(), key=lambda item: -item[1])[:3]
+
+    scores, places = seen_first(queries, gallery, 3, gone)
+    told = presence_signals(queries, earlier, gallery, k=3, gone=gone)
+    for a in range(3):
+        for number in range(4):
+            top, before = (seen(of[a, number], number) for of in (queries, earlier))
+            assert places[a, number].tolist() == [i for i, _ in top]
+            assert scores[a, number].tolist() == pytest.approx([s for _, s in top], abs=1e-5)
+            assert told["best_score"][a, number] == scores[a, number, 0]
+            gap = top[0][1] - top[1][1]
+            assert float(told["gap"][a, number]) == pytest.approx(gap, abs=1e-5)
+            shared = len({i for i, _ in top} & {i for i, _ in before}) / 3
+            assert float(told["unchanged"][a, number]) == pytest.approx(shared)
+    assert shared_places(places, places).eq(1).all()
+    earlier[0, 1] = torch.nan
+    told = presence_signals(queries, earlier, gallery, k=3)
+    assert told["unchanged"].isnan().nonzero().tolist() == [[0, 1]]
+    assert not told["best_score"].isnan().any()
