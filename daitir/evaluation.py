@@ -130,6 +130,34 @@ def metric_rows(
     return table[table["num_queries"] > 0]
 
 
+def judged_signal(
+    signal: np.ndarray, hits: np.ndarray, least: float, counts: Any = 1.0, *, absent: float = 0.2
+) -> dict[str, np.ndarray]:
+    """How well a signal tells that a target is there, and which answers to accept.
+
+    `signal` `(2 * num_queries,)` holds the queries with their target in the gallery, then those
+    without; `hits` `(num_queries,)` tells which targets are seen. Answers of a signal of at least
+    `least` are accepted: `kept` of the first, `false_finds` of the second. The risk is that of a
+    share `absent` of queries without a target, whose accepted answer fails, as one does that misses
+    it. `counts` `(..., num_queries)` are bootstrap samples.
+
+    >>> told = judged_signal(np.array([0.9, 0.3, 0.5, 0.2]), np.array([1, 0]), 0.4)
+    >>> {name: float(share) for name, share in told.items() if name != "risk_coverage_area"}
+    {'auroc': 0.75, 'kept': 0.5, 'false_finds': 0.5}
+    """
+    counts = np.broadcast_to(counts, np.broadcast_shapes(np.shape(counts), hits.shape))
+    is_there, twice = np.arange(len(signal)) < len(hits), np.concatenate([counts, counts], axis=-1)
+    weights = twice * np.where(is_there, 1 - absent, absent)
+    failures, accepted = np.append(1 - hits, np.ones(len(hits))), signal >= least
+    kept, false_finds = (counts @ half / counts.sum(axis=-1) for half in np.split(accepted, 2))
+    return {
+        "auroc": metrics.auroc(signal, is_there, twice),
+        "risk_coverage_area": metrics.risk_coverage(signal, failures, weights)[2],
+        "kept": kept,
+        "false_finds": false_finds,
+    }
+
+
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a table of results as CSV, whole or not at all."""
     with atomic_write(path) as temporary:

@@ -273,6 +273,45 @@ def paired_bootstrap(values_a: Any, values_b: Any) -> PairedBootstrap:
     return PairedBootstrap(*(float(column[0]) if is_single else column for column in results))
 
 
+def auroc(signal: Any, positive: Any, weights: Any = 1.0) -> Any:
+    """Area under the ROC curve: how often a positive has the higher signal, ties one half.
+
+    With `weights` `(..., num_answers)`, such as counts of bootstrap samples, areas are `(...)`.
+
+    >>> float(auroc([0.9, 0.4, 0.4, 0.1], [1, 1, 0, 0]))
+    0.875
+    """
+    above, below = _by_signal(signal, positive, weights)
+    wins = above * (below.sum(axis=-1, keepdims=True) - below.cumsum(axis=-1) + below / 2)
+    return wins.sum(axis=-1) / (above.sum(axis=-1) * below.sum(axis=-1))
+
+
+def risk_coverage(signal: Any, failures: Any, weights: Any = 1.0) -> tuple[Any, Any, Any]:
+    """Share of answers accepted from each value on, share of these that fail, and the curve's area.
+
+    The highest value comes first; shapes are as in `auroc`. Geifman and El-Yaniv (2017).
+
+    >>> [array.tolist() for array in risk_coverage([0.9, 0.5], [0, 1])]
+    [[0.5, 1.0], [0.0, 0.5], 0.25]
+    """
+    failed, right = _by_signal(signal, failures, weights)
+    accepted = (failed + right).cumsum(axis=-1)
+    risk = failed.cumsum(axis=-1) / np.where(accepted, accepted, 1)
+    coverage = accepted / accepted[..., -1:]
+    return coverage, risk, (np.diff(coverage, prepend=0.0) * risk).sum(axis=-1)
+
+
+def _by_signal(signal: Any, flags: Any, weights: Any) -> list[np.ndarray]:
+    """What flagged answers weigh at each value of a signal, the highest first, and the others."""
+    signal, flags = np.asarray(signal, dtype=float), np.asarray(flags, dtype=bool)
+    if signal.ndim != 1 or signal.shape != flags.shape or not np.isfinite(signal).all():
+        raise ValueError("a signal is a row of finite numbers, with a flag for each")
+    order = np.argsort(-signal, kind="stable")
+    starts = np.flatnonzero(np.diff(signal[order], prepend=np.inf))
+    ordered, flags = (weights * np.ones(len(signal)))[..., order], flags[order]
+    return [np.add.reduceat(ordered * kind, starts, axis=-1) for kind in (flags, ~flags)]
+
+
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over queries without NaN entries; NaN, silently, where no entry is left."""
     with np.errstate(invalid="ignore"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK_BYTES = 64 * 2**20  # scores held at once
 MIN_CHUNK_ROWS = 16  # thinner products round otherwise, and a query alone as among others
@@ -148,6 +149,76 @@ def _ranks(
                 out[:, copies] = out[:, firsts[copies]]
         ranks[rows] = count(*scores, asked[rows, -1:]).long() - 1  # less the target itself
     return ranks[inverse].reshape(kinds[0].shape[:-1])
+
+
+def seen_first(
+    query_features: Tensor, gallery_features: Tensor, k: int, gone: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scores and places of the best `k` images of each query, `(..., num_queries, k)`.
+
+    Those that are `gone`, `(num_queries, num_images)` bool, are not seen. A query of NaN has scores
+    of NaN.
+
+    >>> query, gone = torch.tensor([[0.8, 0.6]]), torch.tensor([[True, False, False]])
+    >>> seen_first(query, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), 1, gone)[1]
+    tensor([[2]])
+    """
+    scores = query_features @ gallery_features.T
+    scores = scores if gone is None else scores.masked_fill(gone, -torch.inf)
+    scores, places = scores.topk(k)
+    return scores, places
+
+
+def shared_places(places: Tensor, others: Tensor) -> Tensor:
+    """The share of k images, `(..., k)`, that are among k others: `(...)`.
+
+    >>> shared_places(torch.tensor([4, 2, 7]), torch.tensor([7, 4, 1]))
+    tensor(0.6667)
+    """
+    return (places[..., None] == others[..., None, :]).any(dim=-1).float().mean(dim=-1)
+
+
+def presence_signals(
+    query_features: Tensor,
+    earlier_features: Tensor,
+    gallery_features: Tensor,
+    *,
+    k: int,
+    gone: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What may tell that a gallery has the target, `(..., num_queries)` by name.
+
+    `best_score`; `gap`, how far the next lies behind; `unchanged`, the share of the best `k` images
+    that were among those of an earlier round, whose features are of the same shape. NaN where a
+    query is. `gone` is as in `seen_first`.
+    """
+    scores, places = seen_first(query_features, gallery_features, k, gone)
+    earlier_scores, earlier = seen_first(earlier_features, gallery_features, k, gone)
+    is_missing = (scores + earlier_scores).isnan().any(dim=-1)
+    return {
+        "best_score": scores[..., 0],
+        "gap": scores[..., 0] - scores[..., 1],
+        "unchanged": shared_places(places, earlier).masked_fill(is_missing, torch.nan),
+    }
+
+
+def without_denied(
+    query_features: Tensor, denied: Tensor, concepts: Tensor, *, weight: float, along: bool = False
+) -> Tensor:
+    """Queries less `weight` times the features of what they deny, scaled to unit norm.
+
+    `query_features` `(..., num_queries, dim)`; `denied` `(num_queries, num_concepts)` bool tells
+    which of the `concepts` `(num_concepts, dim)` each denies. With `along`, a concept is taken out
+    as far as the query lies along it: of one unit vector, a weight of 1 removes that part.
+
+    >>> query, concept = torch.tensor([[0.8, 0.6]]), torch.tensor([[0.0, 1.0]])
+    >>> without_denied(query, torch.tensor([[True]]), concept, weight=1, along=True)
+    tensor([[1., 0.]])
+    """
+    amount = denied.to(query_features)
+    if along:
+        amount = amount * (query_features @ concepts.T)
+    return F.normalize(query_features - weight * (amount @ concepts), dim=-1)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ STUDIES = {
     "drawings": "daitir.studies.drawings:STUDY",
     "robustness": "daitir.studies.robustness:STUDY",
     "memory": "daitir.studies.memory:MEMORY",
+    "answers": "daitir.studies.answers:INSTRUMENT",
     "geometry": "daitir.studies.cues.geometry:INSTRUMENT",
     "attention": "daitir.studies.cues.attention:INSTRUMENT",
 }

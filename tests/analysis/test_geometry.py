@@ -24,6 +24,7 @@ from daitir.analysis.geometry.nullspace import (
 )
 from daitir.analysis.geometry.probes import beaten_shares, fit_probe, layer_features
 from daitir.analysis.geometry.spaces import (
+    added_directions,
     alignment_values,
     effective_rank,
     jackknife_interval,
@@ -62,6 +63,17 @@ def mini():
 @pytest.fixture(scope="module")
 def pixels(mini):
     return image_pixels(mini, render_scenes(sample_scenes(0, "val", 4)))
+
+
+def test_what_facts_add_is_what_captions_with_them_have_more(mini):
+    facts = [Fact("dog", "present", True), Fact("people", "present", True)]
+    places = [Fact("scene", "place", place) for place in ("beach", "city")]
+    words = [["a dog at the beach", "a dog in the city"],
+             ["some people at the beach", "some people in the city"]]  # fmt: skip
+    alone = mini.encode_texts(["at the beach", "in the city"])
+    for row, found in zip(words, added_directions(mini, facts, places), strict=True):
+        total = sum(mini.encode_texts(text)[0] - a for text, a in zip(row, alone, strict=True))
+        torch.testing.assert_close(found, total / total.norm(), atol=1e-5, rtol=0)
 
 
 # --- a set of features ------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from daitir.evaluation import result_rows
+from daitir import metrics
+from daitir.evaluation import judged_signal, result_rows
 
 
 def test_three_hits_of_three_leave_room_for_misses():
@@ -47,3 +48,25 @@ def test_the_gain_of_a_method_over_itself_is_known():
     rows = result_rows(ranks, **about, baseline_ranks=better)
     over = rows[rows["metric"] == "recall_at_10_gain"]
     assert (over["ci_low"] < over["ci_high"]).all()
+
+
+def test_a_signal_is_judged_by_answers_that_are_accepted_or_not():
+    rng = np.random.default_rng(0)
+    signal, hits = rng.integers(0, 4, 16) / 4, rng.integers(0, 2, 8)
+    counts = rng.integers(1, 3, (3, 8))
+    told = judged_signal(signal, hits, 0.5, counts, absent=0.3)
+    for row, of_sample in enumerate(counts):
+        drawn = np.repeat(np.arange(8), of_sample)  # the sample, query by query
+        there, gone = signal[drawn], signal[8 + drawn]
+        pairs = [(a > b) + (a == b) / 2 for a in there for b in gone]
+        assert told["auroc"][row] == pytest.approx(np.mean(pairs))
+        assert told["kept"][row] == pytest.approx(np.mean(there >= 0.5))
+        assert told["false_finds"][row] == pytest.approx(np.mean(gone >= 0.5))
+        fails = np.concatenate([1 - hits[drawn], np.ones(len(drawn))])
+        weights = np.repeat([0.7, 0.3], len(drawn))
+        both = np.concatenate([there, gone])
+        risks = [np.average(fails[both >= value], weights=weights[both >= value]) for value in both]
+        area = np.average(risks, weights=weights)
+        assert told["risk_coverage_area"][row] == pytest.approx(area)
+    plain = judged_signal(signal, hits, 0.5)
+    assert plain["auroc"] == metrics.auroc(signal, np.arange(16) < 8)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from daitir import metrics
 
@@ -398,3 +399,72 @@ def test_a_method_does_not_differ_from_itself_by_chance():
     reach = 1 - 0.025 ** (1 / 30)
     np.testing.assert_allclose(low, [0, -reach, 0])
     np.testing.assert_allclose(high, [0, reach, 0])
+
+
+# Naive twins of what a signal tells: every pair, and every answer's value as a threshold.
+def naive_auroc(signal, positive, weights):
+    won = total = 0.0
+    for a, is_positive, up in zip(signal, positive, weights, strict=True):
+        for b, other, down in zip(signal, positive, weights, strict=True):
+            if is_positive and not other:
+                won += up * down * (1.0 if a > b else 0.5 if a == b else 0.0)
+                total += up * down
+    return won / total
+
+
+def naive_risk_coverage(signal, failures, weights):
+    coverage, risk, area, whole = [], [], 0.0, sum(weights)
+    for value in sorted(set(signal), reverse=True):
+        accepted = [i for i, s in enumerate(signal) if s >= value]
+        weight = sum(weights[i] for i in accepted)
+        coverage.append(weight / whole)
+        risk.append(sum(weights[i] for i in accepted if failures[i]) / weight if weight else 0.0)
+        area += sum(w for s, w in zip(signal, weights, strict=True) if s == value) * risk[-1]
+    return coverage, risk, area / whole
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 30), st.integers(1, 6), st.integers(0, 2**31))
+def test_signals_are_judged_as_by_loops(number, num_values, seed):
+    rng = np.random.default_rng(seed)
+    signal = rng.integers(0, num_values, number) / 4  # many ties
+    flags = np.arange(number) % 2 == rng.integers(2)
+    weights = rng.integers(0, 3, (4, number)).astype(float)
+    weights[:, :2] += 1  # some of both kinds
+    areas, parts = metrics.auroc(signal, flags, weights), []
+    for of_sample in weights:
+        parts.append(metrics.risk_coverage(signal, flags, of_sample))
+        for found, naive in zip(
+            parts[-1], naive_risk_coverage(signal, flags, of_sample), strict=True
+        ):
+            np.testing.assert_allclose(found, naive)
+    np.testing.assert_allclose(areas, [naive_auroc(signal, flags, w) for w in weights])
+    together = metrics.risk_coverage(signal, flags, weights)
+    for index in range(3):
+        np.testing.assert_allclose(together[index], [part[index] for part in parts])
+
+
+def test_the_area_under_the_roc_curve_is_that_of_others():
+    rng = np.random.default_rng(0)
+    signal, weights = rng.normal(size=200).round(1), rng.random(200)
+    flags = rng.random(200) < 0.3
+    plain, weighted = metrics.auroc(signal, flags), metrics.auroc(signal, flags, weights)
+    assert plain == pytest.approx(roc_auc_score(flags, signal))
+    assert weighted == pytest.approx(roc_auc_score(flags, signal, sample_weight=weights), rel=1e-9)
+
+
+def test_a_signal_that_says_nothing_has_the_risk_of_accepting_all():
+    failures = [1, 0, 0, 1, 1]
+    assert metrics.auroc(np.zeros(5), failures) == 0.5
+    assert metrics.risk_coverage(np.zeros(5), failures)[2] == pytest.approx(0.6)
+    assert metrics.auroc([0.0, 1.0, 2.0], [0, 0, 1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("signal", "flags"),
+    [([0.0, np.nan], [0, 1]), ([0.0], [0, 1]), ([[0.0]], [[1]]), ([np.inf], [1])],
+)
+def test_signals_that_are_no_row_of_numbers_are_refused(signal, flags):
+    for judge in (metrics.auroc, metrics.risk_coverage):
+        with pytest.raises(ValueError, match="row of finite numbers"):
+            judge(signal, flags)

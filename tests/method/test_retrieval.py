@@ -14,8 +14,12 @@ from daitir.retrieval import (
     best_first,
     chunk_rows,
     pair_scores,
+    presence_signals,
     reciprocal_rank_fusion,
+    seen_first,
+    shared_places,
     target_ranks,
+    without_denied,
 )
 
 
@@ -329,3 +333,56 @@ def test_pairs_have_one_score_wherever_they_stand_and_are_ordered(monkeypatch):
         pairs = [(-score, index) for score, index in zip(row, numbers, strict=True)]
         assert pairs == sorted(pairs)
         assert row[numbers.index(3)] == row[numbers.index(7)]
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_what_is_denied_is_taken_out_of_queries_as_by_a_loop(along):
+    generator = torch.Generator().manual_seed(0)
+    queries, concepts = (
+        torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=-1)
+        for n in (5, 3)
+    )
+    denied = torch.rand(5, 3, generator=generator) < 0.5
+    denied[0], denied[1] = False, torch.tensor([True, False, False])
+    found = without_denied(queries, denied, concepts, weight=0.4, along=along)
+    for query, names, changed in zip(queries, denied, found, strict=True):
+        rest = query.clone()
+        for concept, is_denied in zip(concepts, names, strict=True):
+            if is_denied:
+                rest -= 0.4 * concept * (query @ concept if along else 1)
+        torch.testing.assert_close(changed, rest / rest.norm())
+    torch.testing.assert_close(found[0], queries[0])  # denies nothing
+    torch.testing.assert_close(
+        without_denied(queries, denied, concepts, weight=0, along=along), queries
+    )
+    removed = without_denied(queries, denied, concepts, weight=1, along=True)
+    assert abs(removed[1] @ concepts[0]) < 1e-6
+
+
+def test_images_that_are_seen_first_are_those_of_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    queries, earlier = torch.randn(2, 3, 4, 6, generator=generator)  # two, of three by four
+    gallery, gone = torch.randn(9, 6, generator=generator), torch.zeros(4, 9, dtype=torch.bool)
+    gone[1, :4], gone[2, 8] = True, True
+
+    def seen(query, number):
+        scores = {i: float(query @ g) for i, g in enumerate(gallery) if not gone[number, i]}
+        return sorted(scores.items(), key=lambda item: -item[1])[:3]
+
+    scores, places = seen_first(queries, gallery, 3, gone)
+    told = presence_signals(queries, earlier, gallery, k=3, gone=gone)
+    for a in range(3):
+        for number in range(4):
+            top, before = (seen(of[a, number], number) for of in (queries, earlier))
+            assert places[a, number].tolist() == [i for i, _ in top]
+            assert scores[a, number].tolist() == pytest.approx([s for _, s in top], abs=1e-5)
+            assert told["best_score"][a, number] == scores[a, number, 0]
+            gap = top[0][1] - top[1][1]
+            assert float(told["gap"][a, number]) == pytest.approx(gap, abs=1e-5)
+            shared = len({i for i, _ in top} & {i for i, _ in before}) / 3
+            assert float(told["unchanged"][a, number]) == pytest.approx(shared)
+    assert shared_places(places, places).eq(1).all()
+    earlier[0, 1] = torch.nan
+    told = presence_signals(queries, earlier, gallery, k=3)
+    assert told["unchanged"].isnan().nonzero().tolist() == [[0, 1]]
+    assert not told["best_score"].isnan().any()

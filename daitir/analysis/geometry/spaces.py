@@ -6,13 +6,16 @@ and `jackknife_interval` give its interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
+from daitir.models.encoders import Encoder
+from daitir.scenes import Fact, describe
 
 TOLERANCE = 1e-6  # of a singular value beside the largest, in single precision
 NUM_GROUPS = 20  # of rows that are left out
@@ -46,6 +49,18 @@ def uniformity(features: Tensor) -> float:
     """
     _check(features)
     return float((-2 * torch.pdist(features.double()).square()).exp().mean().log())
+
+
+def added_directions(encoder: Encoder, facts: Sequence[Fact], contexts: Sequence[Fact]) -> Tensor:
+    """Unit directions, (num_facts, dim), in which facts move captions, on average over contexts.
+
+    A caption of a fact and a context is compared with that of the context alone.
+    """
+    pairs = [describe(pair) for pair in product(facts, contexts)]
+    texts = [describe([context]) for context in contexts]
+    both, alone = encoder.encode_texts(pairs), encoder.encode_texts(texts)
+    added = both.view(len(facts), len(contexts), -1) - alone
+    return F.normalize(added.mean(dim=1), dim=-1)
 
 
 def spectrum(features: Tensor) -> Tensor:

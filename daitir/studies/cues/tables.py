@@ -231,3 +231,36 @@ def with_changes(values: Mapping[str, T]) -> Iterable[tuple[str, T, str]]:
     """Every name with its value, then with its `changes` and the suffix of their measure."""
     yield from ((name, value, "") for name, value in values.items())
     yield from ((name, value, f"_change_over_{base}") for base, name, value in changes(values))
+
+
+def sample_counts(number: int) -> np.ndarray:
+    """How often each of a number of queries counts: once, and then in bootstrap samples."""
+    shares = np.full(number, 1 / number)
+    draws = np.random.default_rng(0).multinomial(number, shares, size=metrics.NUM_SAMPLES)
+    return np.vstack([np.ones(number), draws])
+
+
+def sample_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean of values (num_queries,) in each row of `sample_counts`; NaN is left out."""
+    has = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # a sample may miss every value
+        return counts[:, has] @ values[has] / counts[:, has].sum(axis=1)
+
+
+def sample_rows(
+    samples: Mapping[tuple, np.ndarray], rivals: Mapping[str, tuple[int, str]]
+) -> list[tuple]:
+    """Rows of what was measured, with its interval, and of its change over a rival's.
+
+    The last part of each key is a metric. The first one says which other part is replaced, and by
+    what, in the key of its rival.
+    """
+    rows = []
+    for key, values in samples.items():
+        place, name = rivals[key[0]]
+        rival, told = (*key[:place], name, *key[place + 1 :]), {key: values}
+        if rival != key and rival in samples:
+            told[(*key[:-1], f"{key[-1]}_change")] = values - samples[rival]
+        for labels, of in told.items():
+            rows.append((*labels, of[0], *np.nanquantile(of[1:], metrics.TAILS)))
+    return rows
