@@ -95,7 +95,8 @@ def write_views(folder: Path, manifest: Views) -> None:
     """Write the manifest of a folder of views, in the order of dialogues and rounds."""
     views = sorted(manifest.views.values(), key=lambda v: (v.dialogue, v.round, v.index))
     rows = [{name: v for name, v in view._asdict().items() if v is not None} for view in views]
-    write_json(folder / MANIFEST, {"format": VIEWS_FORMAT} | vars(manifest) | {"views": rows})
+    content = {"format": VIEWS_FORMAT} | vars(manifest) | {"views": rows}
+    write_json(folder / MANIFEST, content, indent=None)
 
 
 def rewrites_manifest(path: Path) -> Path:
@@ -117,7 +118,8 @@ def _rewrites(content: Mapping) -> Rewrites:
 
 def write_rewrites(path: Path, manifest: Rewrites) -> None:
     """Write the manifest of a file of rewrites beside it."""
-    write_json(rewrites_manifest(path), {"format": REWRITES_FORMAT} | vars(manifest))
+    content = {"format": REWRITES_FORMAT} | vars(manifest)
+    write_json(rewrites_manifest(path), content, indent=None)
 
 
 def is_manifest(path: Path, format: str) -> bool:
