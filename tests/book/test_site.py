@@ -14,9 +14,11 @@ import pytest
 from bs4 import BeautifulSoup
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
-PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
+LEADS_ON = SITE / "index.html"  # to book/index.html, at once
+PAGES = sorted({path for path in SITE.rglob("*.html") if "_static" not in path.parts} - {LEADS_ON})
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-WIDTHS, SCHEMES = (390, 1300), ("light", "dark")
+WIDTHS = (390, 1300)
+AUDITS = {"light": 390, "dark": 1300}  # axe takes seconds a page: each scheme and width once
 MEGABYTE = 1_000_000
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]  # fmt: skip
@@ -64,14 +66,14 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(params=SCHEMES)
+@pytest.fixture(params=AUDITS)
 def opened(request, browser):
-    """Opens a page by its address; `errors` of it holds what went wrong."""
+    """A tab: `errors` holds what went wrong in it, `audited` the width at which axe looks."""
     context = browser.new_context(color_scheme=request.param)
     context.set_default_timeout(300_000)  # A busy machine is slow, not wrong.
     context.route("http*://**", lambda route: route.abort())
     page = context.new_page()
-    page.errors = []
+    page.errors, page.audited = [], AUDITS[request.param]
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("requestfailed", lambda request: page.errors.append(request.url))
     page.on("console", lambda said: said.type == "error" and page.errors.append(said.text))
@@ -95,7 +97,7 @@ def test_a_page_reads_well(opened, path):
         opened.set_viewport_size({"width": width, "height": 900})
         assert opened.evaluate(WIDER) <= 0, width
         assert opened.evaluate(SCROLLING_CODE) == [], width
-        assert opened.evaluate(FINDINGS) == [], width
+        assert width != opened.audited or opened.evaluate(FINDINGS) == []
     assert opened.errors == []
 
 
