@@ -32,13 +32,16 @@ from daitir.studies.queries import SEED, SETS
 SHOWN, ASKED = (2, 6, 10), (1, 2, 5, 6, 9, 10)  # rounds; each that is shown, and the one before
 SEEN, KEPT_SHARE = 10, 0.95  # pictures that a user sees; of the targets there, at the threshold
 THINGS = [Fact(name, "present", True) for name in (*world.GROUPS, *world.CATEGORIES)]
-PLACES = [Fact("scene", "place", place) for place in world.PLACES]
-WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-COLUMNS = ["part", "method", "round", "what", "metric", "value", "ci_low", "ci_high"]
-RIVALS = {"absent": (1, "text"), "denied": (3, "none")}  # by part: which column has another value
-SIGNALS = {"text": ("none", "best_score", "gap", "unchanged")}
-SIGNALS["dar"] = (*SIGNALS["text"], "agreement", "shared_with_view")
-SIGNALS["adafuse"] = (*SIGNALS["dar"], "gate")
+BARE_PLACES = [Fact("scene", "place", place) for place in world.PLACES]
+DENIED_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+ANSWER_COLUMNS = ["part", "method", "round", "what", "metric", "value", "ci_low", "ci_high"]
+COMPARED_WITH = {
+    "absent": (1, "text"),
+    "denied": (3, "none"),
+}  # by part: which column has another value
+OF_TEXT = ("none", "best_score", "gap", "unchanged")
+OF_BOTH = (*OF_TEXT, "agreement", "shared_with_view")
+SIGNALS = {"text": OF_TEXT, "dar": OF_BOTH, "adafuse": (*OF_BOTH, "gate")}
 Queries = Mapping[str, Tensor]  # (num_seeds, num_queries, num_rounds, dim) by method
 
 
@@ -144,9 +147,9 @@ def remedied(asked: Asked, method: str, place: int, taken: Queries, weights: Map
 
 
 def chosen_weight(val: Asked, method: str, name: str, taken: Queries) -> float:
-    """The largest of `WEIGHTS` that finds no fewer of the targets whose queries deny something."""
-    hits = dict.fromkeys(WEIGHTS, 0.0)
-    for place, weight in product(map(ASKED.index, SHOWN), WEIGHTS):
+    """The largest of `DENIED_WEIGHTS` that finds no fewer of the targets whose queries deny something."""
+    hits = dict.fromkeys(DENIED_WEIGHTS, 0.0)
+    for place, weight in product(map(ASKED.index, SHOWN), DENIED_WEIGHTS):
         query = remedied(val, method, place, taken, {name: weight})[name]
         asks = val.read[:, place].any(dim=-1) & ~query.isnan().any(dim=-1).any(dim=0)
         hits[weight] += found(query[:, asks], val.gallery, asks.nonzero()[:, 0]).sum().item()
@@ -184,12 +187,12 @@ def measure_answers(bench: Bench) -> tuple[pd.DataFrame, dict]:
     val, test = ask(bench, "val"), ask(bench, "human")
     taken = {
         "subtracted": bench.base.encode_texts([describe([thing]) for thing in THINGS]),
-        "removed": added_directions(bench.base, THINGS, PLACES),
+        "removed": added_directions(bench.base, THINGS, BARE_PLACES),
     }
     counts = sample_counts(len(test.view))
     weights = {m: {name: chosen_weight(val, m, name, taken) for name in taken} for m in SIGNALS}
     samples = not_there(val, test, counts) | no_means_no(test, weights, taken, counts)
-    table = pd.DataFrame(sample_rows(samples, RIVALS), columns=COLUMNS).round(4)
+    table = pd.DataFrame(sample_rows(samples, COMPARED_WITH), columns=ANSWER_COLUMNS).round(4)
     views = (~val.view[..., 0].isnan()).sum(dim=0).tolist()
     return table, {"weights": weights, "validation_views": views}
 
