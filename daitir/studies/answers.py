@@ -147,7 +147,7 @@ def remedied(asked: Asked, method: str, place: int, taken: Queries, weights: Map
 
 
 def chosen_weight(val: Asked, method: str, name: str, taken: Queries) -> float:
-    """The largest of `DENIED_WEIGHTS` that finds no fewer of the targets whose queries deny something."""
+    """The largest of `DENIED_WEIGHTS` that finds no fewer targets of queries with a denial."""
     hits = dict.fromkeys(DENIED_WEIGHTS, 0.0)
     for place, weight in product(map(ASKED.index, SHOWN), DENIED_WEIGHTS):
         query = remedied(val, method, place, taken, {name: weight})[name]
