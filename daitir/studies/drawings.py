@@ -73,8 +73,7 @@ def shown(key: Key, ranks: Ranks) -> Shown:
     contrasts, worst = over(key, gain=text), f"{PERCENTS['broken'][-1]}_0"
     if key.method.endswith(f"|controlled_{worst}"):
         contrasts |= drop(key, worst, "00_0")
-    metrics = ("recall_at_10", "degradation_rate_ln2")
-    return Shown(metrics, Key(VALIDATION, text), contrasts)
+    return Shown(("recall_at_10", "degradation_rate_ln2"), Key(VALIDATION, text), contrasts)
 
 
 def contents(bench: Bench) -> dict[tuple[str, str, int, str], np.ndarray]:

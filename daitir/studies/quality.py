@@ -130,6 +130,7 @@ def pipeline_quality(
     recogniser: Recogniser,
     *,
     num_prompts: int = 500,
+    batch_size: int = 50,
     progress: bool = False,
 ) -> pd.DataFrame:
     """`drawing_quality` of a pipeline on fully stated prompts of the validation split."""
@@ -139,8 +140,8 @@ def pipeline_quality(
         for index, scene in enumerate(scenes)
     ]
     images = []
-    for start in tqdm(range(0, num_prompts, 50), desc="drawing", disable=not progress):
-        batch = prompts[start : start + 50]
+    for start in tqdm(range(0, num_prompts, batch_size), desc="drawing", disable=not progress):
+        batch = prompts[start : start + batch_size]
         images += generator.draw(batch, range(start, start + len(batch)))
     ending = f", {generator.steps} steps, guidance {generator.guidance:g}"
     values = drawing_quality(images, scenes, recogniser)

@@ -207,7 +207,7 @@ def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, stage):
 
 
 def test_quality_of_a_folder(folder, tmp_path, monkeypatch):
-    small = functools.partial(quality.pipeline_quality, num_prompts=4)
+    small = functools.partial(quality.pipeline_quality, num_prompts=4, batch_size=3)
     monkeypatch.setattr(quality, "pipeline_quality", small)
     out = tmp_path / "quality.csv"
     assert main(["quality", "diffusion", "--spec", str(folder), "--out", str(out)]) == 0
