@@ -1,6 +1,6 @@
 """The directive `figures`: every picture of the chapters with its number, section and alt text.
 
-Pictures are those that MyST-NB writes for the chapters, so that the page carries none twice.
+Pictures are those that MyST-NB writes for the chapters; the page shows small copies of them.
 """
 
 import base64
@@ -13,6 +13,7 @@ import nbformat
 from docutils import nodes
 from leaderboard import ROOT
 from mdit_py_plugins.anchors.index import slugify, unique_slug
+from PIL import Image
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
@@ -33,6 +34,11 @@ def image_name(kind: str, data: str) -> str:
     lines = "\n".join(data.splitlines())
     content = lines.encode() if kind == "image/svg+xml" else base64.b64decode(data)
     return hashlib.sha256(content).hexdigest() + KINDS[kind]
+
+
+def small(image: str) -> str:
+    """The name of a picture's small copy; a drawing is light as it is."""
+    return image if image.endswith(".svg") else f"small-{Path(image).stem}.webp"
 
 
 def title_of(path: Path) -> str:
@@ -64,9 +70,10 @@ def as_markdown() -> str:
         for figure in figures_of(path):
             anchor = "figure-" + figure.number.replace(".", "-")
             link = f"../notebooks/{path.name}#{figure.slug}"
+            alt = f"Figure {figure.number}, described below"
             parts += [
                 f'<img id="{anchor}" class="figure-of-list" loading="lazy" '
-                f'src="../_images/{figure.image}" alt="Figure {figure.number}, described below">',
+                f'src="../_images/{small(figure.image)}" alt="{alt}">',
                 f"**Figure {figure.number}**, in [{figure.section}]({link}). {figure.alt}",
             ]
     return "\n\n".join(parts) + "\n"
@@ -79,17 +86,23 @@ class Figures(SphinxDirective):
         return self.parse_text_to_nodes(as_markdown(), allow_section_headings=True)
 
 
-def check_pictures(app, exception):
-    """Fails the build if the page names a picture that the chapters do not carry."""
+def copy_pictures(app, exception):
+    """Makes the small copies; fails the build if a picture is named that no chapter carries."""
     if exception or app.builder.format != "html":
         return
     named = {figure.image for path in NOTEBOOKS for figure in figures_of(path)}
     missing = [name for name in named if not (Path(app.outdir) / "_images" / name).is_file()]
     if missing:
         raise ExtensionError(f"book/figures.md names {len(missing)} pictures of no chapter")
+    folder = Path(app.outdir) / "_images"
+    for name in named:
+        if small(name) != name:
+            with Image.open(folder / name) as picture:
+                picture.thumbnail((640, 480))
+                picture.convert("RGB").save(folder / small(name), quality=75)
 
 
 def setup(app):
     app.add_directive("figures", Figures)
-    app.connect("build-finished", check_pictures)
+    app.connect("build-finished", copy_pictures)
     return {"version": "1", "parallel_read_safe": True}

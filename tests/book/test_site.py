@@ -145,9 +145,8 @@ def test_no_link_within_the_site_is_broken(path):
 
 
 def weight(path):
-    """The bytes of a page with its pictures, but for those that are loaded when they are seen."""
-    images = soup_of(path).find_all("img")
-    sources = {image["src"] for image in images if image.get("loading") != "lazy"}
+    """The bytes of a page with its pictures."""
+    sources = {image["src"] for image in soup_of(path).find_all("img")}
     files = [path, *(path.parent / src for src in sources if not urlsplit(src).scheme)]
     return sum(file.stat().st_size for file in files)
 
