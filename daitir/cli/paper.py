@@ -25,14 +25,11 @@ def add_paper(commands) -> None:
 
 
 @command(
-    "daitir paper plan --utilisation 0.2 0.3 0.4 --price 'RTX 4090=0.5'",
+    "daitir paper plan --utilisation 0.2 0.3 0.4",
     options={
         "--utilisation": {
             "help": "shares of a card's peak that are reached, assumed", "type": float, "nargs": 3,
             "default": (0.20, 0.35, 0.50), "metavar": ("FEW", "EXPECTED", "MANY"),
-        },
-        "--price NAME=DOLLARS": {
-            "help": "of an hour of one card, by its name", "nargs": "+", "action": "extend",
         },
         "--out FILE.csv": ("", Path("results/paper_plan.csv")),
     },
@@ -44,16 +41,14 @@ def plan(arguments: argparse.Namespace) -> None:
     from daitir.studies import plan as plans
 
     check_results(arguments.out)
-    with naming("--price"):
-        cards = plans.cards_at(arguments.price or ())
     setting = plans.Setting()
     with naming("--utilisation"):
-        table = plans.plan_table(plans.stages(setting), cards, arguments.utilisation)
+        table = plans.plan_table(plans.stages(setting), utilisation=arguments.utilisation)
     notes = {
         "utilisation": arguments.utilisation,
         "utilisation_is": "assumed; nothing here was measured on a GPU",
         "setting": asdict(setting),
-        "cards": [asdict(card) for card in cards],
+        "cards": [asdict(card) for card in plans.CARDS],
         "models": {name: asdict(cost) for name, cost in plans.MODELS.items()},
         "versions": versions(),
     }

@@ -13,10 +13,10 @@ class DataError(ValueError):
 def naming(option: object) -> Iterator[None]:
     """Within it every DataError begins with the option whose value is wrong.
 
-    >>> with naming("--price"):
-    ...     raise DataError("must be NAME=DOLLARS, not 'x'")
+    >>> with naming("--set"):
+    ...     raise DataError("must be NAME=VALUE, not 'x'")
     Traceback (most recent call last):
-    daitir.common.errors.DataError: --price: must be NAME=DOLLARS, not 'x'
+    daitir.common.errors.DataError: --set: must be NAME=VALUE, not 'x'
     """
     try:
         yield

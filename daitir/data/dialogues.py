@@ -20,6 +20,7 @@ from daitir.data.manifests import (
     round_digests,
 )
 from daitir.data.names import KnownNames, image_name, is_utf8, quoted
+from daitir.data.negation import without_negation
 
 logger = logging.getLogger(__name__)
 
@@ -195,10 +196,10 @@ def first_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ""
 
 
-# How the text at round t is made of a dialogue's strings: by the first, string t alone; by the two
-# others, which are one rule on raw dialogues (ChatIR, DMCL) and on rewrites (DAR's released
-# evaluation), strings 0…t joined by ", ". That DAR joins with this separator is our assumption.
-TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites")
+# How the text at round t is made of a dialogue's strings: string t alone; strings 0…t joined by
+# ", ", which is one rule on raw dialogues (ChatIR, DMCL) and on rewrites (DAR's released
+# evaluation); string t without what it denies. That DAR joins with ", " is our assumption.
+TEXT_CONVENTIONS = ("current_rewrite", "raw_dialogue", "all_rewrites", "affirmed_rewrite")
 
 
 def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[str]]:
@@ -223,6 +224,8 @@ def query_texts(dialogues: Sequence[Dialogue], *, convention: str) -> list[list[
         raise ValueError(f"unknown text convention {convention!r}; choose one of {known}")
     if convention == "current_rewrite":
         return [list(d.rounds) for d in dialogues]
+    if convention == "affirmed_rewrite":
+        return [[without_negation(text).positive for text in d.rounds] for d in dialogues]
     number = sum(
         len(words) * (len(d.rounds) - t) for d in dialogues for t, words in enumerate(d.rounds)
     )

@@ -8,6 +8,7 @@ of those seen show what was denied? Validation chooses all thresholds and weight
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from daitir import retrieval, scenes
 from daitir.analysis.geometry.spaces import added_directions
-from daitir.data.negation import without_negation
 from daitir.evaluation import judged_signal
 from daitir.fusion import dar_fusion
 from daitir.models.encoders import Encoder
@@ -64,7 +64,7 @@ def ask(bench: Bench, name: str) -> Asked:
     captions = bench.texts(asked)
 
     def encoded(encoder: Encoder) -> dict[str, Tensor]:
-        plain = [without_negation(text).positive for text in captions]
+        plain = bench.texts(replace(asked, text="affirmed_rewrite"))
         texts = encoder.encode_texts([*captions, *plain], progress=bench.progress)
         return {"texts": texts, "gallery": bench.gallery_features(asked)}
 

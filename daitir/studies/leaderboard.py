@@ -40,13 +40,13 @@ from daitir.studies.profiles import Profile
 REWRITE = "current_rewrite"
 WORDS_OF = {REWRITE: "refined", "raw_dialogue": "said", "all_rewrites": "refined"}
 """What is ranked, and the words that it is made of."""
+AFFIRMED = "affirmed_rewrite"  # a rewrite without what it denies, compared with the whole one
 VIEWS_OF = {"new": "drawn", "kept": "drawn:fixed_noise"}
 """The noise of a dialogue's views: drawn anew each round, or one for all."""
 NONE, BOTH = "none", "both"  # of a query without text or views, and with the views of either noise
 RIVALS = ("zero_shot+text", "zero_shot+dar", "finetune_text+text", "finetune_text+dar")
 SHORT_CAPTION = "short_caption"  # one clean caption of the target, and no dialogue
-WHOLE_BOARD = 2  # trainings of DMCL and of its rival that all sources are asked with
-ONCE = ("text_view", "dmcl_resampled")  # one training, as a third of those, asks the main source
+ONCE = ("text_view", "dmcl_resampled")  # one training, which asks the main source alone
 ROUNDS, GAIN_ROUNDS = (0, 2, 5, 10), (2, 10)  # that the table shows; the ranks have all
 POWER = (1.96 + 0.8416) / (2 * 1.96)  # of the width of an interval: found in 80% of samples
 
@@ -65,14 +65,14 @@ class Protocol(NamedTuple):
     @property
     def read(self) -> str:
         """The text that it is compared with; of views alone that which they were drawn from."""
-        return REWRITE if self.text == NONE else self.text
+        return REWRITE if self.text in (NONE, AFFIRMED) else self.text
 
 
 def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
     """Of an encoder: a query's name, fusion, texts, noises, and how often a fusion is trained."""
     start = encoder == ZERO_SHOT
     seeds = profile.num_fusion_seeds if start else 1
-    yield "text", "text", WORDS_OF, (NONE,), 1
+    yield "text", "text", (*WORDS_OF, AFFIRMED) if start else WORDS_OF, (NONE,), 1
     yield "view", "view", (NONE,), VIEWS_OF, 1
     yield "dar", "dar", WORDS_OF, VIEWS_OF, 1
     yield "dar_placebo", "dar", (REWRITE,), ("new",), 1
@@ -98,7 +98,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     for encoder, seed in encoder_seeds(profile.encoders, profile.num_encoder_seeds):
         if encoder in ONCE and seed:
             continue
-        is_whole = encoder not in ONCE and seed < WHOLE_BOARD
+        is_whole = encoder not in ONCE
         for query, fusion, texts, noises, number in queries(profile, encoder):
             if isinstance(fusion, Trained) and not is_whole:
                 continue
@@ -111,7 +111,8 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
                 for name in BENCHMARKS if is_whole else ("human",):
                     asked = Condition(
                         name, protocol.label, seed, f"sealed_{name}", WORDS_OF[protocol.read],
-                        protocol.read, views, encoder, fusion,
+                        protocol.read if protocol.text == NONE else protocol.text, views, encoder,
+                        fusion,
                     )  # fmt: skip
                     yield from asked.seeds(number) if number > 1 else [asked]
         yield Condition(

@@ -248,26 +248,6 @@ def totals(
     return rows.groupby("card", sort=False).agg(how)
 
 
-def cards_at(prices: Sequence[str]) -> tuple[Card, ...]:
-    """`CARDS` at other prices of an hour of one card, each a text `NAME=DOLLARS`.
-
-    Raises DataError for another form and for a card that is not among them.
-    """
-    cards = {card.name: card for card in CARDS}
-    for price in prices:
-        name, _, dollars = price.partition("=")
-        try:
-            hourly = float(dollars)
-        except ValueError as error:
-            raise DataError(f"must be NAME=DOLLARS, not {price!r}") from error
-        if not 0 <= hourly < float("inf"):
-            raise DataError(f"dollars must be a number from 0 on, not {dollars!r}")
-        if name not in cards:
-            raise DataError(f"no card {name!r}; there are {', '.join(cards)}")
-        cards[name] = replace(cards[name], hourly=hourly)
-    return tuple(cards.values())
-
-
 def break_even(first: Card, second: Card) -> float:
     """The ratio of operations a dollar; above 1 the first is cheaper at equal utilisation."""
     one, other = (card.peak * card.scaling / card.hourly for card in (first, second))

@@ -2,7 +2,7 @@
 
 Refining and drawing take long, ranking does not. So both are done once, by `daitir queries`, and
 what is measured later starts from a folder of query sets: for each set `NAME.json.gz`, the captions
-in the ChatIR format, and `NAME.safetensors`, the features of their views in half precision and what
+in the ChatIR format, and `NAME.npz`, the features of their views in half precision and what
 the recogniser reads off them, beside one `manifest.json` that names the models.
 """
 
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write, read_json, write_json
+from daitir.common.files import read_arrays, read_json, write_arrays, write_json
 from daitir.data.dialogues import Dialogue, read_dialogues, write_dialogues
 from daitir.models import ASSETS
 from daitir.models.encoders import Encoder
@@ -192,7 +190,7 @@ def make_query_sets(bench: Bench, folder: Path) -> None:
         raise DataError(f"{folder}: holds query sets of other models or sizes; delete the folder")
     write_json(path, manifest)
     for name, recipe in shipped.items():
-        if not (folder / f"{name}.safetensors").is_file():
+        if not (folder / f"{name}.npz").is_file():
             _, talks = set_dialogues(profile, name)
             save_query_set(make_query_set(recipe, talks, bench), folder, name)
 
@@ -209,23 +207,22 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
     }
     if queries.view_features is not None:
         tensors["view_features"] = queries.view_features.half()
-    with atomic_write(folder / f"{name}.safetensors") as temporary:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    write_arrays(folder / f"{name}.npz", {key: of.numpy() for key, of in tensors.items()})
 
 
 def load_query_set(name: str, encoder: Encoder, folder: Path) -> QuerySet:
     """A set of a folder. Raises DataError for damage, or features of another encoder."""
     manifest = manifest_of(folder)
-    tensors, captions = (_existing(folder / f"{name}{end}") for end in (".safetensors", ".json.gz"))
+    tensors, captions = (_existing(folder / f"{name}{end}") for end in (".npz", ".json.gz"))
     try:
-        stored = load_file(tensors)
+        stored = {key: torch.from_numpy(of) for key, of in read_arrays(tensors).items()}
         rounds, features = stored["rounds"].long(), stored.get("view_features")
         if features is not None:
             features = F.normalize(features.float(), dim=-1)
         elif name in SETS and SETS[name].features:
             raise KeyError("view_features")
         readings = _unpack(stored["readings"].long())
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0]
         raise DataError(f"{tensors}: no query set ({line}); make it again") from error
     if manifest.get("encoder") != encoder.digest:

@@ -64,5 +64,5 @@ def shown(key: Key, ranks: Ranks) -> Shown:
 
 STUDY = Study(
     "robustness", "What ADaFuSE was not trained for, from typing errors to another encoder.",
-    minutes=165, conditions=conditions, shown=shown, together=True,
+    minutes=25, conditions=conditions, shown=shown, together=True,
 )  # fmt: skip

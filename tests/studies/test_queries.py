@@ -104,7 +104,7 @@ def test_a_set_of_another_source_leaves_the_others_as_they_are(folder, command, 
     assert main(command) == 0
 
 
-@pytest.mark.parametrize("missing", ["manifest.json", "terse.json.gz", "terse.safetensors"])
+@pytest.mark.parametrize("missing", ["manifest.json", "terse.json.gz", "terse.npz"])
 def test_a_missing_file_is_named(folder, encoder, tmp_path, missing):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / missing).unlink()
@@ -117,10 +117,10 @@ def test_damaged_and_foreign_sets_are_refused(folder, encoder, tmp_path):
     shutil.copy(copy / "human.json.gz", copy / "terse.json.gz")
     with pytest.raises(DataError, match="of another length"):
         load_query_set("terse", encoder, copy)
-    shutil.copy(copy / "terse.safetensors", copy / "human.safetensors")
+    shutil.copy(copy / "terse.npz", copy / "human.npz")
     with pytest.raises(DataError, match="no query set .*view_features"):
         load_query_set("human", encoder, copy)
-    (copy / "human.safetensors").write_bytes(b"damaged")
+    (copy / "human.npz").write_bytes(b"damaged")
     with pytest.raises(DataError, match="no query set"):
         load_query_set("human", encoder, copy)
     manifest = manifest_of(copy) | {"encoder": "another"}

@@ -11,7 +11,6 @@ queries are put to the bootstrap, so that an interval speaks of other queries.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import pandas as pd
 
 from daitir import metrics
 from daitir.common.errors import DataError
-from daitir.common.files import atomic_write
+from daitir.common.files import read_arrays, write_arrays
 from daitir.evaluation import AGAINST_A_BASELINE, PER_QUERY, metric_rows
 from daitir.studies.engine.conditions import Contrast, Key, Shown, Study
 
@@ -79,36 +78,30 @@ def write_ranks(path: Path, ranks: Ranks) -> None:
         columns["/".join(("values", *map(str, name)))] = array
     for benchmark, rounds in sorted(ranks.rounds.items()):
         columns[f"rounds/{benchmark}"] = np.array(rounds, dtype=np.uint8)
-    # np.savez_compressed would deflate, which takes 1.8 times the space.
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, array in columns.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # without the time, so equal ranks, equal files
-            entry.compress_type = zipfile.ZIP_LZMA
-            with archive.open(entry, "w") as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+    write_arrays(path, columns)
 
 
 def read_ranks(path: Path) -> Ranks:
     """Ranks that `write_ranks` wrote. Raises DataError, naming the file, where it is damaged."""
     ranks = Ranks()
     try:
-        with np.load(path, allow_pickle=False) as columns:
-            ranks.notes = json.loads(str(columns["notes"]))
-            for name in columns.files:
-                kind, *place = name.split("/")
-                if kind == "ranks":
-                    conditions = columns["/".join(("conditions", *place))].tolist()
-                    for condition, array in zip(conditions, columns[name], strict=True):
-                        method, _, seed = condition.rpartition("/")
-                        ranks.arrays[place[0], method, int(seed)] = array
-                elif kind == "values":
-                    benchmark, method, seed, metric = place
-                    ranks.values[benchmark, method, int(seed), metric] = columns[name]
-                elif kind == "rounds":
-                    ranks.rounds[place[0]] = tuple(columns[name].tolist())
+        columns = read_arrays(path)
+        ranks.notes = json.loads(str(columns["notes"]))
+        for name, column in columns.items():
+            kind, *place = name.split("/")
+            if kind == "ranks":
+                conditions = columns["/".join(("conditions", *place))].tolist()
+                for condition, array in zip(conditions, column, strict=True):
+                    method, _, seed = condition.rpartition("/")
+                    ranks.arrays[place[0], method, int(seed)] = array
+            elif kind == "values":
+                benchmark, method, seed, metric = place
+                ranks.values[benchmark, method, int(seed), metric] = column
+            elif kind == "rounds":
+                ranks.rounds[place[0]] = tuple(column.tolist())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `daitir study` writes it") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())
         raise DataError(f"{path}: no ranks ({line}); remove the file and run it again") from error
     return ranks
