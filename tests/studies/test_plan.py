@@ -126,9 +126,8 @@ def test_the_command_writes_the_table(tmp_path, capsys):
     prices = {card["name"]: card["hourly"] for card in notes["cards"]}
     assert "assumed" in notes["utilisation_is"] and all(card.source for card in CARDS)
     some = rows[(rows["card"] == "RTX 4090") & (rows["stage"] == "draw test")]
-    assert (some["usd"] / some["gpu_hours"]).tolist() == pytest.approx(
-        2 * [hourly["RTX 4090"]], rel=1e-3
-    )
+    hourly = (some["usd"] / some["gpu_hours"]).tolist()
+    assert hourly == pytest.approx(2 * [prices["RTX 4090"]], rel=1e-3)
     assert (some["gpu_hours_high"] / some["gpu_hours_low"]).tolist() == pytest.approx([4, 4], 1e-3)
 
 
