@@ -1,4 +1,4 @@
-"""Checks of chapter 15: each passes a right answer and fails wrong ones with a hint."""
+"""Checks of chapter 16: each passes a right answer and fails wrong ones with a hint."""
 
 import numpy as np
 import pytest

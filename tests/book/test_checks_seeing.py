@@ -1,5 +1,6 @@
-"""Checks of chapters 11 to 13: each passes a right answer and fails a wrong one."""
+"""Checks of chapters 11 to 14: each passes a right answer and fails a wrong one."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -30,6 +31,9 @@ RIGHT = {
     "without_direction": lambda x, d: project_out(x, d.expand_as(x)),
     "share_inside": share_in_span,
     "lost_directions": null_basis,
+    "roc_area": lambda a, b: (np.greater.outer(a, b) + np.equal.outer(a, b) / 2).mean(),
+    "violations": lambda places, holds, denied: holds[places][:, denied].any(axis=1).mean(),
+    "threshold": lambda scores, share: max(t for t in scores if np.mean(scores >= t) >= share),
 }
 WRONG = {
     "residual_mix": lambda a: a + torch.eye(len(a)),
@@ -41,6 +45,9 @@ WRONG = {
     "without_direction": lambda x, d: F.normalize(x - d, dim=-1),
     "share_inside": lambda x, basis: (x @ basis.T).square().sum(dim=-1),
     "lost_directions": lambda w: torch.eye(4)[:2],
+    "roc_area": lambda a, b: np.greater.outer(a, b).mean(),
+    "violations": lambda places, holds, denied: (holds[places] & denied).mean(),
+    "threshold": lambda scores, share: np.quantile(scores, 1 - share),
 }
 
 

@@ -1,7 +1,7 @@
 """Checks of the exercises: each takes a learner's function and compares it with the right answer.
 
 A check returns `PASSED`, or raises `WrongAnswer` with a hint about what went wrong. They stand by
-chapter: `foundations` 0 to 5, `methods` 6 to 10, `seeing` 11 to 13, `scale` 14 and 15. What a
+chapter: `foundations` 0 to 5, `methods` 6 to 10, `seeing` 11 to 14, `scale` 15 and 16. What a
 function is given and gives, its exercise says.
 """
 

@@ -1,4 +1,4 @@
-"""Exercises of chapters 14 and 15: own pictures, the papers' setting, large galleries."""
+"""Exercises of chapters 15 and 16: own pictures, the papers' setting, large galleries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOUND, EXACT = torch.tensor([[[4, 1, 9, -1], [8, 7, 6, 5]], [[1, 2, 3, 4], [5, 6
 GALLERY_RANKS = np.array([0, 3, 12, 40])
 SAMPLED = "the better pictures that are sampled are hypergeometric; fewer than k of them may be"
 
-# --- chapter 14 ---
+# --- chapter 15 ---
 chance_recall = exercise(
     lambda k, num_images: min(k / num_images, 1.0),
     (10, 400, "k of the places are good ones, all equally likely"),
@@ -35,7 +35,7 @@ ragged_means = exercise(
      "split the views by their counts, take each part's mean, scale it to length 1"),
 )  # fmt: skip
 
-# --- chapter 15 ---
+# --- chapter 16 ---
 card_hours = exercise(
     lambda items, operations, peak, utilisation: items * operations / (peak * utilisation) / 3600,
     (7200, 2.5e11, 1e12, 0.25, "seconds are operations over peak times share"),
