@@ -100,6 +100,10 @@ class Diagram:
         if label:
             self.label(x + 8, (start + end) / 2 + 3, label)
 
+    def use(self, name, x, y):
+        """What stands in `<defs>` under a name, moved there."""
+        self.parts.append(f'<use href="#{name}" x="{x:g}" y="{y:g}"/>')
+
     def badge(self, x, y, number):
         self.parts.append(f'<circle cx="{x}" cy="{y}" r="10" fill="{WHITE}" stroke="{INK}"/>')
         self.label(x, y + 4.7, f"*{number}*", "middle")
@@ -293,7 +297,85 @@ def data_flow() -> Diagram:
     return d
 
 
-DIAGRAMS = (dar, adafuse, nrgr, dmcl, world, data_flow)
+ROUTES = {"S": "text", "L": "view", "R": "query"}  # a student's, a lecturer's, a researcher's
+FULL, HALVES, THIRDS = (24, 312), ((24, 150), (186, 150)), ((24, 94), (133, 94), (242, 94))
+CHAPTERS = {  # place, height, words and routes of a chapter, by its file's name without the number
+    "welcome": (*FULL, 32, "*0* Welcome", "SL"),
+    "interactive_retrieval": (*FULL, 78, "*1* Interactive retrieval", "SL"),
+    "dual_encoders": (*FULL, 124, "*2* Dual encoders", "L"),
+    "diffusion": (*FULL, 170, "*3* Diffusion in one sitting", ""),
+    "dar": (*FULL, 216, "*4* Diffusion Augmented Retrieval", "SL"),
+    "measuring": (*FULL, 262, "*5* Measuring interactive retrieval", "SLR"),
+    "hallucination": (*FULL, 344, "*6* Hallucination, cue by cue", "L"),
+    "adafuse": (*HALVES[0], 396, "*7* ADaFuSE|from an empty cell", "R"),
+    "what_adafuse_learned": (*HALVES[0], 466, "*8* What ADaFuSE|learned", ""),
+    "dmcl_objective": (*HALVES[1], 396, "*9* The objective|of DMCL", ""),
+    "dmcl": (*HALVES[1], 466, "*10* Training|the encoder", "R"),
+    "attention": (*THIRDS[0], 566, "*11* Where|it looks", ""),
+    "embedding_geometry": (*THIRDS[1], 566, "*12* Shape|of a space", ""),
+    "null_space": (*THIRDS[2], 566, "*13* The null|space", "R"),
+    "not_there": (*THIRDS[0], 666, "Not there,|and not that", ""),
+    "your_own_pictures": (*THIRDS[1], 666, "Your own|pictures", ""),
+    "the_papers_setting": (*THIRDS[2], 666, "The papers'|setting", "R"),
+}
+BUILDS_ON = {  # each chapter on those named, and on what these build on
+    "interactive_retrieval": ["welcome"], "dual_encoders": ["interactive_retrieval"],
+    "diffusion": ["dual_encoders"], "dar": ["diffusion"], "measuring": ["dar"],
+    "hallucination": ["measuring"], "adafuse": ["hallucination"],
+    "what_adafuse_learned": ["adafuse"], "dmcl_objective": ["hallucination"],
+    "dmcl": ["adafuse", "dmcl_objective"], "attention": ["hallucination"],
+    "embedding_geometry": ["attention"], "null_space": ["embedding_geometry"],
+    "not_there": ["measuring"], "your_own_pictures": ["measuring"],
+    "the_papers_setting": ["your_own_pictures"],
+}  # fmt: skip
+AROUND = {  # corners of arrows that are no straight line from box to box
+    ("hallucination", "attention"): ((24, 359), (14, 359), (14, 590), (24, 590)),
+    ("adafuse", "dmcl"): ((150, 444), (150, 455), (226, 455), (226, 466)),
+    ("measuring", "not_there"): ((336, 277), (346, 277), (346, 651), (100, 651), (100, 666)),
+    ("measuring", "your_own_pictures"): ((180, 651), (180, 666)),
+}
+
+
+def chapter_map() -> Diagram:
+    d = Diagram(806, "A map of the chapters")
+    parts = (("Foundations", 4, 296), ("Methods", 308, 214), ("Looking inside", 530, 92),
+             ("In use", 630, 92))  # fmt: skip
+    for name, y, height in parts:
+        d.rect(4, y, 352, height, KINDS["frozen"][0], rx=6)
+        d.label(24, y + 19, f"*{name}*")
+    d.parts.append("<defs>")
+    for letter, kind in ROUTES.items():
+        fill, stroke = KINDS[kind]
+        d.parts.append(f'<g id="{letter}"><circle r="8.5" fill="{fill}" stroke="{stroke}"/>')
+        d.label(0, 4.3, f"*{letter}*", "middle")
+        d.parts.append("</g>")
+    d.parts.append("</defs>")
+    for name, (x, width, y, words, routes) in CHAPTERS.items():
+        d.rect(x, y, width, 30 + LINE * words.count("|"), *KINDS["plain"], rx=4)
+        d.label(x + 8, y + 19.5, words)
+        for number, letter in enumerate(reversed(routes)):
+            d.use(letter, x + width - 14 - 21 * number, y + 15 + LINE * (width == THIRDS[0][1]))
+        for before in BUILDS_ON.get(name, []):
+            d.arrow(*AROUND.get((before, name), straight(CHAPTERS[before], CHAPTERS[name])))
+    words = ("a student: half a day, to a measured gain", "a lecturer: a lesson of 210 minutes",
+             "a researcher: the claims, and what holds")  # fmt: skip
+    for y, letter, route in zip((747, 770, 793), ROUTES, words, strict=True):
+        d.use(letter, 18, y - 4)
+        d.label(34, y, route)
+    return d
+
+
+def straight(before, after):
+    """From the middle of a box's side to the next box, below it or to its right."""
+    (x, width, y, words, _), (to_x, _, to_y, *_) = before, after
+    height = 30 + LINE * words.count("|")
+    if y == to_y:
+        return (x + width, y + height / 2), (to_x, y + height / 2)
+    middle = max(x, to_x) + min(width, after[1]) / 2
+    return (middle, y + height), (middle, to_y)
+
+
+DIAGRAMS = (dar, adafuse, nrgr, dmcl, world, data_flow, chapter_map)
 
 if __name__ == "__main__":
     for draw in DIAGRAMS:

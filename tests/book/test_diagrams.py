@@ -53,6 +53,22 @@ def test_a_line_of_mathematics_ends_where_it_began():
     assert [p.text for p in text if p.get("class", "").startswith("i")] == ["z", "T", "j", "d"]
 
 
+def test_the_map_has_every_chapter_and_what_it_requires():
+    def ancestors(name):
+        for before in script.BUILDS_ON.get(name, []):
+            yield from (before, *ancestors(before))
+
+    assert set(script.BUILDS_ON) <= set(script.CHAPTERS)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        card = nbformat.read(path, as_version=4).cells[1].source
+        line = card.partition("**Prerequisites**")[2].partition("\n")[0]
+        required = set(re.findall(r"\(\d\d_(\w+)\.ipynb\)", line))
+        name = path.stem[3:]
+        assert name in script.CHAPTERS, name
+        assert required <= set(ancestors(name)), name
+        assert set(script.BUILDS_ON.get(name, [])) <= required, name
+
+
 def test_every_diagram_is_shown_with_words():
     shown = {}
     for path in (ROOT / "notebooks").glob("*.ipynb"):

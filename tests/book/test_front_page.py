@@ -89,6 +89,18 @@ def test_every_chapter_has_its_card_in_the_order_of_the_book():
     assert carded == list(filter(front.CHAPTER.fullmatch, files))
 
 
+def test_every_part_has_a_short_page_with_its_chapters():
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+    found = [[entry["file"] for entry in part["chapters"]] for part in parts]
+    found = [files for files in found if any(map(front.CHAPTER.fullmatch, files))]
+    assert [first for first, *_ in found] == re.findall(r"book/part_\w+", str(found))
+    for first, *chapters in found:
+        text = (ROOT / f"{first}.md").read_text("utf-8")
+        assert re.findall(r"^(notebooks/\w+): \S.*\.$", text, re.M) == chapters
+        assert len(text.split()) <= 200
+        assert f"({first.removeprefix('book/')}.md)" in INDEX
+
+
 def test_the_citation_is_that_of_the_file():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     entry = dict(re.findall(r"^  (\w+) +?= \{+(.*?)\}+,?$", INDEX, re.M))

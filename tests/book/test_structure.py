@@ -13,6 +13,7 @@ from daitir.book.provenance import is_stale
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CARD_WORDS = ("You will learn", "Prerequisites", "Run time", "Hardware")
+EXPERIMENT = ("### ★★★ ", "- **Vary** ", "- **Measure** ", "- **A surprise** ", "- **Takes** ")
 HEADINGS = ("What this does not show", "Exercises", "Takeaways")
 MYST_ONLY = re.compile(r"\{[a-z:]+\}?`|^:{3,}.*|^`{3,}\{.*", re.MULTILINE)  # roles and directives
 HIDDEN = "jupyter.source_hidden, and the tag remove-input"
@@ -30,6 +31,7 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
         *_opening_problems(cells),
         *_order_problems(cells),
         *(f"no heading '{h}'" for h in HEADINGS if not _has_heading(prose, h)),
+        *_experiment_problems(prose),
         *(f"shown as text in JupyterLab: {r}" for s in prose for r in MYST_ONLY.findall(s)),
         *(f"cell {n}: prose in code is hidden so: {HIDDEN}" for n, c in said if not _is_hidden(c)),
     ]
@@ -63,6 +65,11 @@ def _opening_problems(cells):
     if not second.startswith("> **You will learn**"):
         yield "the second cell holds no card, a quote"
     yield from (f"the card lacks '{word}'" for word in CARD_WORDS if word not in second)
+
+
+def _experiment_problems(prose):
+    if not any(all(line in text for line in EXPERIMENT) for text in prose):
+        yield f"no exercise is an experiment, with {', '.join(map(repr, EXPERIMENT))}"
 
 
 def _order_problems(cells):
@@ -131,6 +138,7 @@ def chapter():
             new_code_cell("1 + 1", execution_count=3),
             new_code_cell("chapters.say('One.')", execution_count=4, metadata=SAID),
             *(new_markdown_cell(f"## {heading}") for heading in HEADINGS),
+            new_markdown_cell("\n".join(EXPERIMENT)),
         ]
     )
 
@@ -171,6 +179,7 @@ FAULTS = {
     "long prose": (_set(6, source="chapters.say(" + "\n" * 31 + ")"), "cell 7 has 32 lines"),
     "prose not executed": (_set(6, execution_count=None), "cell 7 was not executed"),
     "no exercises": (_set(8, source="Exercises"), "no heading 'Exercises'"),
+    "no experiment": (_set(10, source="### ★★★ Easy"), "is an experiment"),
     "a role": (_set(3, source="It is {glue:text}`value:.1f`."), "shown as text"),
     "half a role": (_set(3, source="It is {doc`value`."), "shown as text"),
     "a directive": (_set(3, source="Say:\n:::{note}\nIt is.\n:::"), "shown as text"),
