@@ -178,11 +178,10 @@ def text_of(what: str) -> Options:
     """The convention by which `what` is made from the rounds of a dialogue."""
     return {
         f"--text {{{','.join(TEXT_CONVENTIONS)}}}": f"how {what} is made from the rounds: each is "
-        "a whole caption (current_rewrite; affirmed_rewrite leaves out what it denies), or adds to "
-        "those before (raw_dialogue, and all_rewrites, which repeats captions); default: "
-        "current_rewrite for rewrites that daitir or --data knows, raw_dialogue for questions with "
-        "answers; for anything else it must be "
-        "named",
+        "a caption (current_rewrite; affirmed_rewrite leaves out what it denies), or adds to those "
+        "before (raw_dialogue, and all_rewrites, which repeats captions); default: current_rewrite "
+        "for rewrites that daitir or --data knows, raw_dialogue for questions with answers; else "
+        "it must be named",
     }
 
 

@@ -35,10 +35,7 @@ THINGS = [Fact(name, "present", True) for name in (*world.GROUPS, *world.CATEGOR
 BARE_PLACES = [Fact("scene", "place", place) for place in world.PLACES]
 DENIED_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 ANSWER_COLUMNS = ["part", "method", "round", "what", "metric", "value", "ci_low", "ci_high"]
-COMPARED_WITH = {
-    "absent": (1, "text"),
-    "denied": (3, "none"),
-}  # by part: which column has another value
+COMPARED_WITH = {"absent": (1, "text"), "denied": (3, "none")}  # which column has another value
 OF_TEXT = ("none", "best_score", "gap", "unchanged")
 OF_BOTH = (*OF_TEXT, "agreement", "shared_with_view")
 SIGNALS = {"text": OF_TEXT, "dar": OF_BOTH, "adafuse": (*OF_BOTH, "gate")}

@@ -90,11 +90,7 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
 
 
 def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
-    """Every query of every encoder on every source; and the short captions, asked once.
-
-    What is not worth the drawing and encoding of 80,000 views more is asked on the main source
-    alone, without a fusion that is trained on the encoder.
-    """
+    """Every query of every encoder on every source, those of `ONCE` on one; and short captions."""
     for encoder, seed in encoder_seeds(profile.encoders, profile.num_encoder_seeds):
         if encoder in ONCE and seed:
             continue

@@ -201,10 +201,8 @@ def save_query_set(queries: QuerySet, folder: Path, name: str) -> None:
     write_dialogues(folder / f"{name}.json.gz", refined)
     values = to_values([scene for row in queries.readings for scene in row])
     columns = torch.cat([v.view(queries.rounds.numel(), -1) for v in values.values()], dim=1)
-    tensors = {
-        "rounds": queries.rounds.to(torch.uint8),
-        "readings": columns.view(*queries.rounds.shape, -1).to(torch.uint8),
-    }
+    tensors = {"rounds": queries.rounds.to(torch.uint8)}
+    tensors["readings"] = columns.view(*queries.rounds.shape, -1).to(torch.uint8)
     if queries.view_features is not None:
         tensors["view_features"] = queries.view_features.half()
     write_arrays(folder / f"{name}.npz", {key: of.numpy() for key, of in tensors.items()})

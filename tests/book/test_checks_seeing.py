@@ -33,7 +33,6 @@ RIGHT = {
     "lost_directions": null_basis,
     "roc_area": lambda a, b: (np.greater.outer(a, b) + np.equal.outer(a, b) / 2).mean(),
     "violations": lambda places, holds, denied: holds[places][:, denied].any(axis=1).mean(),
-    "threshold": lambda scores, share: max(t for t in scores if np.mean(scores >= t) >= share),
 }
 WRONG = {
     "residual_mix": lambda a: a + torch.eye(len(a)),
@@ -47,7 +46,6 @@ WRONG = {
     "lost_directions": lambda w: torch.eye(4)[:2],
     "roc_area": lambda a, b: np.greater.outer(a, b).mean(),
     "violations": lambda places, holds, denied: (holds[places] & denied).mean(),
-    "threshold": lambda scores, share: np.quantile(scores, 1 - share),
 }
 
 
