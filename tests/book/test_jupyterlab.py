@@ -94,7 +94,7 @@ def run_all(page, lab, chapter):
     assert len(texts) > 20 and not [text for text in texts if RAW.search(text)]
 
 
-ERRORS = ".jp-Notebook [data-mime-type='application/vnd.jupyter.error']"
+ERRORS = ".jp-Notebook [data-mime-type='application/vnd.jupyter.stderr']"  # and warnings
 
 
 def test_a_wrong_answer_shows_one_sentence(lab, page):
