@@ -25,11 +25,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
 from daitir.common.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -204,6 +203,8 @@ def read_tensors(
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a NumPy archive (`.npz`) without pickled objects; equal arrays give equal files."""
+    import numpy as np  # late, as commands are to start at once
+
     # np.savez_compressed would deflate, which takes 1.8 times the space of ranks.
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
@@ -215,6 +216,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a NumPy archive. Raises ValueError where it is damaged."""
+    import numpy as np  # late, as above
+
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)

@@ -94,9 +94,8 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     for encoder, seed in encoder_seeds(profile.encoders, profile.num_encoder_seeds):
         if encoder in ONCE and seed:
             continue
-        is_whole = encoder not in ONCE
         for query, fusion, texts, noises, number in queries(profile, encoder):
-            if isinstance(fusion, Trained) and not is_whole:
+            if isinstance(fusion, Trained) and encoder in ONCE:
                 continue
             for protocol in (Protocol(f"{encoder}+{query}", t, n) for t in texts for n in noises):
                 views = {NONE: "text", BOTH: "both_noises", **VIEWS_OF}[protocol.noise]
@@ -104,7 +103,7 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
                     views = f"placebo:{views}"
                 if query == "dar_memory":
                     views = remembered(DAR_DECAY, views)
-                for name in BENCHMARKS if is_whole else ("human",):
+                for name in ("human",) if encoder in ONCE else BENCHMARKS:
                     asked = Condition(
                         name, protocol.label, seed, f"sealed_{name}", WORDS_OF[protocol.read],
                         protocol.read if protocol.text == NONE else protocol.text, views, encoder,

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from daitir.data.dialogues import TEXT_CONVENTIONS
+
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = ROOT / "book" / "_ext" / "leaderboard.py"
 spec = importlib.util.spec_from_file_location("leaderboard_extension", EXTENSION)
@@ -58,7 +60,7 @@ def test_the_sentence_of_a_claim_stands_on_its_page(claim):
 
 
 def test_every_row_names_its_protocol(table):
-    assert set(table["text"]) == {"current_rewrite", "raw_dialogue", "all_rewrites", "none"}
+    assert set(table["text"]) == {"none", *TEXT_CONVENTIONS}
     assert set(table["noise"]) == {"new", "kept", "none", "both"}
     gains = table[table["metric"].str.endswith("_gain")]
     assert gains["rival"].ne("").all() and gains["detectable"].notna().all()

@@ -178,7 +178,7 @@ def test_the_leaderboard_names_its_protocols_and_ranks_as_a_loop_does(small, fol
     table, first = pd.read_csv(path, keep_default_na=False), path.read_bytes()
     row = ["benchmark", "encoder", "query", "text", "noise", "rival", "round", "metric"]
     assert not table.duplicated(row).any()
-    assert set(table["text"]) == {*leaderboard.WORDS_OF, "none"}
+    assert set(table["text"]) == {*leaderboard.WORDS_OF, leaderboard.AFFIRMED, "none"}
     assert set(table["noise"]) == {*leaderboard.VIEWS_OF, "none", "both"}
     gains = table[table["metric"].str.endswith("_gain")]
     assert gains["rival"].ne("").all() and gains["detectable"].ne("").all()

@@ -120,6 +120,7 @@ def study_table(study: Study, ranks: Ranks) -> pd.DataFrame:
     # The last bits of a sum depend on the machine, and would decide what a half is rounded to.
     table = pd.concat(tables, ignore_index=True).round(12)
     table = table if study.digits is None else table.round(study.digits)
+    table[["value", "ci_low", "ci_high"]] += 0.0  # no -0
     return study.finish(table, ranks)
 
 
