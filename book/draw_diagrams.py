@@ -316,7 +316,7 @@ CHAPTERS = {  # place, height, words and routes of a chapter, by its file's name
     "null_space": (*THIRDS[2], 566, "*13* The null|space", "R"),
     "not_there": (*THIRDS[0], 666, "*14* Not there,|not that", ""),
     "your_own_pictures": (*THIRDS[1], 666, "*15* Your own|pictures", ""),
-    "the_papers_setting": (*THIRDS[2], 666, "*16* The papers'|setting", "R"),
+    "the_papers_setting": (*THIRDS[2], 666, "*16* Papers'|setting", "R"),
 }
 BUILDS_ON = {  # each chapter on those named, and on what these build on
     "interactive_retrieval": ["welcome"], "dual_encoders": ["interactive_retrieval"],
