@@ -79,11 +79,22 @@ def page():
         browser.close()
 
 
+def wait_for_kernel(page, lab, chapter):
+    """Wait until the page is connected to its kernel; run before, it would ask for one instead."""
+    for _ in range(120):
+        with urlopen(f"{lab}/api/sessions", timeout=60) as answer:
+            kernels = [s["kernel"] for s in json.load(answer) if chapter in s["path"]]
+        if any(k["connections"] and k["execution_state"] == "idle" for k in kernels):
+            return
+        page.wait_for_timeout(1000)
+    raise AssertionError(f"{chapter}: no kernel after two minutes")
+
+
 def run_all(page, lab, chapter):
     """Open a chapter and run all its cells."""
     page.goto(f"{lab}/lab/tree/notebooks/{chapter}.ipynb?reset")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
+    wait_for_kernel(page, lab, chapter)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function("""
