@@ -5,7 +5,7 @@ from collections import Counter
 
 import nbformat
 from docutils import nodes
-from figures import NOTEBOOKS, title_of
+from figures import NOTEBOOKS, number_of, title_of
 from leaderboard import ROOT
 from sphinx.util.docutils import SphinxDirective
 
@@ -21,7 +21,7 @@ def table(heads: tuple[str, ...], rows: list[tuple]) -> str:
 def stamps() -> list[tuple[str, dict]]:
     """The stamp of each chapter, under a link to it."""
     return [
-        (f"[{int(path.name[:2])}. {title_of(path)}](../notebooks/{path.name})",
+        (f"[{number_of(path)}. {title_of(path)}](../{path.parent.name}/{path.name})",
          nbformat.read(path, as_version=4).metadata["daitir"]) for path in NOTEBOOKS
     ]  # fmt: skip
 

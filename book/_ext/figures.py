@@ -11,18 +11,19 @@ from typing import NamedTuple
 
 import nbformat
 from docutils import nodes
-from leaderboard import ROOT
 from mdit_py_plugins.anchors.index import slugify, unique_slug
 from PIL import Image
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+from daitir.book.provenance import all_notebooks
+
+NOTEBOOKS = all_notebooks()
 KINDS = {"image/svg+xml": ".svg", "image/png": ".png"}  # the first one that an output has is shown
 
 
 class Figure(NamedTuple):
-    number: str  # such as 4.2: the second picture of chapter 4
+    number: str  # such as 4.2: the second picture of chapter 4; A4.2 of its appendix
     section: str
     slug: str
     image: str  # file name, as MyST-NB gives it
@@ -45,6 +46,11 @@ def title_of(path: Path) -> str:
     return re.match(r"# (.*)", nbformat.read(path, as_version=4).cells[0].source)[1]
 
 
+def number_of(path: Path) -> str:
+    """Of a chapter, or of its appendix."""
+    return ("A" if path.parent.name == "appendix" else "") + str(int(path.name[:2]))
+
+
 def figures_of(path: Path) -> list[Figure]:
     """The pictures of a chapter in their order."""
     found, slugs, section, slug = [], set(), "", ""
@@ -58,7 +64,7 @@ def figures_of(path: Path) -> list[Figure]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             for kind in [kind for kind in KINDS if kind in data][:1]:
-                number = f"{int(path.name[:2])}.{len(found) + 1}"
+                number = f"{number_of(path)}.{len(found) + 1}"
                 found.append(Figure(number, section, slug, image_name(kind, data[kind]), alt))
     return found
 
@@ -66,10 +72,10 @@ def figures_of(path: Path) -> list[Figure]:
 def as_markdown() -> str:
     parts = []
     for path in NOTEBOOKS:
-        parts.append(f"## {int(path.name[:2])}. {title_of(path)}")
+        parts.append(f"## {number_of(path)}. {title_of(path)}")
         for figure in figures_of(path):
             anchor = "figure-" + figure.number.replace(".", "-")
-            link = f"../notebooks/{path.name}#{figure.slug}"
+            link = f"../{path.parent.name}/{path.name}#{figure.slug}"
             alt = f"Figure {figure.number}, described below"
             parts += [
                 f'<img id="{anchor}" class="figure-of-list" loading="lazy" '

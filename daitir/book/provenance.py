@@ -193,6 +193,11 @@ def _image(png: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
+def all_notebooks() -> list[Path]:
+    """The chapters, and their appendices, which bear the same names in another folder."""
+    return [p for kind in ("notebooks", "appendix") for p in sorted((ROOT / kind).glob("*.ipynb"))]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m daitir.book.provenance", description=__doc__)
@@ -204,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (runner, checker):
         command.add_argument("notebooks", nargs="*", type=Path, help="default: every one")
     options = parser.parse_args(arguments)
-    paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths = options.notebooks or all_notebooks()
     profile = current_profile()
     try:
         if options.command == "run":

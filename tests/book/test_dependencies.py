@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from daitir.book.dependencies import decisive_files
+from daitir.book.provenance import all_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {"models/__init__.py", "models/clip.py", "models/assets/clip/weights.bin"}
@@ -121,7 +122,7 @@ def test_modules_count_with_the_tables_that_they_name(named, world):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+    "path", all_notebooks(), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
 def test_a_chapter_names_its_profile_and_no_more_than_it_needs(path):
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]

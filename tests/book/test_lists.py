@@ -56,7 +56,7 @@ def test_every_picture_of_the_chapters_is_in_the_list():
 def test_every_chapter_and_every_table_with_notes_has_its_row():
     text = build_status.as_markdown()
     for path in figures.NOTEBOOKS:
-        assert f"](../notebooks/{path.name})" in text
+        assert f"](../{path.parent.name}/{path.name})" in text
     for path in (ROOT / "results").glob("*.json"):
         assert f"| {path.stem} |" in text
     assert build_status.seconds_of({"seconds": {"a": 1.5, "b": 1000}}) == "1,002"

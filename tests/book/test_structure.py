@@ -8,30 +8,34 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from daitir.book.provenance import is_stale
+from daitir.book.provenance import all_notebooks, is_stale
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = all_notebooks()
+APPENDED = [path.stem for path in NOTEBOOKS if path.parent.name == "appendix"]
 CARD_WORDS = ("You will learn", "Prerequisites", "Run time", "Hardware")
 EXPERIMENT = ("### ★★★ ", "- **Vary** ", "- **Measure** ", "- **A surprise** ", "- **Takes** ")
 HEADINGS = ("What this does not show", "Exercises", "Takeaways")
 MYST_ONLY = re.compile(r"\{[a-z:]+\}?`|^:{3,}.*|^`{3,}\{.*", re.MULTILINE)  # roles and directives
 HIDDEN = "jupyter.source_hidden, and the tag remove-input"
+MAX_WORDS, MAX_FIGURES, MAX_TABLES = 2000, 6, 6  # of a chapter with an appendix, to its exercises
 MAX_CELL_LINES, MAX_MEDIAN_LINES, MAX_SETUP_LINES, MAX_CODE_CELLS_IN_A_ROW = 30, 6, 8, 3
 
 
-def problems(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return all that keeps `notebook` from being a chapter, one line each."""
+def problems(notebook: nbformat.NotebookNode, *, appendix: bool = False) -> list[str]:
+    """Return all that keeps `notebook` from being a chapter or an appendix, one line each."""
     cells = [cell for cell in notebook.cells if cell.source.strip()]
     prose = [cell.source for cell in cells if _is_prose(cell)]
     code = [(n, cell) for n, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
     said = [(n, cell) for n, cell in code if _is_prose(cell)]
     code = [(n, cell) for n, cell in code if cell.source.strip() and not _is_prose(cell)]
-    found = [
+    found = [] if appendix else [
         *_opening_problems(cells),
-        *_order_problems(cells),
         *(f"no heading '{h}'" for h in HEADINGS if not _has_heading(prose, h)),
         *_experiment_problems(prose),
+    ]  # fmt: skip
+    found += [
+        *_order_problems(cells),
         *(f"shown as text in JupyterLab: {r}" for s in prose for r in MYST_ONLY.findall(s)),
         *(f"cell {n}: prose in code is hidden so: {HIDDEN}" for n, c in said if not _is_hidden(c)),
     ]
@@ -101,7 +105,37 @@ def _has_heading(prose, heading):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_chapter_keeps_the_form(path):
-    assert problems(nbformat.read(path, as_version=4)) == []
+    is_appendix = path.parent.name == "appendix"
+    assert problems(nbformat.read(path, as_version=4), appendix=is_appendix) == []
+
+
+def lengths(notebook):
+    """Words, figures and tables of a chapter up to its exercises."""
+    words = figures = tables = 0
+    for cell in notebook.cells:
+        if _has_heading([cell.source], "Exercises") and cell.cell_type == "markdown":
+            break
+        shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+        prose = [cell.source] if cell.cell_type == "markdown" else []
+        prose += [data.get("text/markdown", "") for data in shown]
+        words += len(re.sub(r"\]\([^)]*\)", "]", " ".join(prose)).split())
+        figures += sum(bool({"image/png", "image/svg+xml"} & set(data)) for data in shown)
+        figures += sum(len(re.findall(r"!\[", text)) for text in prose)
+        tables += sum("<table" in data.get("text/html", "") for data in shown)
+    return words, figures, tables
+
+
+@pytest.mark.parametrize("name", APPENDED)
+def test_a_chapter_with_an_appendix_is_short(name):
+    words, figures, tables = lengths(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4))
+    assert words <= MAX_WORDS and figures <= MAX_FIGURES and tables <= MAX_TABLES
+
+
+@pytest.mark.parametrize("name", APPENDED)
+def test_a_chapter_and_its_appendix_lead_to_each_other(name):
+    for here, there in (("notebooks", "appendix"), ("appendix", "notebooks")):
+        cells = nbformat.read(ROOT / here / f"{name}.ipynb", 4).cells
+        assert any(f"](../{there}/{name}.ipynb" in cell.source for cell in cells)
 
 
 @pytest.mark.slow
