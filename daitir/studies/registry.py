@@ -10,7 +10,6 @@ STUDIES = {
     "leaderboard": "daitir.studies.leaderboard:STUDY",
     "benchmark": "daitir.studies.benchmark:STUDY",
     "encoder_ablations": "daitir.studies.encoder_ablations:STUDY",
-    "full_length": "daitir.studies.full_length:STUDY",
     "encoder_choices": "daitir.studies.choices:ENCODER_CHOICES",
     "choices": "daitir.studies.choices:STUDY",
     "ablations": "daitir.studies.ablations:STUDY",
