@@ -1,17 +1,6 @@
-"""A folder of one's own data: where its dialogues, pictures and views lie.
+"""A folder of one's own data, as `book/own_pictures.md` describes it: where its files lie.
 
-The format is the field's:
-
-| file or folder | holds |
-|---|---|
-| `dialogues.json`, or `dialogues/` with `train.json`, `val.json`, `test.json` | ChatIR lists |
-| `images/` | the pictures, at any depth, named in the dialogues relative to it |
-| `gallery.json` | optional: JSON list of the pictures to search; else all of them |
-| `rewrites.json`, or `rewrites/` with a file for each split | optional: refined dialogues |
-| `views/{split}/{dialogue}_{round}[_{k}].jpg`, or another picture | optional: views, from 0 |
-
-Views and rewrites may have a manifest beside them (`daitir.data.manifests`). `dialogues.json`
-alone is the split `test`, and its views may lie in `views/` itself.
+`dialogues.json` alone is the split `test`, and its views may lie in `views/` itself.
 """
 
 import logging

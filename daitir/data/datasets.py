@@ -1,11 +1,4 @@
-"""The papers' data: what there is, where it lies, and how it becomes folders of own data.
-
-| name | becomes |
-|---|---|
-| `visdial` | a folder of own data, `test` being VisDial's validation set |
-| `chatir` | one for each source of dialogues about the same pictures, with the field's gallery |
-| `coco-unlabeled` | `images/unlabeled2017/`, the pictures that both are about |
-"""
+"""The papers' data, by the names of `book/how_to_run.md`: it becomes folders of own data."""
 
 import hashlib
 import operator

@@ -1,8 +1,7 @@
 """The views of earlier rounds are remembered instead of thrown away: an improvement of our own.
 
-Every round draws a view of the same target, from other noise and other words. What is invented
-differs from one to the next, what is true does not, so a mean of the views so far is a better
-view, and nothing more is drawn for it. DAR can use it as it is; ADaFuSE is trained on it.
+Each round draws the target from other noise and other words: what is invented differs, what is true
+does not, so a mean of the views so far is a better view. DAR can use it; ADaFuSE is trained on it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Robustness: text, view, DAR and ADaFuSE under conditions that ADaFuSE was not trained for.
 
-Whatever is perturbed goes through the whole chain again: it is refined, drawn and encoded as a
-system would have to do it. All is measured on the first test dialogues of the source `human`;
-wrong answers are a source of the benchmark, `unreliable`, and placebo views a method of it.
+Whatever is perturbed goes through the whole chain again: refined, drawn and encoded. Wrong answers
+are a source of the benchmark, `unreliable`, and placebo views a method of it.
 """
 
 from __future__ import annotations
