@@ -19,7 +19,7 @@ from daitir.studies.engine.conditions import (
     over,
 )
 from daitir.studies.engine.ranks import Ranks
-from daitir.studies.leaderboard import NONE, REWRITE, VIEWS_OF, WORDS_OF, Protocol
+from daitir.studies.leaderboard import NONE, REWRITE, SAID, VIEWS_OF, WORDS_OF, Protocol
 from daitir.studies.leaderboard import shown as shown_by_protocol
 from daitir.studies.profiles import Profile
 
@@ -28,7 +28,6 @@ SHORT_SEEDS, WHOLE = 3, "whole"
 # only where the fewest are seen many times, with a fifth.
 SHORT, LONGER = 10, 5
 DATA_DIVISORS = (16, 8, 4, 2, 1)
-RAW = "raw_dialogue"
 
 
 def variants(profile: Profile) -> dict[str, EncoderRecipe]:
@@ -68,7 +67,7 @@ def growth(profile: Profile) -> dict[str, EncoderRecipe]:
 def on_raw_dialogue(profile: Profile) -> dict[str, EncoderRecipe]:
     """The peers of the profile, trained to read the text that papers rank, as long as there."""
     peers = {name: profile.encoders[name] for name in ("finetune_text", "text_view", "dmcl")}
-    return {f"{name}_{RAW}": replace(recipe, text=RAW) for name, recipe in peers.items()}
+    return {f"{name}_{SAID}": replace(recipe, text=SAID) for name, recipe in peers.items()}
 
 
 def shortened(recipe: EncoderRecipe, divisor: int) -> EncoderRecipe:
@@ -101,12 +100,12 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
     trained = {
         "finetune_text": REWRITE,
         "dmcl": REWRITE,
-        **dict.fromkeys(on_raw_dialogue(profile), RAW),
+        **dict.fromkeys(on_raw_dialogue(profile), SAID),
     }
     for name, seed in encoder_seeds(trained, profile.num_encoder_seeds):
-        for text in (REWRITE, RAW) if name == ZERO_SHOT else (trained[name],):
+        for text in (REWRITE, SAID) if name == ZERO_SHOT else (trained[name],):
             for query, noise, views in noises:
-                label = Protocol(f"{name.removesuffix('_' + RAW)}+{query}", text, noise).label
+                label = Protocol(f"{name.removesuffix('_' + SAID)}+{query}", text, noise).label
                 yield Condition(
                     "human", label, seed, "human", WORDS_OF[text], text, views, name, query,
                     number=profile.num_other_dialogues,

@@ -37,8 +37,8 @@ from daitir.studies.engine.ranks import Ranks, averaged
 from daitir.studies.memory import DAR_DECAY, remembered
 from daitir.studies.profiles import Profile
 
-REWRITE = "current_rewrite"
-WORDS_OF = {REWRITE: "refined", "raw_dialogue": "said", "all_rewrites": "refined"}
+REWRITE, SAID = "current_rewrite", "raw_dialogue"
+WORDS_OF = {REWRITE: "refined", SAID: "said", "all_rewrites": "refined"}
 """What is ranked, and the words that it is made of."""
 AFFIRMED = "affirmed_rewrite"  # a rewrite without what it denies, compared with the whole one
 VIEWS_OF = {"new": "drawn", "kept": "drawn:fixed_noise"}
@@ -80,7 +80,7 @@ def queries(profile: Profile, encoder: str) -> Iterator[tuple]:
     yield "dar_tuned", "dar_tuned", WORDS_OF if start else (REWRITE,), VIEWS_OF, 1
     yield "adafuse", Trained("adafuse", "kept" if start else "drawn"), (REWRITE,), VIEWS_OF, seeds
     if start:
-        yield "adafuse", Trained("adafuse"), ("raw_dialogue",), VIEWS_OF, seeds
+        yield "adafuse", Trained("adafuse"), (SAID,), VIEWS_OF, seeds
         for name in profile.fusions:
             if name != "adafuse":
                 yield name, Trained(name), (REWRITE,), VIEWS_OF, seeds
