@@ -43,7 +43,7 @@ def chapter_with(*cells):
 @pytest.fixture
 def root(tmp_path):
     """A book with one chapter, in the folders of the real one."""
-    for name in ("notebooks", "book", "results"):
+    for name in ("notebooks", "appendix", "book", "results"):
         (tmp_path / name).mkdir()
     (tmp_path / "book" / "teaching.md").write_text("answers")
     (tmp_path / "book" / "notation.md").write_text("symbols")

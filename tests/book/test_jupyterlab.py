@@ -29,7 +29,7 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab over copies of the chapters."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    for name in ("book", "results"):
+    for name in ("appendix", "book", "results"):
         (folder / name).symlink_to(ROOT / name)
     for path in (folder / "notebooks").glob("*.ipynb"):
         chapter = json.loads(path.read_text("utf-8"))
