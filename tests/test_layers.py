@@ -22,7 +22,7 @@ LAYERS = (
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # The goal is 15,000 lines and 2,000 for what came later; whoever takes some out lowers the number.
-MAX_LINES, MAX_FILE_LINES, MAX_ENTRIES = 20_873, 400, 16
+MAX_LINES, MAX_FILE_LINES, MAX_ENTRIES = 20_867, 400, 16
 
 PATHS = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

@@ -19,7 +19,7 @@ from daitir.studies.engine.conditions import (
     over,
 )
 from daitir.studies.engine.ranks import Ranks
-from daitir.studies.leaderboard import NONE, REWRITE, SAID, VIEWS_OF, WORDS_OF, Protocol
+from daitir.studies.leaderboard import NONE, SAID, VIEWS_OF, WORDS_OF, Protocol
 from daitir.studies.leaderboard import shown as shown_by_protocol
 from daitir.studies.profiles import Profile
 
@@ -66,7 +66,7 @@ def growth(profile: Profile) -> dict[str, EncoderRecipe]:
 
 def on_raw_dialogue(profile: Profile) -> dict[str, EncoderRecipe]:
     """The peers of the profile, trained to read the text that papers rank, as long as there."""
-    peers = {name: profile.encoders[name] for name in ("finetune_text", "text_view", "dmcl")}
+    peers = {name: profile.encoders[name] for name in ("finetune_text", "dmcl")}
     return {f"{name}_{SAID}": replace(recipe, text=SAID) for name, recipe in peers.items()}
 
 
@@ -97,19 +97,13 @@ def conditions(profile: Profile, ranks: Ranks) -> Iterator[Condition]:
         about["views"] = "placebo:drawn"
         yield Condition(VALIDATION, f"{name}+placebo", seed, fusion="dar", **about)
     noises = [("text", NONE, "text"), *(("dar", *of) for of in VIEWS_OF.items())]
-    trained = {
-        "finetune_text": REWRITE,
-        "dmcl": REWRITE,
-        **dict.fromkeys(on_raw_dialogue(profile), SAID),
-    }
-    for name, seed in encoder_seeds(trained, profile.num_encoder_seeds):
-        for text in (REWRITE, SAID) if name == ZERO_SHOT else (trained[name],):
-            for query, noise, views in noises:
-                label = Protocol(f"{name.removesuffix('_' + SAID)}+{query}", text, noise).label
-                yield Condition(
-                    "human", label, seed, "human", WORDS_OF[text], text, views, name, query,
-                    number=profile.num_other_dialogues,
-                )  # fmt: skip
+    for name, seed in encoder_seeds(on_raw_dialogue(profile), profile.num_encoder_seeds):
+        for query, noise, views in noises:
+            label = Protocol(f"{name.removesuffix('_' + SAID)}+{query}", SAID, noise).label
+            yield Condition(
+                "human", label, seed, "human", WORDS_OF[SAID], SAID, views, name, query,
+                number=profile.num_other_dialogues,
+            )  # fmt: skip
 
 
 def shown(key: Key, ranks: Ranks) -> Shown:
