@@ -87,7 +87,7 @@ def exercises_of(chapter: NotebookNode) -> list[Exercise]:
 def lay_out(root: Path, folder: Path) -> Path:
     """Copy into a folder what chapters link to and read; give the folder for notebooks in it."""
     skipped = shutil.ignore_patterns(*NOT_FOR_STUDENTS)
-    for name in ("book", "results"):
+    for name in ("book", "results", "appendix"):
         shutil.copytree(root / name, folder / name, ignore=skipped, dirs_exist_ok=True)
     (folder / "notebooks").mkdir(exist_ok=True)
     return folder / "notebooks"
