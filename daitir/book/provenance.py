@@ -122,12 +122,12 @@ def run(
 ) -> int:
     """Execute the notebooks that are stale, or all with `force`, and give their number.
 
-    The outputs replace the notebook, or go to the folder `out` under the same name, so that a
+    The outputs replace the notebook, or go to `out` under the names of folder and file, so that a
     run that was interrupted goes on where it stopped.
     """
     count = 0
     for number, path in enumerate(paths, 1):
-        target = out / path.name if out else path
+        target = out / path.parent.name / path.name if out else path
         if out:
             check_output(target, inputs=[path])
         progress = f"[{number}/{len(paths)}] {path.name}"

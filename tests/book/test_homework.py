@@ -45,6 +45,7 @@ def root(tmp_path):
     """A book with one chapter, in the folders of the real one."""
     for name in ("notebooks", "appendix", "book", "results"):
         (tmp_path / name).mkdir()
+    (tmp_path / "appendix" / "01_title.ipynb").write_text("{}")
     (tmp_path / "book" / "teaching.md").write_text("answers")
     (tmp_path / "book" / "notation.md").write_text("symbols")
     (tmp_path / "results" / "table.csv").write_text("1")
@@ -82,6 +83,7 @@ def test_a_student_gets_stubs_and_outputs_but_no_solution(root, capsys):
         "book/notation.md",
         "results/table.csv",
     }
+    assert (folder / "appendix" / "01_title.ipynb").is_file()
 
 
 @pytest.mark.parametrize(
