@@ -91,7 +91,7 @@ def test_run_executes_once_and_writes_a_stable_file(tmp_path, caplog, monkeypatc
     # Another profile goes to its own folder; the notebook and its stamp stay.
     out = tmp_path / "gpu"
     assert provenance.run([chapter], profile="gpu", out=out) == 1
-    assert "'gpu'" in (out / "chapter.ipynb").read_text()
+    assert "'gpu'" in (out / chapter.parent.name / "chapter.ipynb").read_text()
     assert chapter.read_text() == first
     assert provenance.run([chapter], profile="gpu", out=out) == 0
 
