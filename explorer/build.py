@@ -97,7 +97,7 @@ def make_models(folder: Path) -> None:
     write(folder, "image", pack(image.parts("int8"), image.graph))
     for name, part in export.pipeline_parts(pipeline).items():
         write(folder, name, pack(part.parts("int8"), part.graph))
-    write(folder, "facts", pack([], facts=export.facts(encoder, pipeline)))
+    write(folder, "facts", pack([], **export.facts(encoder, pipeline)))
 
 
 def make_engine(folder: Path) -> None:

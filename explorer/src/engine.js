@@ -21,7 +21,7 @@ async function load({ name, text }) {
   }
   packs[name] = unpack(bytes);
   if (name === "facts") {
-    facts = packs.facts.facts;
+    ({ facts } = packs.facts);
     tokenizer = new Tokenizer(facts.tokenizer, facts.tokenizerConfig);
   }
 }

@@ -6,6 +6,7 @@ import { ask, need, newestOnly } from "./talk.js";
 
 const MOST_CHARACTERS = 4000, TOP = 10, VIEW_SIDE = 64;
 const WORDS = ["wasm", "facts", "text", "gallery", "adafuse", "dmcl", "gallery_dmcl"];
+const FUSED = ["dar", "adafuse"];
 const DRAWING = ["words", "denoise", "decode", "image"];
 
 // What was typed, as a caption: a line is a round, and lines are joined as LiveSearch joins them.
@@ -18,6 +19,10 @@ export function readWords(typed) {
   return { text: said.join(", "), round: Math.max(0, said.length - 1), notes };
 }
 
+function ranksOf(found) {
+  return Object.fromEntries(Object.entries(found).map(([method, { rank }]) => [method, rank]));
+}
+
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0] % 100000;
 }
@@ -26,8 +31,7 @@ export function startLive(gallery) {
   const state = { target: 0, method: "text", found: {}, drawing: null, failed: false };
 
   function showFound() {
-    const { found, target } = state;
-    const ranks = Object.fromEntries(Object.entries(found).map(([method, { rank }]) => [method, rank]));
+    const { found, target } = state, ranks = ranksOf(found);
     const missing = { text: "–", dmcl: "–", dar: STRINGS.needsView, adafuse: STRINGS.needsView };
     showRanks(at("live-ranks"), ranks, STRINGS.explainedLive, missing);
     at("live-status").textContent = found.text ? STRINGS.spokenLive(spokenRanks(ranks)) : "";
@@ -40,8 +44,13 @@ export function startLive(gallery) {
     if (!best.length) at("live-place").textContent = STRINGS.waiting;
   }
 
+  function asked(text, view) {
+    const { round } = readWords(at("words").value);
+    return { text, round, view, target: state.target, count: TOP };
+  }
+
   const search = newestOnly(async () => {
-    const { text, round, notes } = readWords(at("words").value);
+    const { text, notes } = readWords(at("words").value);
     if (!text) {
       state.found = {};
       at("live-note").textContent = STRINGS.empty;
@@ -51,8 +60,7 @@ export function startLive(gallery) {
       if (!state.ready) at("live-note").textContent = STRINGS.loading;
       await need(...WORDS);
       state.ready = true;
-      const view = state.drawing?.feature;
-      const { found, cut } = await ask("search", { text, round, view, target: state.target, count: TOP });
+      const { found, cut } = await ask("search", asked(text, state.drawing?.feature));
       state.found = found;
       at("live-note").textContent = [...notes, ...(cut ? [STRINGS.cut] : [])].join(" ");
       if (state.drawing && state.drawing.text !== text) at("draw-note").textContent = STRINGS.stale;
@@ -106,7 +114,11 @@ export function startLive(gallery) {
       search();
     };
     choice.onchange = choose;
-    figure.append(make("label", {}, choice, ` ${STRINGS.use(options.seed)}`));
+    const told = make("p", { className: "note" });
+    figure.append(make("label", {}, choice, ` ${STRINGS.use(options.seed)}`), told);
+    const { found } = await ask("search", asked(options.text, drawing.feature));
+    const fused = Object.entries(found).filter(([method]) => FUSED.includes(method));
+    told.textContent = STRINGS.drawingRanks(spokenRanks(ranksOf(Object.fromEntries(fused))));
     return { choose, choice };
   }
 

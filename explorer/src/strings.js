@@ -34,6 +34,7 @@ export const STRINGS = {
   viewAlt: (caption) => `A drawing of: ${caption}`,
   cuesTitle: "What the drawing gets wrong",
   cuesHint: "Point at a line, or move to it with the Tab key, to see where.",
+  cueTerms: "What these words mean",
   noCues: "Nothing that the reading of this drawing shows.",
   kinds: { invented: "invented", contradicted: "contradicted", omitted: "left out" },
   cue: ({ text, said }) => (said ? `${text} (the words say: ${said})` : text),
@@ -109,6 +110,7 @@ export const STRINGS = {
   stopped: "Stopped.",
   stale: "The words have changed since this was drawn.",
   drawingAlt: (seed, words) => `Drawing with seed ${seed} of: ${words}`,
-  use: (seed) => `Rank with the drawing of seed ${seed}`,
+  use: (seed) => `Rank with this one (seed ${seed})`,
+  drawingRanks: (lines) => `Rank ${lines}.`,
   noDrawing: "Nothing is drawn yet.",
 };
