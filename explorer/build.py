@@ -115,8 +115,8 @@ def make_engine(folder: Path) -> None:
     call(packages, npm, "ci", "--ignore-scripts", *quiet)
     bundled = folder / "bundled.js"
     call(
-        packages, "node", "node_modules/esbuild/bin/esbuild", "src/engine.js", "--bundle", "--minify",
-        "--format=iife", "--target=es2022", "--charset=ascii", "--log-level=error",
+        packages, "node", "node_modules/esbuild/bin/esbuild", "src/engine.js", "--bundle",
+        "--minify", "--format=iife", "--target=es2022", "--charset=ascii", "--log-level=error",
         f"--outfile={bundled}",
     )  # fmt: skip
     script = json.dumps(bundled.read_text("utf-8"))
@@ -143,7 +143,10 @@ def page_script() -> str:
     for name in PAGE_MODULES:
         source = (HERE / "src" / f"{name}.js").read_text("utf-8")
         source = re.sub(
-            r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', r"const \1 = modules.\2;", source, flags=re.M
+            r'^import (\{[^}]*\}) from "\./(\w+)\.js";$',
+            r"const \1 = modules.\2;",
+            source,
+            flags=re.M,
         )
         given = re.findall(r"^export (?:async )?(?:const|function|class) (\w+)", source, flags=re.M)
         source = re.sub(r"^export ", "", source, flags=re.M)
@@ -191,4 +194,5 @@ def build(out: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of models that load
     build(Path(sys.argv[1]).resolve())

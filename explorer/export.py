@@ -47,6 +47,17 @@ class Call(nn.Module):
         return self.call(self.model, *inputs)
 
 
+def is_large(weights: np.ndarray) -> bool:
+    """A table of few numbers, such as frequencies, bears no rounding, and masks are vast."""
+    return weights.ndim > 1 and weights.size > 2048 and np.abs(weights).max() < 6e4
+
+
+def exact(weights: np.ndarray) -> str:
+    """The kind of a part that loses nothing of the weights."""
+    with np.errstate(over="ignore"):
+        return "half" if np.array_equal(weights, weights.astype(np.float16)) else "float"
+
+
 @dataclass(frozen=True)
 class Exported:
     """A graph and its weights, in the order in which they lie in their file."""
@@ -56,12 +67,11 @@ class Exported:
     axes: dict[str, int]  # of the channels of each
 
     def parts(self, kind: str, levels: int = 127) -> list[Part]:
-        """The weights of a pack: vectors stay in half precision, and masks, which are vast, whole."""
+        """The weights of a pack, of which large matrices are of a kind and the rest is exact."""
         return [
-            Part(w, "float" if np.abs(w).max() > 6e4 else kind if w.ndim > 1 else "half",
-                 self.axes[name], levels)
+            Part(w, kind if is_large(w) else exact(w), self.axes[name], levels)
             for name, w in self.weights.items()
-        ]  # fmt: skip
+        ]
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -74,12 +84,16 @@ class Exported:
 
 
 def export(
-    module: nn.Module, inputs: Mapping[str, Tensor], lengths: Mapping[str, tuple[int, int]] | None = None
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    lengths: Mapping[str, tuple[int, int]] | None = None,
 ) -> Exported:
     """A module as a graph; `lengths` names inputs whose axis 1 may be as long as a range allows."""
     shapes = None
     if lengths:
-        dims = {name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in lengths.items()}
+        dims = {
+            name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in lengths.items()
+        }
         shapes = (tuple({1: dims[name]} if name in dims else {} for name in inputs),)
     torch.backends.mha.set_fastpath_enabled(False)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
@@ -110,7 +124,9 @@ def parted(model: onnx.ModelProto) -> Exported:
         tensor.ClearField("float_data")
         tensor.data_location = TensorProto.EXTERNAL
         offset += size
-    products = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+    products = {
+        name for node in model.graph.node if node.op_type == "MatMul" for name in node.input
+    }
     axes = {name: w.ndim - 1 if name in products else 0 for name, w in weights.items()}
     del model.graph.value_info[:]
     for node in model.graph.node:  # where in the source it came from
@@ -122,18 +138,20 @@ def parted(model: onnx.ModelProto) -> Exported:
 def text_tower(encoder) -> Exported:
     tokens = encoder.tokenizer(["a red car on a beach at night"])[:, :20]
 
-
     def call(model, tokens):
         with shortened_context(model, tokens.shape[1]):
             return F.normalize(model.encode_text(tokens), dim=-1)
 
-    return export(Call(encoder.model, call), {"tokens": tokens}, {"tokens": (3, encoder.context_length)})
+    return export(
+        Call(encoder.model, call), {"tokens": tokens}, {"tokens": (3, encoder.context_length)}
+    )
 
 
 def image_tower(encoder) -> Exported:
     """From pixels of 0 to 255."""
     mean, std = (
-        torch.tensor(encoder.model.visual.preprocess_cfg[name])[:, None, None] for name in ("mean", "std")
+        torch.tensor(encoder.model.visual.preprocess_cfg[name])[:, None, None]
+        for name in ("mean", "std")
     )
 
     def call(model, pixels):
@@ -148,13 +166,21 @@ def difference(before: Exported, after: Exported, rank: int) -> tuple[list[dict]
     facts, parts = [], []
     for name, start in before.weights.items():
         end = after.weights[name].astype(np.float64)
-        change = np.where(end == start, 0, end - np.where(end == start, 0, start))  # masks are infinite
+        change = np.where(
+            end == start, 0, end - np.where(end == start, 0, start)
+        )  # masks are infinite
         if change.ndim == 2 and rank * sum(change.shape) < change.size:
             left, values, right = np.linalg.svd(change, full_matrices=False)
             root = np.sqrt(values[:rank])
-            if np.abs((left[:, :rank] * root) @ (root[:, None] * right[:rank]) - change).max() < 1e-5:
+            if (
+                np.abs((left[:, :rank] * root) @ (root[:, None] * right[:rank]) - change).max()
+                < 1e-5
+            ):
                 facts.append({"rows": len(left), "rank": rank})
-                parts += [Part(left[:, :rank] * root, "float"), Part(root[:, None] * right[:rank], "float")]
+                parts += [
+                    Part(left[:, :rank] * root, "float"),
+                    Part(root[:, None] * right[:rank], "float"),
+                ]
                 continue
         facts.append({"rows": 0})
         parts.append(Part(change, "float"))
@@ -163,7 +189,9 @@ def difference(before: Exported, after: Exported, rank: int) -> tuple[list[dict]
 
 def adafuse(encoder) -> Exported:
     recipe = PROFILE.fusions["adafuse"]
-    model = load_fusion(fusion_folder(PROFILE, "adafuse", 0), dim=encoder.dim, seed=0, recipe=recipe)
+    model = load_fusion(
+        fusion_folder(PROFILE, "adafuse", 0), dim=encoder.dim, seed=0, recipe=recipe
+    )
     check, daitir.fusion._check_pair = daitir.fusion._check_pair, lambda *pair: None
     one = F.normalize(torch.ones(1, encoder.dim), dim=-1)
     try:
@@ -179,9 +207,15 @@ def pipeline_parts(pipeline) -> dict[str, Exported]:
     channels, side = pipeline.unet.config.in_channels, pipeline.unet.config.sample_size
     latents = torch.randn(1, channels, side, side)
     read = Call(pipeline.text_encoder, lambda model, tokens: model(input_ids=tokens)[0])
-    denoise = Call(pipeline.unet, lambda model, x, t, c: model(x, t, encoder_hidden_states=c).sample)
+    denoise = Call(
+        pipeline.unet, lambda model, x, t, c: model(x, t, encoder_hidden_states=c).sample
+    )
     decode = Call(pipeline.vae, lambda model, z: model.decode(z).sample)
-    noisy = {"x": latents.repeat(2, 1, 1, 1), "t": torch.tensor([500, 500]), "c": words.repeat(2, 1, 1)}
+    noisy = {
+        "x": latents.repeat(2, 1, 1, 1),
+        "t": torch.tensor([500, 500]),
+        "c": words.repeat(2, 1, 1),
+    }
     return {
         "words": export(read, {"tokens": tokens}),
         "denoise": export(denoise, noisy),

@@ -1,4 +1,4 @@
-"""Packs: numbers and bytes as scripts, since a page that is opened from a file may load nothing else.
+"""Packs: numbers and bytes as scripts, since a page opened from a file may load nothing else.
 
 A pack is JSON that tells its parts, a file such as a graph, and numbers. Half-precision numbers are
 kept as a plane of low bytes and one of high bytes, which gzip makes smaller, and weights in 8 bits
@@ -44,9 +44,14 @@ def pack(parts: Sequence[Part], file: bytes = b"", **facts: Any) -> bytes:
             scales = np.maximum(np.abs(values).max(axis=others, keepdims=True), 1e-12) / part.levels
             # The numbers of a channel stand `inner` in a row, then those of the next.
             head |= {"channels": scales.size, "inner": int(np.prod(values.shape[part.axis + 1 :]))}
-            bodies += [scales.astype("<f4").tobytes(), np.round(values / scales).astype("i1").tobytes()]
+            bodies += [
+                scales.astype("<f4").tobytes(),
+                np.round(values / scales).astype("i1").tobytes(),
+            ]
         heads.append(head)
-    header = json.dumps({"file": len(file), "parts": heads, **facts}, separators=(",", ":")).encode()
+    header = json.dumps(
+        {"file": len(file), "parts": heads, **facts}, separators=(",", ":")
+    ).encode()
     return len(header).to_bytes(4, "little") + header + b"".join(bodies)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from daitir.analysis.hallucination import cues, one_of_each
 from daitir.fusion import dar_fusion
 from daitir.retrieval import first_equal, seen_first, target_ranks
-from daitir.scenes import Fact, Scene, describe, implied, parse, sample_scenes, world
+from daitir.scenes import Scene, describe, implied, parse, sample_scenes, world
 from daitir.scenes.render import _SPRITE, background, sprite
 from daitir.studies.engine.bench import Bench
 from daitir.studies.engine.conditions import ZERO_SHOT, Condition, Trained
@@ -75,7 +75,8 @@ def scene_code(scene: Scene) -> str:
     """A scene in few characters: three, and seven for each object. `src/scenes.js` reads them."""
     names = list(world.CATEGORIES)
     code = "".join(
-        str(world.OPTIONS[name].index(getattr(scene, name))) for name in ("place", "time", "weather")
+        str(world.OPTIONS[name].index(getattr(scene, name)))
+        for name in ("place", "time", "weather")
     )
     for item in scene.objects:
         colour = 0 if item.colour is None else 1 + world.COLOURS.index(item.colour)
@@ -139,7 +140,10 @@ def view_strips(bench: Bench, queries: str) -> list[Image.Image]:
 def sprite_sheet() -> Sheet:
     """Every object in every colour and size, on shelves."""
     looks = [
-        (f"{category}-{colour or ''}-{size}", sprite(category, colour, round(_SPRITE[size] * SCALE)))
+        (
+            f"{category}-{colour or ''}-{size}",
+            sprite(category, colour, round(_SPRITE[size] * SCALE)),
+        )
         for size in world.SIZES
         for category, kind in world.CATEGORIES.items()
         for colour in (world.COLOURS if kind.has_colour else (None,))

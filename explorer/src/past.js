@@ -5,6 +5,8 @@ import { at, make, methodChoice, showBest, showRanks, spokenRanks } from "./part
 import { cellBox } from "./scenes.js";
 import { STRINGS } from "./strings.js";
 
+const FIRST = 2; // the picture that is shown first: its search has far to go
+
 export function startPast(data, galleries, world) {
   const state = { dialogue: data.dialogues[0], round: 0, method: "dar" };
   const gallery = () => galleries[data.split[state.dialogue.source]];
@@ -94,6 +96,7 @@ export function startPast(data, galleries, world) {
     at("number").append(
       make("option", { value: target, textContent: STRINGS.pictureNumber(target + 1) }));
   }
+  at("number").value = FIRST;
   at("source").onchange = at("number").onchange = choose;
   at("round").oninput = () => move(Number(at("round").value));
   at("earlier").onclick = () => move(state.round - 1);

@@ -21,12 +21,10 @@ export const STRINGS = {
     degenerate: "someone who asks in vain", unreliable: "someone who is often wrong",
     heldout: "a person, about new combinations",
   },
-  round: "Round",
   roundOf: (round, last) => `Round ${round} of ${last}`,
   earlier: "Earlier round",
   later: "Later round",
   said: "What was said",
-  notYet: "Move on to read the next round.",
   caption: "The words so far, rewritten as one caption",
   target: "The target",
   view: "The drawing",
@@ -113,4 +111,8 @@ export const STRINGS = {
   use: (seed) => `Rank with this one (seed ${seed})`,
   drawingRanks: (lines) => `Rank ${lines}.`,
   noDrawing: "Nothing is drawn yet.",
+
+  thanks:
+    "Text and pictures: CC BY-SA 4.0, with sprites by OpenMoji (CC BY-SA 4.0). Code: MIT. The live " +
+    "parts contain ONNX Runtime (MIT) and Tokenizers (Apache 2.0).",
 };

@@ -24,9 +24,9 @@ live = pytest.mark.skipif(not LIVE, reason="without the live parts")
 pytestmark = [pytest.mark.slow, pytest.mark.site]
 
 ODD = [
-    "a red dog", "", "狗在海滩上", "🐕🏖️ a dog", "a\x00b\x07c\x1b[31m red", "ﬁsh “quoted” it’s ＡＢＣ",
-    "dog " * 500, "&lt;b&gt; &amp; more", "<script>alert(1)</script>", "e\u0301te\u0301 ÀÇ", "a\r\nb\u2028c",
-    "x" * 700, "𝔘nicode \ud83d tail".encode("utf-8", "replace").decode(), "12,345.67%!?",
+    "a red dog", "", "狗在海滩上", "🐕🏖️ a dog", "a\x00b\x07c\x1b[31m red", "a\r\nb\u2028c",
+    "ﬁsh “quoted” it’s ＡＢＣ", "&lt;b&gt; &amp; more", "<script>alert(1)</script>",
+    "dog " * 500, "x" * 700, "e\u0301te\u0301 ÀÇ", "𝔘nicode ? tail", "12,345.67%!?",
 ]  # fmt: skip
 TOKENS = "async (texts) => { const all = []; for (const text of texts) " + (
     "all.push(await self.EXPLORER.ask('tokens', {text})); return all; }"
@@ -177,7 +177,6 @@ def test_words_are_read_as_in_python(engine):
 @in_browser
 @live
 def test_words_find_what_they_find_in_python(engine):
-    from daitir.retrieval import best_first
     from daitir.studies.engine.conditions import Condition
 
     asked = Condition("human", "text", queries="human", number=20)
@@ -186,7 +185,6 @@ def test_words_find_what_they_find_in_python(engine):
     number = np.arange(scores.shape[1])
     expected = [np.lexsort((number, -row))[:10].tolist() for row in scores.numpy()]
     found = engine.evaluate(SEARCH, [texts, 0])
-    assert best_first  # the order is that function's
     assert [row["text"]["best"] for row in found] == expected
 
 
