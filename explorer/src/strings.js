@@ -94,7 +94,7 @@ export const STRINGS = {
   drawTitle: "3 · Draw it",
   drawIntro:
     "The diffusion model draws your words, step by step. With a drawing, DAR and ADaFuSE rank as " +
-    "well. The same words, seed, steps and guidance give the same drawing, here and in Python.",
+    "well. The same words, seed, steps and guidance give nearly the same drawing here as in Python.",
   draw: "Draw",
   drawFour: "Draw four",
   stop: "Stop",
