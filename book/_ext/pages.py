@@ -85,6 +85,17 @@ def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> 
     context["body"] = re.sub(r"(?s)(<pre><span></span>)(.*?)(</pre>)", mark_lines, body)
 
 
+def name_toggles(app, error: Exception | None) -> None:
+    """Name what opens an appendix in the sidebar, which the theme writes without a name."""
+    if error is None and app.builder.format == "html":
+        toggle = '<span class="toctree-toggle"'
+        for page in Path(app.outdir).rglob("*.html"):
+            html = page.read_text("utf-8")
+            named = html.replace(f"<summary>{toggle}", f'<summary aria-label="Appendix">{toggle}')
+            if named != html:
+                page.write_text(named, "utf-8")
+
+
 def drop_unused(app, error: Exception | None) -> None:
     """Delete what no page loads: most of MathJax, and maps to the sources of scripts and styles."""
     if error is not None:
@@ -101,5 +112,6 @@ def drop_unused(app, error: Exception | None) -> None:
 def setup(app):
     app.connect("doctree-resolved", mend_outputs)
     app.connect("html-page-context", mend_page)
+    app.connect("build-finished", name_toggles)
     app.connect("build-finished", drop_unused, priority=900)  # after MathJax was copied
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
